@@ -1,0 +1,102 @@
+"""One coroutine for each documented endpoint, fed by a session of `open_session`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from operator import index
+from typing import Final
+from urllib.parse import urlencode
+
+from .errors import UsageError
+from .models import EventsPage, Target
+from .session import Session
+from .transport import get
+from .wire import read_events, read_targets
+
+__all__ = ["active_targets", "checked_id", "target_events"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LONG: Final = 2**63
+
+
+def checked_id(name: str, value: object) -> int:
+    """`value` as the 64-bit integer that the API's ids are. Raises `UsageError`."""
+    if not isinstance(value, bool):
+        try:
+            number = index(value)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+        else:
+            if -_LONG <= number < _LONG:
+                return number
+    raise UsageError(f"{name} must be an integer of 64 bits, not {value!r}")
+
+
+async def active_targets(
+    session: Session,
+    user_id: int,
+    *,
+    target_rule_ids: Iterable[int] = (),
+    tracking_date: datetime | None = None,
+    enrollment_type: str | None = None,
+    only_user_created: bool | None = None,
+) -> list[Target]:
+    """The targets that a user is enrolled in (API page "Get active targets").
+
+    `target_rule_ids` keeps only those targets. `tracking_date` must be aware; it is sent as epoch
+    milliseconds. `enrollment_type` is TRANSACTION, IMPORT or AUDIENCE_FILTER.
+
+    Raises `InvalidUser`, `InvalidEnrollmentType`, and whatever any request can raise.
+    """
+    query: dict[str, str] = {}
+    rules = [str(checked_id("target_rule_ids", rule)) for rule in target_rule_ids]
+    if rules:
+        query["targetRuleIds"] = ",".join(rules)
+    if enrollment_type is not None:
+        query["enrollmentType"] = enrollment_type
+    if tracking_date is not None:
+        if tracking_date.tzinfo is None:
+            raise UsageError("tracking_date must have a time zone: the API takes an instant")
+        query["trackingDate"] = str((tracking_date - _EPOCH) // timedelta(milliseconds=1))
+    if only_user_created is not None:
+        query["includeOnlyUserCreated"] = "true" if only_user_created else "false"
+    path = f"/v3/users/{checked_id('user_id', user_id)}/enrolledTargets"
+    return await get(session, _with_query(path, query), read_targets)
+
+
+async def target_events(
+    session: Session,
+    user_id: int,
+    target_rule_id: int,
+    *,
+    period_id: int | None = None,
+    limit: int | None = None,
+    offset: int | None = None,
+) -> EventsPage:
+    """One page of the events that counted towards a target (API page "Get target events").
+
+    `limit` is the number of events asked for; `offset` the number of the page, from 0.
+
+    Raises `InvalidUser`, `TargetRuleNotFound`, `TargetPeriodNotFound`, `NoRecordFound` (which an
+    iterator reads as "no events"), and whatever any request can raise.
+    """
+    query: dict[str, str] = {}
+    if period_id is not None:
+        query["periodId"] = str(checked_id("period_id", period_id))
+    if limit is not None:
+        if checked_id("limit", limit) < 1:
+            raise UsageError(f"limit must be at least 1, not {limit}")
+        query["limit"] = str(limit)
+    if offset is not None:
+        if checked_id("offset", offset) < 0:
+            raise UsageError(f"offset must be at least 0, not {offset}")
+        query["offset"] = str(offset)
+    user, rule = checked_id("user_id", user_id), checked_id("target_rule_id", target_rule_id)
+    path = f"/v3/users/{user}/trackedTargetEvents/{rule}"
+    return await get(session, _with_query(path, query), read_events)
+
+
+def _with_query(path: str, query: dict[str, str]) -> str:
+    # urlencode spells the comma %2C, as the API's own example does.
+    return f"{path}?{urlencode(query)}" if query else path

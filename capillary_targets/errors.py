@@ -1,0 +1,233 @@
+"""Everything this package raises on purpose, under one base class.
+
+The tree follows what a handler wants to know: was I refused (`ApiError`), am I let in
+(`AuthError`), was the server busy or away (`RateLimited`, `ServiceUnavailable`, `RequestTimeout`,
+`ConnectionFailed`), did it talk nonsense (`BadResponse`, `PaginationError`)? Codes: API pages "Get
+active targets", "Get target events", "Authorisation", and the global status table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+__all__ = [
+    "ApiError",
+    "AuthError",
+    "AuthorizationUnavailable",
+    "BadResponse",
+    "CapillaryError",
+    "ClientClosed",
+    "ConnectionFailed",
+    "EndpointGone",
+    "InvalidEnrollmentType",
+    "InvalidUser",
+    "NoRecordFound",
+    "RateLimited",
+    "RequestTimeout",
+    "ServerBusy",
+    "ServiceUnavailable",
+    "TargetPeriodNotFound",
+    "TargetRuleNotFound",
+    "UsageError",
+    "api_error",
+]
+
+
+class CapillaryError(Exception):
+    """Base of all.
+
+    Attributes are filled in by whoever knows them: the wire the message and `status`, the
+    transport the request, the pager the `checkpoint` to go on from. None of them holds a secret.
+    """
+
+    retryable: bool = False
+    """Whether the same request may succeed later: "retry me" or "never retry me"."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        method: str | None = None,
+        url: str | None = None,
+        attempts: int = 0,
+        checkpoint: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.request_id = request_id
+        self.method = method
+        self.url = url
+        self.attempts = attempts
+        self.checkpoint = checkpoint
+
+    def __str__(self) -> str:
+        return f"{self.message}{self._where()}"
+
+    def _where(self) -> str:
+        facts = []
+        if self.url is not None:
+            facts.append(f"{self.method or 'GET'} {self.url}")
+        if self.status is not None:
+            facts.append(f"HTTP {self.status}")
+        if self.request_id is not None:
+            facts.append(f"request id {self.request_id}")
+        if self.attempts > 1:
+            facts.append(f"{self.attempts} attempts")
+        return f" ({', '.join(facts)})" if facts else ""
+
+
+class UsageError(CapillaryError, ValueError):
+    """The caller's argument cannot be sent: nothing went over the network."""
+
+
+class ClientClosed(CapillaryError, RuntimeError):
+    """The client or session is not open: not yet entered, or already closed."""
+
+
+class ApiError(CapillaryError):
+    """The service refused and said why: `code` (int) and `message` as it sent them."""
+
+    def __init__(self, message: str, *, code: int | None = None, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.code}]{self._where()}"
+
+
+class InvalidUser(ApiError):
+    """310011: no member has this user id."""
+
+
+class InvalidEnrollmentType(ApiError):
+    """310130: not one of TRANSACTION, IMPORT, AUDIENCE_FILTER."""
+
+
+class TargetRuleNotFound(ApiError):
+    """310018: no target rule has this id."""
+
+
+class TargetPeriodNotFound(ApiError):
+    """310019: no target period has this id."""
+
+
+class NoRecordFound(ApiError):
+    """310149: no record of this user in this target, so no events. An iterator yields nothing."""
+
+
+class ServerBusy(ApiError):
+    """461 or 521: "search engine is busy", "multiple actions are running for the same customer"."""
+
+    retryable = True
+
+
+class AuthorizationUnavailable(ApiError):
+    """4001: the authorisation status is unavailable for now."""
+
+    retryable = True
+
+
+class AuthError(CapillaryError):
+    """Not let in: 401, 403, 498, 320001 (bad key or secret), 4000 (access denied)."""
+
+    def __init__(self, message: str, *, code: int | None = None, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.code = code
+
+
+class EndpointGone(CapillaryError):
+    """404 or 410 without the API's envelope: a wrong host, or the endpoint is no longer served."""
+
+
+class RateLimited(CapillaryError):
+    """The budget is used up and waiting would pass the deadline, or every attempt was refused.
+
+    `retry_after` is the number of seconds to wait as the server, or our own budget, gave it, or
+    None where nobody said; `retry_at` the same as an aware UTC time.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.retry_after = retry_after
+        self.retry_at = (
+            None
+            if retry_after is None
+            else datetime.fromtimestamp(datetime.now(UTC).timestamp() + retry_after, UTC)
+        )
+
+
+class ServiceUnavailable(CapillaryError):
+    """The server, or a gateway before it, failed: 408, 425, 5xx.
+
+    `retry_after` is in seconds, None where the server did not say.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.retry_after = retry_after
+
+
+class RequestTimeout(CapillaryError, TimeoutError):
+    """The deadline passed before a whole answer had come."""
+
+    retryable = True
+
+
+class ConnectionFailed(CapillaryError, ConnectionError):
+    """No connection, or it broke before a whole answer had come."""
+
+    retryable = True
+
+
+class BadResponse(CapillaryError):
+    """Not the documented shape.
+
+    `where` is the place in the body (`data[3].targetValue`) or None where no JSON came at all;
+    `excerpt` the first characters of what stood there.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        excerpt: str = "",
+        retryable: bool = False,
+        **context: Any,
+    ) -> None:
+        super().__init__(message, **context)
+        self.where = where
+        self.excerpt = excerpt
+        self.retryable = retryable
+
+
+_BY_CODE: Final[Mapping[int, type[ApiError]]] = {
+    310011: InvalidUser,
+    310130: InvalidEnrollmentType,
+    310018: TargetRuleNotFound,
+    310019: TargetPeriodNotFound,
+    310149: NoRecordFound,
+    461: ServerBusy,
+    521: ServerBusy,
+    4001: AuthorizationUnavailable,
+}
+
+_AUTH_CODES: Final = frozenset({401, 403, 498, 4000, 320001})
+
+
+def api_error(code: int, message: str, *, status: int | None = None) -> CapillaryError:
+    """The exception for an error code found inside a body, whatever HTTP status carried it."""
+    if code in _AUTH_CODES:
+        return AuthError(message, code=code, status=status)
+    if code == 429:
+        return RateLimited(message, status=status)
+    return _BY_CODE.get(code, ApiError)(message, code=code, status=status)

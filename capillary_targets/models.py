@@ -1,0 +1,200 @@
+"""What the API answers, as frozen attrs classes with snake_case names.
+
+Only ids that the API cannot do without are required; everything else may be absent or null, and
+both read as None (or an empty tuple). Names that the API leaves open (event names, target types)
+stay `str`. Amounts are `Decimal`, exact to the last digit sent. Times are aware where the server
+gave a zone or the client was told the cluster's (`timezone=`), naive server time where not: the
+API never says that a zoneless time is UTC, so neither do we.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from attrs import field, frozen
+
+__all__ = [
+    "Actor",
+    "ApiWarning",
+    "Attribution",
+    "AudienceFilter",
+    "EventsPage",
+    "ExtendedField",
+    "Filter",
+    "MilestoneTrigger",
+    "Pagination",
+    "PeriodDefault",
+    "Target",
+    "TargetEvent",
+]
+
+
+@frozen
+class Actor:
+    """Who created or changed a target: an admin user, a till."""
+
+    id: int | None = None
+    code: str | None = None
+    description: str | None = None
+    name: str | None = None
+    type: str | None = None
+
+
+@frozen
+class Attribution:
+    """When and by whom a target was made and last changed."""
+
+    created_on: datetime | None = None
+    last_updated_on: datetime | None = None
+    created_by: Actor | None = None
+    last_updated_by: Actor | None = None
+    created_on_iso: datetime | None = None
+    last_updated_on_iso: datetime | None = None
+
+
+@frozen
+class Filter:
+    """What a target is confined to: `entity_type` STORE, ZONE, CONCEPT, and the ids."""
+
+    entity_type: str | None = None
+    entity_ids: tuple[int, ...] = ()
+
+
+@frozen
+class PeriodDefault:
+    """The value to reach in one period, where the user has none of their own."""
+
+    id: int | None = None
+    period_id: int | None = None
+    default_value: Decimal | None = None
+    target_name: str | None = None
+
+
+@frozen
+class ExtendedField:
+    """The extended field that a target adds up."""
+
+    name: str | None = None
+    aggregate_function: str | None = None
+    aggregate_window: str | None = None
+    program_id: int | None = None
+    alternate_currency_identifier: str | None = None
+
+
+@frozen
+class MilestoneTrigger:
+    """A step on the way to a target."""
+
+    id: int | None = None
+    trigger_name: str | None = None
+    is_active: bool | None = None
+    trigger_type: str | None = None
+    trigger_value_type: str | None = None
+    trigger_value: Decimal | None = None
+    target_rule_id: int | None = None
+
+
+@frozen
+class AudienceFilter:
+    """The audience whose members are enrolled."""
+
+    audience_group_id: int | None = None
+    version_id: int | None = None
+    audience_filter_meta_id: int | None = None
+    last_updated_on: datetime | None = None
+
+
+@frozen
+class Target:
+    """A target (rule) that a user is enrolled in. Its `id` is what events ask for as rule id.
+
+    `expression_json` is JSON *text*, left as it came. `extra` holds the keys this class does not
+    know, as the server named them, so that nothing the server said is lost.
+    """
+
+    id: int
+    name: str | None = None
+    target_type: str | None = None
+    target_entity: str | None = None
+    target_group_id: int | None = None
+    active: bool | None = None
+    expression: str | None = None
+    expression_json: str | None = None
+    filters: tuple[Filter, ...] = ()
+    enrolment_method: str | None = None
+    attribution: Attribution | None = None
+    description: str | None = None
+    event_name: str | None = None
+    emf_rule_set_id: int | None = None
+    emf_unrolled_ruleset_id: int | None = None
+    target_period_default_values_map: Mapping[int, PeriodDefault] = field(factory=dict, hash=False)
+    default_values: tuple[PeriodDefault, ...] = ()
+    extended_field_info: ExtendedField | None = None
+    target_milestone_triggers: tuple[MilestoneTrigger, ...] = ()
+    target_audience_filter: tuple[AudienceFilter, ...] = ()
+    extra: Mapping[str, Any] = field(factory=dict, hash=False)
+
+
+@frozen
+class TargetEvent:
+    """One event that counted towards a target.
+
+    `unique_id` is a request id (UUID) for behavioural events and digits for others: always text.
+    `target_value` is the amount, or 1.000 for a behavioural event. `event_date` is aware if the
+    server sent `eventDateISO` or the client knows the cluster's zone, else naive server time;
+    likewise `event_processed_date`, which for transactions merely repeats `event_date`.
+    """
+
+    event_log_id: int
+    event_name: str | None = None
+    customer_id: int | None = None
+    event_display_name: str | None = None
+    unique_id: str | None = None
+    event_date: datetime | None = None
+    event_processed_date: datetime | None = None
+    period_id: int | None = None
+    target_group_id: int | None = None
+    target_rule_id: int | None = None
+    target_value: Decimal | None = None
+    event_date_iso: datetime | None = None
+    event_processed_date_iso: datetime | None = None
+
+
+@frozen
+class Pagination:
+    """The numbers as the server gave them: page size, page number, rows in all. None: not given."""
+
+    limit: int | None = None
+    offset: int | None = None
+    total: int | None = None
+
+
+@frozen
+class ApiWarning:
+    """The request succeeded, something beside it did not."""
+
+    code: int | None = None
+    message: str | None = None
+
+
+@frozen
+class EventsPage:
+    """One page of events, in chronological order."""
+
+    events: tuple[TargetEvent, ...]
+    pagination: Pagination = Pagination()
+    warnings: tuple[ApiWarning, ...] = ()
+    request_id: str | None = None
+
+    @property
+    def number(self) -> int | None:
+        """The page number, counted from 0, as the server echoed it."""
+        return self.pagination.offset
+
+    @property
+    def total(self) -> int | None:
+        """How many events there are on all pages together, as the server says."""
+        return self.pagination.total
