@@ -1,0 +1,11 @@
+"""The documented API as a local server: for tests, examples and trying things out.
+
+It imports nothing from the rest of the package, so it can be trusted to disagree with it.
+"""
+
+from .data import World
+from .journal import JournalEntry
+from .model import Event, Group, Period, Rule
+from .server import Sandbox
+
+__all__ = ["Event", "Group", "JournalEntry", "Period", "Rule", "Sandbox", "World"]

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+
+import aiohttp
+import pytest
+
+from capillary_targets.sandbox import JournalEntry, Sandbox
+
+from .conftest import Caller
+
+
+async def test_the_wrong_password_or_none_is_refused_in_the_old_envelope(caller: Caller) -> None:
+    async with Sandbox(users=1) as url:
+        path = f"{url}/v3/users/1000001/enrolledTargets"
+        none = await caller.get(path, Accept="*/*")
+        plain = base64.b64encode(f"{Sandbox.USERNAME}:{Sandbox.PASSWORD}".encode()).decode()
+        unhashed = await caller.get(path, Authorization=f"Basic {plain}")
+        right = await caller.get(path)
+    assert none.status == unhashed.status == 401
+    assert none.json["response"]["status"] == {
+        "success": "true",
+        "code": "401",
+        "message": "Unauthorized",
+    }
+    assert right.status == 200
+
+
+async def test_the_header_is_the_documented_one() -> None:
+    # The API pages' own example, recomputed: user store.server, password server123.
+    from capillary_targets.sandbox.auth import basic_header
+
+    assert basic_header("store.server", "server123") == (
+        "Basic c3RvcmUuc2VydmVyOjhhMTZhNmI3MDUwNWViMWYxZmY3Y2RjMGNkNTU1OWE3"
+    )
+
+
+async def test_every_answer_carries_a_request_id_of_its_own(caller: Caller) -> None:
+    sandbox = Sandbox(users=1)
+    async with sandbox as url:
+        paths = ["/", "/nothing", "/sandbox/users.txt", "/v3/users/1/enrolledTargets"]
+        answers = [await caller.get(url + path) for path in paths]
+        sandbox.request_id_headers = "X-CAP-REQUEST-ID"
+        single = await caller.get(url)
+        sandbox.request_id_headers = "none"
+        bare = await caller.get(url)
+    ids = {answer.headers["X-Cap-Requestid"] for answer in answers}
+    assert ids == {answer.headers["X-CAP-REQUEST-ID"] for answer in answers}
+    assert len(ids) == len(paths)
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
+    assert "X-Cap-Requestid" not in single.headers
+    assert single.headers["X-CAP-REQUEST-ID"]
+    assert "X-CAP-REQUEST-ID" not in bare.headers
+
+
+async def test_the_journal_notes_requests_codes_and_counts(caller: Caller) -> None:
+    sandbox = Sandbox(users=1)
+    async with sandbox as url:
+        await caller.events(url, 564_332_013, 1986, limit=5)
+        await caller.targets(url, 5)
+        await caller.get(f"{url}/nothing")
+    assert list(sandbox.requests) == [
+        JournalEntry("GET", "/v3/users/564332013/trackedTargetEvents/1986", "limit=5", 200, None),
+        JournalEntry("GET", "/v3/users/5/enrolledTargets", "", 400, 310011),
+        JournalEntry("GET", "/nothing", "", 404, None),
+    ]
+    assert sandbox.counts == {"trackedTargetEvents": 1, "enrolledTargets": 1, "unknown": 1}
+    sandbox.world.add_event(564_332_013, 1986)
+    sandbox.reset()
+    assert not sandbox.requests
+    assert sandbox.world.count(564_332_013, 1986) == 10
+
+
+async def test_all_users_are_listed_one_a_line(caller: Caller) -> None:
+    sandbox = Sandbox(users=25_000)
+    async with sandbox as url:
+        listed = (await caller.get(f"{url}/sandbox/users.txt")).body.decode().splitlines()
+    assert [int(line) for line in listed] == list(sandbox.world.all_user_ids())
+
+
+async def test_the_front_page_says_how_to_ask_and_needs_nothing_from_outside(
+    caller: Caller,
+) -> None:
+    sandbox = Sandbox(users=3, username="<till>")
+    async with sandbox as url:
+        page = (await caller.get(url)).body.decode()
+        empty = Sandbox(users=0)
+        async with empty as other:
+            assert (await caller.get(other)).status == 200
+    assert f"CAPILLARY_BASE_URL={url}" in page
+    assert "&lt;till&gt;" in page
+    assert "<till>" not in page
+    assert str(sandbox.world.user_ids()[0]) in page
+    links = re.findall(r"(?:src|href)=\"([^\"]*)\"", page)
+    assert all(link.startswith(("/", "data:")) for link in links)
+
+
+async def test_it_can_be_stopped_and_started_again(caller: Caller) -> None:
+    sandbox = Sandbox(users=1)
+    first = await sandbox.start()
+    assert sandbox.url == first
+    with pytest.raises(RuntimeError, match="already"):
+        await sandbox.start()
+    await sandbox.stop()
+    await sandbox.stop()
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = sandbox.url
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await caller.get(first)
+    async with sandbox as again:
+        assert (await caller.get(again)).status == 200
+
+
+async def test_stopping_closes_idle_connections_at_once(caller: Caller) -> None:
+    sandbox = Sandbox(users=1)
+    async with asyncio.timeout(5):
+        async with sandbox as url:
+            host, port = url.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            await caller.get(url)
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_taken_port_is_reported_and_leaves_nothing_running() -> None:
+    async with Sandbox(users=1) as url:
+        second = Sandbox(users=1, port=int(url.rsplit(":", 1)[1]))
+        with pytest.raises(OSError, match="address already in use"):
+            await second.start()
+        await second.stop()
+
+
+def test_what_shapes_the_world_is_fixed() -> None:
+    sandbox = Sandbox(users=1)
+    with pytest.raises(AttributeError):
+        sandbox.users = 5
