@@ -1,0 +1,74 @@
+"""Fixtures shared by all rooms' tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+from aioresponses import aioresponses
+from hypothesis import HealthCheck, settings
+
+from capillary_targets import BasicAuth, RetryPolicy, TargetsClient
+from capillary_targets.sandbox import Sandbox
+
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("default")
+
+SAMPLES = Path(__file__).parent.parent / "capillary_targets" / "sandbox" / "samples"
+BASE = "https://eu.api.capillarytech.com"
+
+
+class _Response(ClientResponse):
+    """aioresponses 0.7.9 does not hand over the `stream_writer` that aiohttp 3.14 asks for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("stream_writer", SimpleNamespace(output_size=0))
+        super().__init__(*args, **kwargs)
+
+
+@pytest.fixture
+def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
+    """Answers for aiohttp without a socket: for tests of a request's shape."""
+    monkeypatch.setattr("aioresponses.core.ClientResponse", _Response)
+    with aioresponses() as mock:
+        yield mock
+
+
+@pytest.fixture
+def auth() -> BasicAuth:
+    return BasicAuth("store.server", "server123")
+
+
+@pytest.fixture
+async def client(auth: BasicAuth) -> AsyncIterator[TargetsClient]:
+    """A client of the documented host, for use with `mocked`; one attempt, so nothing waits."""
+    async with TargetsClient(BASE, auth, retry=RetryPolicy(attempts=1)) as client:
+        yield client
+
+
+def sample(name: str) -> bytes:
+    """A printed answer of the vendor's, byte for byte."""
+    return (SAMPLES / f"{name}.json").read_bytes()
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """A running sandbox: 20 users, 3 targets each, 25 events to a target on average."""
+    sandbox = Sandbox(users=20)
+    async with sandbox:
+        yield sandbox
+
+
+@asynccontextmanager
+async def client_of(sandbox: Sandbox, **settings: Any) -> AsyncIterator[TargetsClient]:
+    """A client of a running sandbox."""
+    auth = BasicAuth(sandbox.username, sandbox.password)
+    async with TargetsClient(sandbox.url, auth, **settings) as client:
+        yield client

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from capillary_targets import (
+    AuthError,
+    BasicAuth,
+    ClientClosed,
+    ConnectionFailed,
+    InvalidUser,
+    RetryPolicy,
+    TargetsClient,
+    UsageError,
+)
+from capillary_targets.sandbox import Sandbox
+
+from .conftest import client_of
+
+AUTH = BasicAuth("till", "secret")
+
+
+@pytest.mark.parametrize(
+    ("base_url", "settings", "says"),
+    [
+        ("europe", {}, "apac, apac2, eu, us"),
+        ("", {}, "https://HOST"),
+        ("ftp://h", {}, "https://HOST"),
+        ("https://u:p@h", {}, "credentials"),
+        ("https://h/?a=1", {}, "query"),
+        ("http://eu.api.capillarytech.com", {}, "in clear"),
+        ("eu", {"timeout": 0}, "timeout"),
+        ("eu", {"concurrency": 0}, "concurrency"),
+        ("eu", {"page_size": 0}, "page_size"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(
+    base_url: str, settings: dict, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        TargetsClient(base_url, AUTH, **settings)
+
+
+@pytest.mark.parametrize(
+    "base_url", ["eu", "http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1/prefix/"]
+)
+def test_settings_that_can_work_are_taken(base_url: str) -> None:
+    TargetsClient(base_url, AUTH)
+
+
+def test_plain_http_is_possible_if_said() -> None:
+    TargetsClient("http://inside.example", AUTH, allow_insecure=True)
+
+
+def test_no_secret_in_the_repr() -> None:
+    text = repr(TargetsClient("eu", AUTH))
+    assert "eu.api" in text
+    assert not any(secret in text for secret in AUTH.secrets)
+
+
+async def test_a_closed_client_says_so(sandbox: Sandbox) -> None:
+    client = TargetsClient(sandbox.url, BasicAuth(sandbox.username, sandbox.password))
+    with pytest.raises(ClientClosed, match="async with"):
+        await client.active_targets(1)
+    async with client:
+        session = client.session
+        pager = client.events(564332013, 1986)
+    for call in (client.active_targets(1), pager.collect()):
+        with pytest.raises(ClientClosed, match="closed"):
+            await call
+    with pytest.raises(ClientClosed):
+        await client.__aenter__()
+    assert session.http.closed
+
+
+async def test_a_callers_session_is_used_and_never_closed(sandbox: Sandbox) -> None:
+    async with aiohttp.ClientSession(raise_for_status=True) as http:
+        async with client_of(sandbox, session=http) as client:
+            assert client.session.http is http
+            with pytest.raises(InvalidUser):
+                await client.active_targets(5)
+            assert await client.active_targets(42381788)
+        assert not http.closed
+
+
+async def test_one_connection_serves_many_calls(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        for _ in range(5):
+            await client.active_targets(42381788)
+        connector = client.session.http.connector
+        assert sum(len(pool) for pool in connector._conns.values()) == 1
+
+
+async def test_wrong_credentials_are_an_auth_error(sandbox: Sandbox) -> None:
+    async with TargetsClient(sandbox.url, AUTH) as client:
+        with pytest.raises(AuthError):
+            await client.active_targets(42381788)
+    assert sandbox.counts["enrolledTargets"] == 1
+
+
+async def test_nobody_there_is_a_connection_failure() -> None:
+    sandbox = Sandbox()
+    async with sandbox:
+        url = sandbox.url
+    async with TargetsClient(url, AUTH, retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(ConnectionFailed) as caught:
+            await client.active_targets(1)
+    assert caught.value.retryable
+    assert caught.value.attempts == 1
+
+
+async def test_a_sweep_gives_every_user_one_outcome(sandbox: Sandbox) -> None:
+    users = [*sandbox.world.user_ids(), 5, 564332013]
+    async with client_of(sandbox, page_size=10) as client:
+        outcomes = {outcome.user_id: outcome async for outcome in client.sweep(users)}
+    assert sorted(outcomes) == sorted(users)
+    for user, outcome in outcomes.items():
+        if user == 5:
+            assert isinstance(outcome.error, InvalidUser)
+            assert not outcome.complete
+            continue
+        assert outcome.complete
+        rules = [rule.id for rule in sandbox.world.targets(user)]
+        assert [target.id for target in outcome.targets] == rules
+        truth = [row.event_log_id for rule in rules for row in sandbox.world.events(user, rule)]
+        assert [event.event_log_id for event in outcome.events] == truth
+        assert {r: report.events for r, report in outcome.reports.items()} == {
+            rule: len(sandbox.world.events(user, rule)) for rule in rules
+        }
+
+
+async def test_a_sweep_as_a_flat_stream_raises_what_failed(sandbox: Sandbox) -> None:
+    user = sandbox.world.user_ids()[0]
+    truth = sum(sandbox.world.count(user, rule.id) for rule in sandbox.world.targets(user))
+    async with client_of(sandbox) as client:
+        assert len([event async for event in client.sweep([user]).events()]) == truth
+        with pytest.raises(InvalidUser):
+            async for _ in client.sweep([user, 5]).events():
+                pass
+
+
+async def test_users_may_come_from_an_async_generator(sandbox: Sandbox) -> None:
+    async def users():
+        for user in sandbox.world.user_ids():
+            yield user
+
+    async with client_of(sandbox) as client:
+        assert len([outcome async for outcome in client.sweep(users())]) == 20
+
+
+async def test_the_look_ahead_is_bounded_and_breaking_off_leaves_nothing(sandbox: Sandbox) -> None:
+    started: list[None] = []
+
+    def endless():
+        while True:
+            started.append(None)
+            yield sandbox.world.user_ids()[0]
+
+    async with client_of(sandbox, concurrency=4) as client:
+        consumed = 0
+        async for _ in client.sweep(endless()):
+            consumed += 1
+            assert len(started) - consumed <= 2 * 4
+            if consumed == 30:
+                break
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_bug_in_the_callers_list_is_not_a_users_failure(sandbox: Sandbox) -> None:
+    def broken():
+        yield sandbox.world.user_ids()[0]
+        raise ZeroDivisionError
+
+    async with client_of(sandbox) as client:
+        with pytest.raises(ZeroDivisionError):
+            async for _ in client.sweep(broken()):
+                pass

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from capillary_targets import errors
+
+
+@pytest.mark.parametrize("name", sorted(set(errors.__all__) - {"api_error"}))
+def test_every_error_survives_pickling_with_its_facts(name: str) -> None:
+    error = getattr(errors, name)("said", status=400, request_id="r", method="GET", url="u")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert vars(again) == vars(error)
+    assert str(again) == str(error)
+    assert isinstance(error, errors.CapillaryError)
+    assert isinstance(error.retryable, bool)
+
+
+def test_the_text_says_where_it_happened() -> None:
+    error = errors.InvalidUser(
+        "Invalid userId", code=310011, status=400, request_id="r1", url="https://h/x", attempts=2
+    )
+    assert str(error) == (
+        "Invalid userId [310011] (GET https://h/x, HTTP 400, request id r1, 2 attempts)"
+    )
+
+
+def test_a_time_out_and_a_lost_connection_are_also_the_builtin_kind() -> None:
+    assert isinstance(errors.RequestTimeout("x"), TimeoutError)
+    assert isinstance(errors.ConnectionFailed("x"), ConnectionError)
+
+
+def test_retry_at_follows_retry_after() -> None:
+    assert errors.RateLimited("x").retry_at is None
+    assert errors.RateLimited("x", retry_after=5.0).retry_at.tzinfo is not None

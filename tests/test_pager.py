@@ -1,0 +1,102 @@
+"""Walks over real sockets, against the sandbox's documented dialect."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from math import ceil
+
+import pytest
+
+from capillary_targets import InvalidUser, TargetRuleNotFound, TargetsClient, UsageError
+from capillary_targets.sandbox import Sandbox
+
+from .conftest import client_of
+
+
+def first_rule(sandbox: Sandbox) -> tuple[int, int]:
+    user = sandbox.world.user_ids()[0]
+    return user, sandbox.world.targets(user)[0].id
+
+
+@pytest.mark.parametrize("events", [0, 1, 9, 10, 11, 20, 25])
+@pytest.mark.parametrize("page_size", [1, 10, 100])
+async def test_a_walk_takes_the_fewest_requests_and_brings_every_event(
+    events: int, page_size: int
+) -> None:
+    sandbox = Sandbox(users=1, events=events, exact_events=True)
+    async with sandbox, client_of(sandbox) as client:
+        user, rule = first_rule(sandbox)
+        pager = client.events(user, rule, page_size=page_size)
+        got = await pager.collect()
+        truth = sandbox.world.events(user, rule)
+        assert [event.event_log_id for event in got] == [row.event_log_id for row in truth]
+        assert sandbox.counts["trackedTargetEvents"] == max(1, ceil(events / page_size))
+        assert pager.report.requests == sandbox.counts["trackedTargetEvents"]
+        assert pager.report.events == events
+        assert pager.report.complete
+        assert pager.report.no_record is (events == 0)
+
+
+async def test_a_pager_is_a_value(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        pager = client.events(564332013, 1986, page_size=7)
+        first = [event async for event in pager]
+        assert first
+        assert [event async for event in pager] == first
+        assert [event async for page in pager.pages() for event in page.events] == first
+        assert await pager.collect() == first
+
+
+async def test_pages_carry_number_total_and_request_id(sandbox: Sandbox) -> None:
+    sandbox = Sandbox(users=1, events=25, exact_events=True)
+    async with sandbox, client_of(sandbox) as client:
+        pager = client.events(*first_rule(sandbox), page_size=10)
+        pages = [page async for page in pager.pages()]
+    assert [page.number for page in pages] == [0, 1, 2]
+    assert {page.total for page in pages} == {25}
+    assert [len(page.events) for page in pages] == [10, 10, 5]
+    assert all(page.request_id and len(page.request_id) == 32 for page in pages)
+
+
+@pytest.mark.parametrize(("max_items", "requests"), [(0, 0), (1, 1), (10, 1), (11, 2), (99, 3)])
+async def test_max_items_asks_for_no_page_it_does_not_need(max_items: int, requests: int) -> None:
+    sandbox = Sandbox(users=1, events=25, exact_events=True)
+    async with sandbox, client_of(sandbox) as client:
+        pager = client.events(*first_rule(sandbox), page_size=10, max_items=max_items)
+        assert len(await pager.collect()) == min(max_items, 25)
+        assert sandbox.counts["trackedTargetEvents"] == requests
+        assert pager.report.complete is (max_items >= 25)
+
+
+async def test_a_period_filters(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        got = await client.events(564332013, 1986, period_id=9889).collect()
+    assert [event.event_log_id for event in got] == [615460983, 615461137]
+
+
+async def test_the_samples_come_through_with_every_field_right(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        got = await client.events(564332013, 1986, page_size=10).collect()
+        assert sum(event.target_value or 0 for event in got) == Decimal("15000.46")
+        one, two = await client.events(387544807, 79192, page_size=1).collect()
+        assert (str(one.target_value), one.event_name) == ("1.000", "GENERIC_EVENT")
+        assert one.unique_id == "6621dee9-6c2a-43ad-aa41-be2bf138de04"
+        assert two.event_log_id > one.event_log_id
+        (target,) = await client.active_targets(42381788)
+        assert (target.id, target.name) == (2579, "Custom Enroll")
+
+
+async def test_refusals_other_than_no_record_are_raised(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        with pytest.raises(InvalidUser):
+            await client.events(5, 1986).collect()
+        with pytest.raises(TargetRuleNotFound) as caught:
+            await client.events(564332013, 5).collect()
+    assert caught.value.request_id
+    assert caught.value.url.endswith("/v3/users/564332013/trackedTargetEvents/5?limit=100&offset=0")
+
+
+@pytest.mark.parametrize("arguments", [{"page_size": -1}, {"max_items": -1}])
+async def test_settings_that_cannot_be_are_refused(client: TargetsClient, arguments: dict) -> None:
+    with pytest.raises(UsageError):
+        client.events(1, 2, **arguments)

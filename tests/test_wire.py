@@ -1,0 +1,284 @@
+"""Bytes to models and to exceptions: the vendor's samples, and every envelope it is known for."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capillary_targets import errors
+from capillary_targets.structuring import structurer
+from capillary_targets.wire import Answer, read_events, read_targets, request_id_of
+
+from .conftest import sample
+
+PLAIN = structurer()
+
+
+def _events(body: bytes | str, status: int = 200):
+    body = body.encode() if isinstance(body, str) else body
+    return read_events(Answer(status, body), PLAIN)
+
+
+def _event(**fields: object) -> str:
+    row = {"eventLogId": 1} | fields
+    return f'{{"data": [{json.dumps(row)}], "errors": [], "warnings": []}}'
+
+
+def test_the_transactional_sample_reads_field_by_field() -> None:
+    page = _events(sample("target_events_transactional"))
+    assert (page.pagination.limit, page.number, page.total, len(page.events)) == (10, 0, 10, 10)
+    event = page.events[3]
+    assert event.event_log_id == 606072487
+    assert event.event_name == "ADD_TRANSACTION"
+    assert event.customer_id == 564332013
+    assert event.event_display_name is None
+    assert event.unique_id == "880616667"
+    assert event.event_date == datetime(2025, 1, 9, 13, 0, 12)  # noqa: DTZ001 - server time, no zone
+    assert event.event_date.tzinfo is None
+    assert event.event_processed_date == event.event_date
+    assert (event.period_id, event.target_group_id, event.target_rule_id) == (9887, 1717, 1986)
+    assert str(event.target_value) == "2000.46"
+    assert event.event_date_iso is None
+    assert sum(e.target_value for e in page.events) == Decimal("15000.46")
+
+
+def test_the_behavioural_sample_keeps_its_three_decimals() -> None:
+    (event,) = _events(sample("target_events_behavioral")).events
+    assert str(event.target_value) == "1.000"
+    assert event.event_display_name == "testBehavioural"
+    assert event.unique_id == "6621dee9-6c2a-43ad-aa41-be2bf138de04"
+
+
+def test_the_import_sample_reads_field_by_field() -> None:
+    (target,) = read_targets(Answer(200, sample("active_targets_import")), PLAIN)
+    assert (target.id, target.name, target.target_group_id) == (2579, "Custom Enroll", 1898)
+    assert (target.emf_rule_set_id, target.emf_unrolled_ruleset_id) == (2030169, 2030168)
+    assert (target.target_type, target.target_entity) == ("GROSS_SALES", "LINEITEM")
+    assert (target.active, target.expression, target.enrolment_method) == (True, "true", "IMPORT")
+    assert target.expression_json.startswith("\n{")
+    assert target.filters[0].entity_type == "ZONE"
+    assert target.filters[0].entity_ids == (50674361, 50675571)
+    assert target.attribution.created_on == datetime(2024, 8, 9, 8, 5, 59, tzinfo=UTC)
+    assert target.attribution.created_by.code == "First"
+    assert target.attribution.created_by.description is None
+    assert target.target_period_default_values_map == {}
+    assert target.extra == {}
+
+
+def test_the_transaction_sample_reads() -> None:
+    (target,) = read_targets(Answer(200, sample("active_targets_transaction")), PLAIN)
+    assert len(target.filters[0].entity_ids) == 60
+    assert target.attribution.last_updated_by.description == ""
+
+
+def test_the_other_fields_of_a_target_read_and_unknown_ones_are_kept() -> None:
+    body = """{"data": [{"id": 9, "eventName": "ReturnBill", "description": null,
+      "brandNew": {"a": 1.10},
+      "targetPeriodDefaultValuesMap": {"501": {"id": 1, "periodId": 501, "defaultValue": 250.500}},
+      "defaultValues": [{"id": 2, "defaultValue": "350.000", "targetName": "x"}],
+      "extendedFieldInfo": {"name": "f", "aggregateFunction": "SUM"},
+      "targetMilestoneTriggers": [{"id": 3, "isActive": true, "triggerValue": 5}],
+      "targetAudienceFilter": [{"audienceGroupId": 4}], "enrolmentMethod": "AUDIENCE_FILTER",
+      "attribution": {"createdOn": "2031-02-03T04:05:06.000+0530",
+                      "createdOnISO": "2031-02-02T22:35:06Z"}
+      }], "errors": null}"""
+    (target,) = read_targets(Answer(200, body.encode()), PLAIN)
+    assert target.target_period_default_values_map[501].default_value == Decimal("250.500")
+    assert str(target.default_values[0].default_value) == "350.000"
+    assert target.extended_field_info.aggregate_function == "SUM"
+    assert target.target_milestone_triggers[0].trigger_value == 5
+    assert target.target_audience_filter[0].audience_group_id == 4
+    assert target.enrolment_method == "AUDIENCE_FILTER"
+    assert target.event_name == "ReturnBill"
+    assert target.extra == {"brandNew": {"a": Decimal("1.10")}}
+    assert target.attribution.created_on == datetime(2031, 2, 2, 22, 35, 6, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("data", ["null", "[]"])
+def test_null_data_without_errors_is_nothing(data: str) -> None:
+    body = f'{{"data": {data}, "errors": null, "warnings": null}}'.encode()
+    assert read_targets(Answer(200, body), PLAIN) == []
+    assert _events(body).events == ()
+
+
+def test_pagination_may_be_text_or_absent() -> None:
+    page = _events('{"data": [], "pagination": {"limit": "10", "offset": "2", "total": "31"}}')
+    assert (page.pagination.limit, page.number, page.total) == (10, 2, 31)
+    assert _events('{"data": []}').total is None
+
+
+def test_warnings_are_shown_never_raised() -> None:
+    body = '{"data": [], "errors": [], "warnings": [{"code": "7", "message": "capped"}, "odd", 3]}'
+    assert [(w.code, w.message) for w in _events(body).warnings] == [
+        (7, "capped"),
+        (None, "odd"),
+        (None, None),
+    ]
+
+
+def test_the_iso_twin_gives_the_zone() -> None:
+    (event,) = _events(
+        _event(eventDate="2031-02-03 23:59:59.0", eventDateISO="2031-02-03T23:59:59+05:30")
+    ).events
+    assert event.event_date.isoformat() == "2031-02-03T23:59:59+05:30"
+    assert event.event_date == event.event_date_iso
+
+
+def test_the_clusters_zone_makes_naive_times_aware() -> None:
+    india = structurer(ZoneInfo("Asia/Kolkata"))
+    body = _event(eventDate="2031-02-03 23:59:59.0").encode()
+    (event,) = read_events(Answer(200, body), india).events
+    assert event.event_date.isoformat() == "2031-02-03T23:59:59+05:30"
+    assert event.event_date_iso is None
+
+
+@pytest.mark.parametrize("digits", ["", ".0", ".123456", ".123456789"])
+def test_times_have_none_to_nine_fraction_digits(digits: str) -> None:
+    (event,) = _events(_event(eventDate=f"2031-02-03 01:02:03{digits}")).events
+    assert event.event_date.replace(microsecond=0) == datetime(2031, 2, 3, 1, 2, 3)  # noqa: DTZ001
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False))
+def test_every_amount_is_exact(amount: Decimal) -> None:
+    text = f"{amount:f}" if abs(amount.adjusted()) < 40 else str(amount)
+    for spelled in (text, f'"{text}"'):
+        (event,) = _events('{"data": [{"eventLogId": 1, "targetValue": ' + spelled + "}]}").events
+        assert event.target_value == amount
+        assert event.target_value.as_tuple().exponent == Decimal(text).as_tuple().exponent
+
+
+@pytest.mark.parametrize(
+    "text", ["1.000", "1000", "12345678901234567.89", "12345678901234567890", "-19.990", "0.10"]
+)
+def test_amounts_keep_their_spelling(text: str) -> None:
+    (event,) = _events('{"data": [{"eventLogId": 1, "targetValue": ' + text + "}]}").events
+    assert str(event.target_value) == text
+
+
+@pytest.mark.parametrize(
+    ("row", "where", "says"),
+    [
+        ({"eventLogId": None}, "data[1].eventLogId", "missing"),
+        ({"eventLogId": True}, "data[1].eventLogId", "boolean"),
+        ({"eventLogId": 2**63}, "data[1].eventLogId", "64 bits"),
+        ({"targetValue": "12,5"}, "data[1].targetValue", "a string"),
+        ({"eventDate": "yesterday"}, "data[1].eventDate", "a time"),
+        ({"uniqueId": []}, "data[1].uniqueId", "an array"),
+    ],
+)
+def test_a_bad_field_is_named(row: dict, where: str, says: str) -> None:
+    bad = json.dumps({"eventLogId": 2} | row)
+    with pytest.raises(errors.BadResponse, match=says) as caught:
+        _events('{"data": [{"eventLogId": 1}, ' + bad + "]}")
+    assert caught.value.where == where
+    assert not caught.value.retryable
+
+
+def test_a_deep_bad_field_of_a_target_is_named() -> None:
+    body = b'{"data": [{"id": 1, "filters": [{"entityIds": [1, "x"]}]}]}'
+    with pytest.raises(errors.BadResponse) as caught:
+        read_targets(Answer(200, body), PLAIN)
+    assert caught.value.where == "data[0].filters[0].entityIds[1]"
+    assert caught.value.excerpt == "'x'"
+
+
+@pytest.mark.parametrize("status", [200, 201, 400, 404, 500])
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (310011, errors.InvalidUser),
+        (310130, errors.InvalidEnrollmentType),
+        (310018, errors.TargetRuleNotFound),
+        (310019, errors.TargetPeriodNotFound),
+        (310149, errors.NoRecordFound),
+        (320001, errors.AuthError),
+        (4000, errors.AuthError),
+    ],
+)
+def test_the_body_decides_whatever_the_status(
+    code: int, kind: type[errors.CapillaryError], status: int
+) -> None:
+    for spelled in (code, str(code)):
+        body = {"data": None, "errors": [{"code": spelled, "message": "why"}], "warnings": None}
+        with pytest.raises(kind, match="why") as caught:
+            _events(json.dumps(body), status)
+        assert (vars(caught.value)["code"], caught.value.status) == (code, status)
+        assert caught.value.retryable is False
+
+
+def test_the_error_samples_raise_their_class() -> None:
+    with pytest.raises(errors.InvalidUser, match="Invalid userId"):
+        read_targets(Answer(400, sample("error_310011_invalid_user")), PLAIN)
+    with pytest.raises(errors.InvalidEnrollmentType):
+        read_targets(Answer(200, sample("error_310130_invalid_enrollment_type")), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "retryable"),
+    [
+        (200, '{"errors": [{"code": 521, "message": "busy"}]}', errors.ServerBusy, True),
+        (500, '{"errors": [{"code": 99, "message": "?"}]}', errors.ApiError, True),
+        (400, '{"errors": [{"code": 99, "message": "?"}]}', errors.ApiError, False),
+        (400, '{"errors": [{"message": "no code"}]}', errors.ApiError, False),
+        (400, '{"errors": ["text"]}', errors.ApiError, False),
+        (
+            200,
+            '{"response": {"status": {"success": "true", "code": "498", "message": "x"}}}',
+            errors.AuthError,
+            False,
+        ),
+        (200, '{"status": {"code": 401, "message": "x"}}', errors.AuthError, False),
+        (
+            403,
+            "HttpStatusCode=403 errorMessage=Not authorized. errorCode=4000",
+            errors.AuthError,
+            False,
+        ),
+        (
+            503,
+            "HttpStatusCode=503 errorMessage=Status unavailable! errorCode=4001",
+            errors.AuthorizationUnavailable,
+            True,
+        ),
+        (400, '{"message": "plain"}', errors.ApiError, False),
+        (401, "", errors.AuthError, False),
+        (403, "<html>Cloudflare</html>", errors.AuthError, False),
+        (404, "<html></html>", errors.EndpointGone, False),
+        (410, "", errors.EndpointGone, False),
+        (429, "", errors.RateLimited, True),
+        (429, '{"errors": [{"code": 99, "message": "slow down"}]}', errors.RateLimited, True),
+        (461, "", errors.ServerBusy, True),
+        (502, "<html>Bad gateway</html>", errors.ServiceUnavailable, True),
+        (522, "", errors.ServiceUnavailable, True),
+        (302, "", errors.BadResponse, False),
+        (200, "", errors.BadResponse, True),
+        (200, '{"data": [', errors.BadResponse, True),
+        (200, "[1]", errors.BadResponse, True),
+        (200, "{}", errors.BadResponse, False),
+        (200, '{"data": {}}', errors.BadResponse, False),
+    ],
+)
+def test_every_refusal_has_its_class(
+    status: int, body: str, kind: type[errors.CapillaryError], retryable: bool
+) -> None:
+    with pytest.raises(errors.CapillaryError) as caught:
+        _events(body, status)
+    assert type(caught.value) is kind
+    assert caught.value.retryable is retryable
+    assert caught.value.status in {status, None}
+
+
+def test_an_error_item_with_code_0_is_no_error() -> None:
+    assert _events('{"data": [], "errors": [{"code": 0, "message": ""}]}').events == ()
+
+
+def test_both_spellings_of_the_request_id() -> None:
+    assert request_id_of({"X-Cap-Requestid": "a"}) == "a"
+    assert request_id_of({"X-CAP-REQUEST-ID": "b"}) == "b"
+    assert request_id_of({}) is None
