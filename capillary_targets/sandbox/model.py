@@ -47,7 +47,7 @@ class Period:
         return f"{self.end} 23:59:59.9"
 
 
-@frozen(slots=True)
+@frozen(slots=True, unsafe_hash=True, cache_hash=True)
 class Group:
     """A target group: it owns the periods and one rule, or several if unified (contract §11.4)."""
 
@@ -68,7 +68,7 @@ class Group:
         return self.periods[-1]
 
 
-@frozen(slots=True)
+@frozen(slots=True, unsafe_hash=True, cache_hash=True)
 class Rule:
     """A target: `id` is what the events call names `targetRuleId` (contract §6)."""
 

@@ -185,12 +185,12 @@ class History(Sequence[Event]):
         draw = mix(self._key, index) >> 16
         seconds = self.seconds(index)
         name, value = _kind(rule, draw, index)
-        display_name, unique_id, processed = None, str(880_000_000 + draw % 10**8), seconds
+        display_name, unique_id = None, str(880_000_000 + draw % 10**8)
+        date = processed = moment(seconds)
         if name == "GENERIC_EVENT":
             display_name = _DISPLAY_NAMES[draw % len(_DISPLAY_NAMES)]
             unique_id = _uuid(self._key, index)
-            processed += draw % (7 * 86_400)
-        date = moment(seconds)
+            processed = moment(seconds + draw % (7 * 86_400))
         return Event(
             event_log_id=self.first_log_id + (index + 1) * LOG_GAP,
             event_name=name,
@@ -198,7 +198,7 @@ class History(Sequence[Event]):
             event_display_name=display_name,
             unique_id=unique_id,
             event_date=date,
-            event_processed_date=moment(processed),
+            event_processed_date=processed,
             period_id=_period_id(rule.group, date[:10]),
             target_group_id=rule.group.id,
             target_rule_id=rule.id,
