@@ -13,9 +13,10 @@ MESSAGES = {
     310130: "Invalid enrollment type as input",
     310149: "No record found in user target for given UserId and TargetId",
     320001: "Invalid client key and secret",
+    11029: "Limit cannot be greater than 100",
     11003: "The offset value is greater than the total number of pages",
 }
-"""Contract §5.3; 11003 is a sibling's (contract §8), with wording of ours."""
+"""Contract §5.3; 11003 and 11029 are a sibling's; the wording of 11003 is ours."""
 
 
 class Refusal(Exception):

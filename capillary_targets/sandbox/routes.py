@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from . import render, samples
+from . import dialects, render, samples
+from .movers import move
 from .refusals import refuse
+from .settings import Settings
 
 if TYPE_CHECKING:
     from .data import World
     from .model import Rule
-    from .settings import Settings
 
 _ENROLMENT_TYPES = {"TRANSACTION", "IMPORT", "AUDIENCE_FILTER"}
 _JSON = "application/json"
@@ -62,6 +63,7 @@ class DataCalls:
     def __init__(self, settings: Settings, world: World) -> None:
         self._settings = settings
         self._world = world
+        self._events_requests = 0
 
     async def enrolled_targets(self, request: web.Request) -> web.StreamResponse:
         """`GET /v3/users/{user}/enrolledTargets`."""
@@ -96,20 +98,23 @@ class DataCalls:
         period = None if period_id is None else rule.group.period(period_id)
         if period_id is not None and period is None:
             raise refuse(310019)
+        move(self._settings, self._world, user, rule.id, self._events_requests)
+        self._events_requests += 1
         log = self._world.log(user, rule.id)
         if not len(log):
             raise refuse(310149)
         printed = samples.PRINTED_EVENTS.get((user, rule.id, period_id))
         usual = printed.limit if printed else self._settings.default_limit
-        limit = min(number_of(request, "limit", 1) or usual, self._settings.max_limit)
-        offset = number_of(request, "offset", 0) or 0
-        if printed and limit == printed.limit and not offset and not log.touched:
+        limit, offset = number_of(request, "limit", 1) or usual, number_of(request, "offset", 0)
+        page = dialects.page(self._settings, log, log.span(period), limit, offset)
+        if (
+            printed is not None
+            and not log.touched
+            and not self._settings.iso
+            and page == dialects.page(Settings(), log, log.span(period), printed.limit, 0)
+        ):
             return web.Response(body=printed.body, content_type=_JSON)
-        start, stop = log.span(period)
-        first = start + offset * limit
-        rows = log.rows(min(first, stop), min(first + limit, stop))
-        pagination = {"limit": limit, "offset": offset, "total": stop - start}
-        text = render.events_page(rows, pagination, iso=self._settings.iso)
+        text = render.events_page(page.rows, page.pagination, iso=self._settings.iso)
         return web.Response(text=text, content_type=_JSON)
 
     def _rule_of(self, request: web.Request) -> Rule:

@@ -1,0 +1,45 @@
+"""Data that moves while it is being read: what happens to a history between two requests for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .seeded import mix
+
+if TYPE_CHECKING:
+    from .data import World
+    from .settings import Settings
+
+
+def move(settings: Settings, world: World, user: int, rule: int, number: int) -> None:
+    """Change the world before an events request, as the settings say.
+
+    Args:
+        settings: which movers are on.
+        world: what they move.
+        user: whose history is about to be read.
+        rule: and for which target.
+        number: events requests before this one.
+
+    """
+    if settings.between_requests is not None:
+        settings.between_requests(world, number)
+    by_flag = (
+        settings.append_each
+        or settings.late_each
+        or settings.delete_head_each
+        or settings.delete_any_each
+    )
+    if not by_flag or not world.count(user, rule):
+        return
+    for _ in range(settings.append_each):
+        world.add_event(user, rule)
+    for _ in range(settings.late_each):
+        world.insert_late(user, rule)
+    if settings.delete_head_each:
+        world.delete_events(user, rule, slice(0, settings.delete_head_each))
+    for turn in range(settings.delete_any_each):
+        count = world.count(user, rule)
+        if count:
+            draw = mix(mix(settings.seed, number), turn)
+            world.delete_events(user, rule, draw % count)
