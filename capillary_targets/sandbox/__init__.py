@@ -4,8 +4,9 @@ It imports nothing from the rest of the package, so it can be trusted to disagre
 """
 
 from .data import World
+from .faults import Fault
 from .journal import JournalEntry
 from .model import Event, Group, Period, Rule
 from .server import Sandbox
 
-__all__ = ["Event", "Group", "JournalEntry", "Period", "Rule", "Sandbox", "World"]
+__all__ = ["Event", "Fault", "Group", "JournalEntry", "Period", "Rule", "Sandbox", "World"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -10,18 +12,18 @@ from attrs import define, field
 
 from .auth import Gatekeeper
 from .data import World
-from .journal import Journal, JournalEntry
+from .door import FrontDoor
+from .faults import Faults
+from .journal import Journal
 from .page import front_page
-from .refusals import Refusal
 from .routes import DataCalls
-from .seeded import mix
 from .settings import Settings
 
 if TYPE_CHECKING:
     from collections import Counter, deque
     from types import TracebackType
 
-    from aiohttp.typedefs import Handler
+    from .journal import JournalEntry
 
 _USERS_A_CHUNK = 10_000
 
@@ -40,10 +42,18 @@ class Sandbox(Settings):
     """
 
     world: World = field(init=False)
+    faults: Faults = field(init=False)
+    """What is to go wrong: `sandbox.faults.add(Fault.http(503), times=2)`."""
     _journal: Journal = field(init=False, factory=Journal)
+    _gatekeeper: Gatekeeper = field(init=False)
+    _door: FrontDoor = field(init=False)
     _runner: web.AppRunner | None = field(init=False, default=None)
     _url: str = field(init=False, default="")
-    _answered: int = field(init=False, default=0)
+
+    def __attrs_post_init__(self) -> None:
+        self.faults = Faults(self.seed)
+        self._gatekeeper = Gatekeeper(self)
+        self._door = FrontDoor(self, self._journal, self.faults, self._gatekeeper)
 
     @world.default
     def _world(self) -> World:
@@ -71,6 +81,36 @@ class Sandbox(Settings):
     def counts(self) -> Counter[str]:
         """Requests by route name, e.g. `trackedTargetEvents`."""
         return self._journal.counts
+
+    @property
+    def in_flight(self) -> int:
+        """API calls that arrived and have no answer yet."""
+        return self._door.load.in_flight
+
+    @property
+    def max_in_flight(self) -> int:
+        """The most of them at a time."""
+        return self._door.load.max_in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Those among them that stand in line for a place within `capacity`."""
+        return self._door.load.waiting
+
+    @property
+    def worst_window(self) -> int:
+        """The most data calls that came within one window of `rate_limit`."""
+        return self._door.budget.worst_window
+
+    @property
+    def connections(self) -> int:
+        """Connections open now, idle ones included."""
+        server = self._runner.server if self._runner is not None else None
+        return len(server.connections) if server is not None else 0
+
+    def expire_tokens(self) -> None:
+        """Reject every OAuth token given out so far."""
+        self._gatekeeper.expire()
 
     async def __aenter__(self) -> str:
         return await self.start()
@@ -109,12 +149,15 @@ class Sandbox(Settings):
             await runner.cleanup()
 
     def reset(self) -> None:
-        """The world as seeded, the journal empty. Settings stay as they are."""
+        """The world as seeded; no faults, tokens or notes left. Settings stay as they are."""
         self.world.reset()
-        self._journal.clear()
+        self.faults.clear()
+        self._gatekeeper.expire()
+        self._door.clear()
 
     def _app(self) -> web.Application:
-        app = web.Application(middlewares=[self._front_door])
+        app = web.Application(middlewares=[self._door.middleware])
+        app.on_response_prepare.append(self._door.stamp)
         calls = DataCalls(self, self.world)
         user = "/v3/users/{user}"
         app.router.add_get(
@@ -125,50 +168,10 @@ class Sandbox(Settings):
             calls.tracked_target_events,
             name="trackedTargetEvents",
         )
+        app.router.add_post("/v3/oauth/token/generate", self._gatekeeper.generate, name="token")
         app.router.add_get("/sandbox/users.txt", self._users_txt, name="users.txt")
         app.router.add_get("/", self._index, name="index")
         return app
-
-    @web.middleware
-    async def _front_door(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Every request: count it, check it, answer its refusal, give it an id, note it."""
-        self.counts[request.match_info.route.name or "unknown"] += 1
-        status: int | None = None
-        code: int | None = None
-        try:
-            response = await self._answer(request, handler)
-            status = response.status
-        except Refusal as refusal:
-            status, code = refusal.status or self.error_status, refusal.code
-            response = web.Response(
-                body=refusal.body, status=status, content_type="application/json"
-            )
-        finally:
-            self.requests.append(
-                JournalEntry(request.method, request.path, request.query_string, status, code)
-            )
-        self._stamp(response)
-        return response
-
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            if request.path.startswith("/v3/users/"):
-                Gatekeeper(self).check(request.headers)
-            return await handler(request)
-        except web.HTTPException as problem:
-            return web.Response(text=problem.text, status=problem.status)
-
-    def _stamp(self, response: web.StreamResponse) -> None:
-        """Give the answer its request id: 32 hex digits under either spelling (contract §4)."""
-        self._answered += 1
-        if response.prepared:
-            return
-        key = mix(self.seed, self._answered)
-        request_id = f"{key:016x}{mix(key, 1):016x}"
-        both = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
-        for name in both:
-            if self.request_id_headers in {"both", name}:
-                response.headers[name] = request_id
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
         del request
@@ -176,19 +179,11 @@ class Sandbox(Settings):
 
     async def _users_txt(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
-        self._stamp(response)
-        await response.prepare(request)
-        ids = list[int]()
-        for user in self.world.all_user_ids():
-            ids.append(user)
-            if len(ids) == _USERS_A_CHUNK:
-                await response.write(_lines(ids))
-                ids.clear()
+        ids = self.world.all_user_ids()
+        with suppress(ConnectionError):
+            await response.prepare(request)
+            while chunk := list(islice(ids, _USERS_A_CHUNK)):
+                await response.write("".join(f"{one}\n" for one in chunk).encode())
                 # A reader that keeps up never makes `write` wait: let others have their turn.
                 await asyncio.sleep(0)
-        await response.write(_lines(ids))
         return response
-
-
-def _lines(ids: list[int]) -> bytes:
-    return "".join(f"{one}\n" for one in ids).encode()

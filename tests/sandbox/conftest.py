@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from typing import Any
 
@@ -29,6 +30,13 @@ class Answer:
     def code(self) -> int | None:
         errors = self.json["errors"]
         return errors[0]["code"] if errors else None
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others run until something holds; a test that waits for nothing fails."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for lies in the server
+            await asyncio.sleep(0)
 
 
 class Caller:

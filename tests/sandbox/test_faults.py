@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from email.utils import parsedate_to_datetime
+
+import aiohttp
+import pytest
+
+from capillary_targets.sandbox import Fault, Sandbox
+from capillary_targets.sandbox.faults import TRANSIENT
+
+from .conftest import Answer, Caller, until
+
+USER = 564_332_013
+
+
+async def meet(caller: Caller, sandbox: Sandbox, fault: Fault) -> Answer:
+    """The answer that the fault gives; the next one has to be right again."""
+    sandbox.faults.add(fault)
+    answer = await caller.events(sandbox.url, USER, 1986)
+    assert (await caller.events(sandbox.url, USER, 1986)).status == 200
+    return answer
+
+
+async def test_too_many_requests_with_and_without_a_hint(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)):
+        bare = await meet(caller, sandbox, Fault.too_many_requests())
+        seconds = await meet(caller, sandbox, Fault.too_many_requests(1.2))
+        date = await meet(caller, sandbox, Fault.too_many_requests(30, "date"))
+    assert bare.status == seconds.status == date.status == 429
+    assert "Retry-After" not in bare.headers
+    assert seconds.headers["Retry-After"] == "2"
+    assert parsedate_to_datetime(date.headers["Retry-After"]).tzinfo is not None
+
+
+@pytest.mark.parametrize("status", [461, 500, 502, 503, 504, 520, 522, 530])
+async def test_any_status_with_or_without_a_page(caller: Caller, status: int) -> None:
+    async with (sandbox := Sandbox(users=1)):
+        bare = await meet(caller, sandbox, Fault.http(status, "busy", retry_after=3))
+        page = await meet(caller, sandbox, Fault.gateway_page(status))
+    assert (bare.status, bare.body, bare.headers["Retry-After"]) == (status, b"busy", "3")
+    assert page.status == status
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert page.body.startswith(b"<!DOCTYPE html>")
+    assert sandbox.requests[0].status == status
+
+
+async def test_codes_in_their_shapes(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)):
+        busy = await meet(caller, sandbox, Fault.api_code(521, status=200))
+        denied = await meet(caller, sandbox, Fault.authorisation(4000))
+        unavailable = await meet(caller, sandbox, Fault.authorisation())
+    assert (busy.status, busy.code) == (200, 521)
+    assert denied.body == (
+        b"HttpStatusCode=403 errorMessage=Not authorized. Access is denied! errorCode=4000"
+    )
+    assert (denied.status, unavailable.status) == (403, 503)
+    assert [entry.code for entry in sandbox.requests][::2] == [521, 4000, 4001]
+
+
+async def test_answers_that_are_no_json(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)):
+        missing = await meet(caller, sandbox, Fault.not_found())
+        empty = await meet(caller, sandbox, Fault.empty())
+        garbled = await meet(caller, sandbox, Fault.garbled())
+        moved = await meet(caller, sandbox, Fault.redirect("https://elsewhere.example/"))
+    assert missing.status == 404
+    assert (empty.status, empty.body) == (200, b"")
+    assert garbled.status == 200
+    with pytest.raises(json.JSONDecodeError):
+        _ = garbled.json
+    assert (moved.status, moved.headers["Location"]) == (302, "https://elsewhere.example/")
+
+
+async def test_a_reset_connection(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)) as url:
+        sandbox.faults.add(Fault.reset())
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET /v3/users/{USER}/enrolledTargets HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        assert sandbox.requests[0].status is None
+        assert (await caller.events(url, USER, 1986)).status == 200
+
+
+async def test_a_cut_body(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)):
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await meet(caller, sandbox, Fault.cut())
+        assert sandbox.requests[0].status == 200
+        assert (await caller.events(sandbox.url, USER, 1986)).status == 200
+
+
+async def test_a_dripping_body_arrives_whole_once_the_gate_opens(caller: Caller) -> None:
+    gate = asyncio.Event()
+    async with (sandbox := Sandbox(users=1)) as url:
+        sandbox.faults.add(Fault.drip(gate=gate))
+        path = f"{url}/v3/users/{USER}/trackedTargetEvents/1986?limit=1&offset=3"
+        async with caller.session.get(path, headers=caller.authorization) as response:
+            assert await response.content.readany() == b"{"
+            gate.set()
+            rest = await response.read()
+        assert rest.endswith(b"]}")
+        sandbox.faults.add(Fault.drip(interval=0))
+        assert (await caller.events(url, USER, 1986, limit=1, offset=3)).body == b"{" + rest
+
+
+async def test_a_stalled_call_waits_for_its_release(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)) as url:
+        sandbox.faults.add(Fault.stall())
+        waiting = asyncio.create_task(caller.events(url, USER, 1986))
+        await until(lambda: sandbox.faults.stalled)
+        assert sandbox.in_flight == 1
+        sandbox.faults.release()
+        assert (await waiting).status == 200
+        assert sandbox.in_flight == sandbox.faults.stalled == 0
+
+
+async def test_a_client_that_leaves_a_stalled_call_frees_it(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)) as url, asyncio.timeout(5):
+        sandbox.faults.add(Fault.stall())
+        waiting = asyncio.create_task(caller.events(url, USER, 1986))
+        await until(lambda: sandbox.faults.stalled)
+        waiting.cancel()
+        await until(lambda: not sandbox.in_flight and not sandbox.connections)
+        assert sandbox.faults.stalled == 0
+        assert sandbox.requests[-1].status is None
+
+
+async def test_stopping_does_not_wait_for_stalled_and_dripping_calls(caller: Caller) -> None:
+    async with asyncio.timeout(5):
+        async with (sandbox := Sandbox(users=1)) as url:
+            sandbox.faults.add(Fault.stall(), times=2)
+            sandbox.faults.add(Fault.drip(gate=asyncio.Event()))
+            waiting = [asyncio.create_task(caller.events(url, USER, 1986)) for _ in range(3)]
+            await until(lambda: sandbox.in_flight == 3 and sandbox.faults.stalled == 2)
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(outcome, aiohttp.ClientError) for outcome in outcomes)
+    assert sandbox.in_flight == sandbox.faults.stalled == 0
+
+
+@pytest.mark.parametrize("fault", [Fault.huge(2), Fault.gzip_bomb(2)])
+async def test_floods_are_valid_json_of_their_size(caller: Caller, fault: Fault) -> None:
+    async with (sandbox := Sandbox(users=1)):
+        answer = await meet(caller, sandbox, fault)
+    assert len(answer.body) > 2 << 20
+    assert answer.json["data"] == []
+
+
+async def test_a_bomb_is_small_on_the_wire() -> None:
+    async with (sandbox := Sandbox(users=1)) as url:
+        sandbox.faults.add(Fault.gzip_bomb(8))
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.get(f"{url}/v3/users/{USER}/enrolledTargets") as response,
+        ):
+            packed = await response.read()
+    assert len(packed) < 64 << 10
+    assert len(zlib.decompress(packed, zlib.MAX_WBITS | 16)) > 8 << 20
+
+
+async def test_a_client_may_leave_a_flood(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)) as url, asyncio.timeout(5):
+        sandbox.faults.add(Fault.huge())
+        path = f"{url}/v3/users/{USER}/enrolledTargets"
+        async with caller.session.get(path, headers=caller.authorization) as response:
+            await response.content.readexactly(1 << 16)
+            response.close()
+        await until(lambda: not sandbox.in_flight)
+        assert (await caller.events(url, USER, 1986)).status == 200
+
+
+async def test_orders_fit_by_path_and_run_out(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)) as url:
+        sandbox.faults.add(Fault.http(500), times=2, path_contains="offset=1")
+        sandbox.faults.add(Fault.http(503), path_contains="enrolled")
+        sandbox.faults.add(Fault.http(599), times=None, path_contains="limit=7")
+        got = [
+            (await caller.events(url, USER, 1986, limit=5, offset=offset)).status
+            for offset in (0, 1, 1, 1)
+        ]
+        assert got == [200, 500, 500, 200]
+        assert (await caller.targets(url, USER)).status == 503
+        for _ in range(3):
+            assert (await caller.events(url, USER, 1986, limit=7)).status == 599
+        assert len(sandbox.faults) == 1
+        assert sandbox.faults.played == 6
+        sandbox.reset()
+        assert (await caller.events(url, USER, 1986, limit=7)).status == 200
+
+
+async def test_faults_keep_away_from_the_sandbox_own_pages(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1, random_faults=1.0)) as url:
+        sandbox.faults.add(Fault.http(500), times=None)
+        assert (await caller.get(url)).status == 200
+        assert (await caller.get(f"{url}/sandbox/users.txt")).status == 200
+
+
+async def fates(caller: Caller, sandbox: Sandbox, number: int) -> list[tuple[int | None, bytes]]:
+    """What becomes of so many calls: status and the head of the body, or no status."""
+    seen: list[tuple[int | None, bytes]] = []
+    for _ in range(number):
+        try:
+            answer = await caller.events(sandbox.url, USER, 1986)
+            seen.append((answer.status, answer.body[:40]))
+        except aiohttp.ClientError as error:
+            seen.append((None, type(error).__name__.encode()))
+    return seen
+
+
+async def test_random_faults_follow_the_seed(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1, random_faults=0.3, seed=11)):
+        first = await fates(caller, sandbox, 60)
+        assert 6 < sandbox.faults.played < 30
+        sandbox.reset()
+        assert await fates(caller, sandbox, 60) == first
+        sandbox.random_faults = 0.0
+        assert {status for status, _ in await fates(caller, sandbox, 5)} == {200}
+    assert len(TRANSIENT) == len(set(map(repr, TRANSIENT)))
