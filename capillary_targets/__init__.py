@@ -1,7 +1,7 @@
 """An asyncio client for the Capillary targets API: its members' targets and their events."""
 
 from . import endpoints
-from .auth import BasicAuth
+from .auth import BasicAuth, OAuth
 from .client import Sweep, TargetsClient
 from .errors import (
     ApiError,
@@ -24,6 +24,7 @@ from .errors import (
     UsageError,
 )
 from .fanout import UserOutcome
+from .hooks import Hook, RequestDetails, RetryDetails, WaitDetails
 from .models import (
     Actor,
     ApiWarning,
@@ -61,15 +62,19 @@ __all__ = [
     "EventsPage",
     "ExtendedField",
     "Filter",
+    "Hook",
     "InvalidEnrollmentType",
     "InvalidUser",
     "MilestoneTrigger",
     "NoRecordFound",
+    "OAuth",
     "Pagination",
     "PagingReport",
     "PeriodDefault",
     "RateLimited",
+    "RequestDetails",
     "RequestTimeout",
+    "RetryDetails",
     "RetryPolicy",
     "ServerBusy",
     "ServiceUnavailable",
@@ -82,6 +87,7 @@ __all__ = [
     "TargetsClient",
     "UsageError",
     "UserOutcome",
+    "WaitDetails",
     "endpoints",
     "open_session",
 ]

@@ -16,6 +16,7 @@ from . import endpoints
 from .auth import Auth
 from .errors import CapillaryError, ClientClosed, UsageError
 from .fanout import UserOutcome, fan_out
+from .hooks import Hook
 from .models import Target, TargetEvent
 from .pager import EventPager
 from .pagination import PagingReport
@@ -52,6 +53,7 @@ class TargetsClient:
         timezone: tzinfo | None = None,
         max_body: int = 64 * 2**20,
         allow_insecure: bool = False,
+        hooks: Iterable[Hook] = (),
         session: aiohttp.ClientSession | None = None,
     ) -> None:
         if page_size < 1:
@@ -65,6 +67,7 @@ class TargetsClient:
             timezone=timezone,
             max_body=max_body,
             allow_insecure=allow_insecure,
+            hooks=hooks,
         )
         self._page_size = page_size
         self._http = session

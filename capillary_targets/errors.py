@@ -8,8 +8,8 @@ active targets", "Get target events", "Authorisation", and the global status tab
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 __all__ = [
@@ -33,6 +33,9 @@ __all__ = [
     "UsageError",
     "api_error",
 ]
+
+
+_LONGEST_WAIT: Final = 10 * 365 * 86400  # ten years: whoever says more means "never"
 
 
 class CapillaryError(Exception):
@@ -67,6 +70,12 @@ class CapillaryError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}{self._where()}"
+
+    def redact(self, secrets: Iterable[str]) -> None:
+        """Take the secrets out of everything the server said."""
+        for secret in secrets:
+            self.message = self.message.replace(secret, "[secret]")
+        self.args = (self.message,)
 
     def _where(self) -> str:
         facts = []
@@ -139,6 +148,11 @@ class AuthError(CapillaryError):
         super().__init__(message, **context)
         self.code = code
 
+    @property
+    def token_rejected(self) -> bool:
+        """Whether a new token may help: 401 or 498, as HTTP status or inside a body."""
+        return (self.status if self.code is None else self.code) in {401, 498}
+
 
 class EndpointGone(CapillaryError):
     """404 or 410 without the API's envelope: a wrong host, or the endpoint is no longer served."""
@@ -159,8 +173,12 @@ class RateLimited(CapillaryError):
         self.retry_at = (
             None
             if retry_after is None
-            else datetime.fromtimestamp(datetime.now(UTC).timestamp() + retry_after, UTC)
+            else datetime.now(UTC) + timedelta(seconds=min(retry_after, _LONGEST_WAIT))
         )
+
+    def _where(self) -> str:
+        when = f"; try again at {self.retry_at:%Y-%m-%d %H:%M:%SZ}" if self.retry_at else ""
+        return f"{when}{super()._where()}"
 
 
 class ServiceUnavailable(CapillaryError):
@@ -209,6 +227,13 @@ class BadResponse(CapillaryError):
         self.excerpt = excerpt
         self.retryable = retryable
 
+    def redact(self, secrets: Iterable[str]) -> None:
+        """Take the secrets out of everything the server said."""
+        secrets = tuple(secrets)
+        super().redact(secrets)
+        for secret in secrets:
+            self.excerpt = self.excerpt.replace(secret, "[secret]")
+
 
 _BY_CODE: Final[Mapping[int, type[ApiError]]] = {
     310011: InvalidUser,
@@ -224,10 +249,11 @@ _BY_CODE: Final[Mapping[int, type[ApiError]]] = {
 _AUTH_CODES: Final = frozenset({401, 403, 498, 4000, 320001})
 
 
-def api_error(code: int, message: str, *, status: int | None = None) -> CapillaryError:
+def api_error(code: int | None, message: str, *, status: int | None = None) -> CapillaryError:
     """The exception for an error code found inside a body, whatever HTTP status carried it."""
     if code in _AUTH_CODES:
         return AuthError(message, code=code, status=status)
     if code == 429:
         return RateLimited(message, status=status)
-    return _BY_CODE.get(code, ApiError)(message, code=code, status=status)
+    kind = ApiError if code is None else _BY_CODE.get(code, ApiError)
+    return kind(message, code=code, status=status)

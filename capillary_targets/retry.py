@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Final
 
-from attrs import field, frozen, validators
+from attrs import define, field, frozen, validators
 
-__all__ = ["RetryPolicy", "parse_retry_after"]
+__all__ = ["RetryPolicy", "RetryQuota", "parse_retry_after"]
+
+_RETRY_COST: Final = 5
+_TIMEOUT_COST: Final = 10
+_SUCCESS_REFUND: Final = 1
 
 
 @frozen
@@ -17,11 +22,18 @@ class RetryPolicy:
     Exponential backoff with full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog,
     2015): a wait is drawn evenly from nothing to `wait_initial` x 2^n, at most `wait_max`. A
     server's `Retry-After` is a floor under it and never trimmed.
+
+    `attempt_timeout` cuts one attempt off, so that a stalled connection leaves time for another;
+    None is half of the call's deadline. `quota` is the size of the client's retry quota.
     """
 
     attempts: int = field(default=5, validator=validators.ge(1))
     wait_initial: float = field(default=0.25, validator=validators.gt(0))
     wait_max: float = field(default=20.0, validator=validators.gt(0))
+    attempt_timeout: float | None = field(
+        default=None, validator=validators.optional(validators.gt(0))
+    )
+    quota: int = field(default=500, validator=validators.ge(0))
 
     def wait(self, attempt: int, chance: float, retry_after: float | None = None) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 1).
@@ -31,6 +43,34 @@ class RetryPolicy:
         # The exponent is bounded so that a policy of thousands of attempts cannot overflow.
         ceiling = min(self.wait_max, self.wait_initial * 2.0 ** min(attempt - 1, 60))
         return max(chance * ceiling, retry_after or 0.0)
+
+
+@define
+class RetryQuota:
+    """A token bucket that all calls of a client share, so that an outage is not multiplied.
+
+    After botocore's standard mode: a retry costs 5 tokens, after a time-out 10; a first attempt
+    that succeeds gives 1 back, a successful retry what it had cost. While nothing succeeds the
+    bucket drains and calls are sent once each.
+    """
+
+    capacity: int
+    tokens: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.tokens = self.capacity
+
+    def take(self, *, timed_out: bool) -> int | None:
+        """The tokens that a retry took, or None if there are too few for one."""
+        cost = _TIMEOUT_COST if timed_out else _RETRY_COST
+        if cost > self.tokens:
+            return None
+        self.tokens -= cost
+        return cost
+
+    def give_back(self, taken: int) -> None:
+        """A call succeeded whose last retry had taken `taken` tokens (0: it needed none)."""
+        self.tokens = min(self.capacity, self.tokens + (taken or _SUCCESS_REFUND))
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import tzinfo
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +16,8 @@ from yarl import URL
 
 from .auth import Auth
 from .errors import ClientClosed, UsageError
-from .retry import RetryPolicy
+from .hooks import Hook, Hooks
+from .retry import RetryPolicy, RetryQuota
 from .structuring import Structurer, structurer
 
 __all__ = ["CLUSTERS", "Counts", "Session", "Settings", "open_session"]
@@ -54,6 +55,7 @@ class Settings:
     concurrency: int = 16
     timezone: tzinfo | None = None
     max_body: int = 64 * 2**20
+    hooks: tuple[Hook, ...] = ()
 
     @staticmethod
     def check(
@@ -66,6 +68,7 @@ class Settings:
         timezone: tzinfo | None = None,
         max_body: int = 64 * 2**20,
         allow_insecure: bool = False,
+        hooks: Iterable[Hook] = (),
     ) -> Settings:
         """Settings from what a caller wrote."""
         if not timeout > 0:
@@ -80,6 +83,7 @@ class Settings:
             concurrency=concurrency,
             timezone=timezone,
             max_body=max_body,
+            hooks=tuple(hooks),
         )
 
 
@@ -121,6 +125,9 @@ class Session:
     places: asyncio.Semaphore = field(repr=False)
     structurer: Structurer = field(repr=False)
     prefix: str = field(repr=False)
+    attempt_timeout: float
+    quota: RetryQuota = field(repr=False)
+    hooks: Hooks = field(repr=False)
     counts: Counts = field(factory=Counts)
     closed: bool = False
 
@@ -144,6 +151,7 @@ async def open_session(
     timezone: tzinfo | None = None,
     max_body: int = 64 * 2**20,
     allow_insecure: bool = False,
+    hooks: Iterable[Hook] = (),
 ) -> AsyncIterator[Session]:
     """Open a session for the bare endpoint coroutines; the client holds one of these.
 
@@ -161,6 +169,7 @@ async def open_session(
         timezone=timezone,
         max_body=max_body,
         allow_insecure=allow_insecure,
+        hooks=hooks,
     )
     async with opened(settings, session) as opened_session:
         yield opened_session
@@ -185,6 +194,9 @@ async def opened(
         places=asyncio.Semaphore(settings.concurrency),
         structurer=structurer(settings.timezone),
         prefix=str(settings.base_url).rstrip("/"),
+        attempt_timeout=settings.retry.attempt_timeout or settings.timeout / 2,
+        quota=RetryQuota(settings.retry.quota),
+        hooks=Hooks(settings.hooks),
     )
     try:
         yield session

@@ -1,7 +1,7 @@
 """One GET: authorise, wait for a place, send, retry, read.
 
 The only room that touches aiohttp's requests. Everything that can go wrong leaves it as a
-`CapillaryError` that knows the request.
+`CapillaryError` that knows the request and holds no secret.
 """
 
 from __future__ import annotations
@@ -9,128 +9,243 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 import aiohttp
+import msgspec
 import stamina
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from .errors import BadResponse, CapillaryError, ConnectionFailed, RequestTimeout
+from .auth import SecretHeaders, Token
+from .errors import AuthError, BadResponse, CapillaryError, ConnectionFailed, RequestTimeout
+from .hooks import RequestDetails, RetryDetails, WaitDetails
 from .retry import parse_retry_after
 from .session import Session
 from .structuring import Structurer
-from .wire import Answer, request_id_of
+from .wire import Answer, read_token, request_id_of
 
 __all__ = ["get"]
 
 T = TypeVar("T")
 Read = Callable[[Answer, Structurer], T]
 
-_log = logging.getLogger("capillary_targets")
+_NAME: Final = "capillary_targets"
+_log = logging.getLogger(_NAME)
+# Stamina logs every retry too, without saying which request; ours says it, so its own is dropped.
+logging.getLogger("stamina").addFilter(
+    lambda record: getattr(record, "stamina.callable", None) != _NAME
+)
+
 _HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
+_TOKEN_PATH: Final = "/v3/oauth/token/generate"  # noqa: S105 - a path
+_BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, EOFError)
 
 
 async def get(session: Session, path: str, read: Read[T]) -> T:
     """GET `path` below the base URL and `read` the answer.
 
-    One deadline covers everything: waiting for a place, all attempts, and the whole body.
-    Raises whatever `read` raises for the answer, `ConnectionFailed`, or `RequestTimeout`.
+    One deadline covers everything: authorising, waiting for a place, all attempts, and the whole
+    body. Raises whatever `read` raises for the answer, `AuthError`, `ConnectionFailed`,
+    `RateLimited` or `RequestTimeout`.
     """
     session.ensure_open()
-    call = _Call(session, session.prefix + path)
     deadline = asyncio.timeout(session.settings.timeout)
+    call = _Call(session, session.prefix + path, read, deadline)
     try:
         async with deadline:
-            return await call.run(read)
+            return await call.run()
     except TimeoutError as error:
         if isinstance(error, CapillaryError) or not deadline.expired():
             raise
-        late = RequestTimeout(
-            f"no whole answer within the deadline of {session.settings.timeout:g} s"
-        )
-        raise call.told(late) from call.last
+    late = RequestTimeout(f"no whole answer within the deadline of {session.settings.timeout:g} s")
+    raise call.told(late, "GET", call.url) from call.last
 
 
-class _Call:
+class _Call(Generic[T]):
     """One logical request and the attempts made for it."""
 
-    def __init__(self, session: Session, url: str) -> None:
+    def __init__(
+        self, session: Session, url: str, read: Read[T], deadline: asyncio.Timeout
+    ) -> None:
         self.session = session
         self.url = url
+        self.read = read
+        self.deadline = deadline
         self.attempts = 0
         self.last: CapillaryError | None = None
+        self._taken = 0  # from the retry quota, for the latest retry
+        self._renewed = False
 
-    async def run(self, read: Read[T]) -> T:
+    async def run(self) -> T:
+        """Try, and try again as far as policy, quota and deadline allow."""
+        failure: CapillaryError | None = None
+        try:
+            result = await self.attempt()
+        except CapillaryError as error:
+            if not error.retryable:
+                raise
+            failure = error
+        else:
+            self.session.quota.give_back(0)
+            return result
+        # The retry machinery is entered only after a first failure, which is replayed to it.
         async for attempt in stamina.retry_context(
-            on=self.wait_before_retry, attempts=self.session.settings.retry.attempts, timeout=None
-        ):
+            on=self._wait_before_retry, attempts=self.session.settings.retry.attempts, timeout=None
+        ).with_name(_NAME, (), {}):
             with attempt:
-                return await self.attempt(read)
-        raise AssertionError("unreachable")  # pragma: no cover
+                if failure is not None:
+                    first, failure = failure, None
+                    raise first
+                result = await self.attempt()
+        self.session.quota.give_back(self._taken)
+        return result
 
-    def wait_before_retry(self, error: Exception) -> float | bool:
+    def _wait_before_retry(self, error: Exception) -> float | bool:
         """Stamina's hook: seconds to wait before another attempt, or False for none."""
-        if not isinstance(error, CapillaryError) or not error.retryable:
-            return False
         policy = self.session.settings.retry
-        if self.attempts >= policy.attempts:
+        if (
+            not isinstance(error, CapillaryError)
+            or not error.retryable
+            or self.attempts >= policy.attempts
+        ):
             return False
         wait = policy.wait(self.attempts, random.random(), getattr(error, "retry_after", None))
+        ends = self.deadline.when()
+        if ends is not None and asyncio.get_running_loop().time() + wait >= ends:
+            error.add_note("not retried: the deadline would pass before another attempt")
+            return False
+        taken = self.session.quota.take(timed_out=isinstance(error, RequestTimeout))
+        if taken is None:
+            error.add_note("not retried: too many requests are failing (retry quota used up)")
+            return False
+        self._taken = taken
         self.session.counts.retries += 1
-        _log.info("retrying in %.2f s: %s", wait, error)
+        _log.info("attempt %d failed, next in %.2f s: %s", self.attempts, wait, error)
+        if self.session.hooks:
+            self.session.hooks.emit(
+                RetryDetails(
+                    method="GET", url=self.url, attempt=self.attempts, wait=wait, error=error
+                )
+            )
         return wait
 
-    async def attempt(self, read: Read[T]) -> T:
-        """Send once and read the answer."""
+    async def attempt(self) -> T:
+        """Authorise, wait for a place, send and read. A rejected token is renewed once a call."""
         session = self.session
-        headers = await session.settings.auth.headers()
-        async with session.places:
-            session.ensure_open()
-            self.attempts += 1
-            session.counts.requests += 1
-            answer = None
-            try:
-                answer = await self.exchange({**_HEADERS, **headers})
-                return read(answer, session.structurer)
-            except CapillaryError as error:
-                self.last = self.told(error, answer)
-                raise
-            except (aiohttp.ClientError, OSError) as error:
+        headers = await session.settings.auth.headers(self._fetch_token)
+        try:
+            waiting = time.perf_counter()
+            async with session.places:
                 session.ensure_open()
-                failed = ConnectionFailed(f"the connection failed: {_reason(error)}")
-                self.last = self.told(failed, answer)
-                raise self.last from error
+                self._waited(waiting)
+                self.attempts += 1
+                return await self._send(headers)
+        except AuthError as error:
+            if self._renewed or not error.token_rejected:
+                raise
+            if not session.settings.auth.rejected(headers):
+                raise
+        self._renewed = True
+        return await self.attempt()
 
-    async def exchange(self, headers: dict[str, str]) -> Answer:
-        """The whole answer, its body bounded."""
-        async with self.session.http.get(
-            URL(self.url, encoded=True),
-            headers=headers,
-            allow_redirects=False,
-            raise_for_status=False,
-            timeout=_NO_TIMEOUT,
-        ) as response:
-            body = await _body(response, self.session.settings.max_body)
-            return Answer(
-                response.status,
-                body,
-                request_id=request_id_of(response.headers),
-                retry_after=parse_retry_after(
-                    response.headers.get("Retry-After"), datetime.now(UTC)
-                ),
+    def _waited(self, since: float) -> None:
+        if self.session.hooks:
+            seconds = time.perf_counter() - since
+            self.session.hooks.emit(WaitDetails(reason="place", seconds=seconds))
+
+    async def _send(self, headers: Mapping[str, str]) -> T:
+        answer = await self._exchange("GET", self.url, headers)
+        try:
+            return self.read(answer, self.session.structurer)
+        except CapillaryError as error:
+            self.last = self.told(error, "GET", self.url, answer)
+            raise
+
+    async def _fetch_token(self, body: Mapping[str, str]) -> Token:
+        """POST the client key and secret, read the token (API page "OAuth")."""
+        url = self.session.prefix + _TOKEN_PATH
+        answer = await self._exchange("POST", url, {}, msgspec.json.encode(dict(body)))
+        try:
+            return read_token(answer, self.session.structurer)
+        except CapillaryError as error:
+            self.last = self.told(error, "POST", url, answer)
+            raise
+
+    async def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Answer:
+        """Send once; the whole answer, its body bounded. Raises what the connection did."""
+        session = self.session
+        failure: CapillaryError | None = None
+        cause: Exception | None = None
+        session.counts.requests += 1
+        started = time.perf_counter()
+        limit = asyncio.timeout(session.attempt_timeout)
+        try:
+            async with (
+                limit,
+                session.http.request(
+                    method,
+                    URL(url, encoded=True),
+                    data=body,
+                    headers=SecretHeaders({**_HEADERS, **headers}),
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    timeout=_NO_TIMEOUT,
+                ) as response,
+            ):
+                answer = Answer(
+                    response.status,
+                    await _body(response, session.settings.max_body),
+                    request_id=request_id_of(response.headers),
+                    retry_after=parse_retry_after(
+                        response.headers.get("Retry-After"), datetime.now(UTC)
+                    ),
+                )
+        except BadResponse as error:  # the body is too large
+            failure = error
+        except _BROKEN as error:
+            session.ensure_open()
+            if isinstance(error, TimeoutError) and limit.expired():
+                failure = RequestTimeout(f"no whole answer within {session.attempt_timeout:g} s")
+            else:
+                failure = ConnectionFailed(f"the connection failed: {_reason(error)}")
+                failure.retryable = not isinstance(error, aiohttp.ClientConnectorCertificateError)
+                # aiohttp's response errors carry the request's headers: they stay behind.
+                cause = None if isinstance(error, aiohttp.ClientResponseError) else error
+        if session.hooks:
+            session.hooks.emit(
+                RequestDetails(
+                    method=method,
+                    url=url,
+                    attempt=self.attempts,
+                    seconds=time.perf_counter() - started,
+                    status=None if failure else answer.status,
+                    request_id=None if failure else answer.request_id,
+                    error=failure,
+                )
             )
+        if failure is not None:
+            self.last = self.told(failure, method, url)
+            raise failure from cause
+        return answer
 
-    def told(self, error: CapillaryError, answer: Answer | None = None) -> CapillaryError:
-        """The error, knowing the request it belongs to."""
-        error.method = "GET"
-        error.url = self.url
+    def told(
+        self, error: CapillaryError, method: str, url: str, answer: Answer | None = None
+    ) -> CapillaryError:
+        """The error, knowing the request it belongs to; whatever echoes a secret is redacted."""
+        error.method = method
+        error.url = url
         error.attempts = self.attempts
         if answer is not None:
             error.status = answer.status
             error.request_id = answer.request_id
+        error.redact(self.session.settings.auth.secrets)
         return error
 
 
@@ -149,4 +264,5 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    said = getattr(error, "message", "") or str(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

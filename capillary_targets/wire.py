@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 from attrs import frozen
 
+from .auth import Token
 from .errors import (
     ApiError,
     AuthError,
@@ -28,7 +29,7 @@ from .errors import (
 from .models import ApiWarning, EventsPage, Pagination, Target, TargetEvent
 from .structuring import Structurer
 
-__all__ = ["Answer", "read_events", "read_targets", "request_id_of"]
+__all__ = ["Answer", "read_events", "read_targets", "read_token", "request_id_of"]
 
 _JSON: Final = msgspec.json.Decoder(float_hook=Decimal)
 _EXCERPT: Final = 200
@@ -68,6 +69,18 @@ def read_events(answer: Answer, structurer: Structurer) -> EventsPage:
         warnings=_warnings(document.get("warnings")),
         request_id=answer.request_id,
     )
+
+
+def read_token(answer: Answer, structurer: Structurer) -> Token:
+    """The answer of the token endpoint. Raises `AuthError` for 320001."""
+    try:
+        token = structurer.structure(_data(_success(answer), answer), Token, "data")
+    except BadResponse as error:
+        error.excerpt = ""  # it may hold the token
+        raise
+    if token.ttl_seconds <= 0:
+        raise BadResponse("the token given has no time to live", where="data.ttlSeconds")
+    return token
 
 
 def _data(document: Mapping[str, Any], answer: Answer) -> object:
@@ -141,16 +154,13 @@ def _raise_error_inside(document: dict[str, Any], answer: Answer) -> None:
 
 def _error(code: int | None, message: str | None, answer: Answer) -> CapillaryError:
     text = message or "the service refused without saying why"
-    if code is None:
-        error: CapillaryError = ApiError(text, status=answer.status)
-    else:
-        error = api_error(code, text, status=answer.status)
+    error = api_error(code, text, status=answer.status)
     if type(error) is ApiError:
-        # Not a documented code: here the status is the better guide to "try again" or "never".
-        if answer.status == 429 or code == 429:
-            return RateLimited(text, status=answer.status, retry_after=answer.retry_after)
+        # Not a documented code: the status is the better guide to "try again" or "never".
+        if answer.status in {401, 403, 498}:
+            return AuthError(text, status=answer.status)
         error.retryable = answer.status in _BUSY_STATUSES
-    if isinstance(error, RateLimited):
+    if isinstance(error, RateLimited) or (type(error) is ApiError and answer.status == 429):
         return RateLimited(text, status=answer.status, retry_after=answer.retry_after)
     return error
 

@@ -1,28 +1,36 @@
 from __future__ import annotations
 
+import asyncio
 from base64 import b64decode
 
 import pytest
 
-from capillary_targets import BasicAuth, UsageError
+from capillary_targets import AuthError, BasicAuth, OAuth, ServiceUnavailable, UsageError
+from capillary_targets.auth import Token
+
+
+async def no_token(body: object) -> Token:
+    raise AssertionError("Basic authentication needs no token")
 
 
 async def test_a_password_is_hashed_as_the_documentation_shows() -> None:
-    headers = await BasicAuth("store.server", "server123").headers()
+    headers = await BasicAuth("store.server", "server123").headers(no_token)
     assert headers == {
         "Authorization": "Basic c3RvcmUuc2VydmVyOjhhMTZhNmI3MDUwNWViMWYxZmY3Y2RjMGNkNTU1OWE3"
     }
 
 
 async def test_a_hash_is_sent_as_it_is_in_lower_case() -> None:
-    headers = await BasicAuth("t", password_md5="202CB962AC59075B964B07152D234B70").headers()
+    headers = await BasicAuth("t", password_md5="202CB962AC59075B964B07152D234B70").headers(
+        no_token
+    )
     sent = b64decode(headers["Authorization"].removeprefix("Basic ")).decode()
     assert sent == "t:202cb962ac59075b964b07152d234b70"
 
 
 async def test_a_password_that_looks_like_a_hash_is_hashed_all_the_same() -> None:
     looks_hashed = "202cb962ac59075b964b07152d234b70"
-    headers = await BasicAuth("t", looks_hashed).headers()
+    headers = await BasicAuth("t", looks_hashed).headers(no_token)
     assert looks_hashed not in b64decode(headers["Authorization"].removeprefix("Basic ")).decode()
 
 
@@ -46,3 +54,100 @@ def test_no_secret_in_the_repr() -> None:
     assert "till" in repr(auth)
     assert all(secret not in repr(auth) for secret in auth.secrets)
     assert "hunter2" in auth.secrets
+
+
+class TokenDesk:
+    """Hands out tokens t1, t2, … of 100 s; counts; can be told to fail or to hold."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+        self.fail: Exception | None = None
+        self.hold: asyncio.Event | None = None
+        self.now = 0.0
+
+    async def fetch(self, body: object) -> Token:
+        self.asked.append(body)
+        await asyncio.sleep(0)
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.fail is not None:
+            raise self.fail
+        return Token(f"t{len(self.asked)}", 100)
+
+    def oauth(self) -> OAuth:
+        return OAuth("key", "hush", clock=lambda: self.now)
+
+
+async def test_a_token_is_kept_until_shortly_before_its_end() -> None:
+    desk = TokenDesk()
+    oauth = desk.oauth()
+    for now, token in [(0, "t1"), (89.9, "t1"), (90, "t2"), (179.9, "t2"), (1000, "t3")]:
+        desk.now = now
+        assert await oauth.headers(desk.fetch) == {"X-CAP-API-OAUTH-TOKEN": token}
+    assert desk.asked == [{"key": "key", "secret": "hush"}] * 3
+
+
+async def test_many_first_calls_share_one_token_request() -> None:
+    desk = TokenDesk()
+    oauth = desk.oauth()
+    headers = await asyncio.gather(*(oauth.headers(desk.fetch) for _ in range(500)))
+    assert len(desk.asked) == 1
+    assert all(header is headers[0] for header in headers)
+
+
+async def test_many_calls_share_one_refusal_and_the_next_call_asks_again() -> None:
+    desk = TokenDesk()
+    desk.fail = AuthError("Invalid client key and secret", code=320001)
+    oauth = desk.oauth()
+    outcomes = await asyncio.gather(
+        *(oauth.headers(desk.fetch) for _ in range(500)), return_exceptions=True
+    )
+    assert len(desk.asked) == 1
+    assert {type(outcome) for outcome in outcomes} == {AuthError}
+    desk.fail = None
+    await oauth.headers(desk.fetch)
+    assert len(desk.asked) == 2
+
+
+async def test_a_rejected_token_is_renewed_once_however_many_saw_it() -> None:
+    desk = TokenDesk()
+    oauth = desk.oauth()
+    old = await oauth.headers(desk.fetch)
+    assert all([oauth.rejected(old) for _ in range(50)])  # noqa: C419 - every one is called
+    new = await oauth.headers(desk.fetch)
+    assert oauth.rejected(old)  # a late one, about the old token, drops nothing
+    assert await oauth.headers(desk.fetch) is new
+    assert len(desk.asked) == 2
+
+
+async def test_if_the_caller_who_asks_is_cancelled_another_takes_over() -> None:
+    desk = TokenDesk()
+    desk.hold = asyncio.Event()
+    oauth = desk.oauth()
+    leader, follower = (asyncio.create_task(oauth.headers(desk.fetch)) for _ in range(2))
+    while not desk.asked:  # noqa: ASYNC110 - two turns of the loop, not a wait
+        await asyncio.sleep(0)
+    leader.cancel()
+    desk.hold.set()
+    assert await follower == {"X-CAP-API-OAUTH-TOKEN": "t2"}
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+
+
+async def test_a_failing_desk_is_not_an_auth_error() -> None:
+    desk = TokenDesk()
+    desk.fail = ServiceUnavailable("down")
+    with pytest.raises(ServiceUnavailable):
+        await desk.oauth().headers(desk.fetch)
+
+
+async def test_oauth_shows_no_secret() -> None:
+    desk = TokenDesk()
+    oauth = desk.oauth()
+    headers = await oauth.headers(desk.fetch)
+    assert set(oauth.secrets) == {"hush", "t1"}
+    for shown in (repr(oauth), repr(headers), repr(Token("t1", 5)), str(headers)):
+        assert "hush" not in shown
+        assert "t1" not in shown
+    with pytest.raises(UsageError, match="both"):
+        OAuth("key", "")

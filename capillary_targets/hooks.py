@@ -1,0 +1,80 @@
+"""The door through which the client shows what it does: requests, retries, waits.
+
+A hook is a callable that takes one frozen details object (stamina's shape). It runs in the middle
+of the client's work, so it must be quick and must not block; an exception it raises is logged and
+otherwise ignored, for a broken gauge must not fail a request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeAlias
+
+from attrs import frozen
+
+from .errors import CapillaryError
+
+__all__ = ["Details", "Hook", "Hooks", "RequestDetails", "RetryDetails", "WaitDetails"]
+
+_log = logging.getLogger("capillary_targets")
+
+
+@frozen(kw_only=True)
+class RequestDetails:
+    """One attempt is over. `url` holds no secret; `seconds` runs from sending to the last byte."""
+
+    method: str
+    url: str
+    attempt: int
+    seconds: float
+    status: int | None = None
+    request_id: str | None = None
+    error: CapillaryError | None = None
+
+
+@frozen(kw_only=True)
+class RetryDetails:
+    """Attempt number `attempt` failed with `error`; another follows after `wait` seconds."""
+
+    method: str
+    url: str
+    attempt: int
+    wait: float
+    error: CapillaryError
+
+
+@frozen(kw_only=True)
+class WaitDetails:
+    """A request waited `seconds` before it could be sent.
+
+    `reason`: all places were taken, the rate budget was used up, or the server had asked for a
+    pause (429).
+    """
+
+    reason: Literal["place", "budget", "pause"]
+    seconds: float
+
+
+Details: TypeAlias = RequestDetails | RetryDetails | WaitDetails
+Hook: TypeAlias = Callable[[Details], None]
+
+
+class Hooks:
+    """The hooks of one session. False where there are none, so no details are built in vain."""
+
+    __slots__ = ("_hooks",)
+
+    def __init__(self, hooks: Iterable[Hook] = ()) -> None:
+        self._hooks = tuple(hooks)
+
+    def __bool__(self) -> bool:
+        return bool(self._hooks)
+
+    def emit(self, details: Details) -> None:
+        """Hand the details to every hook."""
+        for hook in self._hooks:
+            try:
+                hook(details)
+            except Exception:  # noqa: BLE001 - whatever a hook does, the request goes on
+                _log.exception("a hook failed: %r", hook)
