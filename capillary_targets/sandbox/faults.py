@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import define, field, frozen
+from attrs import define, field, frozen, validators
 
 from . import render
 from .seeded import mix
@@ -41,13 +41,15 @@ class Fault:
     """One thing going wrong. Make one with a named constructor, such as `Fault.http(503)`."""
 
     kind: Kind = "answer"
-    status: int = 200
+    status: int = field(default=200, validator=validators.instance_of(int))
     body: bytes = b""
     content_type: str = "application/json"
-    headers: Mapping[str, str] = field(factory=dict)
+    headers: Mapping[str, str] = field(
+        factory=dict, validator=validators.deep_mapping(value_validator=validators.instance_of(str))
+    )
     size: int = 0
     """Bytes, once unpacked."""
-    interval: float = 0.0
+    interval: float = field(default=0.0, validator=validators.ge(0.0))
     """Seconds between two bytes."""
     gate: asyncio.Event | None = None
     code: int | None = None
@@ -264,5 +266,5 @@ def named(name: str, arguments: Mapping[str, Any]) -> Fault:
         raise ValueError(f"no fault named {name!r}; there are {', '.join(sorted(NAMED))}")
     try:
         return NAMED[name](**arguments)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{name}: {error}") from None

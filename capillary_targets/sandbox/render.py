@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,21 +45,26 @@ def events_page(
     return f'{{{head}"data":[{body}],"errors":[],"warnings":[]}}'
 
 
+def attribution(created: str) -> dict[str, Any]:
+    """Who made a thing and when (contract §6): a made-up person."""
+    person = {"id": 4, "code": "sandbox", "description": None, "name": "User", "type": "ADMIN_USER"}
+    return {
+        "createdOn": created,
+        "lastUpdatedOn": created,
+        "lastUpdatedBy": person,
+        "createdBy": person,
+    }
+
+
 @lru_cache(maxsize=4096)
 def target(rule: Rule) -> str:
     """One row of the active targets answer (contract §6)."""
     stamp = datetime.fromtimestamp(rule.created_ms / 1000, UTC)
     created = f"{stamp.isoformat(timespec='milliseconds')[:23]}+0000"
-    person = {"id": 4, "code": "sandbox", "description": None, "name": "User", "type": "ADMIN_USER"}
     literal = {"arity": "literal", "value": rule.expression, "type": "boolean:primitive"}
     row = {
         "id": rule.id,
-        "attribution": {
-            "createdOn": created,
-            "lastUpdatedOn": created,
-            "lastUpdatedBy": person,
-            "createdBy": person,
-        },
+        "attribution": attribution(created),
         "name": rule.name,
         "emfRuleSetId": 2_000_000 + rule.id,
         "emfUnrolledRulesetId": 1_000_000 + rule.id,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -12,10 +9,11 @@ from attrs import define, field
 
 from .auth import Gatekeeper
 from .data import World
+from .desk import Desk
 from .door import FrontDoor
 from .faults import Faults
 from .journal import Journal
-from .page import front_page
+from .lookups import Lookups
 from .routes import DataCalls
 from .settings import Settings
 
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .journal import JournalEntry
-
-_USERS_A_CHUNK = 10_000
 
 
 @define(slots=False, kw_only=True, eq=False)
@@ -169,21 +165,11 @@ class Sandbox(Settings):
             name="trackedTargetEvents",
         )
         app.router.add_post("/v3/oauth/token/generate", self._gatekeeper.generate, name="token")
-        app.router.add_get("/sandbox/users.txt", self._users_txt, name="users.txt")
-        app.router.add_get("/", self._index, name="index")
+        lookups = Lookups(self.world)
+        app.router.add_get(f"{user}/targetGroups", lookups.target_groups, name="targetGroups")
+        app.router.add_get(
+            "/v3/targetGroups/{group}/targetPeriods", lookups.target_periods, name="targetPeriods"
+        )
+        app.router.add_get("/v2/customers/lookup", lookups.customer_id, name="lookup")
+        Desk(self).open(app.router)
         return app
-
-    async def _index(self, request: web.Request) -> web.StreamResponse:
-        del request
-        return web.Response(text=front_page(self, self.world, self.url), content_type="text/html")
-
-    async def _users_txt(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
-        ids = self.world.all_user_ids()
-        with suppress(ConnectionError):
-            await response.prepare(request)
-            while chunk := list(islice(ids, _USERS_A_CHUNK)):
-                await response.write("".join(f"{one}\n" for one in chunk).encode())
-                # A reader that keeps up never makes `write` wait: let others have their turn.
-                await asyncio.sleep(0)
-        return response
