@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from itertools import islice
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from . import samples
@@ -35,6 +36,7 @@ th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 td a { display: inline-block; margin-right: .8rem; }
 """
+_ORDER = '{"fault": "http", "arguments": {"status": 503}, "times": 2}'
 
 
 def front_page(settings: Settings, world: World, url: str) -> str:
@@ -54,12 +56,18 @@ def front_page(settings: Settings, world: World, url: str) -> str:
     commands = "\n".join(
         (
             f"export CAPILLARY_BASE_URL={url}",
-            f"export CAPILLARY_USERNAME={settings.username}",
-            f"export CAPILLARY_PASSWORD={settings.password}",
+            f"export CAPILLARY_USERNAME={quote(settings.username)}",
+            f"export CAPILLARY_PASSWORD={quote(settings.password)}",
             f"capillary-targets targets {user}",
             f"capillary-targets events {user} {rule}",
             f"curl -s {url}/sandbox/users.txt > users.txt",
             "capillary-targets sweep users.txt --out out",
+        )
+    )
+    trouble = "\n".join(
+        (
+            f"curl {url}/sandbox/faults -d '{_ORDER}'",
+            f"curl -X POST {url}/sandbox/reset",
         )
     )
     seeded = f"{len(ids):,} users, {ids[0]} to {ids[-1]}" if ids else "no seeded users"
@@ -74,6 +82,8 @@ real, and nothing leaves it.</p>
 <dl><dt>Address</dt><dd><code>{escape(url)}</code></dd>
 <dt>User name</dt><dd><code>{escape(settings.username)}</code></dd>
 <dt>Password</dt><dd><code>{escape(settings.password)}</code></dd>
+<dt>Client key</dt><dd><code>{escape(settings.client_key)}</code></dd>
+<dt>Client secret</dt><dd><code>{escape(settings.client_secret)}</code></dd>
 <dt>Data</dt><dd>{seeded}; seed {settings.seed}</dd>
 <dt>All users</dt><dd><a href="/sandbox/users.txt">users.txt</a>, one id a line</dd></dl>
 <h2>Ask with curl</h2>
@@ -82,6 +92,10 @@ real, and nothing leaves it.</p>
 <pre>{escape(f"{curl}/{user}/trackedTargetEvents/{rule}?limit=5&offset=0'")}</pre>
 <h2>Ask with the command line</h2>
 <pre>{escape(commands)}</pre>
+<h2>Make trouble</h2>
+<p class="dim">The next calls meet what is ordered here; <a href="/sandbox/state">the state</a>
+tells what came of it.</p>
+<pre>{escape(trouble)}</pre>
 <h2>Users</h2>
 <div class="wide"><table><tr><th>User</th><th>Target rule: events</th></tr>
 {_users(world)}</table></div>
