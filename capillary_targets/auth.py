@@ -71,6 +71,7 @@ class BasicAuth:
     def __init__(
         self, username: str, password: str | None = None, *, password_md5: str | None = None
     ) -> None:
+        self.username = username
         problem = None
         if not username or ":" in username:
             problem = "the till id must be given and must not contain a colon"
@@ -83,7 +84,6 @@ class BasicAuth:
             _refuse(problem)
         digest = (password_md5 or _md5(password or "")).lower()
         token = b64encode(f"{username}:{digest}".encode()).decode()
-        self.username = username
         self._headers = SecretHeaders({"Authorization": f"Basic {token}"})
         self._secrets = tuple(text for text in (password, digest, token) if text)
 
@@ -117,10 +117,10 @@ class OAuth:
     def __init__(
         self, client_key: str, client_secret: str, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.client_key = client_key
         if not client_key or not client_secret:
             client_secret = ""
             _refuse("both the client key and the client secret must be given")
-        self.client_key = client_key
         self._client_secret = client_secret
         self._clock = clock
         self._headers: SecretHeaders | None = None

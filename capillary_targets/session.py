@@ -175,6 +175,26 @@ async def open_session(
         yield opened_session
 
 
+class ConnectionDropped(aiohttp.ClientError):
+    """The connection broke after the request was sent."""
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a GET again by itself when its connection breaks.
+
+    Such a second request would be outside quota and budget. aiohttp repeats only on its own
+    classes of error.
+    """
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise ConnectionDropped(str(error)) from error
+
+
 @asynccontextmanager
 async def opened(
     settings: Settings, http: aiohttp.ClientSession | None = None
@@ -187,6 +207,7 @@ async def opened(
             cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
             timeout=aiohttp.ClientTimeout(total=None),  # the transport keeps the deadline
             headers={"User-Agent": f"capillary-targets/{_VERSION}"},
+            middlewares=(_send_once,),
         )
     session = Session(
         settings,

@@ -214,12 +214,12 @@ class Structurer:
         except (BaseValidationError, ValueError, TypeError, KeyError, ArithmeticError) as error:
             path, fault = _first_fault(error, where)
             reason = "it is missing" if isinstance(fault, KeyError) else str(fault)
-            found = _at(value, path.removeprefix(where))
-            raise BadResponse(
-                f"not the documented shape at {path}: {reason}",
-                where=path,
-                excerpt=repr(found)[:_EXCERPT],
-            ) from None
+        # Raised outside the handler: the error must not drag along what the server sent.
+        raise BadResponse(
+            f"not the documented shape at {path}: {reason}",
+            where=path,
+            excerpt=repr(_at(value, path.removeprefix(where)))[:_EXCERPT],
+        )
 
 
 def _at(value: Any, path: str) -> object:

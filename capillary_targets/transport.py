@@ -163,21 +163,27 @@ class _Call(Generic[T]):
         try:
             return self.read(answer, self.session.structurer)
         except CapillaryError as error:
-            self.last = self.told(error, "GET", self.url, answer)
-            raise
+            failure = self.told(error, "GET", self.url, answer)
+        # Raised afresh: the reader's frames hold what the server said before redaction.
+        raise failure.with_traceback(None)
 
     async def _fetch_token(self, body: Mapping[str, str]) -> Token:
         """POST the client key and secret, read the token (API page "OAuth")."""
         url = self.session.prefix + _TOKEN_PATH
-        answer = await self._exchange("POST", url, {}, msgspec.json.encode(dict(body)))
+        answer = await self._exchange("POST", url, {}, body)
         try:
             return read_token(answer, self.session.structurer)
         except CapillaryError as error:
-            self.last = self.told(error, "POST", url, answer)
-            raise
+            failure = self.told(error, "POST", url, answer)
+        # Raised afresh: the reader's frames hold what the server said before redaction.
+        raise failure.with_traceback(None)
 
     async def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send once; the whole answer, its body bounded. Raises what the connection did."""
         session = self.session
@@ -192,7 +198,7 @@ class _Call(Generic[T]):
                 session.http.request(
                     method,
                     URL(url, encoded=True),
-                    data=body,
+                    data=None if body is None else msgspec.json.encode(dict(body)),
                     headers=SecretHeaders({**_HEADERS, **headers}),
                     allow_redirects=False,
                     raise_for_status=False,
@@ -231,8 +237,7 @@ class _Call(Generic[T]):
                 )
             )
         if failure is not None:
-            self.last = self.told(failure, method, url)
-            raise failure from cause
+            raise self.told(failure, method, url) from cause
         return answer
 
     def told(
@@ -246,6 +251,7 @@ class _Call(Generic[T]):
             error.status = answer.status
             error.request_id = answer.request_id
         error.redact(self.session.settings.auth.secrets)
+        self.last = error
         return error
 
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, Final, NoReturn
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
 
 from .auth import Token
 from .errors import (
@@ -42,7 +42,7 @@ class Answer:
     """What came back, whole: status, body after decompression, and the two headers that matter."""
 
     status: int
-    body: bytes
+    body: bytes = field(repr=False)
     request_id: str | None = None
     retry_after: float | None = None
 

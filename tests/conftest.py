@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +52,13 @@ async def client(auth: BasicAuth) -> AsyncIterator[TargetsClient]:
     """A client of the documented host, for use with `mocked`; one attempt, so nothing waits."""
     async with TargetsClient(BASE, auth, retry=RetryPolicy(attempts=1)) as client:
         yield client
+
+
+async def turns_until(condition: Callable[[], bool]) -> None:
+    """Let the event loop turn until the condition holds; give up, failing, after ten seconds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - turns of the loop, no time
+            await asyncio.sleep(0)
 
 
 def sample(name: str) -> bytes:

@@ -17,7 +17,7 @@ from capillary_targets import (
 )
 from capillary_targets.sandbox import Sandbox
 
-from .conftest import client_of
+from .conftest import client_of, turns_until
 
 AUTH = BasicAuth("till", "secret")
 
@@ -165,8 +165,7 @@ async def test_the_look_ahead_is_bounded_and_breaking_off_leaves_nothing(sandbox
             assert len(started) - consumed <= 2 * 4
             if consumed == 30:
                 break
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await turns_until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
 
 async def test_a_bug_in_the_callers_list_is_not_a_users_failure(sandbox: Sandbox) -> None:

@@ -1,0 +1,122 @@
+"""No secret is shown: not by a repr, a log line, an error, or a traceback with local variables."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import capillary_targets
+from capillary_targets import BasicAuth, CapillaryError, OAuth, RetryPolicy, TargetsClient
+from capillary_targets.auth import Auth
+from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox.faults import Fault
+
+OURS = str(Path(capillary_targets.__file__).parent)
+SANDBOX = str(Path(capillary_targets.__file__).parent / "sandbox")
+USER = 42381788
+
+
+def _frames_of_ours(error: BaseException | None) -> Iterator[str]:
+    """Every frame of ours in the error and its causes, local variables included."""
+    while error is not None:
+        summary = traceback.StackSummary.extract(
+            traceback.walk_tb(error.__traceback__), capture_locals=True
+        )
+        for frame in summary:
+            if frame.filename.startswith(OURS) and not frame.filename.startswith(SANDBOX):
+                yield f"{frame.name}: {frame.locals}"
+        yield from (repr(error), str(error), repr(vars(error)))
+        error = error.__cause__ or error.__context__
+
+
+FAULTS: list[Callable[[Auth], Fault]] = [
+    lambda auth: Fault.http(401),
+    lambda auth: Fault.http(400),
+    lambda auth: Fault.reset(),
+    lambda auth: Fault.cut(),
+    lambda auth: Fault.garbled(),
+    lambda auth: Fault.http(503),
+    lambda auth: Fault.http(200, f"you sent {' '.join(auth.secrets)}"),
+    lambda auth: Fault.api_code(99, f"you sent {' '.join(auth.secrets)}"),
+    lambda auth: Fault.http(200, f'{{"data": [{{"id": "{" ".join(auth.secrets)}"}}]}}'),
+    lambda auth: Fault.http(200, "HTTP/1.1 is not\r\n\r\nwhat comes"),
+]
+
+
+@pytest.mark.parametrize("kind", ["basic", "oauth"])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_no_error_log_or_frame_shows_a_secret(
+    fault: Callable[[Auth], Fault], kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    auth: Auth
+    if kind == "basic":
+        auth = BasicAuth("till.sandbox", "hunter2-hunter2")
+    else:
+        auth = OAuth("sandbox-key", "sandbox-secret")
+    sandbox = Sandbox(users=1, password="hunter2-hunter2")
+    sandbox.client_key, sandbox.client_secret = "sandbox-key", "sandbox-secret"
+    with caplog.at_level(logging.DEBUG):
+        async with sandbox:
+            policy = RetryPolicy(attempts=2, wait_initial=1e-6)
+            async with TargetsClient(sandbox.url, auth, retry=policy) as client:
+                await client.active_targets(USER)  # there is a token now
+                sandbox.faults.add(fault(auth), times=None)
+                with pytest.raises(CapillaryError) as caught:
+                    await client.active_targets(USER)
+                shown = [repr(client), repr(client.session), repr(auth)]
+    shown += _frames_of_ours(caught.value)
+    shown += [record.getMessage() for record in caplog.records]
+    assert len(shown) > 5
+    for text in shown:
+        for secret in auth.secrets:
+            assert secret not in text
+
+
+async def test_a_wrong_secret_is_not_shown_either() -> None:
+    sandbox = Sandbox(users=1)
+    auth = OAuth("sandbox-key", "a-wrong-secret")
+    async with sandbox, TargetsClient(sandbox.url, auth) as client:
+        with pytest.raises(CapillaryError) as caught:
+            await client.active_targets(USER)
+    for text in _frames_of_ours(caught.value):
+        assert "a-wrong-secret" not in text
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BasicAuth("a:b", "hunter2"),
+        lambda: BasicAuth("a", "hunter2", password_md5="hunter2"),
+        lambda: BasicAuth("a", password_md5="hunter2"),
+        lambda: OAuth("", "hunter2"),
+    ],
+)
+def test_a_refused_setting_is_not_shown(make: Callable[[], object]) -> None:
+    with pytest.raises(CapillaryError) as caught:
+        make()
+    frames = list(_frames_of_ours(caught.value))
+    assert frames
+    assert not [text for text in frames if "hunter2" in text]
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(CapillaryError) as caught:
+        TargetsClient("https://u:hunter2@host", BasicAuth("a", "p"))
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_the_token_requests_body_is_not_shown() -> None:
+    sandbox = Sandbox(users=1)
+    async with sandbox:
+        auth, url = OAuth("sandbox-key", "sandbox-secret"), sandbox.url
+        sandbox.faults.add(Fault.cut(), times=None, path_contains="token")
+        policy = RetryPolicy(attempts=1)
+        async with TargetsClient(url, auth, retry=policy) as client:
+            with pytest.raises(CapillaryError) as caught:
+                await client.active_targets(USER)
+    for text in _frames_of_ours(caught.value):
+        assert "sandbox-secret" not in text
