@@ -1,0 +1,5 @@
+"""The command line: `capillary-targets targets | events | sweep | sandbox`."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,7 @@
+"""`python -m capillary_targets.cli`."""
+
+import sys
+
+from .app import main
+
+sys.exit(main())

@@ -1,0 +1,81 @@
+"""The commands by name, and what every one of them owes the shell: one clear line, a status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from capillary_targets.errors import CapillaryError, UsageError
+from capillary_targets.sweep import SweepRefused, SweepStopped
+
+from .lookups import events, targets
+from .process import run_until_done
+from .sandboxing import sandbox
+from .sweeping import sweep
+
+__all__ = ["main"]
+
+OK, FAILED, USAGE, PIPE_CLOSED = 0, 1, 2, 141
+
+_HELP = """Ask the Capillary targets API which targets users are in, and which events counted.
+
+Settings come from the environment: `CAPILLARY_BASE_URL` (a cluster's name such as `eu`, or an
+address), `CAPILLARY_USERNAME`, and either `CAPILLARY_PASSWORD` or `CAPILLARY_PASSWORD_MD5`.
+Without an account, add `--sandbox`: the command then runs against a made-up API on this machine.
+
+Exit status: 0 everything is there, 1 something failed, 2 nothing was begun because a setting, a
+flag or a file is wrong.
+"""
+
+
+def _app() -> App:
+    app = App(
+        name="capillary-targets",
+        help=_HELP,
+        version=lambda: f"capillary-targets {version('capillary-targets')}",
+        default_parameter=Parameter(negative=""),
+    )
+    for command in (targets, events, sweep, sandbox):
+        app.command(command)
+    return app
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run one command line (by default the process's own) and return its exit status."""
+    try:
+        status = _run(sys.argv[1:] if tokens is None else tokens)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has gone, `| head` for one. The interpreter must not flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (UsageError, SweepRefused) as error:
+        return _fail(str(error), USAGE)
+    except (CapillaryError, SweepStopped) as error:
+        return _fail(str(error), FAILED)
+    return status
+
+
+def _run(tokens: Sequence[str]) -> int:
+    try:
+        command, bound, _ = _app().parse_args(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        asked = next((token for token in tokens if not token.startswith("-")), "")
+        known = asked if asked in {"targets", "events", "sweep", "sandbox"} else ""
+        hint = " ".join(filter(None, ("capillary-targets", known, "--help")))
+        return _fail(f"{' '.join(str(error).split())} See `{hint}`", USAGE)
+    result: Any = command(*bound.args, **bound.kwargs)
+    if result is None:  # help or version has been printed
+        return OK
+    status: int = run_until_done(result)
+    return status
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,67 @@
+"""From the environment to a client; or to a sandbox started for the occasion."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from capillary_targets.auth import Auth, BasicAuth
+from capillary_targets.client import TargetsClient
+from capillary_targets.errors import UsageError
+from capillary_targets.sandbox import Sandbox
+
+__all__ = ["auth_of", "base_url_of", "connected"]
+
+_TRY = "or add --sandbox to try without an account"
+
+
+def base_url_of(environment: Mapping[str, str]) -> str:
+    """Where to ask. Raises `UsageError` where it is not set."""
+    url = environment.get("CAPILLARY_BASE_URL", "").strip()
+    if not url:
+        raise UsageError(
+            "CAPILLARY_BASE_URL is not set: set it to your cluster's name (eu, us, apac, apac2) "
+            f"or address, {_TRY}"
+        )
+    return url
+
+
+def auth_of(environment: Mapping[str, str]) -> Auth:
+    """Who asks. Raises `UsageError` where a variable is missing, or two contradict each other."""
+    username = environment.get("CAPILLARY_USERNAME", "")
+    password = environment.get("CAPILLARY_PASSWORD")
+    hashed = environment.get("CAPILLARY_PASSWORD_MD5")
+    if not username:
+        raise UsageError(f"CAPILLARY_USERNAME is not set: set it to your till id, {_TRY}")
+    if password and hashed:
+        raise UsageError(
+            "CAPILLARY_PASSWORD and CAPILLARY_PASSWORD_MD5 are both set: unset one of them"
+        )
+    if hashed:
+        return BasicAuth(username, password_md5=hashed)
+    if not password:
+        raise UsageError(
+            "CAPILLARY_PASSWORD is not set: set it to the till's password, or "
+            f"CAPILLARY_PASSWORD_MD5 to its MD5, {_TRY}"
+        )
+    return BasicAuth(username, password)
+
+
+@asynccontextmanager
+async def connected(
+    sandbox: Sandbox | None, environment: Mapping[str, str] | None = None, **settings: Any
+) -> AsyncIterator[TargetsClient]:
+    """An open client: of `sandbox`, which runs as long, or else of what the environment names.
+
+    `settings` are the client's own (`page_size`, `concurrency`, ...).
+    """
+    if sandbox is not None:
+        auth = BasicAuth(sandbox.username, sandbox.password)
+        async with sandbox as url, TargetsClient(url, auth, **settings) as client:
+            yield client
+        return
+    environment = os.environ if environment is None else environment
+    async with TargetsClient(base_url_of(environment), auth_of(environment), **settings) as client:
+        yield client

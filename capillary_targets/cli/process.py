@@ -1,0 +1,58 @@
+"""The process around a command: its event loop, and what a signal does to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+__all__ = ["run_until_done"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run_until_done(command: Coroutine[Any, Any, int]) -> int:
+    """Run a command to its exit status.
+
+    SIGINT and SIGTERM cancel it, so that it can put its things in order, and give 130 and 143. A
+    second signal ends the process on the spot.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_with_signals(command))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where the extra `speed` is installed."""
+    with suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - it is optional
+
+        return uvloop.new_event_loop
+    return None
+
+
+async def _with_signals(command: Coroutine[Any, Any, int]) -> int:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    caught: list[int] = []
+
+    def stop(number: int) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        if task is not None:
+            task.cancel()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        return await command
+    except asyncio.CancelledError:
+        if not caught:
+            raise
+        return 128 + caught[0]
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

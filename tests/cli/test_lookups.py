@@ -1,0 +1,149 @@
+"""`targets` and `events`: the vendor's printed answers come out with every field right."""
+
+import json
+from decimal import Decimal
+from importlib.resources import files
+
+import pytest
+
+from .conftest import Cli
+
+
+def printed(name: str) -> list[dict]:
+    """The rows of a printed answer; numbers as the text they are spelled with."""
+    text = (files("capillary_targets.sandbox") / "samples" / f"{name}.json").read_text()
+    found: list[dict] = json.loads(text, parse_float=str, parse_int=str)["data"]
+    return found
+
+
+def rows(out: str) -> list[dict]:
+    return [json.loads(line, parse_float=str, parse_int=str) for line in out.splitlines()]
+
+
+def as_shown(sent: dict) -> dict:
+    """A printed event as the command line has to show it."""
+    shown = {
+        "event_log_id": sent["eventLogId"],
+        "event_name": sent["eventName"],
+        "customer_id": sent["customerId"],
+        "event_display_name": sent["eventDisplayName"],
+        "unique_id": sent["uniqueId"],
+        "period_id": sent["periodId"],
+        "target_group_id": sent["targetGroupId"],
+        "target_rule_id": sent["targetRuleId"],
+        "target_value": sent["targetValue"],
+        "event_date_iso": None,
+        "event_processed_date_iso": None,
+    }
+    for ours, theirs in {
+        "event_date": "eventDate",
+        "event_processed_date": "eventProcessedDate",
+    }.items():
+        shown[ours] = sent[theirs].replace(" ", "T").removesuffix(".0")
+    return shown
+
+
+def test_transactional_events(cli: Cli):
+    ran = cli("events", 564332013, 1986, "--sandbox")
+    assert ran.status == 0
+    assert ran.err == ""
+    assert rows(ran.out) == [as_shown(row) for row in printed("target_events_transactional")]
+    assert '"target_value":2000.46,' in ran.out
+
+
+def test_events_of_one_period(cli: Cli):
+    ran = cli("events", 564332013, 1986, "--period", 9889, "--sandbox")
+    assert rows(ran.out) == [as_shown(row) for row in printed("target_events_one_period")]
+
+
+def test_behavioural_events_keep_the_amounts_spelling(cli: Cli):
+    ran = cli("events", 387544807, 79192, "--sandbox", "--json")
+    first, second = rows(ran.out)
+    assert first == as_shown(printed("target_events_behavioral")[0])
+    assert first["target_value"] == second["target_value"] == "1.000"
+
+
+@pytest.mark.parametrize(
+    ("user", "sample"),
+    [(42381788, "active_targets_import"), (42381789, "active_targets_transaction")],
+)
+def test_targets(cli: Cli, user: int, sample: str):
+    ran = cli("targets", user, "--sandbox")
+    assert ran.status == 0
+    (shown,) = rows(ran.out)
+    (sent,) = printed(sample)
+
+    def actor(given: dict) -> dict:
+        return {name: given[name] for name in ("id", "code", "description", "name", "type")}
+
+    made = sent["attribution"]
+    moment = made["createdOn"].removesuffix(".000+0000") + "Z"
+    assert shown == {
+        "id": sent["id"],
+        "name": sent["name"],
+        "target_type": sent["targetType"],
+        "target_entity": sent["targetEntity"],
+        "target_group_id": sent["targetGroupId"],
+        "active": sent["active"],
+        "expression": sent["expression"],
+        "expression_json": sent["expressionJson"],
+        "filters": [
+            {"entity_type": one["entityType"], "entity_ids": one["entityIds"]}
+            for one in sent["filters"]
+        ],
+        "enrolment_method": sent["enrolmentMethod"],
+        "attribution": {
+            "created_on": moment,
+            "last_updated_on": moment,
+            "created_by": actor(made["createdBy"]),
+            "last_updated_by": actor(made["lastUpdatedBy"]),
+            "created_on_iso": None,
+            "last_updated_on_iso": None,
+        },
+        "description": None,
+        "event_name": None,
+        "emf_rule_set_id": sent["emfRuleSetId"],
+        "emf_unrolled_ruleset_id": sent["emfUnrolledRulesetId"],
+        "target_period_default_values_map": {},
+        "default_values": [],
+        "extended_field_info": None,
+        "target_milestone_triggers": [],
+        "target_audience_filter": [],
+        "extra": {},
+    }
+
+
+def test_the_printed_query_of_active_targets(cli: Cli):
+    ran = cli(
+        *("targets", 42381788, "--sandbox", "--rule", 2577, "--rule", 2579),
+        *("--enrollment-type", "IMPORT", "--only-user-created"),
+        *("--tracking-date", "2024-08-09T08:44:44+00:00"),
+    )
+    assert [row["id"] for row in rows(ran.out)] == ["2579"]
+
+
+def test_a_terminal_gets_tables(terminal: Cli):
+    events = terminal("events", 387544807, 79192, "--sandbox").out
+    assert "Events of user 387544807 towards target 79192: 2" in events
+    assert "1.000" in events
+    assert "2024-12-05 00:00:00" in events
+    targets = terminal("targets", 42381788, "--sandbox").out
+    assert "Custom Enroll" in targets
+    assert json.loads(terminal("targets", 42381788, "--sandbox", "--json").out)["id"] == 2579
+
+
+def test_more_than_one_page_comes_as_one_stream(cli: Cli):
+    ran = cli("events", 564332013, 1986, "--sandbox", "--page-size", 3)
+    assert rows(ran.out) == [as_shown(row) for row in printed("target_events_transactional")]
+
+
+def test_max_items_is_the_number_in_all(cli: Cli):
+    ran = cli("events", 564332013, 1986, "--sandbox", "--page-size", 3, "--max-items", 4)
+    assert ran.status == 0
+    assert len(rows(ran.out)) == 4
+
+
+def test_amounts_are_never_floats(cli: Cli):
+    ran = cli("events", 564332013, 1986, "--sandbox")
+    total = sum(Decimal(row["target_value"]) for row in rows(ran.out))
+    assert total == Decimal("15000.46")

@@ -1,0 +1,139 @@
+"""Whatever is wrong gets one clear line on stderr and its status, never a traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from capillary_targets.cli.connection import connected
+from capillary_targets.errors import AuthError
+from capillary_targets.sandbox import Sandbox
+
+from .conftest import Cli, Ran
+
+ENVIRONMENT = {
+    "CAPILLARY_BASE_URL": "eu",
+    "CAPILLARY_USERNAME": "till.id",
+    "CAPILLARY_PASSWORD": "secret",
+}
+
+
+def refused(ran: Ran, *words: str) -> None:
+    """One line, beginning with `error:`, with these words in it."""
+    assert ran.out == ""
+    assert ran.err.count("\n") == 1
+    assert ran.err.startswith("error: ")
+    for word in words:
+        assert word in ran.err
+
+
+@pytest.mark.parametrize("missing", ENVIRONMENT)
+def test_a_missing_setting_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, missing: str):
+    for name, value in ENVIRONMENT.items():
+        if name != missing:
+            monkeypatch.setenv(name, value)
+    for tokens in (["targets", 1], ["events", 1, 2], ["sweep", "users.txt", "--out", "x"]):
+        ran = cli(*tokens)
+        assert ran.status == 2
+        refused(ran, f"{missing} is not set: set it to", "--sandbox")
+
+
+def test_two_passwords_contradict(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CAPILLARY_PASSWORD_MD5", "0" * 32)
+    ran = cli("targets", 1)
+    assert ran.status == 2
+    refused(ran, "CAPILLARY_PASSWORD and CAPILLARY_PASSWORD_MD5", "unset one")
+
+
+def test_a_bad_setting_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CAPILLARY_BASE_URL", "europe")
+    ran = cli("targets", 1)
+    assert ran.status == 2
+    refused(ran, "base URL", "'europe'", "eu")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (["targets"], ["USER", "capillary-targets targets --help"]),
+        (["targets", "abc"], ["USER", "abc"]),
+        (["targets", 1, "--bogus"], ["--bogus"]),
+        (["targest", 1], ["targest", "capillary-targets --help"]),
+        (["targets", 2**63, "--sandbox"], ["user_id", "64 bits"]),
+        (["targets", 1, "--sandbox", "--tracking-date", "2024-08-09"], ["--tracking-date", "zone"]),
+        (["events", 1, 2, "--sandbox", "--page-size", 0], ["page_size", "at least 1"]),
+        (["events", 1, 2, "--sandbox", "--max-items", -1], ["max_items"]),
+        (["sweep", "--sandbox"], ["--out"]),
+        (["sweep", "users.txt", "--sandbox", "--out", "x", "--concurrency", 0], ["concurrency"]),
+        (["sandbox", "--port", 99999], ["--port", "65535"]),
+        (["sandbox", "--events", -1], ["cannot start"]),
+    ],
+)
+def test_a_wrong_flag_is_named(cli: Cli, tokens: list[object], words: list[str]):
+    ran = cli(*tokens)
+    assert ran.status == 2
+    refused(ran, *words)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (["targets", 1], ["Invalid userId", "310011", "/v3/users/1/enrolledTargets", "request id"]),
+        (["events", 564332013, 1], ["310018"]),
+        (["events", 564332013, 1986, "--period", 1], ["310019"]),
+        (["targets", 42381788, "--enrollment-type", "SALE"], ["310130"]),
+    ],
+)
+def test_the_services_refusal_is_one_line(cli: Cli, tokens: list[object], words: list[str]):
+    ran = cli(*tokens, "--sandbox")
+    assert ran.status == 1
+    refused(ran, *words)
+
+
+async def test_a_wrong_password_is_one_line_without_it(monkeypatch: pytest.MonkeyPatch):
+    async with Sandbox() as url:
+        environment = {**ENVIRONMENT, "CAPILLARY_BASE_URL": url}
+        async with connected(None, environment) as client:
+            with pytest.raises(AuthError) as caught:
+                await client.active_targets(1_000_001)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["cannot be read", "No such file"]),
+        ("", ["it is empty", "one id on each line"]),
+        ("\n# nobody\n\n", ["it is empty"]),
+        ("user_id\nalice\n", ["line 1 is 'user_id'"]),
+        ("alice\n" * 2000, ["line 1 is 'alice'"]),
+        (f"{2**63}\n", ["line 1"]),
+    ],
+)
+def test_a_bad_users_file_is_refused(
+    cli: Cli, tmp_path: Path, content: str | None, words: list[str]
+):
+    users = tmp_path / "users.txt"
+    if content is not None:
+        users.write_text(content)
+    ran = cli("sweep", users, "--out", tmp_path / "out", "--sandbox")
+    assert ran.status == 2
+    refused(ran, str(users), *words)
+
+
+def test_a_users_file_must_be_named(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    ran = cli("sweep", "--out", tmp_path)
+    assert ran.status == 2
+    refused(ran, "USERS_FILE is missing")
+
+
+def test_an_out_that_is_a_file_is_refused(cli: Cli, tmp_path: Path):
+    (tmp_path / "out").write_text("")
+    ran = cli("sweep", "--sandbox", "--out", tmp_path / "out")
+    assert ran.status == 2
+    refused(ran, "--out", "name another directory")

@@ -1,0 +1,88 @@
+"""`sweep` from the command line: files, summary, status."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+from capillary_targets.sandbox import World
+
+from .conftest import Cli
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line, parse_float=Decimal) for line in path.read_text().splitlines()]
+
+
+def spelled(amount: Decimal | int | None) -> str | None:
+    return None if amount is None else str(amount)
+
+
+def test_the_whole_sandbox_lands_in_files(cli: Cli, tmp_path: Path):
+    ran = cli("sweep", "--sandbox", "--out", tmp_path)
+    assert ran.status == 0, ran.err
+    world = World()
+    truth = {
+        (user, rule.id): world.events(user, rule.id)
+        for user in world.all_user_ids()
+        for rule in world.targets(user)
+    }
+    targets = lines(tmp_path / "targets" / "part-00000.jsonl")
+    assert sorted((row["user_id"], row["id"]) for row in targets) == sorted(truth)
+    events = lines(tmp_path / "events" / "part-00000.jsonl")
+    assert {
+        (row["user_id"], row["target_rule_id"], row["event_log_id"], spelled(row["target_value"]))
+        for row in events
+    } == {
+        (user, rule, event.event_log_id, event.target_value)
+        for (user, rule), history in truth.items()
+        for event in history
+    }
+    assert len(events) == sum(map(len, truth.values()))
+    total = sum(Decimal(event.target_value or 0) for log in truth.values() for event in log)
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_float=Decimal)
+    assert summary["users"] == summary["complete"] == 204
+    assert summary["events"] == len(events)
+    assert summary["value_sum"] == total
+    assert (tmp_path / "failures.jsonl").read_text() == ""
+    shown = dict(line.split(": ") for line in ran.out.splitlines())
+    assert list(shown) == [
+        *("users", "targets", "events", "sum of values", "requests", "retries"),
+        *("seconds", "failures", "files"),
+    ]
+    assert shown["users"] == "204"
+    assert Decimal(shown["sum of values"]) == total
+    assert shown["failures"] == "0"
+
+
+def test_failures_are_listed_and_disturb_nobody(cli: Cli, tmp_path: Path):
+    users = tmp_path / "users.txt"
+    users.write_text("# mine\n42381788\n\n1\nalice\n564332013  # the printed one\n")
+    ran = cli("sweep", users, "--out", tmp_path / "out", "--sandbox")
+    assert ran.status == 1
+    assert ran.err == ""
+    assert "failures: 2 (listed in" in ran.out
+    bad, invalid = lines(tmp_path / "out" / "failures.jsonl")
+    assert bad == {"line": 5, "text": "alice", "error": "not a user id"}
+    assert invalid["user_id"] == 1
+    assert invalid["error"] == "InvalidUser"
+    assert invalid["code"] == 310011
+    assert invalid["request_id"]
+    assert {row["user_id"] for row in lines(tmp_path / "out" / "targets" / "part-00000.jsonl")} == {
+        42381788,
+        564332013,
+    }
+    assert len(lines(tmp_path / "out" / "events" / "part-00000.jsonl")) == 10
+
+
+def test_help_and_version(cli: Cli):
+    assert cli("--version").out.startswith("capillary-targets 0.")
+    for tokens, words in {
+        (): ["targets", "events", "sweep", "sandbox", "CAPILLARY_BASE_URL"],
+        ("sweep", "--help"): ["USERS_FILE", "--out", "--concurrency", "--page-size", "--sandbox"],
+        ("events", "--help"): ["USER", "RULE", "--period", "--json"],
+    }.items():
+        ran = cli(*tokens)
+        assert ran.status == 0
+        assert ran.err == ""
+        for word in words:
+            assert word in ran.out
