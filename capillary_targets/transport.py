@@ -23,6 +23,7 @@ from yarl import URL
 from .auth import SecretHeaders, Token
 from .errors import AuthError, BadResponse, CapillaryError, ConnectionFailed, RequestTimeout
 from .hooks import RequestDetails, RetryDetails, WaitDetails
+from .private import PrivatePath
 from .retry import parse_retry_after
 from .session import Session
 from .structuring import Structurer
@@ -46,7 +47,7 @@ _TOKEN_PATH: Final = "/v3/oauth/token/generate"  # noqa: S105 - a path
 _BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, EOFError)
 
 
-async def get(session: Session, path: str, read: Read[T]) -> T:
+async def get(session: Session, path: str | PrivatePath, read: Read[T]) -> T:
     """GET `path` below the base URL and `read` the answer.
 
     One deadline covers everything: authorising, waiting for a place, all attempts, and the whole
@@ -55,7 +56,7 @@ async def get(session: Session, path: str, read: Read[T]) -> T:
     """
     session.ensure_open()
     deadline = asyncio.timeout(session.settings.timeout)
-    call = _Call(session, session.prefix + path, read, deadline)
+    call = _Call(session, path, read, deadline)
     try:
         async with deadline:
             return await call.run()
@@ -70,10 +71,15 @@ class _Call(Generic[T]):
     """One logical request and the attempts made for it."""
 
     def __init__(
-        self, session: Session, url: str, read: Read[T], deadline: asyncio.Timeout
+        self,
+        session: Session,
+        path: str | PrivatePath,
+        read: Read[T],
+        deadline: asyncio.Timeout,
     ) -> None:
         self.session = session
-        self.url = url
+        self.private = path if isinstance(path, PrivatePath) else None
+        self.url = f"{session.prefix}{path}"
         self.read = read
         self.deadline = deadline
         self.attempts = 0
@@ -159,7 +165,7 @@ class _Call(Generic[T]):
             self.session.hooks.emit(WaitDetails(reason="place", seconds=seconds))
 
     async def _send(self, headers: Mapping[str, str]) -> T:
-        answer = await self._exchange("GET", self.url, headers)
+        answer = await self._exchange("GET", self.url, headers, private=self.private)
         try:
             return self.read(answer, self.session.structurer)
         except CapillaryError as error:
@@ -184,6 +190,7 @@ class _Call(Generic[T]):
         url: str,
         headers: Mapping[str, str],
         body: Mapping[str, str] | None = None,
+        private: PrivatePath | None = None,
     ) -> Answer:
         """Send once; the whole answer, its body bounded. Raises what the connection did."""
         session = self.session
@@ -197,7 +204,7 @@ class _Call(Generic[T]):
                 limit,
                 session.http.request(
                     method,
-                    URL(url, encoded=True),
+                    URL(url if private is None else session.prefix + private.sent, encoded=True),
                     data=None if body is None else msgspec.json.encode(dict(body)),
                     headers=SecretHeaders({**_HEADERS, **headers}),
                     allow_redirects=False,
@@ -251,6 +258,8 @@ class _Call(Generic[T]):
             error.status = answer.status
             error.request_id = answer.request_id
         error.redact(self.session.settings.auth.secrets)
+        if self.private is not None:
+            error.redact(self.private.words)
         self.last = error
         return error
 
