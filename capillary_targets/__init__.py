@@ -4,6 +4,7 @@ from . import endpoints
 from .auth import BasicAuth, OAuth
 from .client import Sweep, TargetsClient
 from .errors import (
+    AccountIdMissing,
     ApiError,
     AuthError,
     AuthorizationUnavailable,
@@ -11,16 +12,22 @@ from .errors import (
     CapillaryError,
     ClientClosed,
     ConnectionFailed,
+    CustomerNotFound,
+    CustomerNotInSource,
     EndpointGone,
     InvalidEnrollmentType,
+    InvalidIdentifier,
+    InvalidSourceAccount,
     InvalidUser,
     NoRecordFound,
     RateLimited,
     RequestTimeout,
     ServerBusy,
     ServiceUnavailable,
+    TargetGroupNotFound,
     TargetPeriodNotFound,
     TargetRuleNotFound,
+    UnknownPeriod,
     UsageError,
 )
 from .fanout import UserOutcome
@@ -45,6 +52,7 @@ from .retry import RetryPolicy
 from .session import Session, open_session
 
 __all__ = [
+    "AccountIdMissing",
     "Actor",
     "ApiError",
     "ApiWarning",
@@ -57,6 +65,8 @@ __all__ = [
     "CapillaryError",
     "ClientClosed",
     "ConnectionFailed",
+    "CustomerNotFound",
+    "CustomerNotInSource",
     "EndpointGone",
     "EventPager",
     "EventsPage",
@@ -64,6 +74,8 @@ __all__ = [
     "Filter",
     "Hook",
     "InvalidEnrollmentType",
+    "InvalidIdentifier",
+    "InvalidSourceAccount",
     "InvalidUser",
     "MilestoneTrigger",
     "NoRecordFound",
@@ -82,9 +94,11 @@ __all__ = [
     "Sweep",
     "Target",
     "TargetEvent",
+    "TargetGroupNotFound",
     "TargetPeriodNotFound",
     "TargetRuleNotFound",
     "TargetsClient",
+    "UnknownPeriod",
     "UsageError",
     "UserOutcome",
     "WaitDetails",

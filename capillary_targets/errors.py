@@ -3,7 +3,8 @@
 The tree follows what a handler wants to know: was I refused (`ApiError`), am I let in
 (`AuthError`), was the server busy or away (`RateLimited`, `ServiceUnavailable`, `RequestTimeout`,
 `ConnectionFailed`), did it talk nonsense (`BadResponse`, `PaginationError`)? Codes: API pages "Get
-active targets", "Get target events", "Authorisation", and the global status table.
+active targets", "Get target events", "Get Customer ID", "Authorisation", and the global status
+table.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 __all__ = [
+    "AccountIdMissing",
     "ApiError",
     "AuthError",
     "AuthorizationUnavailable",
@@ -20,16 +22,22 @@ __all__ = [
     "CapillaryError",
     "ClientClosed",
     "ConnectionFailed",
+    "CustomerNotFound",
+    "CustomerNotInSource",
     "EndpointGone",
     "InvalidEnrollmentType",
+    "InvalidIdentifier",
+    "InvalidSourceAccount",
     "InvalidUser",
     "NoRecordFound",
     "RateLimited",
     "RequestTimeout",
     "ServerBusy",
     "ServiceUnavailable",
+    "TargetGroupNotFound",
     "TargetPeriodNotFound",
     "TargetRuleNotFound",
+    "UnknownPeriod",
     "UsageError",
     "api_error",
 ]
@@ -127,6 +135,38 @@ class TargetPeriodNotFound(ApiError):
 
 class NoRecordFound(ApiError):
     """310149: no record of this user in this target, so no events. An iterator yields nothing."""
+
+
+class TargetGroupNotFound(ApiError):
+    """310017: no target group has this id, or it was deactivated."""
+
+
+class CustomerNotFound(ApiError):
+    """8015: nobody has this identifier."""
+
+
+class CustomerNotInSource(CustomerNotFound):
+    """8065: nobody has this identifier in that source."""
+
+
+class AccountIdMissing(ApiError):
+    """8045: this source has several accounts, so it needs the account's id."""
+
+
+class InvalidIdentifier(ApiError):
+    """8013: not a valid identifier, by its name or by its value."""
+
+
+class InvalidSourceAccount(ApiError):
+    """8011: this source has no account of that id."""
+
+
+class UnknownPeriod(CapillaryError):
+    """No period goes by the name asked for, or none is current. `known` lists the refCodes."""
+
+    def __init__(self, message: str, *, known: Iterable[str] = (), **context: Any) -> None:
+        super().__init__(message, **context)
+        self.known = tuple(known)
 
 
 class ServerBusy(ApiError):
@@ -241,6 +281,12 @@ _BY_CODE: Final[Mapping[int, type[ApiError]]] = {
     310018: TargetRuleNotFound,
     310019: TargetPeriodNotFound,
     310149: NoRecordFound,
+    310017: TargetGroupNotFound,
+    8015: CustomerNotFound,
+    8065: CustomerNotInSource,
+    8045: AccountIdMissing,
+    8013: InvalidIdentifier,
+    8011: InvalidSourceAccount,
     461: ServerBusy,
     521: ServerBusy,
     4001: AuthorizationUnavailable,
