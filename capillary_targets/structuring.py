@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, TypeVar, get_args, get_origin
@@ -110,6 +110,17 @@ def _moment(timezone: tzinfo | None) -> Hook:
     return moment
 
 
+def _day(value: object, _: object) -> date:
+    """A calendar day, `2024-08-30`. A time of day behind it, as siblings send, is left off."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected a date, got {_kind(value)}")
+    day, _, _ = value.replace("T", " ").partition(" ")
+    try:
+        return msgspec.convert(day, date)
+    except msgspec.ValidationError:
+        raise ValueError("expected a date, got some other text") from None
+
+
 def _object(value: object) -> dict[str, Any]:
     """An object without its nulls: absent and null both mean "not given"."""
     if not isinstance(value, dict):
@@ -172,6 +183,7 @@ def _converter(timezone: tzinfo | None, *, detailed: bool) -> Converter:
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(bool, _boolean)
     converter.register_structure_hook(Decimal, _decimal)
+    converter.register_structure_hook(date, _day)
     converter.register_structure_hook(datetime, _moment(timezone))
     factories: list[tuple[Callable[[Any], bool], Any]] = [
         (attrs.has, _class_hook),

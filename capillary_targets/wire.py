@@ -29,7 +29,16 @@ from .errors import (
 from .models import ApiWarning, EventsPage, Pagination, Target, TargetEvent
 from .structuring import Structurer
 
-__all__ = ["Answer", "read_events", "read_targets", "read_token", "request_id_of"]
+__all__ = [
+    "Answer",
+    "data_of",
+    "read_events",
+    "read_targets",
+    "read_token",
+    "request_id_of",
+    "success",
+    "warnings_of",
+]
 
 _JSON: Final = msgspec.json.Decoder(float_hook=Decimal)
 _EXCERPT: Final = 200
@@ -54,19 +63,19 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
 
 def read_targets(answer: Answer, structurer: Structurer) -> list[Target]:
     """The answer of "Get active targets". A null `data` without errors is "enrolled in nothing"."""
-    document = _success(answer)
-    data = _data(document, answer)
+    document = success(answer)
+    data = data_of(document, answer)
     return list(structurer.structure(data, tuple[Target, ...], "data"))
 
 
 def read_events(answer: Answer, structurer: Structurer) -> EventsPage:
     """The answer of "Get target events": one page. Raises `NoRecordFound` for 310149."""
-    document = _success(answer)
-    data = _data(document, answer)
+    document = success(answer)
+    data = data_of(document, answer)
     return EventsPage(
         structurer.structure(data, tuple[TargetEvent, ...], "data"),
         pagination=structurer.structure(document.get("pagination") or {}, Pagination, "pagination"),
-        warnings=_warnings(document.get("warnings")),
+        warnings=warnings_of(document.get("warnings")),
         request_id=answer.request_id,
     )
 
@@ -74,7 +83,7 @@ def read_events(answer: Answer, structurer: Structurer) -> EventsPage:
 def read_token(answer: Answer, structurer: Structurer) -> Token:
     """The answer of the token endpoint. Raises `AuthError` for 320001."""
     try:
-        token = structurer.structure(_data(_success(answer), answer), Token, "data")
+        token = structurer.structure(data_of(success(answer), answer), Token, "data")
     except BadResponse as error:
         error.excerpt = ""  # it may hold the token
         raise
@@ -83,7 +92,8 @@ def read_token(answer: Answer, structurer: Structurer) -> Token:
     return token
 
 
-def _data(document: Mapping[str, Any], answer: Answer) -> object:
+def data_of(document: Mapping[str, Any], answer: Answer) -> object:
+    """What stands under `data`; an empty list for null. Raises `BadResponse` if nothing does."""
     if "data" not in document:
         raise BadResponse(
             "not the documented shape at data: it is missing",
@@ -95,7 +105,7 @@ def _data(document: Mapping[str, Any], answer: Answer) -> object:
     return [] if data is None else data
 
 
-def _warnings(value: object) -> tuple[ApiWarning, ...]:
+def warnings_of(value: object) -> tuple[ApiWarning, ...]:
     """Whatever stands under `warnings`: they are shown, never raised, so never insisted on."""
     items = value if isinstance(value, list) else []
     return tuple(
@@ -106,7 +116,7 @@ def _warnings(value: object) -> tuple[ApiWarning, ...]:
     )
 
 
-def _success(answer: Answer) -> dict[str, Any]:
+def success(answer: Answer) -> dict[str, Any]:
     """The envelope of an answer that reports no error. Raises the error otherwise."""
     document = _load(answer)
     if isinstance(document, dict):
