@@ -1,6 +1,6 @@
 """An asyncio client for the Capillary targets API: its members' targets and their events."""
 
-from . import endpoints
+from . import endpoints, lookups
 from .auth import BasicAuth, OAuth
 from .client import Sweep, TargetsClient
 from .errors import (
@@ -32,6 +32,18 @@ from .errors import (
 )
 from .fanout import UserOutcome
 from .hooks import Hook, RequestDetails, RetryDetails, WaitDetails
+from .members import (
+    CommChannel,
+    Customer,
+    LoyaltyInfo,
+    Milestone,
+    Profile,
+    Streak,
+    TargetGroup,
+    TargetPeriod,
+    UserTarget,
+    UserTargetGroups,
+)
 from .models import (
     Actor,
     ApiWarning,
@@ -64,7 +76,9 @@ __all__ = [
     "BasicAuth",
     "CapillaryError",
     "ClientClosed",
+    "CommChannel",
     "ConnectionFailed",
+    "Customer",
     "CustomerNotFound",
     "CustomerNotInSource",
     "EndpointGone",
@@ -77,12 +91,15 @@ __all__ = [
     "InvalidIdentifier",
     "InvalidSourceAccount",
     "InvalidUser",
+    "LoyaltyInfo",
+    "Milestone",
     "MilestoneTrigger",
     "NoRecordFound",
     "OAuth",
     "Pagination",
     "PagingReport",
     "PeriodDefault",
+    "Profile",
     "RateLimited",
     "RequestDetails",
     "RequestTimeout",
@@ -91,17 +108,23 @@ __all__ = [
     "ServerBusy",
     "ServiceUnavailable",
     "Session",
+    "Streak",
     "Sweep",
     "Target",
     "TargetEvent",
+    "TargetGroup",
     "TargetGroupNotFound",
+    "TargetPeriod",
     "TargetPeriodNotFound",
     "TargetRuleNotFound",
     "TargetsClient",
     "UnknownPeriod",
     "UsageError",
     "UserOutcome",
+    "UserTarget",
+    "UserTargetGroups",
     "WaitDetails",
     "endpoints",
+    "lookups",
     "open_session",
 ]

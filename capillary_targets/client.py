@@ -12,11 +12,12 @@ import aiohttp
 from attrs import define, field
 from yarl import URL
 
-from . import endpoints
+from . import endpoints, lookups
 from .auth import Auth
 from .errors import CapillaryError, ClientClosed, UsageError
 from .fanout import UserOutcome, fan_out
 from .hooks import Hook
+from .members import TargetPeriod, UserTargetGroups
 from .models import Target, TargetEvent
 from .pager import EventPager
 from .pagination import PagingReport
@@ -148,6 +149,44 @@ class TargetsClient:
             page_size=page_size or self._page_size,
             max_items=max_items,
         )
+
+    async def find_customer(
+        self,
+        *,
+        identifier_name: str,
+        identifier_value: str,
+        source: str = "INSTORE",
+        account_id: str | None = None,
+    ) -> int:
+        """The user id behind a mobile number, an e-mail, ... See `lookups.find_customer`."""
+        return await lookups.find_customer(
+            self.session,
+            identifier_name=identifier_name,
+            identifier_value=identifier_value,
+            source=source,
+            account_id=account_id,
+        )
+
+    async def target_groups(
+        self,
+        user_id: int,
+        *,
+        include_inactive: bool | None = None,
+        target_rule_id: int | None = None,
+        include_inactive_targets: bool | None = None,
+    ) -> UserTargetGroups:
+        """A user's target groups and the progress in each. See `lookups.target_groups`."""
+        return await lookups.target_groups(
+            self.session,
+            user_id,
+            include_inactive=include_inactive,
+            target_rule_id=target_rule_id,
+            include_inactive_targets=include_inactive_targets,
+        )
+
+    async def target_periods(self, target_group_id: int) -> list[TargetPeriod]:
+        """The periods of a target group. See `lookups.target_periods`."""
+        return await lookups.target_periods(self.session, target_group_id)
 
     def sweep(self, user_ids: Iterable[int] | AsyncIterable[int]) -> Sweep:
         """The targets and events of many users at once: an outcome for each, as they come.
