@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, TypeVar, get_args, get_origin
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 import msgspec
@@ -28,7 +28,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from .errors import BadResponse
 
-__all__ = ["Structurer", "structurer", "wire_name"]
+__all__ = ["Structurer", "amount", "structurer", "wire_name"]
 
 T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]
@@ -63,8 +63,11 @@ def _integer(value: object, _: object) -> int:
     return value
 
 
-def _decimal(value: object, _: object) -> Decimal:
-    """An amount, exact: JSON numbers arrive as Decimal or int, some siblings send text."""
+def amount(value: object) -> Decimal:
+    """A number, exact: JSON numbers arrive as Decimal or int, some siblings send text.
+
+    Raises `ValueError` for anything else.
+    """
     if isinstance(value, Decimal):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -125,24 +128,36 @@ def _object(value: object) -> dict[str, Any]:
     """An object without its nulls: absent and null both mean "not given"."""
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {_kind(value)}")
-    given = {key: item for key, item in value.items() if item is not None}
-    for key in [key for key in given if key.endswith("ISO")]:
-        # The ISO twin is the one with a zone: prefer it (API page on additional timezone fields).
-        given[key[:-3]] = given[key]
-    return given
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def _twins(cls: type[Any]) -> list[tuple[str, str]]:
+    """The wire names of a class's times, each after the name of its twin in ISO form."""
+    times = [name for name, hint in get_type_hints(cls).items() if hint == datetime | None]
+    return [(f"{wire_name(name)}ISO", wire_name(name)) for name in times]
 
 
 def _class_hook(cls: type[Any], converter: Converter) -> Hook:
     names = {field.name: wire_name(field.name) for field in attrs.fields(cls)}
     renamed: dict[str, Any] = {name: override(rename=wire) for name, wire in names.items()}
     make = make_dict_structure_fn(cls, converter, **renamed)
+    twins = _twins(cls)
+
+    def fields(value: object) -> dict[str, Any]:
+        given = _object(value)
+        for twin, legacy in twins:
+            if twin in given:
+                # It has a zone: prefer it (API page on additional timezone fields).
+                given[legacy] = given[twin]
+        return given
+
     if "extra" not in names:
-        return lambda value, _: make(_object(value), cls)
+        return lambda value, _: make(fields(value), cls)
 
     known = frozenset(names.values()) - {"extra"}
 
     def with_extra(value: object, _: object) -> Any:
-        given = _object(value)
+        given = fields(value)
         extra = {key: item for key, item in given.items() if key not in known}
         made = make({key: given[key] for key in given.keys() & known}, cls)
         return attrs.evolve(made, extra=extra)
@@ -182,7 +197,7 @@ def _converter(timezone: tzinfo | None, *, detailed: bool) -> Converter:
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(str, _string)
     converter.register_structure_hook(bool, _boolean)
-    converter.register_structure_hook(Decimal, _decimal)
+    converter.register_structure_hook(Decimal, lambda value, _: amount(value))
     converter.register_structure_hook(date, _day)
     converter.register_structure_hook(datetime, _moment(timezone))
     factories: list[tuple[Callable[[Any], bool], Any]] = [
@@ -217,10 +232,14 @@ class Structurer:
         self._quick = _converter(timezone, detailed=False)
         self._detailed = _converter(timezone, detailed=True)
 
+    def quick(self, value: object, type_: type[T]) -> T:
+        """`value` as a `type_`. Raises anything at all where it does not fit."""
+        return self._quick.structure(value, type_)
+
     def structure(self, value: object, type_: type[T], where: str) -> T:
         """`value` as a `type_`. Raises `BadResponse`, naming the field below `where`."""
         with suppress(Exception):  # whatever it was, the detailed converter says it better
-            return self._quick.structure(value, type_)
+            return self.quick(value, type_)
         try:
             return self._detailed.structure(value, type_)
         except (BaseValidationError, ValueError, TypeError, KeyError, ArithmeticError) as error:
