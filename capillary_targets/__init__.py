@@ -2,7 +2,7 @@
 
 from . import endpoints, lookups
 from .auth import BasicAuth, OAuth
-from .client import Sweep, TargetsClient
+from .client import TargetsClient
 from .errors import (
     AccountIdMissing,
     ApiError,
@@ -30,8 +30,9 @@ from .errors import (
     UnknownPeriod,
     UsageError,
 )
-from .fanout import UserOutcome
+from .fanout import Sweep, SweepStats, UserOutcome
 from .hooks import Hook, RequestDetails, RetryDetails, WaitDetails
+from .limits import AdaptiveConcurrency, RateLimit
 from .members import (
     CommChannel,
     Customer,
@@ -66,6 +67,7 @@ from .session import Session, open_session
 __all__ = [
     "AccountIdMissing",
     "Actor",
+    "AdaptiveConcurrency",
     "ApiError",
     "ApiWarning",
     "Attribution",
@@ -100,6 +102,7 @@ __all__ = [
     "PagingReport",
     "PeriodDefault",
     "Profile",
+    "RateLimit",
     "RateLimited",
     "RequestDetails",
     "RequestTimeout",
@@ -110,6 +113,7 @@ __all__ = [
     "Session",
     "Streak",
     "Sweep",
+    "SweepStats",
     "Target",
     "TargetEvent",
     "TargetGroup",

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncIterable, Iterable
+from contextlib import AsyncExitStack
 from datetime import datetime, tzinfo
 from types import TracebackType
 from typing import Self
 
 import aiohttp
-from attrs import define, field
 from yarl import URL
 
 from . import endpoints, lookups
 from .auth import Auth
-from .errors import CapillaryError, ClientClosed, UsageError
-from .fanout import UserOutcome, fan_out
+from .endpoints import checked_id
+from .errors import ClientClosed, UsageError
+from .fanout import Sweep, SweepPlan
 from .hooks import Hook
+from .limits import AdaptiveConcurrency, RateLimit
 from .members import TargetPeriod, UserTargetGroups
-from .models import Target, TargetEvent
+from .models import Target
 from .pager import EventPager
-from .pagination import PagingReport
 from .retry import RetryPolicy
 from .session import Counts, Session, Settings, opened
 
-__all__ = ["Sweep", "TargetsClient"]
+__all__ = ["TargetsClient"]
 
 
 class TargetsClient:
@@ -36,7 +36,9 @@ class TargetsClient:
     ```
 
     `base_url` is a cluster's short name or any address, whose path prefix is kept. `page_size` is
-    the number of events asked for in one page. `concurrency` bounds the requests in flight.
+    the number of events asked for in one page. `concurrency` bounds the requests in flight: a
+    number, or `AdaptiveConcurrency` (the default), which finds the server's pace by itself. `rate`
+    is a budget to keep, `RateLimit(1000, per=60)`, which may be shared with other processes.
     `timeout` is the deadline of one request in seconds, retries and waits included. `timezone` is
     the cluster's zone, if you want aware times where the server sends none. `session`, an aiohttp
     session of yours, is used and never closed.
@@ -48,7 +50,8 @@ class TargetsClient:
         auth: Auth,
         *,
         page_size: int = 100,
-        concurrency: int = 16,
+        concurrency: int | AdaptiveConcurrency | None = None,
+        rate: RateLimit | None = None,
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
         timezone: tzinfo | None = None,
@@ -65,6 +68,7 @@ class TargetsClient:
             timeout=timeout,
             retry=retry,
             concurrency=concurrency,
+            rate=rate,
             timezone=timezone,
             max_body=max_body,
             allow_insecure=allow_insecure,
@@ -188,53 +192,34 @@ class TargetsClient:
         """The periods of a target group. See `lookups.target_periods`."""
         return await lookups.target_periods(self.session, target_group_id)
 
-    def sweep(self, user_ids: Iterable[int] | AsyncIterable[int]) -> Sweep:
+    def sweep(
+        self,
+        user_ids: Iterable[int] | AsyncIterable[int],
+        *,
+        target_rule_ids: Iterable[int] = (),
+        enrolled: bool = True,
+        period_id: int | None = None,
+        page_size: int | None = None,
+        ordered: bool = False,
+    ) -> Sweep:
         """The targets and events of many users at once: an outcome for each, as they come.
 
-        `user_ids` may be of any length: at most twice `concurrency` users are started before
-        their outcomes are consumed. A failing user has `error` set and disturbs nobody.
+        `user_ids` may be of any length, even without end: about twice as many users are started
+        as requests may be in flight, before their outcomes are consumed. A failing user has
+        `error` set and disturbs nobody; rejected credentials, or an endpoint that is gone, end
+        the sweep at once. Waiting for the rate budget counts towards nobody's deadline.
+
+        `target_rule_ids` keeps to those targets; with `enrolled=False` it is not asked who is in
+        which, so that each target costs one request less. `ordered=True` keeps the users' order.
+        A user who appears again while under way is not fetched twice.
         """
-        return Sweep(self, user_ids, self._settings.concurrency)
-
-
-@define(eq=False)
-class Sweep:
-    """Many users' outcomes, for one `async for` over the sweep or over its `.events()`."""
-
-    _client: TargetsClient = field(repr=False)
-    _users: Iterable[int] | AsyncIterable[int] = field(repr=False)
-    _workers: int
-
-    async def __aiter__(self) -> AsyncGenerator[UserOutcome, None]:
-        async with aclosing(fan_out(self._users, self._visit, self._workers)) as outcomes:
-            async for outcome in outcomes:
-                yield outcome
-
-    async def events(self) -> AsyncGenerator[TargetEvent, None]:
-        """Every event of every user as one flat stream. The first failed user's error is raised."""
-        async with aclosing(aiter(self)) as outcomes:
-            async for outcome in outcomes:
-                for event in outcome.events:
-                    yield event
-                if outcome.error is not None:
-                    raise outcome.error
-
-    async def _visit(self, user_id: int) -> UserOutcome:
-        targets: list[Target] = []
-        events: list[TargetEvent] = []
-        reports: dict[int, PagingReport] = {}
-        failure: CapillaryError | None = None
-        try:
-            targets = await self._client.active_targets(user_id)
-            for target in targets:
-                pager = self._client.events(user_id, target.id)
-                try:
-                    async for page in pager.pages():
-                        events.extend(page.events)
-                finally:
-                    reports[target.id] = pager.report
-        except ClientClosed:
-            raise
-        except CapillaryError as error:
-            failure = error
-        return UserOutcome(user_id, tuple(targets), tuple(events), reports, failure)
+        rules = tuple(checked_id("target_rule_ids", rule) for rule in target_rule_ids)
+        if not enrolled and not rules:
+            raise UsageError("enrolled=False needs target_rule_ids: which events to ask for?")
+        plan = SweepPlan(
+            target_rule_ids=rules,
+            enrolled=enrolled,
+            period_id=None if period_id is None else checked_id("period_id", period_id),
+            page_size=page_size or self._page_size,
+        )
+        return Sweep(self.session.patiently(), user_ids, plan, ordered)

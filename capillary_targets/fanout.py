@@ -1,18 +1,33 @@
-"""Many users at once, as a stream of outcomes: a pool of workers with a bounded look-ahead."""
+"""Many users at once, as a stream of outcomes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
-from .errors import CapillaryError
+from .endpoints import active_targets, checked_id
+from .errors import (
+    AuthError,
+    CapillaryError,
+    ClientClosed,
+    EndpointGone,
+    TargetPeriodNotFound,
+    TargetRuleNotFound,
+)
+from .gate import Waited
 from .models import Target, TargetEvent
+from .pager import EventPager
 from .pagination import PagingReport
+from .session import Session
+from .workers import visit_all
 
-__all__ = ["UserOutcome", "fan_out"]
+__all__ = ["Sweep", "SweepPlan", "SweepStats", "UserOutcome"]
 
 
 @frozen
@@ -20,7 +35,8 @@ class UserOutcome:
     """What a sweep found for one user.
 
     `complete` is True only if every target was asked for and every walk proved complete. Where
-    `error` is set, `targets` and `events` hold what had arrived before it.
+    `error` is set, `targets` and `events` hold what had arrived before it, and `checkpoint` is
+    where the walk that failed can go on.
     """
 
     user_id: int
@@ -34,8 +50,182 @@ class UserOutcome:
         """Whether nothing is missing."""
         return self.error is None and all(report.complete for report in self.reports.values())
 
+    @property
+    def checkpoint(self) -> Any:
+        """Where to go on after an error, if it came in the middle of a walk."""
+        return None if self.error is None else self.error.checkpoint
 
-async def _each(users: Iterable[int] | AsyncIterable[int]) -> AsyncGenerator[int, None]:
+
+@frozen(kw_only=True)
+class SweepPlan:
+    """What is asked for each user."""
+
+    target_rule_ids: tuple[int, ...] = ()
+    """Only these targets; none given: all that the user is enrolled in."""
+    enrolled: bool = True
+    """Ask which targets a user is enrolled in; False goes straight to the events."""
+    period_id: int | None = None
+    page_size: int = 100
+
+
+@define
+class SweepStats:
+    """How far a sweep is; live while it runs. Times in seconds."""
+
+    users_done: int = 0
+    users_failed: int = 0
+    targets: int = 0
+    events: int = 0
+    requests: int = 0
+    retries: int = 0
+    in_flight: int = 0
+    limit: int = 0
+    """Requests allowed in flight now."""
+    waited_for_budget: float = 0.0
+    """By all requests of the client together, pauses that the server asked for included."""
+    seconds: float = 0.0
+
+
+@define(eq=False)
+class Sweep:
+    """Many users' outcomes, for one `async for` over the sweep or over its `.events()`.
+
+    Also an async context manager, for whoever wants it closed at a certain line. Made by
+    `TargetsClient.sweep`.
+    """
+
+    _session: Session = field(repr=False)
+    _users: Iterable[int] | AsyncIterable[int] = field(repr=False)
+    _plan: SweepPlan
+    _ordered: bool = False
+    _under_way: set[int] = field(init=False, factory=set, repr=False)
+    _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
+    _started: float = field(init=False, factory=time.monotonic, repr=False)
+    _stream: AsyncGenerator[UserOutcome, None] | None = field(init=False, default=None, repr=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel what is in flight; nothing is left running."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    def __aiter__(self) -> AsyncGenerator[UserOutcome, None]:
+        self._started = time.monotonic()
+        self._stream = self._outcomes()
+        return self._stream
+
+    async def _outcomes(self) -> AsyncGenerator[UserOutcome, None]:
+        async with (
+            aclosing(self._each()) as users,
+            aclosing(visit_all(users, self._visit, self._size, ordered=self._ordered)) as outcomes,
+        ):
+            async for outcome in outcomes:
+                stats = self._counted
+                stats.users_done += 1
+                stats.users_failed += not outcome.complete
+                stats.targets += len(outcome.reports)
+                stats.events += len(outcome.events)
+                yield outcome
+
+    async def events(self) -> AsyncGenerator[TargetEvent, None]:
+        """Every event of every user as one flat stream. A failed user's error is raised."""
+        async with aclosing(aiter(self)) as outcomes:
+            async for outcome in outcomes:
+                for event in outcome.events:
+                    yield event
+                if outcome.error is not None:
+                    raise outcome.error
+
+    @property
+    def stats(self) -> SweepStats:
+        """How far it is: a value of this moment."""
+        stats, gate = self._counted, self._session.gate
+        stats.requests = self._session.counts.requests
+        stats.retries = self._session.counts.retries
+        stats.in_flight, stats.limit = gate.in_flight, gate.limit
+        stats.waited_for_budget = _held_back(gate.waited)
+        stats.seconds = time.monotonic() - self._started
+        return stats
+
+    def _size(self) -> int:
+        """Users at a time: as many as requests may be in flight, and a few being worked on."""
+        limit = self._session.gate.limit
+        return limit + max(1, limit // 8)
+
+    async def _each(self) -> AsyncGenerator[int, None]:
+        """The users, without those who are under way at that moment."""
+        async for user in _stream_of(self._users):
+            if user in self._under_way:
+                await asyncio.sleep(0)  # a list of nothing else must not stop the others
+            else:
+                self._under_way.add(user)
+                yield user
+
+    async def _visit(self, user_id: int) -> UserOutcome:
+        visit = _Visit(self._session, self._plan, user_id)
+        error: CapillaryError | None = None
+        try:
+            await visit.run()
+        except (AuthError, ClientClosed, EndpointGone):
+            raise  # nobody else would fare better: the sweep ends
+        except (TargetRuleNotFound, TargetPeriodNotFound) as refusal:
+            if not self._plan.enrolled:
+                raise  # the caller named it, for everybody
+            error = refusal
+        except CapillaryError as failure:
+            error = failure
+        finally:
+            self._under_way.discard(user_id)
+        return UserOutcome(user_id, visit.targets, tuple(visit.events), visit.reports, error)
+
+
+class _Visit:
+    """One user's targets and events, as far as they have come."""
+
+    def __init__(self, session: Session, plan: SweepPlan, user_id: int) -> None:
+        self._session = session
+        self._plan = plan
+        self._user_id = user_id
+        self.targets: tuple[Target, ...] = ()
+        self.events: list[TargetEvent] = []
+        self.reports: dict[int, PagingReport] = {}
+
+    async def run(self) -> None:
+        plan = self._plan
+        checked_id("user_id", self._user_id)
+        rules = plan.target_rule_ids
+        if plan.enrolled:
+            self.targets = tuple(
+                await active_targets(self._session, self._user_id, target_rule_ids=rules)
+            )
+            rules = tuple(target.id for target in self.targets)
+        for rule in rules:
+            pager = EventPager(
+                self._session,
+                self._user_id,
+                rule,
+                period_id=plan.period_id,
+                page_size=plan.page_size,
+            )
+            try:
+                async with aclosing(pager.pages()) as pages:
+                    async for page in pages:
+                        self.events.extend(page.events)
+            finally:
+                self.reports[rule] = pager.report
+
+
+async def _stream_of(users: Iterable[int] | AsyncIterable[int]) -> AsyncIterator[int]:
     if isinstance(users, AsyncIterable):
         async for user in users:
             yield user
@@ -44,46 +234,5 @@ async def _each(users: Iterable[int] | AsyncIterable[int]) -> AsyncGenerator[int
             yield user
 
 
-async def fan_out(
-    users: Iterable[int] | AsyncIterable[int],
-    visit: Callable[[int], Awaitable[UserOutcome]],
-    workers: int,
-) -> AsyncGenerator[UserOutcome, None]:
-    """Visit every user with `workers` at a time; yield outcomes as they come.
-
-    At most twice `workers` users are started and not yet consumed. An exception of `visit` or of
-    `users` is not a user's failure: it ends the stream. However the stream ends, no task is left.
-    """
-    source = _each(users)
-    taking = asyncio.Lock()
-    done: asyncio.Queue[UserOutcome | BaseException | None] = asyncio.Queue(workers)
-
-    async def work() -> None:
-        try:
-            while True:
-                async with taking:
-                    user = await anext(source, None)
-                if user is None:
-                    break
-                await done.put(await visit(user))
-        except Exception as error:  # noqa: BLE001 - carried to the consumer, who raises it
-            await done.put(error)
-        else:
-            await done.put(None)
-
-    async with aclosing(source):
-        tasks = [asyncio.create_task(work()) for _ in range(workers)]
-        try:
-            running = workers
-            while running:
-                outcome = await done.get()
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                if outcome is None:
-                    running -= 1
-                else:
-                    yield outcome
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+def _held_back(waited: Waited) -> float:
+    return waited.budget + waited.pause

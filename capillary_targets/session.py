@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import tzinfo
@@ -11,12 +10,15 @@ from ipaddress import ip_address
 from typing import Final
 
 import aiohttp
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from yarl import URL
 
 from .auth import Auth
+from .budget import open_budget
 from .errors import ClientClosed, UsageError
+from .gate import Gate
 from .hooks import Hook, Hooks
+from .limits import AdaptiveConcurrency, RateLimit
 from .retry import RetryPolicy, RetryQuota
 from .structuring import Structurer, structurer
 
@@ -38,10 +40,30 @@ except PackageNotFoundError:  # run from a source tree
 
 @define
 class Counts:
-    """What a session has done so far."""
+    """What has been done so far; what a sweep does counts for its client too."""
 
     requests: int = 0
     retries: int = 0
+    _whole: Counts | None = None
+
+    def requested(self) -> None:
+        """A request is sent."""
+        self.requests += 1
+        if self._whole is not None:
+            self._whole.requested()
+
+    def retried(self) -> None:
+        """Another attempt follows."""
+        self.retries += 1
+        if self._whole is not None:
+            self._whole.retried()
+
+
+@define
+class Life:
+    """Whether a session is still open; shared by its patient twin."""
+
+    closed: bool = False
 
 
 @frozen(kw_only=True)
@@ -52,7 +74,8 @@ class Settings:
     auth: Auth
     timeout: float = 30.0
     retry: RetryPolicy = field(factory=RetryPolicy)
-    concurrency: int = 16
+    concurrency: int | AdaptiveConcurrency = field(factory=AdaptiveConcurrency)
+    rate: RateLimit | None = None
     timezone: tzinfo | None = None
     max_body: int = 64 * 2**20
     hooks: tuple[Hook, ...] = ()
@@ -64,7 +87,8 @@ class Settings:
         *,
         timeout: float = 30.0,
         retry: RetryPolicy | None = None,
-        concurrency: int = 16,
+        concurrency: int | AdaptiveConcurrency | None = None,
+        rate: RateLimit | None = None,
         timezone: tzinfo | None = None,
         max_body: int = 64 * 2**20,
         allow_insecure: bool = False,
@@ -73,14 +97,15 @@ class Settings:
         """Settings from what a caller wrote."""
         if not timeout > 0:
             raise UsageError(f"timeout must be a positive number of seconds, not {timeout!r}")
-        if concurrency < 1:
+        if isinstance(concurrency, int) and concurrency < 1:
             raise UsageError(f"concurrency must be at least 1, not {concurrency!r}")
         return Settings(
             base_url=_base_url(base_url, allow_insecure=allow_insecure),
             auth=auth,
             timeout=timeout,
             retry=retry or RetryPolicy(),
-            concurrency=concurrency,
+            concurrency=AdaptiveConcurrency() if concurrency is None else concurrency,
+            rate=rate,
             timezone=timezone,
             max_body=max_body,
             hooks=tuple(hooks),
@@ -122,18 +147,24 @@ class Session:
 
     settings: Settings
     http: aiohttp.ClientSession = field(repr=False)
-    places: asyncio.Semaphore = field(repr=False)
+    gate: Gate = field(repr=False)
     structurer: Structurer = field(repr=False)
     prefix: str = field(repr=False)
     attempt_timeout: float
     quota: RetryQuota = field(repr=False)
     hooks: Hooks = field(repr=False)
     counts: Counts = field(factory=Counts)
-    closed: bool = False
+    life: Life = field(factory=Life, repr=False)
+    patient: bool = False
+    """Whether waiting for places and budget counts towards a call's deadline: not in a sweep."""
+
+    def patiently(self) -> Session:
+        """A twin for work that would rather wait than fail, with counts of its own."""
+        return evolve(self, patient=True, counts=Counts(whole=self.counts))
 
     def ensure_open(self) -> None:
         """Raise `ClientClosed` unless requests can be made."""
-        if self.closed:
+        if self.life.closed:
             raise ClientClosed("this client is closed; open a new one")
         if self.http.closed:
             raise ClientClosed("the aiohttp session given to this client has been closed")
@@ -147,7 +178,8 @@ async def open_session(
     session: aiohttp.ClientSession | None = None,
     timeout: float = 30.0,
     retry: RetryPolicy | None = None,
-    concurrency: int = 16,
+    concurrency: int | AdaptiveConcurrency | None = None,
+    rate: RateLimit | None = None,
     timezone: tzinfo | None = None,
     max_body: int = 64 * 2**20,
     allow_insecure: bool = False,
@@ -166,6 +198,7 @@ async def open_session(
         timeout=timeout,
         retry=retry,
         concurrency=concurrency,
+        rate=rate,
         timezone=timezone,
         max_body=max_body,
         allow_insecure=allow_insecure,
@@ -203,25 +236,28 @@ async def opened(
     own = http is None
     if http is None:
         http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=settings.concurrency),
+            connector=aiohttp.TCPConnector(limit=0),  # the gate bounds what is in flight
             cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
             timeout=aiohttp.ClientTimeout(total=None),  # the transport keeps the deadline
             headers={"User-Agent": f"capillary-targets/{_VERSION}"},
             middlewares=(_send_once,),
         )
+    hooks = Hooks(settings.hooks)
+    budget = None if settings.rate is None else open_budget(settings.rate)
     session = Session(
         settings,
         http,
-        places=asyncio.Semaphore(settings.concurrency),
+        gate=Gate(settings.concurrency, budget, hooks),
         structurer=structurer(settings.timezone),
         prefix=str(settings.base_url).rstrip("/"),
         attempt_timeout=settings.retry.attempt_timeout or settings.timeout / 2,
         quota=RetryQuota(settings.retry.quota),
-        hooks=Hooks(settings.hooks),
+        hooks=hooks,
     )
     try:
         yield session
     finally:
-        session.closed = True
+        session.life.closed = True
         if own:
             await http.close()
+        await session.gate.close()

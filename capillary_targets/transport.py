@@ -18,11 +18,22 @@ import aiohttp
 import msgspec
 import stamina
 from aiohttp.http_exceptions import HttpProcessingError
+from attrs import field, frozen
 from yarl import URL
 
 from .auth import SecretHeaders, Token
-from .errors import AuthError, BadResponse, CapillaryError, ConnectionFailed, RequestTimeout
-from .hooks import RequestDetails, RetryDetails, WaitDetails
+from .errors import (
+    AuthError,
+    BadResponse,
+    CapillaryError,
+    ClientClosed,
+    ConnectionFailed,
+    RateLimited,
+    RequestTimeout,
+    ServiceUnavailable,
+)
+from .gate import Outcome, Patience, Ticket
+from .hooks import RequestDetails, RetryDetails
 from .private import PrivatePath
 from .retry import parse_retry_after
 from .session import Session
@@ -32,6 +43,7 @@ from .wire import Answer, read_token, request_id_of
 __all__ = ["get"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 Read = Callable[[Answer, Structurer], T]
 
 _NAME: Final = "capillary_targets"
@@ -64,7 +76,17 @@ async def get(session: Session, path: str | PrivatePath, read: Read[T]) -> T:
         if isinstance(error, CapillaryError) or not deadline.expired():
             raise
     late = RequestTimeout(f"no whole answer within the deadline of {session.settings.timeout:g} s")
-    raise call.told(late, "GET", call.url) from call.last
+    raise call.told(late, call.request) from call.last
+
+
+@frozen
+class _Request:
+    """What is sent, and the address that is shown for it."""
+
+    method: str
+    url: str = field(repr=False)
+    shown: str
+    body: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 class _Call(Generic[T]):
@@ -79,9 +101,10 @@ class _Call(Generic[T]):
     ) -> None:
         self.session = session
         self.private = path if isinstance(path, PrivatePath) else None
-        self.url = f"{session.prefix}{path}"
+        sent = path if self.private is None else self.private.sent
+        self.request = _Request("GET", f"{session.prefix}{sent}", f"{session.prefix}{path}")
         self.read = read
-        self.deadline = deadline
+        self.patience = Patience(deadline, endless=session.patient)
         self.attempts = 0
         self.last: CapillaryError | None = None
         self._taken = 0  # from the retry quota, for the latest retry
@@ -120,99 +143,128 @@ class _Call(Generic[T]):
             or self.attempts >= policy.attempts
         ):
             return False
-        wait = policy.wait(self.attempts, random.random(), getattr(error, "retry_after", None))
-        ends = self.deadline.when()
-        if ends is not None and asyncio.get_running_loop().time() + wait >= ends:
+        refused = isinstance(error, RateLimited)
+        if refused and self.patience.endless:
+            wait = 0.0  # the gate holds everybody back for as long as it takes
+        else:
+            wait = policy.wait(self.attempts, random.random(), getattr(error, "retry_after", None))
+        if wait >= self.patience.left():
             error.add_note("not retried: the deadline would pass before another attempt")
             return False
-        taken = self.session.quota.take(timed_out=isinstance(error, RequestTimeout))
-        if taken is None:
-            error.add_note("not retried: too many requests are failing (retry quota used up)")
-            return False
-        self._taken = taken
-        self.session.counts.retries += 1
+        if not refused:  # a refusal is no outage
+            taken = self.session.quota.take(timed_out=isinstance(error, RequestTimeout))
+            if taken is None:
+                error.add_note("not retried: too many requests are failing (retry quota used up)")
+                return False
+            self._taken = taken
+        self.session.counts.retried()
         _log.info("attempt %d failed, next in %.2f s: %s", self.attempts, wait, error)
         if self.session.hooks:
             self.session.hooks.emit(
                 RetryDetails(
-                    method="GET", url=self.url, attempt=self.attempts, wait=wait, error=error
+                    method="GET",
+                    url=self.request.shown,
+                    attempt=self.attempts,
+                    wait=wait,
+                    error=error,
                 )
             )
         return wait
 
     async def attempt(self) -> T:
-        """Authorise, wait for a place, send and read. A rejected token is renewed once a call."""
-        session = self.session
-        headers = await session.settings.auth.headers(self._fetch_token)
+        """Authorise, send and read. A rejected token is renewed once a call."""
+        auth = self.session.settings.auth
+        headers = await auth.headers(self._fetch_token)
         try:
-            waiting = time.perf_counter()
-            async with session.places:
-                session.ensure_open()
-                self._waited(waiting)
-                self.attempts += 1
-                return await self._send(headers)
+            return await self._send(self.request, headers, self.read)
         except AuthError as error:
-            if self._renewed or not error.token_rejected:
-                raise
-            if not session.settings.auth.rejected(headers):
+            if self._renewed or not error.token_rejected or not auth.rejected(headers):
                 raise
         self._renewed = True
         return await self.attempt()
 
-    def _waited(self, since: float) -> None:
-        if self.session.hooks:
-            seconds = time.perf_counter() - since
-            self.session.hooks.emit(WaitDetails(reason="place", seconds=seconds))
-
-    async def _send(self, headers: Mapping[str, str]) -> T:
-        answer = await self._exchange("GET", self.url, headers, private=self.private)
-        try:
-            return self.read(answer, self.session.structurer)
-        except CapillaryError as error:
-            failure = self.told(error, "GET", self.url, answer)
-        # Raised afresh: the reader's frames hold what the server said before redaction.
-        raise failure.with_traceback(None)
-
     async def _fetch_token(self, body: Mapping[str, str]) -> Token:
         """POST the client key and secret, read the token (API page "OAuth")."""
         url = self.session.prefix + _TOKEN_PATH
-        answer = await self._exchange("POST", url, {}, body)
-        try:
-            return read_token(answer, self.session.structurer)
-        except CapillaryError as error:
-            failure = self.told(error, "POST", url, answer)
-        # Raised afresh: the reader's frames hold what the server said before redaction.
-        raise failure.with_traceback(None)
+        return await self._send(_Request("POST", url, url, body), {}, read_token)
 
-    async def _exchange(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: Mapping[str, str] | None = None,
-        private: PrivatePath | None = None,
-    ) -> Answer:
-        """Send once; the whole answer, its body bounded. Raises what the connection did."""
+    async def _send(self, request: _Request, headers: Mapping[str, str], read: Read[R]) -> R:
+        """Pass the gate, send once, read the answer, and say to the gate how it went."""
         session = self.session
+        answer: Answer | None = None
         failure: CapillaryError | None = None
         cause: Exception | None = None
-        session.counts.requests += 1
-        started = time.perf_counter()
+        ticket = await self._pass_gate(request)
+        outcome: Outcome = "cancelled"
+        ended = None
+        try:
+            try:
+                answer = await self._exchange(request, headers)
+                ended = time.monotonic()
+                result = read(answer, session.structurer)
+            except CapillaryError as error:
+                failure = error
+            except _BROKEN as error:
+                session.ensure_open()
+                failure, cause = _broken(error)
+            outcome = _outcome(failure)
+        finally:
+            retry_after = failure.retry_after if isinstance(failure, RateLimited) else None
+            session.gate.leave(ticket, outcome, retry_after, ended)
+        if ticket.budget:
+            await session.gate.settle(refused=outcome == "refused")
+        if failure is not None:
+            self.told(failure, request, answer)
+        if session.hooks:
+            session.hooks.emit(
+                RequestDetails(
+                    method=request.method,
+                    url=request.shown,
+                    attempt=self.attempts,
+                    seconds=(ended or time.monotonic()) - ticket.sent,
+                    status=None if answer is None else answer.status,
+                    request_id=None if answer is None else answer.request_id,
+                    error=failure,
+                )
+            )
+        if failure is not None:
+            # Raised afresh: the reader's frames hold what the server said before redaction.
+            raise failure.with_traceback(None) from cause
+        return result
+
+    async def _pass_gate(self, request: _Request) -> Ticket:
+        try:
+            ticket = await self.session.gate.enter(self.patience)
+        except RateLimited as error:
+            self.told(error, request)
+            raise
+        try:
+            self.session.ensure_open()
+        except ClientClosed:
+            self.session.gate.leave(ticket, "cancelled")
+            raise
+        return ticket
+
+    async def _exchange(self, request: _Request, headers: Mapping[str, str]) -> Answer:
+        """The whole answer, its body bounded."""
+        session = self.session
+        session.counts.requested()
+        self.attempts += request is self.request
         limit = asyncio.timeout(session.attempt_timeout)
         try:
             async with (
                 limit,
                 session.http.request(
-                    method,
-                    URL(url if private is None else session.prefix + private.sent, encoded=True),
-                    data=None if body is None else msgspec.json.encode(dict(body)),
+                    request.method,
+                    URL(request.url, encoded=True),
+                    data=None if request.body is None else msgspec.json.encode(dict(request.body)),
                     headers=SecretHeaders({**_HEADERS, **headers}),
                     allow_redirects=False,
                     raise_for_status=False,
                     timeout=_NO_TIMEOUT,
                 ) as response,
             ):
-                answer = Answer(
+                return Answer(
                     response.status,
                     await _body(response, session.settings.max_body),
                     request_id=request_id_of(response.headers),
@@ -220,39 +272,17 @@ class _Call(Generic[T]):
                         response.headers.get("Retry-After"), datetime.now(UTC)
                     ),
                 )
-        except BadResponse as error:  # the body is too large
-            failure = error
-        except _BROKEN as error:
-            session.ensure_open()
-            if isinstance(error, TimeoutError) and limit.expired():
-                failure = RequestTimeout(f"no whole answer within {session.attempt_timeout:g} s")
-            else:
-                failure = ConnectionFailed(f"the connection failed: {_reason(error)}")
-                failure.retryable = not isinstance(error, aiohttp.ClientConnectorCertificateError)
-                # aiohttp's response errors carry the request's headers: they stay behind.
-                cause = None if isinstance(error, aiohttp.ClientResponseError) else error
-        if session.hooks:
-            session.hooks.emit(
-                RequestDetails(
-                    method=method,
-                    url=url,
-                    attempt=self.attempts,
-                    seconds=time.perf_counter() - started,
-                    status=None if failure else answer.status,
-                    request_id=None if failure else answer.request_id,
-                    error=failure,
-                )
-            )
-        if failure is not None:
-            raise self.told(failure, method, url) from cause
-        return answer
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        raise RequestTimeout(f"no whole answer within {session.attempt_timeout:g} s")
 
     def told(
-        self, error: CapillaryError, method: str, url: str, answer: Answer | None = None
+        self, error: CapillaryError, request: _Request, answer: Answer | None = None
     ) -> CapillaryError:
         """The error, knowing the request it belongs to; whatever echoes a secret is redacted."""
-        error.method = method
-        error.url = url
+        error.method = request.method
+        error.url = request.shown
         error.attempts = self.attempts
         if answer is not None:
             error.status = answer.status
@@ -262,6 +292,26 @@ class _Call(Generic[T]):
             error.redact(self.private.words)
         self.last = error
         return error
+
+
+def _broken(error: Exception) -> tuple[ConnectionFailed, Exception | None]:
+    """What became of the connection, and the cause that may be shown."""
+    said = getattr(error, "message", "") or str(error)
+    name = type(error).__name__
+    failed = ConnectionFailed(f"the connection failed: {name}: {said}" if said else name)
+    failed.retryable = not isinstance(error, aiohttp.ClientConnectorCertificateError)
+    # aiohttp's response errors carry the request's headers: they stay behind.
+    return failed, None if isinstance(error, aiohttp.ClientResponseError) else error
+
+
+def _outcome(failure: CapillaryError | None) -> Outcome:
+    if isinstance(failure, RateLimited):
+        return "refused"
+    if isinstance(failure, RequestTimeout | ConnectionFailed):
+        return "overload"
+    if isinstance(failure, ServiceUnavailable) and failure.status != 500:
+        return "overload"  # a plain 500 is a bug of the server's more often than its load
+    return "served"
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -276,8 +326,3 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
             )
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _reason(error: Exception) -> str:
-    said = getattr(error, "message", "") or str(error)
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__

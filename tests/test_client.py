@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import cycle
 
 import aiohttp
 import pytest
@@ -154,9 +155,9 @@ async def test_the_look_ahead_is_bounded_and_breaking_off_leaves_nothing(sandbox
     started: list[None] = []
 
     def endless():
-        while True:
+        for user in cycle(sandbox.world.user_ids()):
             started.append(None)
-            yield sandbox.world.user_ids()[0]
+            yield user
 
     async with client_of(sandbox, concurrency=4) as client:
         consumed = 0
