@@ -1,4 +1,4 @@
-"""The command line: `capillary-targets targets | events | sweep | sandbox`."""
+"""The command line: `capillary-targets targets | events | sweep | report | sandbox`."""
 
 from .app import main
 

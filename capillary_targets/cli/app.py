@@ -16,16 +16,20 @@ from capillary_targets.sweep import SweepRefused, SweepStopped
 from .lookups import events, targets
 from .process import run_until_done
 from .sandboxing import sandbox
-from .sweeping import sweep
+from .sweeping import report, sweep
+from .user import user
 
 __all__ = ["main"]
 
 OK, FAILED, USAGE, PIPE_CLOSED = 0, 1, 2, 141
 
+_COMMANDS = (user, targets, events, sweep, report, sandbox)
+
 _HELP = """Ask the Capillary targets API which targets users are in, and which events counted.
 
 Settings come from the environment: `CAPILLARY_BASE_URL` (a cluster's name such as `eu`, or an
-address), `CAPILLARY_USERNAME`, and either `CAPILLARY_PASSWORD` or `CAPILLARY_PASSWORD_MD5`.
+address), and either `CAPILLARY_USERNAME` with `CAPILLARY_PASSWORD` or `CAPILLARY_PASSWORD_MD5`,
+or `CAPILLARY_CLIENT_KEY` with `CAPILLARY_CLIENT_SECRET`.
 Without an account, add `--sandbox`: the command then runs against a made-up API on this machine.
 
 Exit status: 0 everything is there, 1 something failed, 2 nothing was begun because a setting, a
@@ -40,7 +44,7 @@ def _app() -> App:
         version=lambda: f"capillary-targets {version('capillary-targets')}",
         default_parameter=Parameter(negative=""),
     )
-    for command in (targets, events, sweep, sandbox):
+    for command in _COMMANDS:
         app.command(command)
     return app
 
@@ -66,7 +70,7 @@ def _run(tokens: Sequence[str]) -> int:
         command, bound, _ = _app().parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         asked = next((token for token in tokens if not token.startswith("-")), "")
-        known = asked if asked in {"targets", "events", "sweep", "sandbox"} else ""
+        known = asked if asked in {command.__name__ for command in _COMMANDS} else ""
         hint = " ".join(filter(None, ("capillary-targets", known, "--help")))
         return _fail(f"{' '.join(str(error).split())} See `{hint}`", USAGE)
     result: Any = command(*bound.args, **bound.kwargs)

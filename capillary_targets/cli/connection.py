@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from capillary_targets.auth import Auth, BasicAuth
+from capillary_targets.auth import Auth, BasicAuth, OAuth
 from capillary_targets.client import TargetsClient
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
@@ -29,24 +29,50 @@ def base_url_of(environment: Mapping[str, str]) -> str:
 
 
 def auth_of(environment: Mapping[str, str]) -> Auth:
-    """Who asks. Raises `UsageError` where a variable is missing, or two contradict each other."""
-    username = environment.get("CAPILLARY_USERNAME", "")
-    password = environment.get("CAPILLARY_PASSWORD")
-    hashed = environment.get("CAPILLARY_PASSWORD_MD5")
+    """Who asks: a till, or an OAuth client.
+
+    Raises `UsageError` where a variable is missing, or two contradict each other.
+    """
+    till = _given(environment, "USERNAME", "PASSWORD", "PASSWORD_MD5")
+    client = _given(environment, "CLIENT_KEY", "CLIENT_SECRET")
+    if till and client:
+        raise UsageError(
+            f"{next(iter(till))} and {next(iter(client))} are both set: a till or an OAuth "
+            "client, unset the variables of one of them"
+        )
+    if client:
+        for name in ("CAPILLARY_CLIENT_KEY", "CAPILLARY_CLIENT_SECRET"):
+            if name not in client:
+                raise UsageError(f"{name} is not set: set it to that of your OAuth client, {_TRY}")
+        return OAuth(client["CAPILLARY_CLIENT_KEY"], client["CAPILLARY_CLIENT_SECRET"])
+    return _till(till)
+
+
+def _given(environment: Mapping[str, str], *names: str) -> dict[str, str]:
+    """Those of the variables that are set to something."""
+    found = {f"CAPILLARY_{name}": environment.get(f"CAPILLARY_{name}", "") for name in names}
+    return {name: value for name, value in found.items() if value}
+
+
+def _till(till: Mapping[str, str]) -> BasicAuth:
+    username = till.get("CAPILLARY_USERNAME")
+    password = till.get("CAPILLARY_PASSWORD")
+    hashed = till.get("CAPILLARY_PASSWORD_MD5")
     if not username:
-        raise UsageError(f"CAPILLARY_USERNAME is not set: set it to your till id, {_TRY}")
+        raise UsageError(
+            "CAPILLARY_USERNAME is not set: set it to your till id (or, for OAuth, set "
+            f"CAPILLARY_CLIENT_KEY and CAPILLARY_CLIENT_SECRET), {_TRY}"
+        )
     if password and hashed:
         raise UsageError(
             "CAPILLARY_PASSWORD and CAPILLARY_PASSWORD_MD5 are both set: unset one of them"
         )
-    if hashed:
-        return BasicAuth(username, password_md5=hashed)
-    if not password:
+    if not password and not hashed:
         raise UsageError(
             "CAPILLARY_PASSWORD is not set: set it to the till's password, or "
             f"CAPILLARY_PASSWORD_MD5 to its MD5, {_TRY}"
         )
-    return BasicAuth(username, password)
+    return BasicAuth(username, password, password_md5=hashed)
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.table import Table
 from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sweep.rows import encode, plain
 
-__all__ = ["is_wanted_as_json", "show_events", "show_targets", "warn", "write_rows"]
+__all__ = ["is_wanted_as_json", "show_events", "show_facts", "show_targets", "warn", "write_rows"]
 
 
 def is_wanted_as_json(*, asked: bool) -> bool:
@@ -69,6 +69,18 @@ def show_events(user: int, rule: int, found: Sequence[TargetEvent]) -> None:
             _text(one.period_id),
             _text(one.target_value),
         )
+    _print(table)
+
+
+def show_facts(title: str, facts: Mapping[str, str]) -> None:
+    """Names and values: a table on a terminal, `name: value` lines elsewhere."""
+    if not sys.stdout.isatty():
+        for name, value in facts.items():
+            print(f"{name}: {value}")
+        return
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, value)
     _print(table)
 
 

@@ -9,14 +9,18 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, Self
 
+from attrs import define, field
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from capillary_targets.sweep import Summary
 
-__all__ = ["Shown", "progress"]
+__all__ = ["Bar", "Lines", "Shown", "progress"]
 
 _EVERY = 5.0
+
+Limit = Callable[[], int]
+Clock = Callable[[], float]
 
 
 class Shown(AbstractContextManager["Shown"], Protocol):
@@ -25,25 +29,77 @@ class Shown(AbstractContextManager["Shown"], Protocol):
     def update(self, summary: Summary) -> None:
         """Take note of how far it is."""
 
+    def interrupted(self, what: str) -> None:
+        """Say that it was interrupted, and how to go on."""
 
-def progress() -> Shown:
-    """The fitting one for where stderr goes."""
-    return _Bar() if sys.stderr.isatty() else Lines()
+
+def progress(limit: Limit, expected: int | None = None) -> Shown:
+    """The fitting one for where stderr goes.
+
+    `limit` tells how many requests may be in flight; `expected` is about how many users the list
+    holds, if that is known.
+    """
+    return Bar(limit, expected) if sys.stderr.isatty() else Lines(limit, expected)
+
+
+@define
+class _Pace:
+    """Users and events a second, over the session so far."""
+
+    _limit: Limit
+    _clock: Clock
+    _started: float = field(init=False)
+    _first: tuple[int, int] | None = field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self._started = self._clock()
+
+    def words(self, summary: Summary) -> str:
+        """All of it in one line."""
+        if self._first is None:  # what earlier sessions did is not of this one's making
+            self._first = (summary.users, summary.events)
+        seconds = max(self._clock() - self._started, 0.001)
+        users, events = summary.users - self._first[0], summary.events - self._first[1]
+        told = [
+            f"{summary.users} users ({users / seconds:.0f}/s)",
+            f"{summary.events} events ({events / seconds:.0f}/s)",
+            f"{self._limit()} at a time",
+            f"{summary.failed} failed",
+        ]
+        if summary.skipped:
+            told.insert(1, f"{summary.skipped} skipped")
+        return ", ".join(told)
+
+
+def _done(summary: Summary) -> int:
+    """Lines of the list that are dealt with."""
+    return summary.users + summary.skipped + summary.bad_lines
 
 
 class Lines:
     """A plain line at most every five seconds, for logs."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: Limit, expected: int | None = None, clock: Clock = time.monotonic
+    ) -> None:
+        self._pace = _Pace(limit, clock)
+        self._expected = expected
         self._clock = clock
         self._next = clock() + _EVERY
 
     def update(self, summary: Summary) -> None:
         """Print a line if it is time."""
+        words = self._pace.words(summary)
         now = self._clock()
         if now >= self._next:
             self._next = now + _EVERY
-            print(_words(summary), file=sys.stderr, flush=True)
+            if self._expected:
+                words = f"{min(1.0, _done(summary) / self._expected):.0%}: {words}"
+            print(words, file=sys.stderr, flush=True)
+
+    def interrupted(self, what: str) -> None:
+        """Print it."""
+        print(f"interrupted: {what}; run the same command again to go on", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self
@@ -57,21 +113,34 @@ class Lines:
         pass
 
 
-class _Bar:
-    """A rich progress bar."""
+class Bar:
+    """A rich progress bar; with the time left, where the list's length is known."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        limit: Limit,
+        expected: int | None = None,
+        console: Console | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._pace = _Pace(limit, clock)
+        console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._bar = Progress(
-            BarColumn(bar_width=24),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True, markup=False, emoji=False, highlight=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}", markup=False),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
         )
-        self._task: TaskID = self._bar.add_task("asking ...", total=None)
+        self._task: TaskID = self._bar.add_task("asking ...", total=expected)
 
     def update(self, summary: Summary) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=summary.users, description=_words(summary))
+        words = self._pace.words(summary)
+        self._bar.update(self._task, completed=_done(summary), description=words)
+
+    def interrupted(self, what: str) -> None:
+        """Print it above the bar."""
+        self._bar.console.print(f"interrupted: {what}; run the same command again to go on")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -84,11 +153,3 @@ class _Bar:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
-
-
-def _words(summary: Summary) -> str:
-    seconds = summary.seconds or 1.0
-    return (
-        f"{summary.users} users ({summary.users / seconds:.0f}/s), "
-        f"{summary.events} events ({summary.events / seconds:.0f}/s), {summary.failed} failed"
-    )

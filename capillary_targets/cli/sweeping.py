@@ -1,23 +1,29 @@
-"""`sweep`: many users, to files."""
+"""`sweep` and `report`: many users, to files, and a page about them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
+import asyncio
+import re
+from collections.abc import AsyncIterable, Iterable
 from pathlib import Path
+from typing import Annotated, Literal
 
-from rich.console import Console
-from rich.table import Table
+from cyclopts import Parameter, validators
 
 from capillary_targets.errors import UsageError
+from capillary_targets.limits import AdaptiveConcurrency, RateLimit
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import Summary, UsersFile, run
-from capillary_targets.sweep.users import BadLine
+from capillary_targets.sweep import Limits, Meter, Summary, UsersFile, make_report, run
 
+from . import output
 from .connection import connected
 from .progress import progress
 
-__all__ = ["sweep"]
+__all__ = ["report", "sweep"]
+
+Rules = Annotated[list[int] | None, Parameter(name="--rule")]
+PartRows = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+Concurrency = Annotated[str, Parameter(name="--concurrency")]
 
 
 async def sweep(
@@ -25,39 +31,122 @@ async def sweep(
     /,
     *,
     out: Path,
-    concurrency: int = 16,
+    format: Literal["jsonl", "parquet"] = "jsonl",  # noqa: A002 - the flag's name
+    raw: bool = False,
+    incremental: bool = False,
+    retry_failed: bool = False,
+    column: str | None = None,
+    rules: Rules = None,
+    events_only: bool = False,
+    concurrency: Concurrency = "auto",
+    rate: str | None = None,
     page_size: int = 100,
+    part_rows: PartRows = 500_000,
     sandbox: bool = False,
 ) -> int:
     """Fetch the targets and events of many users into files.
 
-    The directory receives `events/part-00000.jsonl`, `targets/part-00000.jsonl`,
-    `failures.jsonl` and `summary.json`.
+    The directory receives `events/part-00000.jsonl` and so on, likewise `targets/`, and
+    `failures.jsonl`, `summary.json`, `report.html`. Run the same command again to go on after an
+    interruption of any kind: nothing is lost, nothing comes twice.
 
     Args:
-        users_file: One user id a line; blank lines and # comments are skipped. May be left out
-            with --sandbox, whose users are then all swept.
+        users_file: One user id a line (blank lines and # comments are skipped), or a CSV file;
+            either may be gzip; - is stdin. May be left out with --retry-failed, and with
+            --sandbox, whose users are then all swept.
         out: The directory for the files.
-        concurrency: Requests in flight at once.
+        format: The format of the parts.
+        raw: Add each row as the server sent it, unknown fields included.
+        incremental: Fetch what is new since the latest run over the list, if that one is over.
+        retry_failed: Sweep only the users that failed.
+        column: The column of a CSV file with the ids: its name, or its number from 1.
+        rules: Only this target (rule) id; may be given several times.
+        events_only: Do not ask which targets users are in: fetch the events of each --rule for
+            everybody, with one request less for each user.
+        concurrency: Requests in flight at once: a number, or auto to find the server's pace.
+        rate: Keep to a budget: 1000/60 is at most 1000 requests in any 60 seconds.
         page_size: Events asked for in one request.
+        part_rows: A part is closed when it holds so many rows, or is two minutes old.
         sandbox: Ask a sandbox started for the occasion: no account needed.
     """
     server = Sandbox() if sandbox else None
-    users: Iterable[int | BadLine]
-    if users_file is not None:
-        users = UsersFile(users_file)
-    elif server is not None:
-        users = server.world.all_user_ids()
-    else:
-        raise UsageError("USERS_FILE is missing: name a file with one user id a line")
-    async with connected(server, concurrency=concurrency, page_size=page_size) as client:
-        with progress() as shown:
-            summary = await run(client, users, out, progress=shown.update)
-    _show(summary, out)
+    meter = Meter()
+    async with connected(
+        server,
+        concurrency=_concurrency(concurrency),
+        rate=_rate(rate),
+        page_size=page_size,
+        hooks=[meter],
+    ) as client:
+        users = _users(users_file, column, server, retry_failed=retry_failed)
+        expected = users.expected() if isinstance(users, UsersFile) else None
+        with progress(lambda: client.session.gate.limit, expected) as shown:
+            try:
+                summary = await run(
+                    client,
+                    users,
+                    out,
+                    rules=tuple(rules or ()),
+                    enrolled=not events_only,
+                    format=format,
+                    raw=raw,
+                    incremental=incremental,
+                    retry_failed=retry_failed,
+                    source=None if server is None else "the sandbox",
+                    limits=Limits(rows=part_rows),
+                    meter=meter,
+                    progress=shown.update,
+                )
+            except asyncio.CancelledError:
+                shown.interrupted(f"the users done so far are safe in {out}")
+                raise
+    output.show_facts("Swept", _facts(summary, out))
     return 0 if summary.all_complete else 1
 
 
-def _show(summary: Summary, out: Path) -> None:
+async def report(out: Path, /) -> int:
+    """Make a sweep's `report.html` once more.
+
+    Args:
+        out: The directory that was swept into.
+    """
+    print(make_report(out))
+    return 0
+
+
+def _users(
+    users_file: Path | None, column: str | None, server: Sandbox | None, *, retry_failed: bool
+) -> UsersFile | Iterable[int] | AsyncIterable[int]:
+    if retry_failed:
+        if users_file is not None:
+            raise UsageError("--retry-failed takes its users from --out: leave out USERS_FILE")
+        return ()
+    if users_file is not None:
+        return UsersFile(users_file, column)
+    if server is None:
+        raise UsageError("USERS_FILE is missing: name a file with one user id a line")
+    return server.world.all_user_ids()
+
+
+def _concurrency(text: str) -> int | AdaptiveConcurrency:
+    if text == "auto":
+        return AdaptiveConcurrency()
+    if not text.isdecimal():
+        raise UsageError(f"--concurrency must be a number or auto, not {text!r}")
+    return int(text)
+
+
+def _rate(text: str | None) -> RateLimit | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,8})/([0-9]{1,8}(?:\.[0-9]{1,6})?)", text)
+    if not found or not float(found[2]):
+        raise UsageError(f"--rate must be REQUESTS/SECONDS, such as 1000/60, not {text!r}")
+    return RateLimit(int(found[1]), per=float(found[2]))
+
+
+def _facts(summary: Summary, out: Path) -> dict[str, str]:
+    failures = summary.failed + summary.bad_lines
     facts = {
         "users": f"{summary.users}",
         "targets": f"{summary.targets}",
@@ -66,16 +155,16 @@ def _show(summary: Summary, out: Path) -> None:
         "requests": f"{summary.requests}",
         "retries": f"{summary.retries}",
         "seconds": f"{summary.seconds:.1f}",
-        "failures": f"{summary.failed + summary.bad_lines}",
+        "failures": f"{failures}",
         "files": f"{out}",
     }
-    if not summary.all_complete:
+    if failures:
         facts["failures"] += f" (listed in {out / 'failures.jsonl'})"
-    if sys.stdout.isatty():
-        table = Table(title="Swept", title_justify="left", show_header=False)
-        for name, value in facts.items():
-            table.add_row(name, value)
-        Console(markup=False, emoji=False, highlight=False).print(table)
-    else:
-        for name, value in facts.items():
-            print(f"{name}: {value}")
+    if summary.skipped:
+        facts["users"] += f" ({summary.skipped} of the list were done before)"
+    if summary.healed_targets:
+        facts["events"] += (
+            f" ({summary.late_events} late ones; {summary.vanished_events} are gone from the "
+            f"server; {summary.healed_targets} targets were read again)"
+        )
+    return facts

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
-__all__ = ["ASIDE", "WholeFile", "sync_directory"]
+__all__ = ["ASIDE", "WholeFile", "remove_strangers", "sync_directory"]
 
 ASIDE: Final = ".partial"
 """What a file's name ends in until it is whole."""
@@ -22,6 +23,13 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def remove_strangers(directory: Path, known: set[str]) -> None:
+    """Remove parts that were never noted, and what was still being written, after a kill."""
+    for path in directory.glob("part-*"):
+        if path.name not in known:
+            path.unlink()
+
+
 class WholeFile:
     """A file being written, which `commit` puts in its place and anything else takes away.
 
@@ -31,18 +39,22 @@ class WholeFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._aside = path.with_name(path.name + ASIDE)
-        self._file = self._aside.open("wb")
+        self.file: BinaryIO = self._aside.open("wb")
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
-        self._file.write(data)
+        self.file.write(data)
+
+    def sync(self) -> None:
+        """Everything onto the disk, but not yet under its name. May be called from a thread."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
     def commit(self) -> None:
         """Everything onto the disk, then under its name."""
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            self.sync()
+            self.file.close()
             self._aside.rename(self.path)
         except BaseException:
             self.discard()
@@ -51,11 +63,10 @@ class WholeFile:
 
     def discard(self) -> None:
         """As if it had never been begun."""
-        try:
-            self._file.close()
-        except OSError:  # what was buffered does not fit on the disk; it is not wanted anyway
-            self._file.raw.close()
-        self._aside.unlink(missing_ok=True)
+        with suppress(OSError):  # what was buffered may not fit on the disk; it is not wanted
+            self.file.close()
+        with suppress(OSError):
+            self._aside.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self

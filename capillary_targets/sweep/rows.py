@@ -10,10 +10,10 @@ import msgspec
 
 from capillary_targets.models import Target, TargetEvent
 
-__all__ = ["EVENT_FIELDS", "TARGET_FIELDS", "encode", "line", "plain"]
+__all__ = ["EVENT_FIELDS", "TARGET_FIELDS", "as_sent", "encode", "line", "plain"]
 
-EVENT_FIELDS: Final = tuple(field.name for field in attrs.fields(TargetEvent))
-TARGET_FIELDS: Final = tuple(field.name for field in attrs.fields(Target))
+EVENT_FIELDS: Final = tuple(f.name for f in attrs.fields(TargetEvent) if f.name != "raw")
+TARGET_FIELDS: Final = tuple(f.name for f in attrs.fields(Target) if f.name != "raw")
 
 _event_values: Final = attrgetter(*EVENT_FIELDS)
 _target_values: Final = attrgetter(*TARGET_FIELDS)
@@ -36,6 +36,19 @@ def plain(value: Target | TargetEvent) -> dict[str, Any]:
     return dict(zip(TARGET_FIELDS, _target_values(value), strict=True))
 
 
-def line(user_id: int, value: Target | TargetEvent) -> bytes:
-    """One line of a part: a model, headed by the id of the user who was asked for."""
-    return encode({"user_id": user_id, **plain(value)}) + b"\n"
+def as_sent(value: Target | TargetEvent) -> bytes | None:
+    """The row as the server sent it, on one line: a JSON text has line ends only as blanks."""
+    raw: bytes | None = getattr(value, "raw", None)
+    return raw and raw.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def line(user_id: int, value: Target | TargetEvent, *, raw: bool = False) -> bytes:
+    """One line of a part: a model, headed by the id of the user who was asked for.
+
+    With `raw`, it ends with the row as the server sent it, its line ends made blanks.
+    """
+    fields = {"user_id": user_id, **plain(value)}
+    if raw:
+        sent = as_sent(value)
+        fields["raw"] = None if sent is None else msgspec.Raw(sent)
+    return encode(fields) + b"\n"

@@ -2,119 +2,274 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import attrs
+import msgspec
+from attrs import define, field
 
 from capillary_targets.client import TargetsClient
-from capillary_targets.fanout import UserOutcome
+from capillary_targets.errors import CapillaryError, UsageError
+from capillary_targets.workers import visit_all
 
-from .errors import SweepRefused, SweepStopped
+from .directory import Directory
+from .errors import SweepStopped
+from .hand import Hand, Limits
+from .ledger import Ledger
+from .meter import Meter
 from .parts import WholeFile
-from .rows import encode, line
+from .reading import Users, batches
+from .report import write_report
+from .rows import encode
+from .sinks import Format, format_named
+from .state import State
 from .summary import Summary
 from .users import BadLine
+from .visit import Visitor
 
 __all__ = ["run"]
 
 
 async def run(
     client: TargetsClient,
-    users: Iterable[int | BadLine],
-    out: Path,
+    users: Users,
+    out: Path | str,
     *,
+    rules: tuple[int, ...] = (),
+    enrolled: bool = True,
+    format: str = "jsonl",  # noqa: A002 - what everybody calls it
+    raw: bool = False,
+    incremental: bool = False,
+    retry_failed: bool = False,
+    source: str | None = None,
+    limits: Limits | None = None,
+    meter: Meter | None = None,
     progress: Callable[[Summary], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
-    """Sweep `users` into files below the directory `out`, and return what came of it.
+    """Sweep `users` into files below the directory `out`; on the same directory, go on.
 
-    Writes `events/part-*.jsonl`, `targets/part-*.jsonl`, `failures.jsonl` and `summary.json`. The
-    rows of a user are written only if all of them came; the others are listed as failures.
-    `progress` is told after each user. Raises `SweepRefused` before anything was asked, or
-    `SweepStopped` where the files cannot be written.
+    Writes `events/part-*`, `targets/part-*`, `failures.jsonl`, `summary.json`, `report.html`. A
+    user's rows are written only if nothing is missing; the other users are listed as failures and
+    asked again next time. `rules` keeps only those targets; without `enrolled`, the events of
+    `rules` are asked for whoever is in them. `format` is jsonl or parquet; `raw` adds each row as
+    the server sent it. `incremental` begins the next run if the latest one came to its end: only
+    what is new since is written. `retry_failed` sweeps those who failed, and `users` may be empty.
+    `source` stands for the server in the directory's settings (by default its base URL). `meter`,
+    if it is one of the client's hooks, gives the report requests over time. `progress` is told
+    after each user.
+
+    Cancelling it finishes the part in hand. Raises `SweepRefused` before anything was asked;
+    `SweepStopped` where the files can no longer be written, a full disk for one. In either case
+    what was noted is safe, and the same call goes on.
     """
-    started = clock()
-    summary = Summary()
-    try:
-        with ExitStack() as stack:
-            files = _Files(stack, out)
-            ids = _ids(users, files, summary)
-            async for outcome in client.sweep(ids):
-                files.write(outcome)
-                summary.add(outcome)
-                _take_counts(summary, client, clock() - started)
-                if progress is not None:
-                    progress(summary)
-        _take_counts(summary, client, clock() - started)
-        with WholeFile(out / "summary.json") as file:
-            file.write(encode(attrs.asdict(summary)) + b"\n")
-    except OSError as error:
-        raise SweepStopped(f"cannot write to {out}: {error}; mend that and run it again") from error
-    return summary
-
-
-def _take_counts(summary: Summary, client: TargetsClient, seconds: float) -> None:
-    summary.requests = client.counts.requests
-    summary.retries = client.counts.retries
-    summary.seconds = round(seconds, 3)
-
-
-def _ids(users: Iterable[int | BadLine], files: _Files, summary: Summary) -> Iterator[int]:
-    """The ids; lines that are none go to the failures."""
-    for user in users:
-        if isinstance(user, BadLine):
-            summary.bad_lines += 1
-            files.failures.write(
-                encode({"line": user.number, "text": user.text, "error": "not a user id"}) + b"\n"
-            )
-        else:
-            yield user
-
-
-class _Files:
-    """The files of one sweep, put in their places when `stack` ends well."""
-
-    def __init__(self, stack: ExitStack, out: Path) -> None:
-        try:
-            for name in ("events", "targets"):
-                (out / name).mkdir(parents=True, exist_ok=True)
-            self.failures = stack.enter_context(WholeFile(out / "failures.jsonl"))
-        except OSError as error:
-            raise SweepRefused(
-                f"--out {out} cannot be written to: {error.strerror}; name another directory"
-            ) from None
-        self.events = stack.enter_context(WholeFile(out / "events" / "part-00000.jsonl"))
-        self.targets = stack.enter_context(WholeFile(out / "targets" / "part-00000.jsonl"))
-
-    def write(self, outcome: UserOutcome) -> None:
-        """All of a complete user, or the failure."""
-        user = outcome.user_id
-        if not outcome.complete:
-            self.failures.write(encode(_failure(outcome)) + b"\n")
-            return
-        for target in outcome.targets:
-            self.targets.write(line(user, target))
-        for event in outcome.events:
-            self.events.write(line(user, event))
-
-
-def _failure(outcome: UserOutcome) -> dict[str, object]:
-    error = outcome.error
-    if error is None:
-        missing = [rule for rule, report in outcome.reports.items() if not report.complete]
-        message = f"not every event came of the targets {missing}"
-        return {"user_id": outcome.user_id, "error": "Incomplete", "message": message}
-    return {
-        "user_id": outcome.user_id,
-        "error": type(error).__name__,
-        "message": error.message,
-        "code": getattr(error, "code", None),
-        "status": error.status,
-        "request_id": error.request_id,
-        "url": error.url,
-        "attempts": error.attempts,
-        "retryable": error.retryable,
+    if incremental and retry_failed:
+        raise UsageError("incremental and retry_failed exclude each other: give one of them")
+    if not enrolled and not rules:
+        raise UsageError("without asking for users' targets, name the rules whose events you want")
+    settings = {
+        "base_url": source or str(client.session.settings.base_url),
+        "rules": sorted(rules),
+        "enrolled": enrolled,
+        "format": format,
+        "raw": raw,
     }
+    form = format_named(format, raw=raw)
+    with Directory(Path(out), settings) as directory:
+        state = directory.ledger.begin(settings, _now(), anew=incremental)
+        sweep = _Sweep(
+            client,
+            directory,
+            form,
+            limits or Limits(),
+            meter or Meter(clock),
+            clock,
+            progress,
+            msgspec.json.decode(state, type=State),
+        )
+        visitor = Visitor(
+            client.session.patiently(),
+            client.events(0, 0).page_size,
+            directory.ledger.marks,
+            sweep.written,
+            rules=rules,
+            enrolled=enrolled,
+        )
+        failed = directory.ledger.failed_users() if retry_failed else users
+        return await sweep.run(failed, visitor)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@define
+class _Sweep:
+    _client: TargetsClient
+    _directory: Directory
+    _format: Format
+    _limits: Limits
+    _meter: Meter
+    _clock: Callable[[], float]
+    _progress: Callable[[Summary], None] | None
+    _before: State
+    _hand: Hand = field(init=False)
+    _summary: Summary = field(init=False)
+    _started: float = field(init=False)
+    _earlier: tuple[int, int, float] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._started = self._clock()
+        summary = self._summary = self._before.summary
+        made = self._client.counts
+        self._earlier = (
+            summary.requests - made.requests,
+            summary.retries - made.retries,
+            summary.seconds,
+        )
+        summary.run = self._ledger.run
+        summary.bad_lines = summary.skipped = summary.failed = 0
+        summary.finished = False
+        self._meter.resume(self._before.series, summary.seconds)
+        self._hand = Hand(self._directory, self._format, summary, self._state, self._limits)
+
+    @property
+    def _ledger(self) -> Ledger:
+        return self._directory.ledger
+
+    def written(self, user: int, rule: int) -> set[int]:
+        """The ids of the events that the files hold of a user's target."""
+        return {
+            event
+            for place in self._ledger.places(user)
+            for of_rule, event in self._format.event_ids(
+                self._directory.part("events", place.part), place.start, place.length
+            )
+            if of_rule == rule
+        }
+
+    async def run(self, users: Users, visitor: Visitor) -> Summary:
+        """To the end, or as far as it goes."""
+        try:
+            with WholeFile(self._directory.path / "failures.jsonl") as failures:
+                ended_by = await self._visit_all(users, visitor, failures)
+                self._hand.seal()
+                self._close(failures, finished=ended_by is None)
+            if ended_by is not None:
+                raise ended_by
+            write_report(self._directory.path, self._ledger)
+        except CapillaryError:
+            raise
+        except (OSError, sqlite3.Error) as error:
+            self._hand.discard()
+            raise SweepStopped(
+                f"cannot write to {self._directory.path}: {_reason(error)}; "
+                f"{self._summary.complete} users are safe there: mend that, then run the same "
+                "command again to go on"
+            ) from error
+        return self._summary
+
+    async def _visit_all(
+        self, users: Users, visitor: Visitor, failures: WholeFile
+    ) -> BaseException | None:
+        """Visit all users; what ended it before the list did, if anything.
+
+        A failing disk is raised: then the part in hand cannot be kept.
+        """
+        try:
+            async with (
+                aclosing(self._wanted(users, failures)) as wanted,
+                aclosing(visit_all(wanted, visitor.visit, self._size)) as visits,
+            ):
+                async for visit in visits:
+                    self._hand.add(visit, self._clock())
+                    self._tell()
+                    if self._hand.is_full(self._clock()):
+                        await self._seal()
+        except (OSError, sqlite3.Error):
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again, after what is good is kept
+            return error
+        return None
+
+    async def _wanted(self, users: Users, failures: WholeFile) -> AsyncGenerator[int, None]:
+        """The users to ask: not yet done, each once."""
+        pending = self._hand.pending
+        async with aclosing(batches(users)) as found:
+            async for batch in found:
+                ids = []
+                for user in batch:
+                    if isinstance(user, BadLine):
+                        self._summary.bad_lines += 1
+                        failures.write(encode(_bad_line(user)) + b"\n")
+                    else:
+                        ids.append(user)
+                # No await from here to the last `add`: a seal in between would move users from
+                # the pending ones to the ledger, behind our back.
+                done = self._ledger.not_to_ask(ids)
+                fresh = []
+                for user in ids:
+                    if user in done or user in pending:
+                        self._summary.skipped += 1
+                    else:
+                        pending.add(user)
+                        fresh.append(user)
+                self._tell()
+                for user in fresh:
+                    yield user
+
+    def _size(self) -> int:
+        """Users at a time: as many as requests may be in flight, and a few being worked on."""
+        limit = self._client.session.gate.limit
+        return limit + max(1, limit // 8)
+
+    async def _seal(self) -> None:
+        """Seal the part in hand, the slow writing aside from the event loop."""
+        writing = asyncio.ensure_future(asyncio.to_thread(self._hand.sync))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])  # nobody else may touch the files meanwhile
+            raise
+        self._hand.seal()
+
+    def _tell(self) -> None:
+        self._count()
+        if self._progress is not None:
+            self._progress(self._summary)
+
+    def _count(self) -> None:
+        requests, retries, seconds = self._earlier
+        counts = self._client.counts
+        self._summary.requests = requests + counts.requests
+        self._summary.retries = retries + counts.retries
+        self._summary.seconds = round(seconds + self._clock() - self._started, 3)
+
+    def _state(self) -> str:
+        self._count()
+        return encode({"summary": self._summary, "series": self._meter.series}).decode()
+
+    def _close(self, failures: WholeFile, *, finished: bool) -> None:
+        """The list of failures and the summary."""
+        for detail in self._ledger.failures():
+            failures.write(detail.encode() + b"\n")
+        self._summary.failed = self._ledger.failed()
+        self._summary.finished = finished
+        if finished:
+            self._ledger.finish(_now(), self._state())
+        with WholeFile(self._directory.path / "summary.json") as file:
+            file.write(encode(self._summary.as_dict()) + b"\n")
+
+
+def _bad_line(line: BadLine) -> dict[str, Any]:
+    return {"line": line.number, "text": line.text, "error": "not a user id"}
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -136,4 +136,4 @@ def test_an_out_that_is_a_file_is_refused(cli: Cli, tmp_path: Path):
     (tmp_path / "out").write_text("")
     ran = cli("sweep", "--sandbox", "--out", tmp_path / "out")
     assert ran.status == 2
-    refused(ran, "--out", "name another directory")
+    refused(ran, str(tmp_path / "out"), "name another directory")

@@ -1,0 +1,189 @@
+"""One user: which targets, and which of their events are not in the files yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+from attrs import field, frozen
+
+from capillary_targets import endpoints
+from capillary_targets.errors import (
+    AuthError,
+    CapillaryError,
+    ClientClosed,
+    EndpointGone,
+    NoRecordFound,
+)
+from capillary_targets.fanout import UserOutcome
+from capillary_targets.models import EventsPage, Target, TargetEvent
+from capillary_targets.pager import EventPager
+from capillary_targets.pagination import PagingReport
+from capillary_targets.session import Session
+
+from .incremental import Mark, digest, heal, judge, mark_after, more_follows
+from .rows import encode, plain
+
+__all__ = ["Visit", "Visitor"]
+
+
+@frozen
+class Visit(UserOutcome):
+    """What came of one user: `targets` and `events` are those to be written.
+
+    `marks` are where to go on from, by rule id. `healed` targets had a late or deleted event
+    before their mark: `late` events were found so, `vanished` ones are in the files but no longer
+    on the server.
+    """
+
+    marks: Mapping[int, Mark] = field(factory=dict, hash=False)
+    enrolled: int = 0
+    healed: int = 0
+    late: int = 0
+    vanished: int = 0
+
+
+@frozen
+class _Read:
+    """What was read of one target's events."""
+
+    events: tuple[TargetEvent, ...]
+    mark: Mark
+    report: PagingReport
+    healed: bool = False
+    late: int = 0
+    vanished: int = 0
+
+
+@frozen
+class Visitor:
+    """Visits users, one at a time, many side by side.
+
+    `rules` keeps only those targets; without `enrolled`, nobody is asked which targets a user is
+    in: the events of `rules` are. `marks` gives a user's marks of earlier runs (none: everything
+    is read), `written` the event ids that the files hold of a user's target.
+    """
+
+    session: Session
+    page_size: int
+    marks: Callable[[int], Mapping[int, Mark]]
+    written: Callable[[int, int], set[int]]
+    rules: tuple[int, ...] = ()
+    enrolled: bool = True
+
+    async def visit(self, user: int) -> Visit:
+        """Everything of one user. A failure is told in the outcome.
+
+        Raised is what nobody else would fare better with: `AuthError`, `EndpointGone`,
+        `ClientClosed`.
+        """
+        marks = self.marks(user)
+        targets: Sequence[Target] = ()
+        reads: dict[int, _Read] = {}
+        failure: CapillaryError | None = None
+        try:
+            rules: Sequence[int] = self.rules
+            if self.enrolled:
+                targets = await endpoints.active_targets(
+                    self.session, user, target_rule_ids=self.rules
+                )
+                rules = [target.id for target in targets]
+            for rule in rules:
+                reads[rule] = await self._events(user, rule, marks.get(rule))
+        except (AuthError, ClientClosed, EndpointGone):
+            raise
+        except CapillaryError as error:
+            failure = error
+        return _outcome(user, targets, reads, marks, failure)
+
+    async def _events(self, user: int, rule: int, mark: Mark | None) -> _Read:
+        if mark is None or not mark.count:
+            return await self._all(user, rule)
+        read = await self._behind(user, rule, mark)
+        if read is not None:
+            return read
+        everything = await self._all(user, rule)
+        found = heal(everything.events, self.written(user, rule))
+        return attrs.evolve(
+            everything,
+            events=found.new,
+            healed=bool(found.late or found.vanished),
+            late=found.late,
+            vanished=found.vanished,
+        )
+
+    async def _all(self, user: int, rule: int) -> _Read:
+        """Walk over everything."""
+        pager = EventPager(self.session, user, rule, page_size=self.page_size)
+        events: list[TargetEvent] = []
+        in_force = 0
+        async for page in pager.pages():
+            events += (_of_rule(event, rule) for event in page.events)
+            in_force = page.pagination.limit or in_force
+        ids = [event.event_log_id for event in events]
+        mark = mark_after(ids, page_size=in_force or self.page_size)
+        return _Read(tuple(events), mark, pager.report)
+
+    async def _behind(self, user: int, rule: int, mark: Mark) -> _Read | None:
+        """Go on from the mark. None where it is not where it was, or anything does not add up."""
+        number = mark.page
+        page = await self._page(user, rule, mark.page_size, number)
+        verdict = judge(mark, page)
+        if verdict.moved:
+            return None
+        ids = [event.event_log_id for event in page.events]
+        new = list(verdict.new)
+        more = verdict.more
+        while more:
+            number += 1
+            page = await self._page(user, rule, mark.page_size, number)
+            ids += (event.event_log_id for event in page.events)
+            new += page.events
+            more = bool(page.events) and more_follows(number, page, mark)
+        before = mark.page * mark.page_size
+        if len(set(ids)) != len(ids) or (page.total or before + len(ids)) != before + len(ids):
+            return None
+        report = PagingReport(
+            events=len(new), requests=number - mark.page + 1, total=page.total, complete=True
+        )
+        events = tuple(_of_rule(event, rule) for event in new)
+        return _Read(events, mark_after(ids, before=before, page_size=mark.page_size), report)
+
+    async def _page(self, user: int, rule: int, size: int, number: int) -> EventsPage:
+        try:
+            return await endpoints.target_events(
+                self.session, user, rule, limit=size, offset=number
+            )
+        except NoRecordFound:
+            return EventsPage(())
+
+
+def _of_rule(event: TargetEvent, rule: int) -> TargetEvent:
+    """The event, knowing the target that it was asked for, should the server not say."""
+    return event if event.target_rule_id is not None else attrs.evolve(event, target_rule_id=rule)
+
+
+def _outcome(
+    user: int,
+    targets: Sequence[Target],
+    reads: Mapping[int, _Read],
+    marks: Mapping[int, Mark],
+    failure: CapillaryError | None,
+) -> Visit:
+    """The outcome; of the targets, those whose row is new or has changed."""
+    rows = {target.id: digest([encode(plain(target))]) for target in targets}
+    changed = [t for t in targets if t.id not in marks or marks[t.id].target != rows[t.id]]
+    return Visit(
+        user,
+        tuple(changed),
+        tuple(event for read in reads.values() for event in read.events),
+        {rule: read.report for rule, read in reads.items()},
+        failure,
+        marks={
+            rule: attrs.evolve(read.mark, target=rows.get(rule)) for rule, read in reads.items()
+        },
+        enrolled=len(targets),
+        healed=sum(read.healed for read in reads.values()),
+        late=sum(read.late for read in reads.values()),
+        vanished=sum(read.vanished for read in reads.values()),
+    )

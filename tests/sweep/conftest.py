@@ -1,0 +1,92 @@
+"""A sandbox's truth, a directory's rows, and the sweep between them."""
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capillary_targets import BasicAuth, RetryPolicy, TargetsClient
+from capillary_targets.sandbox import Sandbox, World
+from capillary_targets.sweep import Summary, run
+
+Row = tuple[int, int, int, str | None]
+"""(user, rule, event log id, value as spelled)."""
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, amounts as Decimal."""
+    return [json.loads(line, parse_float=Decimal) for line in path.read_text().splitlines()]
+
+
+def parts(out: Path, kind: str) -> list[dict[str, Any]]:
+    """Every row of every part of JSON Lines."""
+    return [row for path in sorted((out / kind).iterdir()) for row in read_jsonl(path)]
+
+
+def written(out: Path) -> Counter[Row]:
+    """The events in the parts, each with how often it is there."""
+    return Counter(
+        (
+            row["user_id"],
+            row["target_rule_id"],
+            row["event_log_id"],
+            None if row["target_value"] is None else str(row["target_value"]),
+        )
+        for row in parts(out, "events")
+    )
+
+
+def true_events(world: World, users: Iterator[int] | list[int] | None = None) -> Counter[Row]:
+    """The events that a whole sweep has to find, each once."""
+    return Counter(
+        (user, rule.id, event.event_log_id, event.target_value)
+        for user in (world.all_user_ids() if users is None else users)
+        for rule in world.targets(user)
+        for event in world.events(user, rule.id)
+    )
+
+
+@asynccontextmanager
+async def connected(sandbox: Sandbox, **settings: Any) -> AsyncIterator[TargetsClient]:
+    """A client of a running sandbox. One attempt for each request, so that nothing waits."""
+    settings.setdefault("retry", RetryPolicy(attempts=1))
+    settings.setdefault("concurrency", 8)
+    auth = BasicAuth(sandbox.username, sandbox.password)
+    async with TargetsClient(sandbox.url, auth, **settings) as client:
+        yield client
+
+
+Swept = Callable[..., Any]
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Swept:
+    """Sweep a running sandbox (all its users, unless told which) into `tmp_path`."""
+
+    async def sweep(sandbox: Sandbox, users: Any = None, **settings: Any) -> Summary:
+        client_settings = {
+            name: settings.pop(name) for name in ("page_size", "concurrency") if name in settings
+        }
+        users = sandbox.world.all_user_ids() if users is None else users
+        settings.setdefault("source", "the sandbox")
+        async with connected(sandbox, **client_settings) as client:
+            return await run(client, users, settings.pop("out", tmp_path), **settings)
+
+    return sweep
+
+
+def names(directory: Path) -> list[str]:
+    """What is in a directory, by name."""
+    return sorted(path.name for path in directory.iterdir())
+
+
+def write(path: Path, text: str) -> Path:
+    """A file with that text, its directory made if need be."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path

@@ -1,0 +1,157 @@
+"""A disk that is full or cannot be written: a clear line, nothing lost, and it goes on."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capillary_targets.sandbox import Sandbox
+from capillary_targets.sweep import Limits, SweepRefused, SweepStopped
+from capillary_targets.sweep.parts import WholeFile
+
+from .conftest import Swept, names, true_events, written
+
+
+class Full:
+    """Stands in for a file; after so many bytes there is no room left."""
+
+    def __init__(self, file: Any, room: list[int]) -> None:
+        self._file = file
+        self._room = room
+
+    def write(self, data: bytes) -> int:
+        self._room[0] -= len(data)
+        if self._room[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return int(self._file.write(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize(("form", "enough"), [("jsonl", 80_000), ("parquet", 40_000)])
+async def test_a_full_disk_stops_it_and_loses_nothing(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, enough: int
+):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    room = [enough]
+    made = WholeFile.__init__
+
+    def making(self: WholeFile, path: Path) -> None:
+        made(self, path)
+        self.file = Full(self.file, room)  # type: ignore[assignment]
+
+    sandbox = Sandbox(users=30, targets=2, events=9)
+    async with sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr(WholeFile, "__init__", making)
+            with pytest.raises(SweepStopped, match="No space left on device") as caught:
+                await swept(sandbox, format=form, limits=Limits(users=3))
+        assert "run the same command again" in str(caught.value)
+        safe = names(tmp_path / "events")
+        assert safe
+        assert not [name for name in safe if name.endswith(".partial")]
+        summary = await swept(sandbox, format=form, limits=Limits(users=3))
+    assert summary.skipped > 0
+    assert summary.all_complete
+    if form == "jsonl":
+        assert written(tmp_path) == true_events(sandbox.world)
+
+
+async def test_a_ledger_that_finds_no_room_stops_it_and_loses_nothing(swept: Swept, tmp_path: Path):
+    sandbox = Sandbox(users=30, targets=2, events=9)
+    async with sandbox:
+        await swept(sandbox, [1_000_001])
+        # A process may write no file beyond this: the ledger's journal is the first to meet it.
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))
+        try:
+            with pytest.raises(SweepStopped, match="run the same command again"):
+                await swept(sandbox)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        await swept(sandbox)
+    assert written(tmp_path) == true_events(sandbox.world)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 300 KiB; for root only, and where a mount is allowed."""
+    path = tmp_path / "tiny"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(path)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no mount here: {mounted.stderr.decode().strip()}")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def remount(path: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True)
+
+
+async def test_a_disk_that_is_really_full(swept: Swept, tiny: Path):
+    sandbox = Sandbox(users=30, targets=2, events=9)
+    async with sandbox:
+        with pytest.raises(SweepStopped, match=r"No space left|full"):
+            await swept(sandbox, out=tiny, limits=Limits(users=3))
+        remount(tiny, "size=4m")
+        summary = await swept(sandbox, out=tiny, limits=Limits(users=3))
+    assert summary.all_complete
+    assert written(tiny) == true_events(sandbox.world)
+
+
+async def test_a_read_only_disk_is_refused(swept: Swept, tiny: Path):
+    sandbox = Sandbox(users=3, targets=2, events=9)
+    async with sandbox:
+        await swept(sandbox, [1_000_001], out=tiny)
+        before = (names(tiny), written(tiny))
+        remount(tiny, "ro")
+        with pytest.raises(SweepRefused, match=r"cannot be written to \(Read-only file system\)"):
+            await swept(sandbox, out=tiny)
+        assert (names(tiny), written(tiny)) == before
+        remount(tiny, "rw,size=4m")
+        await swept(sandbox, out=tiny)
+    assert written(tiny) == true_events(sandbox.world)
+
+
+async def test_a_directory_without_permission_is_refused(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(self: Path, *arguments: Any, **more: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    sandbox = Sandbox(users=3)
+    async with sandbox:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "mkdir", refused)  # root may write anywhere
+            with pytest.raises(SweepRefused, match=r"cannot be written to \(Permission denied\)"):
+                await swept(sandbox, out=tmp_path / "out")
+
+
+def test_the_command_says_so_in_one_line(tmp_path: Path):
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
+        "from capillary_targets.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, "sweep", "--sandbox", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: cannot write to ")
+    assert "File too large" in ran.stderr
+    assert ran.stderr.count("\n") == 1
