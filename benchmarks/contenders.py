@@ -1,0 +1,109 @@
+"""The same sweep, by hand and by this package. Each takes a base URL and the work to do.
+
+Libraries are imported where they run: a contender has a process of its own and pays only for what
+it uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .workload import Work
+
+if TYPE_CHECKING:
+    from capillary_targets import TargetsClient
+
+__all__ = ["HEADERS", "Contender", "Result", "client_of", "raw", "thrown_away", "typed", "walk"]
+
+Result: TypeAlias = Callable[[], tuple[int, Decimal | float]]
+"""Proof that the work was done: how many events came, and the sum of their values."""
+Contender: TypeAlias = Callable[[str, Work], Awaitable[Result]]
+
+HEADERS = {"Authorization": "Basic dGlsbDo1ZjRkY2MzYjVhYTc2NWQ2MWQ4MzI3ZGViODgyY2Y5OQ=="}
+
+
+async def walk(
+    work: Work,
+    get: Callable[[str], Awaitable[Any]],
+    targets_of: Callable[[Any], list[int]],
+    rows_of: Callable[[Any], tuple[int, Any, int]],
+) -> Result:
+    """The loop that all hand-written clients share: a pool of workers over an iterator of users.
+
+    `get` fetches a path; `targets_of` reads the ids, `rows_of` the number of rows, the sum of
+    their values, and the total of all pages.
+    """
+    users = iter(range(1, work.users + 1))
+    events = 0
+    total: Any = 0
+
+    async def work_on() -> None:
+        nonlocal events, total
+        for user in users:
+            for target in targets_of(await get(f"/v3/users/{user}/enrolledTargets")):
+                path = f"/v3/users/{user}/trackedTargetEvents/{target}?limit={work.page_size}"
+                seen = number = 0
+                while True:
+                    rows, value, promised = rows_of(await get(f"{path}&offset={number}"))
+                    seen += rows
+                    total += value
+                    number += 1
+                    if seen >= promised or not rows:
+                        break
+                events += seen
+
+    await asyncio.gather(*(work_on() for _ in range(work.in_flight)))
+    return lambda: (events, total)
+
+
+async def raw(base: str, work: Work) -> Result:
+    """What a good engineer writes by hand: no models, no retries, no limits, inexact sums."""
+    import aiohttp
+    import orjson
+
+    connector = aiohttp.TCPConnector(limit=work.in_flight)
+    async with aiohttp.ClientSession(connector=connector, headers=HEADERS) as session:
+
+        async def get(path: str) -> Any:
+            async with session.get(base + path) as response:
+                return orjson.loads(await response.read())
+
+        def rows_of(page: Any) -> tuple[int, float, int]:
+            rows = page["data"]
+            return len(rows), sum([row["targetValue"] for row in rows]), page["pagination"]["total"]
+
+        return await walk(work, get, lambda answer: [row["id"] for row in answer["data"]], rows_of)
+
+
+def client_of(base: str, work: Work) -> TargetsClient:
+    """A client of the package under test, set up for the work."""
+    from capillary_targets import BasicAuth, TargetsClient
+
+    return TargetsClient(
+        base, BasicAuth("till", "password"), page_size=work.page_size, concurrency=work.in_flight
+    )
+
+
+async def typed(base: str, work: Work) -> Result:
+    """The package under test: typed, exact, with limits, retries and a report."""
+    events = 0
+    total = Decimal()
+    async with client_of(base, work) as client:
+        async for outcome in client.sweep(range(1, work.users + 1)):
+            if not outcome.complete:
+                raise RuntimeError(f"user {outcome.user_id}") from outcome.error
+            events += len(outcome.events)
+            total += sum([event.target_value for event in outcome.events if event.target_value])
+    return lambda: (events, total)
+
+
+async def thrown_away(base: str, work: Work) -> Result:
+    """The same sweep, whose outcomes are only counted."""
+    events = 0
+    async with client_of(base, work) as client:
+        async for outcome in client.sweep(range(1, work.users + 1)):
+            events += len(outcome.events)
+    return lambda: (events, work.total)

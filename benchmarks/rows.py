@@ -1,0 +1,184 @@
+"""What is measured: one function for each part of the table."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from statistics import median
+from typing import Final
+
+from .running import Server, alternate, cores, in_child, python, ratios
+from .table import Row
+from .workload import Work
+
+__all__ = ["PARTS", "Scale"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much work, and how many rounds. `FULL` gives the figures; `QUICK` shows that all runs."""
+
+    rounds: int = 7
+    users: int = 500
+    latency_users: int = 640
+    event_sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    user_sizes: tuple[int, ...] = (10, 100, 1_000, 10_000, 100_000)
+    memory_marks: tuple[int, int] = (10_000, 1_000_000)
+
+    @classmethod
+    def quick(cls) -> Scale:
+        """For less than a minute."""
+        return cls(
+            rounds=2,
+            users=30,
+            latency_users=64,
+            event_sizes=(1_000, 10_000),
+            user_sizes=(10, 1_000),
+            memory_marks=(500, 3_000),
+        )
+
+
+RAW: Final = "contenders:raw"
+TYPED: Final = "contenders:typed"
+PEERS: Final = {
+    "peers:aiohttp_orjson_cattrs": ("aiohttp + orjson + tuned cattrs", 2.0, ("orjson",)),
+    "peers:aiohttp_json_cattrs": ("aiohttp + json + cattrs as it comes", 4.5, ()),
+    "peers:httpx_pydantic": ("httpx + pydantic v2", 9.0, ("httpx", "pydantic")),
+    "peers:dlt_rest_client": ("dlt's REST client, extract only", 9.0, ("dlt",)),
+}
+
+
+def sweeps(server: Server, scale: Scale) -> Iterator[Row]:
+    """The typed sweep against the loop written by hand, with both event loops; the requests."""
+    work = Work(users=scale.users)
+    how = "wall ÷ *raw*'s, CPU-bound"
+    server.take_count()
+    server.run(TYPED, work)
+    warm = replace(work, users=min(8, work.users))
+    made = server.take_count() - warm.requests
+    raw, typed = alternate(server, [RAW, TYPED], work, scale.rounds)
+    yield Row("typed sweep", how, ratios(typed, raw), 1.15, detail={"raw": raw, "typed": typed})
+    if find_spec("uvloop"):
+        raw, typed = alternate(server, [RAW, TYPED], work, scale.rounds, uvloop=True)
+        detail = {"raw": raw, "typed": typed}
+        yield Row(
+            "typed sweep, uvloop", f"{how}, uvloop for both", ratios(typed, raw), detail=detail
+        )
+    yield Row("requests", "requests made ÷ fewest possible", [made / work.requests], 1.0)
+
+
+def peers(server: Server, scale: Scale) -> Iterator[Row]:
+    """The typed sweep against typed peers."""
+    work = Work(users=scale.users)
+    there = [
+        call for call, (_, _, needs) in PEERS.items() if all(find_spec(name) for name in needs)
+    ]
+    typed, *others = alternate(server, [TYPED, *there], work, scale.rounds)
+    runs = dict(zip(there, others, strict=True))
+    for call, (name, reach, needs) in PEERS.items():
+        row = Row(name, "its wall ÷ typed sweep's", [], reach, "higher")
+        if call in runs:
+            row.values = ratios(runs[call], typed)
+            row.detail = {"typed": typed, "peer": runs[call]}
+        else:
+            row.missing = f"not installed: {', '.join(needs)}"
+        yield row
+
+
+def decoding(_: Server, scale: Scale) -> Iterator[Row]:
+    """Bytes to events."""
+    rounds = in_child("decode:decode", max(5, scale.rounds), port=0)
+    yield Row(
+        "page of 100 events → TargetEvents",
+        "µs an event ÷ `orjson.loads` alone",
+        [one["ours"] / one["orjson"] for one in rounds],
+        2.0,
+        detail={"rounds": rounds},
+    )
+    ours = [one["ours"] for one in rounds]
+    yield Row("the same", "µs an event", ours, unit="µs")
+
+
+def latency(server: Server, scale: Scale) -> Iterator[Row]:
+    """A server that takes 50 ms to answer."""
+    work = Work(users=scale.latency_users, latency_ms=50)
+    least = work.requests * work.latency_ms / 1000 / work.in_flight
+    raw, typed = alternate(server, [RAW, TYPED], work, max(1, scale.rounds // 2))
+    how = "wall ÷ (requests × 50 ms ÷ 64)"
+    yield Row("latency-bound", how, [run["wall"] / least for run in typed], 1.08)
+    yield Row("latency-bound, *raw*", how, [run["wall"] / least for run in raw])
+
+
+def files(server: Server, scale: Scale) -> Iterator[Row]:
+    """Sweeps into files."""
+    work = Work(users=scale.users)
+    names = {"JSON Lines": "files:to_jsonl"}
+    if find_spec("pyarrow"):
+        names["Parquet"] = "files:to_parquet"
+    nothing, *written = alternate(
+        server, ["contenders:thrown_away", *names.values()], work, scale.rounds
+    )
+    for name, runs in zip(names, written, strict=True):
+        detail = {"thrown_away": nothing, "written": runs}
+        how = "wall ÷ the same sweep thrown away"
+        yield Row(f"to {name}", how, ratios(runs, nothing), 1.15, detail=detail)
+
+
+def memory(server: Server, scale: Scale) -> Iterator[Row]:
+    """A sweep of many users, each with few events."""
+    few, many = scale.memory_marks
+    work = Work(users=many, targets=1, events=5)
+    found = {int(mark): rss for mark, rss in server.run("growth:memory", work, [few, many]).items()}
+    grown = (found[many] - found[few]) / 2**20
+    how = f"RSS at {many:,} users − at {few:,}"
+    yield Row("memory", how, [grown], 30, unit="MB", detail={"rss": found})
+
+
+def flatness(server: Server, scale: Scale) -> Iterator[Row]:
+    """CPU time as the work grows."""
+    work = Work(users=1, targets=1, events=20)
+    for what, call, sizes in (
+        ("event", "growth:events_grow", scale.event_sizes),
+        ("user", "growth:users_grow", scale.user_sizes),
+    ):
+        found = list(server.run(call, work, list(sizes)).values())
+        worst = max(found) / min(found)
+        how = f"dearest ÷ cheapest, from {sizes[0]:,} to {sizes[-1]:,}"
+        detail = {"seconds": dict(zip(sizes, found, strict=True))}
+        yield Row(f"CPU seconds {_an(what)}", how, [worst], 1.1, detail=detail)
+
+
+def _an(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "ae" else f"a {noun}"
+
+
+def imports(_: Server, scale: Scale) -> Iterator[Row]:
+    """What importing costs, in fresh processes."""
+
+    def seconds(module: str) -> float:
+        code = (
+            f"import time; t = time.perf_counter()\nimport {module}\nprint(time.perf_counter() - t)"
+        )
+        command = python("-c", code, core=cores()[1])
+        return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+    modules = ("capillary_targets", "aiohttp")
+    rounds = [{name: seconds(name) for name in modules} for _ in range(3 * scale.rounds)]
+    each = [one["capillary_targets"] / one["aiohttp"] for one in rounds]
+    row = Row("import", "`import capillary_targets` ÷ `import aiohttp`", each, 1.5)
+    row.detail = {name: median(one[name] for one in rounds) for name in modules}
+    yield row
+
+
+PARTS: Final[dict[str, Callable[[Server, Scale], Iterator[Row]]]] = {
+    "sweep": sweeps,
+    "peers": peers,
+    "decode": decoding,
+    "latency": latency,
+    "files": files,
+    "memory": memory,
+    "flat": flatness,
+    "import": imports,
+}
