@@ -112,7 +112,8 @@ class Target:
     """A target (rule) that a user is enrolled in. Its `id` is what events ask for as rule id.
 
     `expression_json` is JSON *text*, left as it came. `extra` holds the keys this class does not
-    know, as the server named them, so that nothing the server said is lost.
+    know, as the server named them, so that nothing the server said is lost. `raw` is the row's own
+    bytes, where a server sent it.
     """
 
     id: int
@@ -136,6 +137,7 @@ class Target:
     target_milestone_triggers: tuple[MilestoneTrigger, ...] = ()
     target_audience_filter: tuple[AudienceFilter, ...] = ()
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
+    raw: bytes | None = field(default=None, eq=False, repr=False)
 
 
 @frozen
@@ -182,12 +184,13 @@ class ApiWarning:
 
 @frozen
 class EventsPage:
-    """One page of events, in chronological order."""
+    """One page of events, in chronological order. `body` is the answer it was read from."""
 
     events: tuple[TargetEvent, ...]
     pagination: Pagination = Pagination()
     warnings: tuple[ApiWarning, ...] = ()
     request_id: str | None = None
+    body: bytes = field(default=b"", eq=False, repr=False)
 
     @property
     def number(self) -> int | None:

@@ -138,8 +138,11 @@ def _twins(cls: type[Any]) -> list[tuple[str, str]]:
 
 
 def _class_hook(cls: type[Any], converter: Converter) -> Hook:
-    names = {field.name: wire_name(field.name) for field in attrs.fields(cls)}
+    fields_of = {field.name for field in attrs.fields(cls)}
+    names = {name: wire_name(name) for name in fields_of - {"raw"}}  # `wire` fills that one
     renamed: dict[str, Any] = {name: override(rename=wire) for name, wire in names.items()}
+    if "raw" in fields_of:
+        renamed["raw"] = override(omit=True)
     make = make_dict_structure_fn(cls, converter, **renamed)
     twins = _twins(cls)
 

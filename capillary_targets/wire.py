@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final, NoReturn
 
+import attrs
 import msgspec
 from attrs import field, frozen
 
 from .auth import Token
-from .decoding import events_envelope, targets_in
+from .decoding import events_envelope, rows_as_sent, targets_in
 from .errors import (
     ApiError,
     AuthError,
@@ -70,7 +71,11 @@ def read_targets(answer: Answer, structurer: Structurer) -> list[Target]:
             return targets
     document = success(answer)
     data = data_of(document, answer)
-    return list(structurer.structure(data, tuple[Target, ...], "data"))
+    found = structurer.structure(data, tuple[Target, ...], "data")
+    rows = rows_as_sent(answer.body)
+    if len(rows) != len(found):
+        return list(found)
+    return [attrs.evolve(target, raw=row) for target, row in zip(found, rows, strict=True)]
 
 
 def read_events(answer: Answer, structurer: Structurer) -> EventsPage:
@@ -83,6 +88,7 @@ def read_events(answer: Answer, structurer: Structurer) -> EventsPage:
                 pagination=page.pagination,
                 warnings=warnings_of(page.warnings),
                 request_id=answer.request_id,
+                body=answer.body,
             )
     document = success(answer)
     data = data_of(document, answer)
@@ -91,6 +97,7 @@ def read_events(answer: Answer, structurer: Structurer) -> EventsPage:
         pagination=structurer.structure(document.get("pagination") or {}, Pagination, "pagination"),
         warnings=warnings_of(document.get("warnings")),
         request_id=answer.request_id,
+        body=answer.body,
     )
 
 
