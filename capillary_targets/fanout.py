@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
+from weakref import ReferenceType, ref
 
 from attrs import define, field, frozen
 
@@ -101,7 +102,9 @@ class Sweep:
     _under_way: set[int] = field(init=False, factory=set, repr=False)
     _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
     _started: float = field(init=False, factory=time.monotonic, repr=False)
-    _stream: AsyncGenerator[UserOutcome, None] | None = field(init=False, default=None, repr=False)
+    _stream: ReferenceType[AsyncGenerator[UserOutcome, None]] | None = field(
+        init=False, default=None, repr=False
+    )
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,13 +119,16 @@ class Sweep:
 
     async def aclose(self) -> None:
         """Cancel what is in flight; nothing is left running."""
-        if self._stream is not None:
-            await self._stream.aclose()
+        stream = None if self._stream is None else self._stream()
+        if stream is not None:
+            await stream.aclose()
 
     def __aiter__(self) -> AsyncGenerator[UserOutcome, None]:
         self._started = time.monotonic()
-        self._stream = self._outcomes()
-        return self._stream
+        stream = self._outcomes()
+        # Not held: a loop that is broken off drops its stream, which closes it at once.
+        self._stream = ref(stream)
+        return stream
 
     async def _outcomes(self) -> AsyncGenerator[UserOutcome, None]:
         async with (

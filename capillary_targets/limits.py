@@ -153,8 +153,9 @@ class ConcurrencyController:
 
 
 _SAFETY: Final = 0.97
-_GROWTH: Final = 0.05
-"""The learned rate grows by this share for each length of the pause that taught it."""
+_GROWTH: Final = 0.01
+"""The learned rate grows by this share in the first length of the pause that taught it, by twice
+as much in the second, and so on: slowly near the known limit, quickly once it must have moved."""
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 
@@ -202,7 +203,8 @@ class RateController:
             self._since = now
         self._accepted += 1
         if self.rate != math.inf:
-            self.rate *= 1.0 + _GROWTH * max(0.0, now - self._grown) / self._pause
+            passed = max(0.0, now - self._grown) / self._pause
+            self.rate *= 1.0 + _GROWTH * passed * (now - self.paused_until) / self._pause
             self._grown = max(self._grown, now)
 
     def refused(self, now: float, sent: float, retry_after: float | None) -> None:

@@ -1,0 +1,226 @@
+"""Sweeps over real sockets: isolation, fewest requests, closing, stats."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from capillary_targets import (
+    AuthError,
+    BasicAuth,
+    EndpointGone,
+    InvalidUser,
+    NoRecordFound,
+    RateLimit,
+    RetryPolicy,
+    ServiceUnavailable,
+    TargetPeriodNotFound,
+    TargetRuleNotFound,
+    TargetsClient,
+    UsageError,
+)
+from capillary_targets.sandbox import Fault, Sandbox
+from capillary_targets.testing import no_waiting
+
+from .conftest import client_of, turns_until
+
+ONCE = RetryPolicy(attempts=1)
+
+
+async def test_a_failing_user_disturbs_nobody_and_keeps_what_had_come() -> None:
+    sandbox = Sandbox(users=30, targets=2, events=25, exact_events=True)
+    victim = sandbox.world.user_ids()[7]
+    first, second = (rule.id for rule in sandbox.world.targets(victim))
+    async with sandbox, client_of(sandbox, page_size=10, retry=ONCE) as client:
+        sandbox.faults.add(
+            Fault.http(500), times=None, path_contains=f"{victim}/trackedTargetEvents/{second}"
+        )
+        outcomes = [outcome async for outcome in client.sweep(sandbox.world.user_ids())]
+    assert len({outcome.user_id for outcome in outcomes}) == len(outcomes) == 30
+    (failed,) = [outcome for outcome in outcomes if not outcome.complete]
+    assert failed.user_id == victim
+    assert isinstance(failed.error, ServiceUnavailable)
+    assert [event.target_rule_id for event in failed.events] == [first] * 25
+    assert failed.reports[first].complete
+    assert not failed.reports[second].complete
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(Fault.http(401), AuthError), (Fault.not_found(), EndpointGone)]
+)
+async def test_what_nobody_would_survive_ends_the_sweep(fault: Fault, kind: type) -> None:
+    sandbox = Sandbox(users=5000)
+    async with sandbox, client_of(sandbox) as client:
+
+        async def consume() -> None:
+            async for _ in client.sweep(sandbox.world.user_ids()):
+                if client.counts.requests > 100 and not len(sandbox.faults):
+                    sandbox.faults.add(fault, times=None)
+
+        with pytest.raises(kind):
+            await consume()
+        assert client.counts.requests < 1000
+    await turns_until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
+async def test_events_alone_cost_one_request_less_a_user(sandbox: Sandbox) -> None:
+    users = sandbox.world.user_ids()
+    rule = sandbox.world.targets(users[0])[0].id
+    async with client_of(sandbox) as client:
+        sweep = client.sweep(users, target_rule_ids=[rule], enrolled=False)
+        outcomes = [outcome async for outcome in sweep]
+    assert all(outcome.complete for outcome in outcomes)
+    assert sandbox.counts["enrolledTargets"] == 0
+    assert sandbox.counts["trackedTargetEvents"] == len(users) == sweep.stats.requests
+    for outcome in outcomes:
+        truth = sandbox.world.events(outcome.user_id, rule)
+        assert [e.event_log_id for e in outcome.events] == [e.event_log_id for e in truth]
+
+
+async def test_with_enrolment_only_the_named_targets_are_walked(sandbox: Sandbox) -> None:
+    users = sandbox.world.user_ids()
+    rule = sandbox.world.targets(users[0])[0].id
+    async with client_of(sandbox) as client:
+        outcomes = [o async for o in client.sweep(users, target_rule_ids=[rule])]
+    for outcome in outcomes:
+        assert [target.id for target in outcome.targets] in ([rule], [])
+    assert sandbox.counts["trackedTargetEvents"] == sum(len(o.targets) for o in outcomes)
+
+
+async def test_a_period_filters_the_sweep(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        (outcome,) = [o async for o in client.sweep([564332013], period_id=9889)]
+    assert len(outcome.events) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        ({"target_rule_ids": [5]}, TargetRuleNotFound),
+        ({"target_rule_ids": [1986], "period_id": 5}, TargetPeriodNotFound),
+    ],
+)
+async def test_a_rule_or_period_that_does_not_exist_ends_the_sweep(
+    sandbox: Sandbox, asked: dict, kind: type
+) -> None:
+    async with client_of(sandbox) as client:
+        with pytest.raises(kind):
+            async for _ in client.sweep([564332013], enrolled=False, **asked):
+                pass
+
+
+async def test_a_user_under_way_is_not_fetched_twice(sandbox: Sandbox) -> None:
+    user = sandbox.world.user_ids()[0]
+    async with client_of(sandbox) as client:
+        outcomes = [outcome async for outcome in client.sweep([user] * 50)]
+    assert len(outcomes) < 50
+    assert sandbox.counts["enrolledTargets"] == len(outcomes)
+
+
+async def test_the_order_can_be_kept(sandbox: Sandbox) -> None:
+    users = list(reversed(sandbox.world.user_ids()))
+    sandbox.faults.add(Fault.http(503), times=5)
+    async with client_of(sandbox) as client:
+        with no_waiting():
+            outcomes = [o.user_id async for o in client.sweep(users, ordered=True)]
+    assert outcomes == users
+
+
+async def test_an_id_that_is_none_fails_alone(sandbox: Sandbox) -> None:
+    good = sandbox.world.user_ids()[0]
+    async with client_of(sandbox) as client:
+        outcomes = {o.user_id: o async for o in client.sweep([good, 2**70, 5])}
+    assert outcomes[good].complete
+    assert isinstance(outcomes[2**70].error, UsageError)
+    assert isinstance(outcomes[5].error, InvalidUser)
+
+
+async def test_no_record_is_no_failure(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        (outcome,) = [o async for o in client.sweep([42381788])]
+    assert outcome.complete
+    assert outcome.reports[2579].no_record
+    assert not isinstance(outcome.error, NoRecordFound)
+
+
+@pytest.mark.parametrize("how", ["break", "raise", "cancel", "aclose"])
+async def test_however_it_ends_nothing_is_left(how: str) -> None:
+    sandbox = Sandbox(users=500)
+    async with sandbox, client_of(sandbox) as client:
+        users = sandbox.world.user_ids()
+        sandbox.faults.add(Fault.stall(), times=None, path_contains=str(users[60]))
+        sweep = client.sweep(users)
+
+        async def consume() -> None:
+            async for _ in sweep:
+                if not sandbox.faults.stalled:
+                    continue
+                if how == "break":
+                    break
+                if how == "raise":
+                    raise ZeroDivisionError
+                if how == "aclose":
+                    await sweep.aclose()
+                    break
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(consume())
+        if how == "cancel":
+            await turns_until(lambda: sandbox.faults.stalled > 0)
+            task.cancel()
+        await asyncio.wait([task])
+        if how in {"raise", "cancel"}:
+            assert task.cancelled() or isinstance(task.exception(), ZeroDivisionError)
+        await turns_until(lambda: client.session.gate.in_flight == 0)
+        assert client.session.http.connector._acquired == set()
+    await turns_until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
+async def test_stats_tell_how_far_it_is(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault.http(503), times=2)
+    async with client_of(sandbox) as client:
+        sweep = client.sweep([*sandbox.world.user_ids(), 5])
+        with no_waiting():
+            async for _ in sweep:
+                assert sweep.stats.users_done >= 1
+                assert sweep.stats.limit >= 1
+        stats = sweep.stats
+        assert client.counts.requests == stats.requests
+    assert (stats.users_done, stats.users_failed, stats.retries) == (21, 1, 2)
+    assert stats.targets == 60
+    assert stats.events == sum(
+        sandbox.world.count(user, rule.id)
+        for user in sandbox.world.user_ids()
+        for rule in sandbox.world.targets(user)
+    )
+
+
+async def test_a_sweep_needs_to_know_what_to_ask_for(client: TargetsClient) -> None:
+    with pytest.raises(UsageError, match="target_rule_ids"):
+        client.sweep([1], enrolled=False)
+    with pytest.raises(UsageError, match="target_rule_ids"):
+        client.sweep([1], target_rule_ids=["x"])  # type: ignore[list-item]
+
+
+async def test_waiting_for_the_budget_counts_towards_nobodys_deadline() -> None:
+    """More is waited for the budget, by everybody together, than any one deadline holds."""
+    sandbox = Sandbox(users=20, targets=1, events=5, exact_events=True)
+    async with sandbox:
+        auth = BasicAuth(sandbox.username, sandbox.password)
+        budget = RateLimit(10, per=0.4)
+        async with TargetsClient(sandbox.url, auth, rate=budget, timeout=0.3) as client:
+            sweep = client.sweep(sandbox.world.user_ids())
+            outcomes = [outcome async for outcome in sweep]
+    assert all(outcome.complete for outcome in outcomes)
+    assert sweep.stats.requests == 40
+    assert sweep.stats.waited_for_budget > 0
+
+
+async def test_a_refusal_pauses_the_sweep_and_fails_nobody() -> None:
+    sandbox = Sandbox(users=20)
+    async with sandbox, client_of(sandbox) as client:
+        sandbox.faults.add(Fault.too_many_requests(3600), times=8)
+        with no_waiting():
+            outcomes = [outcome async for outcome in client.sweep(sandbox.world.user_ids())]
+    assert all(outcome.complete for outcome in outcomes)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capillary_targets.workers import visit_all
+
+
+async def stream(items: Iterable[int]) -> AsyncIterator[int]:
+    for item in items:
+        yield item
+
+
+@given(st.integers(0, 40), st.integers(1, 8), st.booleans(), st.randoms())
+async def test_every_item_is_visited_once_within_the_bound(
+    items: int, size: int, ordered: bool, chance: random.Random
+) -> None:
+    taken = consumed = busy = most = 0
+
+    async def source() -> AsyncIterator[int]:
+        nonlocal taken
+        for item in range(items):
+            taken += 1
+            assert taken - consumed <= 2 * size
+            yield item
+
+    async def visit(item: int) -> int:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        for _ in range(chance.randrange(5)):
+            await asyncio.sleep(0)
+        busy -= 1
+        return item
+
+    results = []
+    async for result in visit_all(source(), visit, lambda: size, ordered=ordered):
+        consumed += 1
+        results.append(result)
+        if chance.random() < 0.3:
+            await asyncio.sleep(0)
+    assert sorted(results) == list(range(items))
+    assert not ordered or results == sorted(results)
+    assert most <= size
+
+
+async def test_the_pool_follows_its_size() -> None:
+    size = busy = most = 0
+
+    async def visit(item: int) -> int:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        busy -= 1
+        return item
+
+    results = visit_all(stream(range(1000)), visit, lambda: size)
+    for size, drained in [(1, 0), (20, 0), (3, 60)]:
+        for _ in range(drained):
+            await anext(results)
+        most = 0
+        for _ in range(150):
+            await anext(results)
+        assert most == size
+    await results.aclose()
+
+
+@pytest.mark.parametrize("broken", ["visit", "source"])
+async def test_an_exception_ends_the_stream_and_leaves_no_task(broken: str) -> None:
+    async def source() -> AsyncIterator[int]:
+        for item in range(100):
+            if broken == "source" and item == 10:
+                raise ZeroDivisionError
+            yield item
+
+    async def visit(item: int) -> int:
+        if broken == "visit" and item == 10:
+            raise ZeroDivisionError
+        await asyncio.sleep(0)
+        return item
+
+    results = []
+
+    async def consume() -> None:
+        async for result in visit_all(source(), visit, lambda: 4):
+            results.append(result)  # noqa: PERF401 - what came before it counts
+
+    with pytest.raises(ZeroDivisionError):
+        await consume()
+    assert len(results) >= 5
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_one_slow_item_does_not_hold_the_others_up() -> None:
+    release = asyncio.Event()
+
+    async def visit(item: int) -> int:
+        if item == 0:
+            await release.wait()
+        return item
+
+    results = visit_all(stream(range(50)), visit, lambda: 4)
+    assert [await anext(results) for _ in range(49)] == list(range(1, 50))
+    release.set()
+    assert await anext(results) == 0
+    await results.aclose()
