@@ -20,6 +20,7 @@ from .errors import (
     InvalidSourceAccount,
     InvalidUser,
     NoRecordFound,
+    PaginationError,
     RateLimited,
     RequestTimeout,
     ServerBusy,
@@ -60,7 +61,7 @@ from .models import (
     TargetEvent,
 )
 from .pager import EventPager
-from .pagination import PagingReport
+from .pagination import Checkpoint, Dialect, PagingReport
 from .retry import RetryPolicy
 from .session import Session, open_session
 
@@ -77,12 +78,14 @@ __all__ = [
     "BadResponse",
     "BasicAuth",
     "CapillaryError",
+    "Checkpoint",
     "ClientClosed",
     "CommChannel",
     "ConnectionFailed",
     "Customer",
     "CustomerNotFound",
     "CustomerNotInSource",
+    "Dialect",
     "EndpointGone",
     "EventPager",
     "EventsPage",
@@ -99,6 +102,7 @@ __all__ = [
     "NoRecordFound",
     "OAuth",
     "Pagination",
+    "PaginationError",
     "PagingReport",
     "PeriodDefault",
     "Profile",

@@ -21,6 +21,7 @@ from .limits import AdaptiveConcurrency, RateLimit
 from .members import TargetPeriod, UserTargetGroups
 from .models import Target
 from .pager import EventPager
+from .pagination import Checkpoint, Dialect
 from .retry import RetryPolicy
 from .session import Counts, Session, Settings, opened
 
@@ -140,10 +141,21 @@ class TargetsClient:
         *,
         page_size: int | None = None,
         max_items: int | None = None,
+        start: Checkpoint | None = None,
+        strict: bool = True,
+        prefetch: int = 4,
+        anchored: bool = False,
+        dialect: Dialect | None = None,
     ) -> EventPager:
         """The events that counted towards a target, to be walked with `async for`.
 
-        `page_size` is the number of events in one request; `max_items` the number in all.
+        `page_size` is the number of events in one request; `max_items` the number in all. `start`,
+        a checkpoint of an earlier loop or of an error, goes on with the very next event.
+        `prefetch` pages are asked for while earlier ones are consumed; 0 asks for each when it is
+        due. `strict=False` lets a loop end whose events cannot be proven complete, and leaves it
+        to `report` to say so. `anchored` overlaps all pages, for about a tenth more requests, so
+        that not even deletions and arrivals in equal number can hide an event. `dialect` says what
+        is certain about the server's pagination; what is left open is found out.
         """
         return EventPager(
             self.session,
@@ -152,6 +164,11 @@ class TargetsClient:
             period_id=period_id,
             page_size=page_size or self._page_size,
             max_items=max_items,
+            start=start,
+            strict=strict,
+            prefetch=prefetch,
+            anchored=anchored,
+            dialect=dialect or Dialect(),
         )
 
     async def find_customer(

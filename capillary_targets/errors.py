@@ -30,6 +30,7 @@ __all__ = [
     "InvalidSourceAccount",
     "InvalidUser",
     "NoRecordFound",
+    "PaginationError",
     "RateLimited",
     "RequestTimeout",
     "ServerBusy",
@@ -273,6 +274,17 @@ class BadResponse(CapillaryError):
         super().redact(secrets)
         for secret in secrets:
             self.excerpt = self.excerpt.replace(secret, "[secret]")
+
+
+class PaginationError(CapillaryError):
+    """The pages do not add up: events are missing, or nothing proves that none is.
+
+    `report` is the `PagingReport` of the walk so far; its `reason` names what is wrong.
+    """
+
+    def __init__(self, message: str, *, report: Any = None, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.report = report
 
 
 _BY_CODE: Final[Mapping[int, type[ApiError]]] = {

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import Generic, Self, TypeVar
 
-import attrs
 from attrs import define, field
 
 from .endpoints import checked_id, target_events
-from .errors import NoRecordFound, UsageError
+from .errors import CapillaryError, UsageError
 from .models import EventsPage, TargetEvent
-from .pagination import PagingReport, Walk
+from .pagination import Batch, Checkpoint, Dialect, PageRequest, PagingReport, Walk
 from .session import Session
 
 __all__ = ["EventPager"]
+
+T = TypeVar("T")
+Answer = EventsPage | CapillaryError
 
 
 @define(eq=False)
 class EventPager:
     """The events of one user towards one target, in chronological order.
 
-    A pager is a value: each loop over it starts afresh and asks the server again. `report` tells
-    of the latest loop. A user without any record in the target (310149) simply has no events.
+    A pager is a value: each loop over it starts afresh and asks the server again. `report` and
+    `checkpoint` tell of the latest loop. A user without any record in the target (310149) simply
+    has no events.
+
+    Every event that exists throughout a loop arrives exactly once, or the loop raises
+    `PaginationError`; with `strict=False` it ends, and `report` says that it is not complete and
+    why. See `docs/pagination.md` for what that rests on.
+
+    However a loop ends, by `break`, by an exception in its body or by `aclose()` of its iterator,
+    requests in flight are cancelled at once.
     """
 
     session: Session = field(repr=False)
@@ -30,7 +43,12 @@ class EventPager:
     period_id: int | None = None
     page_size: int = 100
     max_items: int | None = None
-    report: PagingReport = field(init=False, factory=PagingReport)
+    start: Checkpoint | None = None
+    strict: bool = True
+    prefetch: int = 4
+    anchored: bool = False
+    dialect: Dialect = field(factory=Dialect)
+    _loop: _Loop | None = field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         for name in ("user_id", "target_rule_id"):
@@ -39,35 +57,168 @@ class EventPager:
             raise UsageError(f"page_size must be at least 1, not {self.page_size}")
         if self.max_items is not None and self.max_items < 0:
             raise UsageError(f"max_items cannot be negative: {self.max_items}")
+        if self.prefetch < 0:
+            raise UsageError(f"prefetch cannot be negative: {self.prefetch}")
 
-    async def __aiter__(self) -> AsyncGenerator[TargetEvent, None]:
-        async for page in self.pages():
-            for event in page.events:
-                yield event
+    @property
+    def report(self) -> PagingReport:
+        """What the latest loop did so far."""
+        return PagingReport() if self._loop is None else self._loop.walk.report
 
-    async def pages(self) -> AsyncGenerator[EventsPage, None]:
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where the latest loop stands: behind the event, or page, that it gave out last."""
+        if self._loop is None:
+            return self.start or Checkpoint()
+        return self._loop.checkpoint
+
+    def __aiter__(self) -> _Iterator[TargetEvent]:
+        self._loop = loop = _Loop(self)
+        return _Iterator(loop, loop.events())
+
+    def pages(self) -> _Iterator[EventsPage]:
         """The same events page by page, empty pages left out."""
-        walk = Walk(self.page_size, self.max_items)
-        self.report = walk.report
-        while (request := walk.next_request()) is not None:
-            try:
-                page = await target_events(
-                    self.session,
-                    self.user_id,
-                    self.target_rule_id,
-                    period_id=self.period_id,
-                    limit=request.limit,
-                    offset=request.offset,
-                )
-            except NoRecordFound:
-                walk.feed_no_record()
-                self.report = walk.report
-                return
-            events = walk.feed(page)
-            self.report = walk.report
-            if events:
-                yield attrs.evolve(page, events=events)
+        self._loop = loop = _Loop(self)
+        return _Iterator(loop, loop.pages())
 
     async def collect(self) -> list[TargetEvent]:
         """All events as a list."""
-        return [event async for event in self]
+        return [event async for page in self.pages() for event in page.events]
+
+
+class _Loop:
+    """One loop over a pager: the walk, the requests in flight, and how far the caller has come."""
+
+    def __init__(self, pager: EventPager) -> None:
+        self.pager = pager
+        self.walk = Walk(
+            pager.page_size,
+            pager.max_items,
+            prefetch=pager.prefetch,
+            anchored=pager.anchored,
+            dialect=pager.dialect,
+            learned=pager.session.learned.dialect,
+            start=pager.start or Checkpoint(),
+        )
+        self._flight: dict[PageRequest, asyncio.Task[Answer]] = {}
+        self._cancelled: set[asyncio.Task[Answer]] = set()
+        self._before = pager.start or Checkpoint()
+        self._batch: Batch | None = None
+        self._given = 0
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The place behind what was given out last."""
+        if self._batch is None:
+            return self._before
+        return self._before.behind(self._batch, self._given, self.walk.found)
+
+    async def events(self) -> AsyncGenerator[TargetEvent, None]:
+        async with aclosing(self._batches()) as batches:
+            async for batch in batches:
+                self._next(batch)
+                for event in batch.page.events:
+                    self._given += 1
+                    yield event
+
+    async def pages(self) -> AsyncGenerator[EventsPage, None]:
+        async with aclosing(self._batches()) as batches:
+            async for batch in batches:
+                self._next(batch)
+                self._given = len(batch.page.events)
+                yield batch.page
+
+    def _next(self, batch: Batch) -> None:
+        self._before, self._batch, self._given = self.checkpoint, batch, 0
+
+    async def _batches(self) -> AsyncGenerator[Batch, None]:
+        """What the walk proves, in order. Asks for the pages that follow before giving any out."""
+        walk = self.walk
+        try:
+            while requests := self._ask():
+                for batch in walk.feed(requests[0], await self._answer(requests[0])):
+                    self._ask()
+                    yield batch
+            if self.pager.strict and walk.error is not None:
+                raise walk.error
+        except CapillaryError as error:
+            error.checkpoint = self.checkpoint
+            raise
+        finally:
+            self.pager.session.learned.dialect = walk.found
+            self.cancel()
+            await asyncio.gather(*self._cancelled, return_exceptions=True)
+
+    def _ask(self) -> tuple[PageRequest, ...]:
+        """Have in flight what the walk wants, and nothing else."""
+        requests = self.walk.requests()
+        for unwanted in self._flight.keys() - set(requests):
+            self._cancel(self._flight.pop(unwanted))
+        if self.pager.prefetch:
+            for request in requests:
+                if request not in self._flight:
+                    self._flight[request] = asyncio.create_task(self._fetch(request))
+        return requests
+
+    async def _answer(self, request: PageRequest) -> Answer:
+        task = self._flight.get(request)
+        if task is None:
+            return await self._fetch(request)
+        answer = await task
+        del self._flight[request]
+        return answer
+
+    async def _fetch(self, request: PageRequest) -> Answer:
+        pager = self.pager
+        try:
+            return await target_events(
+                pager.session,
+                pager.user_id,
+                pager.target_rule_id,
+                period_id=pager.period_id,
+                limit=request.limit,
+                offset=request.offset,
+            )
+        except CapillaryError as error:
+            if self.walk.ends_here(request, error):
+                return error
+            raise
+
+    def cancel(self) -> None:
+        """Cancel all requests in flight, now."""
+        while self._flight:
+            self._cancel(self._flight.popitem()[1])
+
+    def _cancel(self, task: asyncio.Task[Answer]) -> None:
+        if task.done():
+            task.cancelled() or task.exception()  # looked at, so that nobody complains
+            return
+        self._cancelled.add(task)
+        task.add_done_callback(self._cancelled.discard)
+        task.cancel()
+
+
+class _Iterator(AsyncIterator[T], Generic[T]):
+    """A loop's iterator. Dropped by `break` or an exception, it cancels at once what is in flight.
+
+    The generator inside would be closed too, by the event loop, but only some turns later.
+    """
+
+    __slots__ = ("_generator", "_loop")
+
+    def __init__(self, loop: _Loop, generator: AsyncGenerator[T, None]) -> None:
+        self._loop = loop
+        self._generator = generator
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[T]:
+        return self._generator.__anext__()
+
+    async def aclose(self) -> None:
+        """End the loop. Returns once nothing is in flight any more."""
+        await self._generator.aclose()
+
+    def __del__(self) -> None:
+        self._loop.cancel()

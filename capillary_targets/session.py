@@ -19,6 +19,7 @@ from .errors import ClientClosed, UsageError
 from .gate import Gate
 from .hooks import Hook, Hooks
 from .limits import AdaptiveConcurrency, RateLimit
+from .pagination import Learned
 from .retry import RetryPolicy, RetryQuota
 from .structuring import Structurer, structurer
 
@@ -154,6 +155,7 @@ class Session:
     quota: RetryQuota = field(repr=False)
     hooks: Hooks = field(repr=False)
     counts: Counts = field(factory=Counts)
+    learned: Learned = field(factory=Learned, repr=False)
     life: Life = field(factory=Life, repr=False)
     patient: bool = False
     """Whether waiting for places and budget counts towards a call's deadline: not in a sweep."""

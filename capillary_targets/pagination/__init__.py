@@ -1,0 +1,12 @@
+"""The walk over one target's events as a pure state machine: no clock, no I/O, no asyncio.
+
+`walk` is the machine that a driver feeds; `plain` and `anchored` are its two ways to go. What is
+known of a server's pagination is in `dialect`; why nothing is lost is argued in `taken`. See
+`docs/pagination.md`.
+"""
+
+from .dialect import Dialect, Learned
+from .values import Batch, Checkpoint, PageRequest, PagingReport
+from .walk import Walk
+
+__all__ = ["Batch", "Checkpoint", "Dialect", "Learned", "PageRequest", "PagingReport", "Walk"]

@@ -1,0 +1,115 @@
+"""What both ways of walking write in: events given out, totals heard, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+from attrs import define, field
+
+from ..models import TargetEvent
+from .dialect import TotalKind
+from .values import Batch, Proof
+from .window import Window
+
+__all__ = ["Book", "Totals"]
+
+
+@define
+class Totals:
+    """What the server says about the size of the list, and whether it can be believed."""
+
+    forced: bool = False
+    kind: TotalKind | None = None
+    latest: int | None = None
+    constant: bool = True
+    """Whether every answer named the same figure."""
+    _answers: int = 0
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the figure counts rows, as far as is known."""
+        return self.kind in {None, "rows"}
+
+    def hear(self, window: Window) -> None:
+        """Note what an answer says."""
+        if window.refused:
+            return
+        if self._answers and window.total != self.latest:
+            self.constant = False
+        self._answers += 1
+        self.latest = window.total
+        if not self.forced and self.trusted:
+            if window.total is None:
+                self.kind = "absent"
+            elif window.total == 0 and window.size:
+                self.kind = "zero"
+            else:
+                self.kind = "rows"
+
+    def of(self, window: Window) -> int | None:
+        """The number of rows in the list when this answer was made, or None: not known."""
+        return window.total if self.trusted else None
+
+    def doubt(self) -> None:
+        """It does not count rows: more came than it allows."""
+        self.kind = "wrong"
+
+
+@define
+class Book:
+    """The walk's own notes. Every event goes out through `give`, none twice."""
+
+    max_items: int | None
+    totals: Totals
+    given: dict[int, int] = field(factory=dict)
+    """Events given out on an earlier pass, which this pass must not give out again."""
+    events: int = 0
+    duplicates: int = 0
+    passes: int = 1
+    batches: list[Batch] = field(factory=list)
+    done: bool = False
+    complete: bool = False
+    no_record: bool = False
+    broken: bool = False
+    reason: str = "not started"
+    proof: Proof = "none"
+
+    @property
+    def wanted(self) -> int | None:
+        """How many more events are wanted; None: all there are."""
+        return None if self.max_items is None else self.max_items - self.events
+
+    def give(self, window: Window, events: Sequence[TargetEvent], row: int) -> None:
+        """Give out events of a window, the first of which stands in `row`."""
+        if self.given:
+            events = [event for event in events if event.event_log_id not in self.given]
+        wanted = self.wanted
+        if wanted is not None and len(events) > wanted:
+            events = events[:wanted]
+            self.end(f"max_items ({self.max_items}) are given out")
+        if not events:
+            return
+        self.events += len(events)
+        page = window.page
+        assert page is not None  # noqa: S101 - a refusal has no events
+        if len(events) != len(page.events):
+            page = attrs.evolve(page, events=tuple(events))
+        self.batches.append(Batch(page, row))
+
+    def enough(self) -> None:
+        """End the walk if no more events are wanted."""
+        if not self.done and self.wanted == 0:
+            self.end(f"max_items ({self.max_items}) are given out")
+
+    def end(self, reason: str, proof: Proof = "none") -> None:
+        """The walk is over; with a proof, nothing is missing."""
+        if not self.done:
+            self.done, self.reason = True, reason
+            self.complete, self.proof = proof != "none", proof
+
+    def fail(self, problem: str) -> None:
+        """The walk is over and cannot prove that nothing is missing."""
+        if not self.done:
+            self.end(problem)
+            self.broken = True

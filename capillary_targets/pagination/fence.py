@@ -1,0 +1,128 @@
+"""An end for a walk that events outrun: the last event of the list, found by looking ahead.
+
+All events that exist throughout the walk stand at or before the event that is last in the list at
+any moment of it. Once that one is taken, the walk is complete, whatever arrived since.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import define, field
+
+from .window import Window
+
+__all__ = ["Fence"]
+
+_FAR: Final = 2**31
+"""No history has so many rows: a server that shows new ones there makes them up."""
+_TRIES: Final = 64
+_FENCES: Final = 4
+_PATIENCE: Final = 4
+"""Windows that may pass without the end coming nearer than it was."""
+_LONG: Final = 64
+"""Windows after which to look for the end where no total says how near it is."""
+
+
+@define
+class Fence:
+    """When to look for the last event, and where: around row `aim`, until an answer ends the list."""
+
+    room: int
+    searching: bool = False
+    aim: int = 0
+    last: int | None = None
+    """The id of the event that was last in the list when it was looked at."""
+    endless: bool = False
+    _row: int = 0
+    _rounds: int = 0
+    _tries: int = 0
+    _nearest: int | None = None
+    _away: int = 0
+    _steps: int = 0
+    _low: int = 0
+    _high: int | None = None
+    _total: int | None = None
+    _far: list[int] = field(factory=list)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it was put up often enough."""
+        return self._rounds >= _FENCES
+
+    def patient(self, row: int, total: int | None) -> bool:
+        """Whether the walk, now at `row`, comes nearer to its end."""
+        self._steps += 1
+        if self.last is not None:  # it may be deleted before it is reached
+            return row <= self._row + self.room or self._steps < _LONG
+        if total is None:
+            return self._steps < _LONG
+        gap = total - row
+        if self._nearest is None or gap < self._nearest:
+            self._nearest, self._away = gap, 0
+        else:
+            self._away += 1
+        return self._away < _PATIENCE
+
+    def begin(self, row: int, total: int | None) -> None:
+        """Look for the end, first around the total, or beyond all reason without one."""
+        self._rounds += 1
+        self._tries = self._away = self._steps = 0
+        self._nearest = self._high = self.last = None
+        self._far = []
+        self._low, self._total, self.searching = row, total, True
+        self.aim = _FAR if total is None else max(row, total - self.room // 2)
+
+    def look(self, window: Window, total: int | None) -> None:
+        """Take in what stands around `aim`."""
+        self._tries += 1
+        if self._tries > _TRIES:
+            self.searching, self.endless = False, True
+        elif self.aim >= _FAR:
+            self._look_far(window)
+        elif total is not None and self._total is not None:
+            self._look_by_total(window, total, self._total)
+        else:
+            self._look_by_halves(window)
+
+    def _look_far(self, window: Window) -> None:
+        """Two looks beyond all reason: the same rows are a clamped end, others are made up."""
+        if not window.size:
+            self.aim = max(2 * self._low, self._low + self.room)
+        elif not self._far:
+            self._far, self.aim = window.ids, 2 * _FAR
+        elif set(self._far).isdisjoint(window.ids):
+            self.searching, self.endless = False, True
+        else:
+            self._found(window.ids[-1], self._low)
+
+    def _look_by_total(self, window: Window, total: int, before: int) -> None:
+        """Aim where the end should be by now, judging by how fast the total grows."""
+        if window.size and window.end >= total:
+            self._found(window.ids[-1], window.end)
+            return
+        self._total = total
+        # Rows that arrive while the answer is on its way push the end out of the window.
+        ahead = max(0, total - before) if window.size else 0
+        self.aim = max(0, total + ahead - self.room // 2)
+
+    def _look_by_halves(self, window: Window) -> None:
+        """Without a total: double until nothing comes, then halve the gap."""
+        if 0 < window.size < window.request.limit:
+            self._found(window.ids[-1], window.end)
+            return
+        if window.size:
+            self._low = max(self._low, window.end)
+        else:
+            self._high = window.start
+        if self._high is None:
+            self.aim = 2 * max(self._low, self.room)
+        elif self._high - self._low >= 2:
+            self.aim = (self._low + self._high) // 2
+        elif window.size:
+            self._found(window.ids[-1], window.end)
+        else:
+            self.aim, self._high = max(0, self._low - self.room // 2), None
+
+    def _found(self, event: int, row: int) -> None:
+        self.searching, self.last, self._row = False, event, row

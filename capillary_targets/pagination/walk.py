@@ -1,0 +1,237 @@
+"""The walk over one target's events as a pure state machine: answers in, requests out, no I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+from attrs import define, field
+
+from ..errors import ApiError, CapillaryError, EndpointGone, NoRecordFound, PaginationError
+from ..models import EventsPage
+from .anchored import AnchoredPass
+from .book import Book, Totals
+from .dialect import Dialect, OffsetGuess
+from .plain import PlainPass
+from .taken import Taken
+from .values import Batch, Checkpoint, PageRequest, PagingReport
+from .window import Window
+
+__all__ = ["Walk"]
+
+
+@define
+class Walk:
+    """One walk. Ask for the pages of `requests()`, feed their answers in that order, until `done`.
+
+    Args:
+        page_size: events to ask for in one page.
+        max_items: end after so many events.
+        prefetch: the most pages to have in flight.
+        anchored: overlap all pages from the first to the last, so that even deletions and
+            arrivals that cancel out exactly cannot hide an event; costs about a tenth more.
+        dialect: what is certain about the server, whatever it answers.
+        learned: what earlier walks found out about it.
+        start: where to go on.
+
+    """
+
+    page_size: int
+    max_items: int | None = None
+    prefetch: int = 1
+    anchored: bool = False
+    dialect: Dialect = field(factory=Dialect)
+    learned: Dialect = field(factory=Dialect)
+    start: Checkpoint = field(factory=Checkpoint)
+
+    _plan: deque[PageRequest] = field(init=False, factory=deque)
+    _sent: set[PageRequest] = field(init=False, factory=set)
+    _asked: int = field(init=False, default=0)
+    _book: Book = field(init=False)
+    _guess: OffsetGuess = field(init=False)
+    _cap: int | None = field(init=False)
+    _echoed: bool = field(init=False, default=False)
+    _refused: bool = field(init=False, default=False)
+    _pass: PlainPass | AnchoredPass | None = field(init=False, default=None)
+    _first: Window | None = field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self.prefetch = max(1, self.prefetch)
+        self.learned = self.learned.or_else(self.start.dialect)
+        known = self.dialect.or_else(self.learned)
+        # Whether a total is absent or 0 shows with each answer; what else is wrong with it may not.
+        hidden = self.learned.total if self.learned.total in {"pages", "wrong"} else None
+        totals = Totals(forced=self.dialect.total is not None, kind=self.dialect.total or hidden)
+        self._book = Book(self.max_items, totals)
+        self._guess = OffsetGuess.start(self.dialect.offset, self.learned.offset)
+        # A cap that was not spoken out may have been an accident, and shows again at no cost.
+        self._cap = self.dialect.cap or (known.cap if known.limit == "capped" else None)
+        if self.start.last or self.start.row:
+            self._pass = self._anchored(Taken.at(self.start), self.start.row)
+        self._book.enough()
+
+    # --- what the driver sees ---
+
+    @property
+    def done(self) -> bool:
+        """Whether the walk is over, proven or not."""
+        return self._book.done
+
+    @property
+    def error(self) -> PaginationError | None:
+        """What keeps the walk from being proven, once it is over."""
+        if not self._book.broken:
+            return None
+        report = self.report
+        return PaginationError(
+            f"the pages do not add up: {report.reason}; {report.events} events in "
+            f"{report.requests} requests, of {report.total} by the server's total",
+            report=report,
+        )
+
+    @property
+    def report(self) -> PagingReport:
+        """What was done so far."""
+        book = self._book
+        return PagingReport(
+            events=book.events,
+            requests=self._asked,
+            total=0 if book.no_record else book.totals.latest,
+            complete=book.complete,
+            no_record=book.no_record,
+            reason=book.reason,
+            duplicates=book.duplicates,
+            passes=book.passes,
+            proof=book.proof,
+            dialect=self.found,
+        )
+
+    @property
+    def found(self) -> Dialect:
+        """The dialect as far as this walk, or an earlier one, found it out; to be remembered."""
+        guess = self._guess
+        fresh = Dialect(
+            offset=guess.kind if guess.confirmed else None,
+            total=self._book.totals.kind if self._book.complete else None,
+            limit="capped" if self._echoed else None,
+            past_end="refused" if self._refused else None,
+        )
+        if isinstance(self._pass, AnchoredPass):
+            fresh = self._pass.found.or_else(fresh)
+        if self._cap is not None:
+            fresh = attrs.evolve(fresh, cap=self._cap, limit=fresh.limit or "capped-silent")
+        return self.dialect.or_else(fresh.or_else(self.learned))
+
+    def requests(self) -> tuple[PageRequest, ...]:
+        """The pages to have in flight now, the next to be fed first; none once it is done.
+
+        A page that is no longer among them is no longer wanted.
+        """
+        if self.done:
+            return ()
+        if self._pass is not None:
+            self._pass.plan()
+        elif not self._plan:
+            self._plan.append(PageRequest(self._size, 0, 0))
+        self._asked += sum(request not in self._sent for request in self._plan)
+        self._sent = set(self._plan)
+        return tuple(self._plan)
+
+    def ends_here(self, request: PageRequest, error: CapillaryError) -> bool:
+        """Whether a refusal may mean "behind the end", so that it is an answer to be fed."""
+        if isinstance(error, NoRecordFound):
+            return True
+        unspecific = type(error) is ApiError and not error.retryable
+        return request.offset > 0 and (unspecific or isinstance(error, EndpointGone))
+
+    def feed(self, request: PageRequest, answer: EventsPage | CapillaryError) -> list[Batch]:
+        """Take in the answer to the first of `requests()`; return the events it proves, in order.
+
+        A refusal is an answer only if `ends_here` says so.
+        """
+        if self.done or not self._plan or request is not self._plan[0]:
+            raise ValueError("not the answer to the next request")
+        self._plan.popleft()
+        window = Window.of(request, answer)
+        self._book.totals.hear(window)
+        self._hear_limit(window)
+        if window.refused:
+            self._refused = True
+        if window.refused and request.offset == 0:
+            self._book.no_record = self._book.events == 0
+            self._book.end("no record", "anchored")
+        elif self._pass is None:
+            self._begin(window)
+        else:
+            self._pass.feed(window)
+            if isinstance(self._pass, PlainPass) and self._pass.evidence is not None:
+                self._second_pass(self._pass)
+        self._book.enough()
+        if self.done:
+            self._plan.clear()
+        batches, self._book.batches = self._book.batches, []
+        return batches
+
+    # --- inside ---
+
+    @property
+    def _size(self) -> int:
+        """Rows to ask for in a page."""
+        return self.page_size if self._cap is None else min(self.page_size, self._cap)
+
+    def _hear_limit(self, window: Window) -> None:
+        """Learn from an echoed limit that pages are capped."""
+        echo = None if window.page is None else window.page.pagination.limit
+        if echo is None or self.dialect.limit == "kept":
+            return
+        if 0 < echo < window.request.limit and window.size <= echo:
+            self._cap, self._echoed = min(echo, self._cap or echo), True
+            if isinstance(self._pass, AnchoredPass):
+                self._pass.cap = self._cap
+
+    def _begin(self, window: Window) -> None:
+        """The first page: decide how to go on."""
+        self._first = window
+        book, total = self._book, self._book.totals.of(window)
+        plain = not self.anchored and self._guess.kind == "page" and total is not None
+        if plain and total is not None and len(window.ids) == window.size <= total:
+            taken = Taken()
+            # A page that is short of the total may be capped without saying so: then pages of as
+            # many rows follow it without a gap, and the total tells in the end.
+            size = min(self._size, window.size)
+            if window.size == total or size > 1 or self._size == 1:
+                taken.add(window.events, window.ids)
+                book.give(window, window.events, 0)
+                if window.size == total:
+                    full = window.size == window.request.limit
+                    book.end("one page held all events", "totals" if full else "anchored")
+                self._pass = PlainPass(
+                    book, taken, self._guess, self._plan, size, total, self.prefetch
+                )
+                return
+        self._pass = self._anchored(Taken(), 0)
+        self._pass.feed(window)
+
+    def _second_pass(self, plain: PlainPass) -> None:
+        """Go back: without anchors, nothing behind the first page is proven any more."""
+        self._plan.clear()
+        first = self._first
+        assert first is not None  # noqa: S101 - a plain pass follows a first page
+        taken, book = Taken(), self._book
+        book.passes += 1
+        if first.size == min(first.request.limit, self._cap or first.request.limit):
+            taken.add(first.events, first.ids)
+        book.given = plain.taken.seen
+        self._pass = self._anchored(taken, taken.count)
+
+    def _anchored(self, taken: Taken, row: int) -> AnchoredPass:
+        return AnchoredPass(
+            self._book,
+            taken,
+            self._guess,
+            self._plan,
+            page_size=self.page_size,
+            prefetch=self.prefetch,
+            cap=self._cap,
+            row=row,
+        )
