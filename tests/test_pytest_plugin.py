@@ -1,0 +1,166 @@
+"""The pytest plugin as a project meets it: pytest within pytest, with nothing but the mode set."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from capillary_targets.sandbox import Sandbox
+
+pytest_plugins = ["pytester"]
+
+README = Path(__file__).parent.parent / "README.md"
+
+# As the README prints it.
+FIVE_LINES = """
+from capillary_targets.sandbox import Fault
+
+async def test_progress(capillary_sandbox, targets_client):
+    user = capillary_sandbox.world.user_ids()[0]
+    capillary_sandbox.faults.add(Fault.http(503), times=2)
+    assert len(await targets_client.active_targets(user)) == 3
+    assert capillary_sandbox.counts["enrolledTargets"] == 3  # two refusals, one answer
+"""
+
+# pytest-asyncio itself warns where the scope is not settled.
+OPTIONS = ("-W", "error", "--strict-markers", "-o", "asyncio_default_fixture_loop_scope=function")
+
+STRICT = "import pytest\npytestmark = pytest.mark.asyncio\n"
+
+
+def run(pytester: pytest.Pytester, code: str, *, mode: str = "auto") -> None:
+    pytester.makepyfile(code)
+    options = (*OPTIONS, "-o", f"asyncio_mode={mode}")
+    pytester.runpytest_inprocess(*options).assert_outcomes(passed=code.count("def test_"))
+
+
+def test_five_lines_are_a_test(pytester: pytest.Pytester) -> None:
+    run(pytester, FIVE_LINES)
+
+
+def test_strict_mode_needs_no_more_than_its_own_mark(pytester: pytest.Pytester) -> None:
+    run(pytester, STRICT + FIVE_LINES, mode="strict")
+
+
+def test_without_pytest_asyncio_the_fixtures_are_left_to_who_runs_the_tests(
+    pytester: pytest.Pytester,
+) -> None:
+    code = """
+        import asyncio, sys
+
+        sys.modules["pytest_asyncio"] = None
+        del sys.modules["capillary_targets_pytest"]
+        import capillary_targets_pytest
+
+        def test_plain(request):
+            assert not hasattr(capillary_targets_pytest.capillary_sandbox, "_force_asyncio_fixture")
+    """
+    pytester.makepyfile(code)
+    result = pytester.runpytest_subprocess("-p", "no:asyncio", "-W", "error")
+    result.assert_outcomes(passed=1)
+
+
+def test_marker_takes_any_setting_and_the_nearest_wins(pytester: pytest.Pytester) -> None:
+    run(
+        pytester,
+        """
+        import pytest
+
+        pytestmark = pytest.mark.capillary_sandbox(users=2, events=7, exact_events=True)
+
+        @pytest.mark.capillary_sandbox(users=5, targets=1)
+        @pytest.mark.targets_client(page_size=3)
+        async def test_mine(capillary_sandbox, targets_client):
+            user = capillary_sandbox.world.user_ids()[-1]
+            (target,) = await targets_client.active_targets(user)
+            assert len(capillary_sandbox.world.user_ids()) == 5
+            assert len(await targets_client.events(user, target.id).collect()) == 7
+            assert capillary_sandbox.counts["trackedTargetEvents"] == 3  # pages of 3 of 7
+
+        async def test_of_the_module(capillary_sandbox):
+            assert len(capillary_sandbox.world.user_ids()) == 2
+        """,
+    )
+
+
+def test_all_trouble_can_be_switched_on(pytester: pytest.Pytester) -> None:
+    run(
+        pytester,
+        """
+        import pytest
+        from capillary_targets import OAuth, TargetsClient
+        from capillary_targets.sandbox import Fault, Sandbox
+
+        TROUBLE = [
+            Fault.too_many_requests(5), Fault.too_many_requests(5, hint="date"),
+            Fault.http(500), Fault.gateway_page(), Fault.reset(), Fault.cut(), Fault.drip(0),
+        ]
+
+        async def test_met_and_survived(capillary_sandbox, targets_client):
+            user = capillary_sandbox.world.user_ids()[0]
+            for fault in TROUBLE:
+                capillary_sandbox.faults.add(fault)
+                assert await targets_client.active_targets(user)
+            assert capillary_sandbox.faults.played == len(TROUBLE)
+            assert 429 in {entry.status for entry in capillary_sandbox.requests}
+
+        @pytest.mark.targets_client(timeout=0.2)
+        async def test_stalled(capillary_sandbox, targets_client):
+            capillary_sandbox.faults.add(Fault.stall(), times=None)
+            with pytest.raises(TimeoutError):
+                await targets_client.active_targets(1_000_001)
+
+        @pytest.mark.targets_client(auth=OAuth(Sandbox.CLIENT_KEY, Sandbox.CLIENT_SECRET))
+        async def test_token_expires(capillary_sandbox, targets_client):
+            await targets_client.active_targets(1_000_001)
+            capillary_sandbox.expire_tokens()
+            await targets_client.active_targets(1_000_001)
+            assert capillary_sandbox.counts["token"] == 2
+
+        @pytest.mark.capillary_sandbox(events=40, exact_events=True, append_each=1)
+        async def test_rows_move(capillary_sandbox, targets_client):
+            user = capillary_sandbox.world.user_ids()[0]
+            (target, *_) = await targets_client.active_targets(user)
+            pager = targets_client.events(user, target.id, page_size=10)
+            ids = [event.event_log_id async for event in pager]
+            assert len(set(ids)) == len(ids) >= 40 and pager.report.complete
+        """,
+    )
+
+
+def test_misspelt_setting_names_the_known_ones(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.capillary_sandbox(usres=5)
+        async def test_mine(capillary_sandbox): ...
+
+        @pytest.mark.capillary_sandbox(5)
+        async def test_bare(capillary_sandbox): ...
+    """)
+    result = pytester.runpytest_inprocess(*OPTIONS, "-o", "asyncio_mode=auto")
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["*no setting usres; it has *users*"])
+    result.stdout.fnmatch_lines(["*name the settings of the marker capillary_sandbox*"])
+
+
+def test_tests_that_ask_for_nothing_import_nothing(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import sys
+
+        def test_other():
+            assert "capillary_targets_pytest" in sys.modules
+            assert not sys.modules.keys() & {"capillary_targets", "aiohttp", "cattrs"}
+    """)
+    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
+
+
+def test_package_is_imported_after_coverage_began() -> None:
+    # pytest loads plugins before a coverage plugin measures: what they import would look unrun.
+    code = "import sys, capillary_targets_pytest; sys.exit('capillary_targets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_our_own_suite_has_the_fixtures_too(capillary_sandbox: Sandbox) -> None:
+    assert capillary_sandbox.url.startswith("http://127.0.0.1:")
