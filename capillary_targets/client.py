@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from contextlib import AsyncExitStack
 from datetime import datetime, tzinfo
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,7 @@ from .members import TargetPeriod, UserTargetGroups
 from .models import Target
 from .pager import EventPager
 from .pagination import Checkpoint, Dialect
+from .periods import CURRENT, resolve_period
 from .retry import RetryPolicy
 from .session import Counts, Session, Settings, opened
 
@@ -139,6 +141,7 @@ class TargetsClient:
         target_rule_id: int,
         period_id: int | None = None,
         *,
+        period: int | str | None = None,
         page_size: int | None = None,
         max_items: int | None = None,
         start: Checkpoint | None = None,
@@ -149,6 +152,10 @@ class TargetsClient:
     ) -> EventPager:
         """The events that counted towards a target, to be walked with `async for`.
 
+        `period` names a period: "current", the one that is running, or a refCode of the target's
+        group. Its id is looked up when a loop starts, with one request or two, and the loop raises
+        `UnknownPeriod` where there is none. An integer is an id, just as `period_id` is.
+
         `page_size` is the number of events in one request; `max_items` the number in all. `start`,
         a checkpoint of an earlier loop or of an error, goes on with the very next event.
         `prefetch` pages are asked for while earlier ones are consumed; 0 asks for each when it is
@@ -157,6 +164,17 @@ class TargetsClient:
         that not even deletions and arrivals in equal number can hide an event. `dialect` says what
         is certain about the server's pagination; what is left open is found out.
         """
+        resolve = None
+        if period is not None and period_id is not None:
+            raise UsageError("give period_id or period, not both")
+        if isinstance(period, str):
+            if not period.strip():
+                raise UsageError('period must be "current", a refCode or an id')
+            if period == CURRENT and start is not None:
+                raise UsageError('a checkpoint is of one period: give its id, not "current"')
+            resolve = partial(resolve_period, self.session, user_id, target_rule_id, period)
+        elif period is not None:
+            period_id = checked_id("period", period)
         return EventPager(
             self.session,
             user_id,
@@ -169,6 +187,7 @@ class TargetsClient:
             prefetch=prefetch,
             anchored=anchored,
             dialect=dialect or Dialect(),
+            resolve=resolve,
         )
 
     async def find_customer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Generic, Self, TypeVar
 
@@ -48,6 +48,8 @@ class EventPager:
     prefetch: int = 4
     anchored: bool = False
     dialect: Dialect = field(factory=Dialect)
+    resolve: Callable[[], Awaitable[int]] | None = field(default=None, repr=False)
+    """Finds the id of a period that was given by name: asked anew when a loop starts."""
     _loop: _Loop | None = field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -91,6 +93,7 @@ class _Loop:
 
     def __init__(self, pager: EventPager) -> None:
         self.pager = pager
+        self.period_id = pager.period_id
         self.walk = Walk(
             pager.page_size,
             pager.max_items,
@@ -135,6 +138,8 @@ class _Loop:
         """What the walk proves, in order. Asks for the pages that follow before giving any out."""
         walk = self.walk
         try:
+            if self.pager.resolve is not None:
+                self.period_id = await self.pager.resolve()
             while requests := self._ask():
                 for batch in walk.feed(requests[0], await self._answer(requests[0])):
                     self._ask()
@@ -175,7 +180,7 @@ class _Loop:
                 pager.session,
                 pager.user_id,
                 pager.target_rule_id,
-                period_id=pager.period_id,
+                period_id=self.period_id,
                 limit=request.limit,
                 offset=request.offset,
             )

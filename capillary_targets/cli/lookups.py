@@ -65,7 +65,7 @@ async def events(
     rule: int,
     /,
     *,
-    period: int | None = None,
+    period: str | None = None,
     page_size: int = 100,
     max_items: int | None = None,
     as_json: JsonFlag = False,
@@ -76,14 +76,15 @@ async def events(
     Args:
         user: The user's id.
         rule: The target's (rule) id, as `targets` shows it.
-        period: Only events of this period id.
+        period: Only events of this period: its id, its refCode, or "current".
         page_size: Events asked for in one request.
         max_items: At most so many events.
         as_json: JSON Lines even on a terminal; elsewhere they are what comes anyway.
         sandbox: Ask a sandbox started for the occasion: no account needed.
     """
     async with connected(Sandbox() if sandbox else None, page_size=page_size) as client:
-        pager = client.events(user, rule, period, max_items=max_items)
+        named = int(period) if period is not None and period.isdecimal() else period
+        pager = client.events(user, rule, period=named, max_items=max_items)
         if not output.is_wanted_as_json(asked=as_json):
             output.show_events(user, rule, await pager.collect())
         else:
