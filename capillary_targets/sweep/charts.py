@@ -34,6 +34,8 @@ _STYLE: Final = Style(
     guide_stroke_dasharray="1,0",
     major_guide_stroke_dasharray="1,0",
     opacity=".9",
+    stroke_width="2",
+    stroke_opacity="1",
     opacity_hover="1",
     transition="0s",
     font_family="system-ui, sans-serif",
@@ -59,11 +61,11 @@ class Charts:
         chart = self._chart(
             pygal.StackedBar,
             show,
-            x_label_rotation=45 if len(labels) > 4 else 0,
             show_minor_x_labels=False,
-            x_labels_major_count=min(len(labels), 8),
+            x_labels_major_count=len(labels) if len(labels) <= 6 else 4,
             show_legend=len(series) > 1,
             spacing=6,
+            truncate_label=-1,
         )
         return self._filled(chart, labels, series)
 
@@ -74,7 +76,7 @@ class Charts:
             show,
             height=70 + 26 * max(len(values), 2),
             show_legend=False,
-            truncate_label=24,
+            truncate_label=20,
             spacing=4,
         )
         # The first name belongs at the top; the chart counts from the bottom.
@@ -90,10 +92,11 @@ class Charts:
             show,
             show_dots=len(labels) < 2,
             show_minor_x_labels=False,
-            x_labels_major_count=min(6, len(labels)),
+            x_labels_major_count=min(5, len(labels)),
             show_legend=len(series) > 1,
             min_scale=3,
             include_x_axis=True,
+            truncate_label=-1,
         )
         return self._filled(chart, labels, series)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
-
 from capillary_targets.fanout import UserOutcome
 
 __all__ = ["failure_of"]
@@ -29,7 +27,7 @@ def failure_of(outcome: UserOutcome) -> dict[str, Any] | None:
             "url": error.url,
             "attempts": error.attempts,
             "retryable": error.retryable,
-            "checkpoint": _plain(error.checkpoint),
+            "checkpoint": None if error.checkpoint is None else error.checkpoint.to_dict(),
         }
     if outcome.complete:
         return None
@@ -41,9 +39,3 @@ def failure_of(outcome: UserOutcome) -> dict[str, Any] | None:
         "message": f"not every event came ({told})",
         "retryable": True,
     }
-
-
-def _plain(checkpoint: Any) -> Any:
-    if attrs.has(type(checkpoint)):
-        return attrs.asdict(checkpoint)
-    return None if checkpoint is None else str(checkpoint)

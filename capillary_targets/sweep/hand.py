@@ -69,9 +69,10 @@ class Hand:
             return
         start, length = None, 0
         if visit.events:
-            start, length = self._sink("events").add(visit.user_id, visit.events)
+            start, length = self._sink("events").add(visit.user_id, visit.events, visit.sent)
         if visit.targets:
-            self._sink("targets").add(visit.user_id, visit.targets)
+            rows = [target.raw for target in visit.targets]
+            self._sink("targets").add(visit.user_id, visit.targets, rows)
         self._rows += len(visit.events) + len(visit.targets)
         self._tally.add(visit.targets, visit.events)
         self._summary.add(visit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import msgspec
@@ -25,9 +26,18 @@ class _Lines:
     rows: int = 0
     _bytes: int = field(init=False, default=0)
 
-    def add(self, user_id: int, values: Sequence[Target | TargetEvent]) -> tuple[int, int]:
+    def add(
+        self,
+        user_id: int,
+        values: Sequence[Target | TargetEvent],
+        sent: Sequence[bytes | None] = (),
+    ) -> tuple[int, int]:
         start = self._bytes
-        data = b"".join([line(user_id, value, raw=self._raw) for value in values])
+        if self._raw:
+            rows = zip_longest(values, sent)
+            data = b"".join([line(user_id, row, raw=True, sent=raw) for row, raw in rows])
+        else:
+            data = b"".join([line(user_id, value) for value in values])
         self._file.write(data)
         self.rows += len(values)
         self._bytes += len(data)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from attrs import define, field
 
+from capillary_targets.errors import NoRecordFound
 from capillary_targets.hooks import Details, RequestDetails
 
 __all__ = ["Bucket", "Meter", "Series"]
@@ -35,7 +36,7 @@ class Bucket:
 class Series:
     """Stretches of `width` seconds, one after the other, at most 240: then the width doubles."""
 
-    width: float = 1.0
+    width: float = 0.125
     buckets: list[Bucket] = field(factory=list)
 
     def at(self, seconds: float) -> Bucket:
@@ -75,7 +76,7 @@ class Meter:
         if isinstance(details, RequestDetails):
             bucket = self.series.at(self.offset + self.clock() - self._start)
             bucket.requests += 1
-            bucket.errors += details.error is not None
+            bucket.errors += not isinstance(details.error, NoRecordFound | None)
             bucket.busy += details.seconds
             bucket.slowest = max(bucket.slowest, details.seconds)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Context, Decimal
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from attrs import define, field
 from capillary_targets.models import Target, TargetEvent
 
 from .parts import WholeFile
-from .rows import as_sent, encode, plain
+from .rows import encode, one_line, plain
 
 __all__ = ["EVENTS", "PRECISION", "SCALE", "TARGETS", "Parquet"]
 
@@ -204,13 +205,17 @@ class _Rows:
             self._schema = self._schema.append(pa.field("raw", _TEXT))
         self._writer = pq.ParquetWriter(self._file.file, self._schema, compression="zstd")
 
-    def add(self, user_id: int, values: Sequence[Target | TargetEvent]) -> tuple[int, int]:
+    def add(
+        self,
+        user_id: int,
+        values: Sequence[Target | TargetEvent],
+        sent: Sequence[bytes | None] = (),
+    ) -> tuple[int, int]:
         start = self.rows
-        for value in values:
+        for value, raw in zip_longest(values, sent):
             row = _row(user_id, value)
             if self._raw:
-                sent = as_sent(value)
-                row["raw"] = None if sent is None else sent.decode()
+                row["raw"] = raw and one_line(raw).decode()
             self._waiting.append(row)
         self.rows += len(values)
         if len(self._waiting) >= _ROWS_IN_A_GROUP:

@@ -73,6 +73,14 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.2f}"
 
 
+def _short(value: float) -> str:
+    """12.3k; for axes, which have little room."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
 def _amount(value: Decimal) -> str:
     return f"{value:,f}"
 
@@ -154,7 +162,7 @@ def _events_over_time(found: Findings, charts: Charts) -> str:
     title = f"Events by {step} and name"
     if not labels:
         return _nothing("events", title, "No event was written.")
-    return _card("events", title, charts.stacked(labels, series, _number))
+    return _card("events", title, charts.stacked(labels, series, _short))
 
 
 def _value_by_target(found: Findings, charts: Charts) -> str:
@@ -173,7 +181,7 @@ def _value_by_target(found: Findings, charts: Charts) -> str:
     ]
     table = _table(("id", "name", "events", "value"), rows)
     more = f"<details><summary>Exact sums</summary><div class=wide>{table}</div></details>"
-    return _card("targets", title, charts.bars(shown, _number) + more)
+    return _card("targets", title, charts.bars(shown, _short) + more)
 
 
 def _users_by_events(found: Findings, charts: Charts) -> str:
@@ -182,12 +190,10 @@ def _users_by_events(found: Findings, charts: Charts) -> str:
         return _nothing("users", title, "No user is complete yet.")
     users = dict(found.users_by_events)
     bars = {
-        "none" if not digits else f"{10 ** (digits - 1):,} to {10**digits - 1:,}": users.get(
-            digits, 0
-        )
+        f"{_short(10 ** (digits - 1))}+" if digits else "none": users.get(digits, 0)
         for digits in range(max(users) + 1)
     }
-    return _card("users", title, charts.stacked(list(bars), {"users": [*bars.values()]}, _number))
+    return _card("users", title, charts.stacked(list(bars), {"users": [*bars.values()]}, _short))
 
 
 def _over_the_run(series: Series, charts: Charts) -> Iterable[str]:
@@ -202,19 +208,20 @@ def _over_the_run(series: Series, charts: Charts) -> Iterable[str]:
         "requests/s": [bucket.requests / width for bucket in series.buckets],
         "failed/s": [bucket.errors / width for bucket in series.buckets],
     }
-    yield _card("requests", "Requests a second", charts.lines(labels, rates, _number))
+    yield _card("requests", "Requests a second", charts.lines(labels, rates, _short))
     latency = {
         "mean": [b.busy / b.requests * 1000 if b.requests else None for b in series.buckets],
         "slowest": [b.slowest * 1000 if b.requests else None for b in series.buckets],
     }
-    yield _card("latency", "Latency in milliseconds", charts.lines(labels, latency, _number))
+    yield _card("latency", "Latency in milliseconds", charts.lines(labels, latency, _short))
     flight = {"in flight": [bucket.busy / width for bucket in series.buckets]}
-    yield _card("concurrency", "Requests in flight", charts.lines(labels, flight, _number))
+    yield _card("concurrency", "Requests in flight", charts.lines(labels, flight, _short))
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _failures(found: Findings, charts: Charts) -> str:
@@ -222,4 +229,4 @@ def _failures(found: Findings, charts: Charts) -> str:
     if not found.failures:
         return _nothing("failures", title, "Nobody failed.")
     causes = {name: float(number) for name, number in found.failures.most_common(_TARGETS)}
-    return _card("failures", title, charts.bars(causes, _number))
+    return _card("failures", title, charts.bars(causes, _short))

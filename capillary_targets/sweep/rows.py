@@ -8,9 +8,10 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from capillary_targets.models import Target, TargetEvent
+from capillary_targets.decoding import rows_as_sent
+from capillary_targets.models import EventsPage, Target, TargetEvent
 
-__all__ = ["EVENT_FIELDS", "TARGET_FIELDS", "as_sent", "encode", "line", "plain"]
+__all__ = ["EVENT_FIELDS", "TARGET_FIELDS", "by_event", "encode", "line", "one_line", "plain"]
 
 EVENT_FIELDS: Final = tuple(f.name for f in attrs.fields(TargetEvent) if f.name != "raw")
 TARGET_FIELDS: Final = tuple(f.name for f in attrs.fields(Target) if f.name != "raw")
@@ -36,19 +37,32 @@ def plain(value: Target | TargetEvent) -> dict[str, Any]:
     return dict(zip(TARGET_FIELDS, _target_values(value), strict=True))
 
 
-def as_sent(value: Target | TargetEvent) -> bytes | None:
-    """The row as the server sent it, on one line: a JSON text has line ends only as blanks."""
-    raw: bytes | None = getattr(value, "raw", None)
-    return raw and raw.replace(b"\r", b" ").replace(b"\n", b" ")
+class _Numbered(msgspec.Struct, rename="camel"):
+    event_log_id: Any = None
 
 
-def line(user_id: int, value: Target | TargetEvent, *, raw: bool = False) -> bytes:
+_NUMBERED: Final = msgspec.json.Decoder(_Numbered)
+
+
+def by_event(page: EventsPage) -> dict[int, bytes]:
+    """The rows of a page as the server sent them, by event id."""
+    rows = rows_as_sent(page.body)
+    return {int(_NUMBERED.decode(row).event_log_id): row for row in rows}
+
+
+def one_line(sent: bytes) -> bytes:
+    """A JSON text without line ends: it has them only where blanks may stand."""
+    return sent.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def line(
+    user_id: int, value: Target | TargetEvent, *, raw: bool = False, sent: bytes | None = None
+) -> bytes:
     """One line of a part: a model, headed by the id of the user who was asked for.
 
-    With `raw`, it ends with the row as the server sent it, its line ends made blanks.
+    With `raw`, it ends with the row as the server sent it.
     """
     fields = {"user_id": user_id, **plain(value)}
     if raw:
-        sent = as_sent(value)
-        fields["raw"] = None if sent is None else msgspec.Raw(sent)
+        fields["raw"] = None if sent is None else msgspec.Raw(one_line(sent))
     return encode(fields) + b"\n"

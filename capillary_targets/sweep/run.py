@@ -100,6 +100,7 @@ async def run(
             sweep.written,
             rules=rules,
             enrolled=enrolled,
+            raw=raw,
         )
         failed = directory.ledger.failed_users() if retry_failed else users
         return await sweep.run(failed, visitor)

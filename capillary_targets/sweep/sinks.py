@@ -23,8 +23,13 @@ class Sink(Protocol):
 
     rows: int
 
-    def add(self, user_id: int, values: Sequence[Row]) -> tuple[int, int]:
-        """Append a user's rows; where they stand: start and length, for `Format.event_ids`."""
+    def add(
+        self, user_id: int, values: Sequence[Row], sent: Sequence[bytes | None]
+    ) -> tuple[int, int]:
+        """Append a user's rows, `sent` being the same as the server sent them, if that is wanted.
+
+        Returns where they stand: start and length, for `Format.event_ids`.
+        """
 
     def sync(self) -> None:
         """Everything onto the disk, still aside. May be called from a thread."""

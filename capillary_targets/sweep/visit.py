@@ -22,7 +22,7 @@ from capillary_targets.pagination import PagingReport
 from capillary_targets.session import Session
 
 from .incremental import Mark, digest, heal, judge, mark_after, more_follows
-from .rows import encode, plain
+from .rows import by_event, encode, plain
 
 __all__ = ["Visit", "Visitor"]
 
@@ -36,6 +36,8 @@ class Visit(UserOutcome):
     on the server.
     """
 
+    sent: tuple[bytes | None, ...] = ()
+    """The events' rows as the server sent them, if that was asked for."""
     marks: Mapping[int, Mark] = field(factory=dict, hash=False)
     enrolled: int = 0
     healed: int = 0
@@ -50,6 +52,7 @@ class _Read:
     events: tuple[TargetEvent, ...]
     mark: Mark
     report: PagingReport
+    sent: Mapping[int, bytes]
     healed: bool = False
     late: int = 0
     vanished: int = 0
@@ -61,7 +64,8 @@ class Visitor:
 
     `rules` keeps only those targets; without `enrolled`, nobody is asked which targets a user is
     in: the events of `rules` are. `marks` gives a user's marks of earlier runs (none: everything
-    is read), `written` the event ids that the files hold of a user's target.
+    is read), `written` the event ids that the files hold of a user's target. `raw` keeps each row
+    as the server sent it.
     """
 
     session: Session
@@ -70,6 +74,7 @@ class Visitor:
     written: Callable[[int, int], set[int]]
     rules: tuple[int, ...] = ()
     enrolled: bool = True
+    raw: bool = False
 
     async def visit(self, user: int) -> Visit:
         """Everything of one user. A failure is told in the outcome.
@@ -116,13 +121,16 @@ class Visitor:
         """Walk over everything."""
         pager = EventPager(self.session, user, rule, page_size=self.page_size)
         events: list[TargetEvent] = []
+        sent: dict[int, bytes] = {}
         in_force = 0
         async for page in pager.pages():
             events += (_of_rule(event, rule) for event in page.events)
+            if self.raw:
+                sent |= by_event(page)
             in_force = page.pagination.limit or in_force
         ids = [event.event_log_id for event in events]
         mark = mark_after(ids, page_size=in_force or self.page_size)
-        return _Read(tuple(events), mark, pager.report)
+        return _Read(tuple(events), mark, pager.report, sent)
 
     async def _behind(self, user: int, rule: int, mark: Mark) -> _Read | None:
         """Go on from the mark. None where it is not where it was, or anything does not add up."""
@@ -133,12 +141,15 @@ class Visitor:
             return None
         ids = [event.event_log_id for event in page.events]
         new = list(verdict.new)
+        sent = by_event(page) if self.raw and new else {}
         more = verdict.more
         while more:
             number += 1
             page = await self._page(user, rule, mark.page_size, number)
             ids += (event.event_log_id for event in page.events)
             new += page.events
+            if self.raw:
+                sent |= by_event(page)
             more = bool(page.events) and more_follows(number, page, mark)
         before = mark.page * mark.page_size
         if len(set(ids)) != len(ids) or (page.total or before + len(ids)) != before + len(ids):
@@ -147,7 +158,8 @@ class Visitor:
             events=len(new), requests=number - mark.page + 1, total=page.total, complete=True
         )
         events = tuple(_of_rule(event, rule) for event in new)
-        return _Read(events, mark_after(ids, before=before, page_size=mark.page_size), report)
+        end = mark_after(ids, before=before, page_size=mark.page_size)
+        return _Read(events, end, report, sent)
 
     async def _page(self, user: int, rule: int, size: int, number: int) -> EventsPage:
         try:
@@ -179,6 +191,11 @@ def _outcome(
         tuple(event for read in reads.values() for event in read.events),
         {rule: read.report for rule, read in reads.items()},
         failure,
+        sent=tuple(
+            read.sent.get(event.event_log_id)
+            for read in reads.values()
+            for event in (read.events if read.sent else ())
+        ),
         marks={
             rule: attrs.evolve(read.mark, target=rows.get(rule)) for rule, read in reads.items()
         },

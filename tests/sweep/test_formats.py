@@ -1,0 +1,161 @@
+"""What stands in the files: spellings, schemas, rows as sent, what does not fit."""
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capillary_targets.models import Target, TargetEvent
+from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox import samples as printed
+from capillary_targets.sweep import Limits
+
+from .conftest import Swept, names, parts, read_jsonl, true_events
+
+USERS = [564332013, 387544807, 42381788, 42381789]
+
+
+def table(path: Path) -> Any:
+    return pytest.importorskip("pyarrow.parquet").read_table(path)
+
+
+async def test_rows_as_sent(swept: Swept, tmp_path: Path):
+    sandbox = Sandbox(users=0)
+    async with sandbox:
+        await swept(sandbox, USERS, raw=True, page_size=10)
+    sent = {
+        (row["customerId"], row["eventLogId"]): row
+        for body in (printed.TRANSACTIONAL, printed.BEHAVIOURAL)
+        for row in json.loads(body, parse_float=Decimal)["data"]
+    }
+    events = parts(tmp_path, "events")
+    for row in events:
+        assert row["raw"]["eventLogId"] == row["event_log_id"]
+        assert str(row["raw"]["targetValue"]) == str(row["target_value"])
+        if (row["user_id"], row["event_log_id"]) in sent:
+            assert row["raw"] == sent[row["user_id"], row["event_log_id"]]
+    targets = {row["id"]: row["raw"] for row in parts(tmp_path, "targets")}
+    for rule, body in printed.PRINTED_TARGETS.items():
+        assert targets[rule] == json.loads(body)["data"][0]
+
+
+async def test_rows_as_sent_in_parquet_and_after_a_night(swept: Swept, tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    sandbox = Sandbox(users=3, targets=1, events=5, iso=True)
+    user = sandbox.world.user_ids()[0]
+    rule = sandbox.world.targets(user)[0].id
+    async with sandbox:
+        await swept(sandbox, raw=True, format="parquet", page_size=2)
+        for _ in range(5):
+            sandbox.world.add_event(user, rule)
+        await swept(sandbox, raw=True, format="parquet", page_size=2, incremental=True)
+    rows = table(tmp_path / "events").to_pylist()
+    assert len(rows) == true_events(sandbox.world).total()
+    for row in rows:
+        raw = json.loads(row["raw"], parse_float=Decimal)
+        assert raw["eventLogId"] == row["event_log_id"]
+        assert (raw["targetValue"] is None) == (row["target_value"] is None)
+        assert raw["targetValue"] is None or raw["targetValue"] == row["target_value"]
+
+
+async def test_parquet_has_one_schema_and_every_value(swept: Swept, tmp_path: Path):
+    from capillary_targets.sweep import parquet
+
+    sandbox = Sandbox(users=8, targets=2, events=9, iso=True)
+    async with sandbox:
+        await swept(sandbox, format="parquet", limits=Limits(users=3))
+    found = 0
+    for name in names(tmp_path / "events"):
+        part = table(tmp_path / "events" / name)
+        assert part.schema.equals(parquet.EVENTS)
+        found += part.num_rows
+    for name in names(tmp_path / "targets"):
+        assert table(tmp_path / "targets" / name).schema.equals(parquet.TARGETS)
+    truth = {
+        (user, rule, number): Decimal(value) if value is not None else None
+        for user, rule, number, value in true_events(sandbox.world)
+    }
+    rows = table(tmp_path / "events").to_pylist()
+    assert {
+        (row["user_id"], row["target_rule_id"], row["event_log_id"]): row["target_value"]
+        for row in rows
+    } == truth
+    assert found == len(truth)
+    for row in rows:
+        if row["event_date_iso"] is not None:
+            assert row["event_date_iso"].utcoffset().total_seconds() == 0
+        assert row["event_date"].tzinfo is None
+
+
+async def test_the_printed_target_in_parquet(swept: Swept, tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    sandbox = Sandbox(users=0)
+    async with sandbox:
+        await swept(sandbox, [42381788], format="parquet")
+    (row,) = table(tmp_path / "targets").to_pylist()
+    assert (row["id"], row["name"], row["active"]) == (2579, "Custom Enroll", True)
+    assert row["filters"] == [{"entity_type": "ZONE", "entity_ids": [50674361, 50675571]}]
+    made = row["attribution"]
+    assert made["created_by"]["name"] == "User"
+    assert made["created_on"] == datetime(2024, 8, 9, 8, 5, 59)  # noqa: DTZ001 - as it stands
+    assert made["created_on_iso"] == datetime(2024, 8, 9, 8, 5, 59, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("value", ["0.0000001", f"1{'0' * 32}", "1e40", "-123.4567891"])
+async def test_an_amount_that_does_not_fit_is_a_failure(swept: Swept, tmp_path: Path, value: str):
+    pytest.importorskip("pyarrow")
+    sandbox = Sandbox(users=2, targets=1, events=3)
+    user = sandbox.world.user_ids()[0]
+    rule = sandbox.world.targets(user)[0].id
+    sandbox.world.add_event(user, rule, value=value)
+    async with sandbox:
+        summary = await swept(sandbox, format="parquet")
+    assert (summary.complete, summary.failed) == (5, 1)
+    (failure,) = read_jsonl(tmp_path / "failures.jsonl")
+    assert (failure["user_id"], failure["error"]) == (user, "Misfit")
+    assert str(Decimal(value)) in failure["message"]
+    assert user not in table(tmp_path / "events").column("user_id").to_pylist()
+
+
+AMOUNTS = st.decimals(allow_nan=False, allow_infinity=False) | st.decimals(
+    min_value=-(10**33), max_value=10**33, places=7
+)
+
+
+@given(AMOUNTS)
+def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, amount: Decimal):
+    pytest.importorskip("pyarrow")
+    from capillary_targets.sweep.parquet import Parquet
+
+    event = TargetEvent(1, target_value=amount)
+    exact = amount == 0 or (
+        amount.adjusted() < 32 and (amount * 10**6) % 1 == 0
+        if -60 < amount.adjusted() < 60 and len(amount.as_tuple().digits) < 20
+        else None
+    )
+    misfit = Parquet(raw=False).misfit([event])
+    if exact is not None:
+        assert (misfit is None) == exact
+    if misfit is None:
+        path = tmp_path_factory.mktemp("fits") / "part-00000.parquet"
+        sink = Parquet(raw=False).events(path)
+        sink.add(7, [event])
+        sink.commit()
+        assert table(path).column("target_value").to_pylist() == [amount]
+
+
+def test_every_field_of_the_models_has_a_column():
+    pytest.importorskip("pyarrow")
+    from capillary_targets.sweep import parquet
+
+    def fields(cls: type) -> list[str]:
+        return ["user_id", *(f.name for f in attrs.fields(cls) if f.name != "raw")]
+
+    assert parquet.EVENTS.names == fields(TargetEvent)
+    assert parquet.TARGETS.names == fields(Target)
