@@ -14,7 +14,7 @@ from .session import Session
 from .transport import get
 from .wire import read_events, read_targets
 
-__all__ = ["active_targets", "checked_id", "target_events"]
+__all__ = ["active_targets", "checked_id", "target_events", "with_query"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG: Final = 2**63
@@ -62,7 +62,7 @@ async def active_targets(
     if only_user_created is not None:
         query["includeOnlyUserCreated"] = "true" if only_user_created else "false"
     path = f"/v3/users/{checked_id('user_id', user_id)}/enrolledTargets"
-    return await get(session, _with_query(path, query), read_targets)
+    return await get(session, with_query(path, query), read_targets)
 
 
 async def target_events(
@@ -94,9 +94,10 @@ async def target_events(
         query["offset"] = str(offset)
     user, rule = checked_id("user_id", user_id), checked_id("target_rule_id", target_rule_id)
     path = f"/v3/users/{user}/trackedTargetEvents/{rule}"
-    return await get(session, _with_query(path, query), read_events)
+    return await get(session, with_query(path, query), read_events)
 
 
-def _with_query(path: str, query: dict[str, str]) -> str:
+def with_query(path: str, query: dict[str, str]) -> str:
+    """`path` with what was asked for behind it, percent-encoded."""
     # urlencode spells the comma %2C, as the API's own example does.
     return f"{path}?{urlencode(query)}" if query else path

@@ -10,7 +10,7 @@ import re
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from .endpoints import checked_id
+from .endpoints import checked_id, with_query
 from .errors import UsageError
 from .lookup_wire import read_customer_id, read_target_groups, read_target_periods
 from .members import TargetPeriod, UserTargetGroups
@@ -82,7 +82,7 @@ async def target_groups(
     if include_inactive_targets is not None:
         query["includeInactiveTargets"] = _flag(include_inactive_targets)
     path = f"/v3/users/{checked_id('user_id', user_id)}/targetGroups"
-    return await get(session, f"{path}?{urlencode(query)}" if query else path, read_target_groups)
+    return await get(session, with_query(path, query), read_target_groups)
 
 
 async def target_periods(session: Session, target_group_id: int) -> list[TargetPeriod]:
