@@ -1,0 +1,185 @@
+"""One budget for many: in a file, in Redis, and by processes against a server that counts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from capillary_targets import OAuth, RateLimit, RetryPolicy, TargetsClient, UsageError
+from capillary_targets.budget import Budget, SqliteBudget, open_budget
+from capillary_targets.sandbox import Fault, Sandbox
+
+from .conftest import client_of
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """A real Redis server of its own, on a free port."""
+    program = shutil.which("redis-server")
+    if "CAPILLARY_TESTS_REQUIRE" not in os.environ:
+        pytest.importorskip("redis", reason="the extra `redis` is not installed")
+        if program is None:
+            pytest.skip("redis-server is not installed")
+    assert program, "redis-server must be installed here"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with subprocess.Popen([program, *settings], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert any(b"Ready to accept connections" in line for line in server.stdout)
+        yield f"redis://127.0.0.1:{port}/0"
+        server.terminate()
+
+
+@pytest.fixture(params=["local", "sqlite", "redis"])
+async def budget(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Budget]:
+    shared = None
+    if request.param == "sqlite":
+        shared = f"sqlite:///{tmp_path}/budget.db"
+    elif request.param == "redis":
+        shared = request.getfixturevalue("redis_url")
+    budget = open_budget(RateLimit(3, per=1000.0, shared=shared))
+    yield budget
+    await budget.close()
+
+
+async def test_a_place_is_free_again_so_long_after_its_answer(budget: Budget) -> None:
+    tickets = []
+    for _ in range(3):
+        ticket, wait = await budget.take()
+        assert ticket
+        assert wait == 0
+        tickets.append(ticket)
+    ticket, wait = await budget.take()
+    assert not ticket
+    assert wait > 0
+    await budget.answered(tickets[0])
+    ticket, wait = await budget.take()
+    assert not ticket
+    assert wait <= 1000.0
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_a_pause_is_for_all_who_share(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    shared = f"sqlite:///{tmp_path}/b.db" if kind == "sqlite" else None
+    shared = shared or request.getfixturevalue("redis_url")
+    one, other = (open_budget(RateLimit(3, per=60.0, shared=shared)) for _ in range(2))
+    assert (await other.take())[0]
+    await one.pause(50.0)
+    await one.pause(5.0)  # never shortened
+    ticket, wait = await other.take()
+    assert not ticket
+    assert wait == pytest.approx(50, abs=5)
+    await one.close()
+    await other.close()
+
+
+async def test_a_process_that_died_gives_its_places_back(tmp_path: Path) -> None:
+    now = 1000.0
+    limit = RateLimit(2, per=10.0)
+    dead, alive = (SqliteBudget(limit, f"{tmp_path}/b.db", clock=lambda: now) for _ in range(2))
+    for _ in range(2):
+        await dead.take()
+    ticket, wait = await alive.take()
+    assert not ticket
+    now += wait
+    ticket, wait = await alive.take()
+    assert ticket
+    await dead.close()
+    await alive.close()
+
+
+async def test_times_of_before_a_reboot_are_not_believed(tmp_path: Path) -> None:
+    now = 1e6
+    limit = RateLimit(1, per=10.0)
+    budget = SqliteBudget(limit, f"{tmp_path}/b.db", clock=lambda: now)
+    await budget.take()
+    await budget.pause(60)
+    now = 5.0
+    assert (await budget.take())[0]
+    await budget.close()
+
+
+@pytest.mark.parametrize(
+    ("shared", "says"),
+    [
+        ("sqlite://", "sqlite:///PATH"),
+        ("mysql://h/x", "redis://HOST"),
+        ("sqlite:////no/such/folder/b.db", "cannot be opened"),
+    ],
+)
+def test_a_budget_that_cannot_be_shared_so_is_refused(shared: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        open_budget(RateLimit(1, shared=shared))
+
+
+_PROCESS = """
+import asyncio, sys
+from capillary_targets import BasicAuth, RateLimit, TargetsClient
+from capillary_targets.sandbox import Sandbox
+
+async def main(url, shared, first):
+    auth = BasicAuth(Sandbox.USERNAME, Sandbox.PASSWORD)
+    rate = RateLimit(40, per=0.5, shared=shared)
+    async with TargetsClient(url, auth, rate=rate) as client:
+        users = range(int(first), int(first) + 20)
+        assert all([outcome.complete async for outcome in client.sweep(users)])
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_four_processes_keep_one_budget(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    shared = f"sqlite:///{tmp_path}/b.db" if kind == "sqlite" else None
+    shared = shared or request.getfixturevalue("redis_url")
+    sandbox = Sandbox(users=80, targets=1, events=3, exact_events=True, rate_limit=(40, 0.5))
+    async with sandbox:
+        first = sandbox.world.user_ids()[0]
+        processes = [
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-c", _PROCESS, sandbox.url, shared, str(first + 20 * n)
+            )
+            for n in range(4)
+        ]
+        assert [await process.wait() for process in processes] == [0, 0, 0, 0]
+    assert sandbox.counts["enrolledTargets"] + sandbox.counts["trackedTargetEvents"] == 160
+    assert sandbox.worst_window <= 40
+    assert not [entry for entry in sandbox.requests if entry.status == 429]
+
+
+async def test_token_requests_and_retries_count_too() -> None:
+    sandbox = Sandbox(users=5)
+    async with sandbox:
+        auth = OAuth(sandbox.client_key, sandbox.client_secret)
+        budget = RateLimit(4, per=1000.0)
+        retry = RetryPolicy(wait_initial=1e-6)
+        async with TargetsClient(sandbox.url, auth, rate=budget, retry=retry) as client:
+            sandbox.faults.add(Fault.http(503))
+            await client.active_targets(42381788)  # a token, a failure, a success
+            await client.active_targets(42381788)
+            with pytest.raises(Exception, match="budget is used up"):
+                await client.active_targets(42381788)
+    assert len(sandbox.requests) == 4
+
+
+async def test_one_client_keeps_its_budget_on_cold_connections() -> None:
+    """New connections delay the first requests of a window, not those of the next."""
+    sandbox = Sandbox(users=60, targets=1, rate_limit=(50, 0.3))
+    async with sandbox, client_of(sandbox, concurrency=50, rate=RateLimit(50, per=0.3)) as client:
+        assert all([outcome.complete async for outcome in client.sweep(sandbox.world.user_ids())])
+    assert sandbox.worst_window <= 50
+    assert not [entry for entry in sandbox.requests if entry.status == 429]
