@@ -1,0 +1,88 @@
+"""A web backend with one client for the whole process: FastAPI.
+
+    CAPILLARY_BASE_URL=eu CAPILLARY_USERNAME=till.id CAPILLARY_PASSWORD=... \
+        uvicorn examples.backend.app:app
+
+Then open /members/USER_ID.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+
+from capillary_targets import BasicAuth, CapillaryError, Target, TargetsClient
+
+from .errors import described, status_of
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    auth = BasicAuth(os.environ["CAPILLARY_USERNAME"], os.environ["CAPILLARY_PASSWORD"])
+    async with TargetsClient(os.environ["CAPILLARY_BASE_URL"], auth, timeout=10) as client:
+        app.state.client = client
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+def the_client(request: Request) -> TargetsClient:
+    client: TargetsClient = request.app.state.client
+    return client
+
+
+Client = Annotated[TargetsClient, Depends(the_client)]
+
+
+@app.get("/users/{user_id}/progress")
+async def progress(user_id: int, client: Client) -> list[dict[str, object]]:
+    """The member's targets with the exact sum of their events: text, for JSON has no decimals."""
+    found: list[dict[str, object]] = []
+    for target in await client.active_targets(user_id):
+        events = await client.events(user_id, target.id).collect()
+        total = sum(event.target_value or 0 for event in events)
+        found.append(
+            {"id": target.id, "name": target.name, "events": len(events), "total": str(total)}
+        )
+    return found
+
+
+@app.get("/users/{user_id}/events")
+async def events(user_id: int, client: Client) -> Response:
+    """Every event as it arrives, as server-sent events; `end` is the last one."""
+    targets = await client.active_targets(user_id)  # a refusal still gets its HTTP status here
+    return StreamingResponse(stream(client, user_id, targets), media_type="text/event-stream")
+
+
+async def stream(
+    client: TargetsClient, user_id: int, targets: list[Target]
+) -> AsyncIterator[bytes]:
+    # When the browser goes away the server cancels this generator, wherever it waits. `aclosing`
+    # then ends the walk at once, with the pages that it was fetching ahead.
+    try:
+        for target in targets:
+            async with aclosing(aiter(client.events(user_id, target.id))) as found:
+                async for event in found:
+                    yield b"data: " + msgspec.json.encode(event) + b"\n\n"
+        yield b"event: end\ndata: {}\n\n"
+    except CapillaryError as error:  # too late for an HTTP status: said in the stream
+        yield b"event: failed\ndata: " + msgspec.json.encode(described(error)) + b"\n\n"
+
+
+@app.get("/members/{user_id}")
+async def page(user_id: int) -> Response:
+    del user_id  # the page reads it from its own address
+    return FileResponse(Path(__file__).with_name("page.html"))
+
+
+@app.exception_handler(CapillaryError)
+async def failed(request: Request, error: Exception) -> Response:
+    del request
+    status, headers = status_of(error)
+    return JSONResponse(described(error), status, headers)

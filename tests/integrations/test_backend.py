@@ -1,0 +1,204 @@
+"""The example backend under a real uvicorn, visited by aiohttp and by a real Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import aiohttp
+import pytest
+
+from capillary_targets.sandbox import Fault, Sandbox
+from capillary_targets.testing import no_waiting
+from tests.conftest import turns_until
+from tests.sweep.browser import Page, browser
+
+from .conftest import in_environment, required
+
+required("fastapi", "uvicorn")
+
+import uvicorn  # noqa: E402 - only where it is there
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    sandbox = Sandbox(users=3, targets=2, events=250, exact_events=True)
+    async with sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def backend(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """Where the example listens."""
+    from examples.backend.app import app  # only where FastAPI is there
+
+    in_environment(monkeypatch, sandbox.url, sandbox.username, sandbox.password)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await turns_until(lambda: server.started or serving.done())
+        host, port = listener.getsockname()
+        yield f"http://{host}:{port}"
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def visitor(backend: str) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(backend) as visitor:
+        yield visitor
+
+
+Visitor = aiohttp.ClientSession
+
+
+def total(sandbox: Sandbox, user: int, rule: int) -> Decimal:
+    values = [event.target_value for event in sandbox.world.events(user, rule)]
+    return sum((Decimal(value) for value in values if value is not None), Decimal())
+
+
+async def test_progress_is_the_exact_sum(sandbox: Sandbox, visitor: Visitor) -> None:
+    user = sandbox.world.user_ids()[0]
+    async with visitor.get(f"/users/{user}/progress") as answer:
+        found = await answer.json()
+    assert {one["id"]: (one["events"], Decimal(one["total"])) for one in found} == {
+        rule.id: (250, total(sandbox, user, rule.id)) for rule in sandbox.world.targets(user)
+    }
+
+
+async def test_stream_has_every_event_once_and_an_end(sandbox: Sandbox, visitor: Visitor) -> None:
+    user = sandbox.world.user_ids()[0]
+    async with visitor.get(f"/users/{user}/events") as answer:
+        assert answer.content_type == "text/event-stream"
+        *events, end, _ = (await answer.text()).split("\n\n")
+    assert end.startswith("event: end")
+    assert [json.loads(one.removeprefix("data: "))["event_log_id"] for one in events] == [
+        event.event_log_id
+        for rule in sandbox.world.targets(user)
+        for event in sandbox.world.events(user, rule.id)
+    ]
+
+
+REFUSALS = [
+    (None, "/users/999/progress", 404, "InvalidUser", None),
+    (None, "/users/-1/events", 404, "InvalidUser", None),
+    (None, f"/users/{10**30}/progress", 422, "UsageError", None),
+    (Fault.too_many_requests(3600), "/users/1000001/progress", 503, "RateLimited", "3600"),
+    (Fault.http(503), "/users/1000001/events", 503, "ServiceUnavailable", None),
+    (Fault.api_code(401), "/users/1000001/progress", 502, "AuthError", None),
+    (Fault.gateway_page(200), "/users/1000001/progress", 502, "BadResponse", None),
+]
+
+
+@pytest.mark.parametrize(("fault", "path", "status", "error", "retry_after"), REFUSALS)
+async def test_errors_have_sensible_statuses(
+    sandbox: Sandbox,
+    visitor: Visitor,
+    fault: Fault | None,
+    path: str,
+    status: int,
+    error: str,
+    retry_after: str | None,
+) -> None:
+    if fault is not None:
+        sandbox.faults.add(fault, times=None)
+    with no_waiting():
+        async with visitor.get(path) as answer:
+            said = await answer.json()
+    assert (answer.status, said["error"]) == (status, error)
+    assert answer.headers.get("Retry-After") == retry_after
+    assert sandbox.url not in str(said)
+    assert sandbox.password not in str(said["message"]).split()
+
+
+async def test_error_in_the_middle_is_said_in_the_stream(
+    sandbox: Sandbox, visitor: Visitor
+) -> None:
+    user = sandbox.world.user_ids()[0]
+    sandbox.faults.add(Fault.http(500), times=None, path_contains="offset=2")
+    with no_waiting():
+        async with visitor.get(f"/users/{user}/events") as answer:
+            *events, last, _ = (await answer.text()).split("\n\n")
+    assert answer.status == 200
+    assert len(events) == 200
+    assert last.startswith('event: failed\ndata: {"error":"ServiceUnavailable"')
+
+
+async def until(page: Page, holds: str) -> None:
+    async with asyncio.timeout(30):
+        while not await page.ask(holds):
+            pass
+
+
+async def all_quiet(sandbox: Sandbox) -> dict[str, int]:
+    """The sandbox's request counts once nothing is under way."""
+    await turns_until(lambda: not sandbox.in_flight)
+    return dict(sandbox.counts)
+
+
+async def test_page_draws_the_progress(sandbox: Sandbox, backend: str) -> None:
+    user = sandbox.world.user_ids()[0]
+    async with browser() as page:
+        await page.open(f"{backend}/members/{user}", width=390)
+        await until(page, "document.getElementById('state').textContent === 'up to date'")
+        drawn = await page.ask(
+            "[...document.querySelectorAll('section')].map(one => ["
+            "  one.querySelector('h2').textContent, one.querySelector('output').textContent,"
+            "  one.querySelector('small').textContent,"
+            "  one.querySelector('path').getAttribute('d').split('H').length - 2])"
+        )
+        fits = await page.ask("document.documentElement.scrollWidth <= window.innerWidth")
+    rules = sandbox.world.targets(user)
+    assert [(name, Decimal(shown)) for name, shown, *_ in drawn] == [
+        (rule.name, total(sandbox, user, rule.id)) for rule in rules
+    ]
+    assert [one[2:] for one in drawn] == [["250 of 250 events", 250]] * len(rules)
+    assert fits
+    assert page.complaints == []
+    assert {url.split("/")[2] for url in page.requested if "://" in url} == {backend[7:]}
+
+
+async def test_page_says_who_is_unknown(backend: str) -> None:
+    async with browser() as page:
+        await page.open(f"{backend}/members/999", width=1000)
+        await until(page, "document.getElementById('state').textContent.includes('InvalidUser')")
+
+
+COUNTING = """
+    window.heard = 0;
+    new EventSource("/users/%d/events").onmessage = () => { heard += 1; };
+    true
+"""
+
+
+async def test_nothing_is_fetched_once_the_browser_is_gone(sandbox: Sandbox, backend: str) -> None:
+    user = sandbox.world.user_ids()[0]
+    sandbox.faults.add(Fault.stall(), times=None, path_contains="offset=1")
+    async with browser() as page:
+        await page.open(f"{backend}/members/999", width=1000)  # a page of that origin, at rest
+        await page.ask(COUNTING % user)
+        await until(page, "heard === 100")
+        # The second page stalls, the third and last one is fetched ahead.
+        await turns_until(lambda: sandbox.counts["trackedTargetEvents"] == 3)
+        assert sandbox.in_flight > 0
+
+        await page.call("Page.navigate", url="about:blank")
+        before = await all_quiet(sandbox)
+    sandbox.faults.clear()
+    # Whoever still walked would go on now: to the pages that follow, and to the second target.
+    async with (
+        aiohttp.ClientSession(backend) as other,
+        other.get(f"/users/{user + 1}/progress") as answer,
+    ):
+        assert answer.status == 200
+    asked_by_other = {"enrolledTargets": 1, "trackedTargetEvents": 6}
+    assert await all_quiet(sandbox) == {
+        name: count + asked_by_other.get(name, 0) for name, count in before.items()
+    }
+    second = sandbox.world.targets(user)[1].id
+    assert not [
+        one for one in sandbox.requests if f"{user}/trackedTargetEvents/{second}" in one.path
+    ]
