@@ -32,7 +32,7 @@ from .errors import (
     UsageError,
 )
 from .fanout import Sweep, SweepStats, UserOutcome
-from .hooks import Hook, RequestDetails, RetryDetails, WaitDetails
+from .hooks import Hook, RequestDetails, RetryDetails, ScopeDetails, WaitDetails
 from .limits import AdaptiveConcurrency, RateLimit
 from .members import (
     CommChannel,
@@ -112,6 +112,7 @@ __all__ = [
     "RequestTimeout",
     "RetryDetails",
     "RetryPolicy",
+    "ScopeDetails",
     "ServerBusy",
     "ServiceUnavailable",
     "Session",

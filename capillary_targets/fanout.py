@@ -22,6 +22,7 @@ from .errors import (
     TargetRuleNotFound,
 )
 from .gate import Waited
+from .hooks import Scope, ScopeDetails, current_scope, within
 from .models import Target, TargetEvent
 from .pager import EventPager
 from .pagination import PagingReport
@@ -102,6 +103,7 @@ class Sweep:
     _under_way: set[int] = field(init=False, factory=set, repr=False)
     _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
     _started: float = field(init=False, factory=time.monotonic, repr=False)
+    _scope: Scope | None = field(init=False, default=None, repr=False)
     _stream: ReferenceType[AsyncGenerator[UserOutcome, None]] | None = field(
         init=False, default=None, repr=False
     )
@@ -131,6 +133,25 @@ class Sweep:
         return stream
 
     async def _outcomes(self) -> AsyncGenerator[UserOutcome, None]:
+        hooks = self._session.hooks
+        if hooks:
+            self._scope = Scope(kind="sweep", parent=current_scope())
+            hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
+        failure: BaseException | None = None
+        try:
+            async with aclosing(self._run()) as outcomes:
+                async for outcome in outcomes:
+                    yield outcome
+        except Exception as error:
+            failure = error
+            raise
+        finally:
+            if self._scope is not None:
+                hooks.emit(
+                    ScopeDetails(scope=self._scope, phase="over", outcome=self.stats, error=failure)
+                )
+
+    async def _run(self) -> AsyncGenerator[UserOutcome, None]:
         async with (
             aclosing(self._each()) as users,
             aclosing(visit_all(users, self._visit, self._size, ordered=self._ordered)) as outcomes,
@@ -181,7 +202,8 @@ class Sweep:
         visit = _Visit(self._session, self._plan, user_id)
         error: CapillaryError | None = None
         try:
-            await visit.run()
+            with within(self._scope):
+                await visit.run()
         except (AuthError, ClientClosed, EndpointGone):
             raise  # nobody else would fare better: the sweep ends
         except (TargetRuleNotFound, TargetPeriodNotFound) as refusal:

@@ -1,4 +1,4 @@
-"""The door through which the client shows what it does: requests, retries, waits.
+"""The door through which the client shows what it does: requests, retries, waits, walks, sweeps.
 
 A hook is a callable that takes one frozen details object (stamina's shape). It runs in the middle
 of the client's work, so it must be quick and must not block; an exception it raises is logged and
@@ -8,16 +8,56 @@ otherwise ignored, for a broken gauge must not fail a request.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen
 
 from .errors import CapillaryError
 
-__all__ = ["Details", "Hook", "Hooks", "RequestDetails", "RetryDetails", "WaitDetails"]
+__all__ = [
+    "Details",
+    "Hook",
+    "Hooks",
+    "RequestDetails",
+    "RetryDetails",
+    "Scope",
+    "ScopeDetails",
+    "WaitDetails",
+    "current_scope",
+    "within",
+]
 
 _log = logging.getLogger("capillary_targets")
+
+
+@frozen(kw_only=True, eq=False)
+class Scope:
+    """A walk or a sweep, by identity: what requests belong to. `parent` is a walk's sweep."""
+
+    kind: Literal["walk", "sweep"]
+    facts: Mapping[str, object] = field(factory=dict)
+    parent: Scope | None = None
+
+
+_scope: ContextVar[Scope | None] = ContextVar("capillary_targets_scope", default=None)
+
+
+def current_scope() -> Scope | None:
+    """The walk or sweep that the running task works for."""
+    return _scope.get()
+
+
+@contextmanager
+def within(scope: Scope | None) -> Iterator[None]:
+    """Work for `scope`. Never held across a yield to the caller, whose context it is not."""
+    token = _scope.set(scope)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
 
 
 @frozen(kw_only=True)
@@ -31,6 +71,8 @@ class RequestDetails:
     status: int | None = None
     request_id: str | None = None
     error: CapillaryError | None = None
+    scope: Scope | None = None
+    """The walk or sweep that it was made for."""
 
 
 @frozen(kw_only=True)
@@ -56,7 +98,18 @@ class WaitDetails:
     seconds: float
 
 
-Details: TypeAlias = RequestDetails | RetryDetails | WaitDetails
+@frozen(kw_only=True)
+class ScopeDetails:
+    """A walk over one target's events, or a sweep over many users, begins or is over."""
+
+    scope: Scope
+    phase: Literal["begins", "over"]
+    outcome: object = None
+    """When over: the `PagingReport` of a walk, the `SweepStats` of a sweep."""
+    error: BaseException | None = None
+
+
+Details: TypeAlias = RequestDetails | RetryDetails | WaitDetails | ScopeDetails
 Hook: TypeAlias = Callable[[Details], None]
 
 

@@ -11,6 +11,7 @@ from attrs import define, field
 
 from .endpoints import checked_id, target_events
 from .errors import CapillaryError, UsageError
+from .hooks import Scope, ScopeDetails, current_scope, within
 from .models import EventsPage, TargetEvent
 from .pagination import Batch, Checkpoint, Dialect, PageRequest, PagingReport, Walk
 from .session import Session
@@ -108,6 +109,7 @@ class _Loop:
         self._before = pager.start or Checkpoint()
         self._batch: Batch | None = None
         self._given = 0
+        self._scope: Scope | None = None  # only where somebody looks on
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -136,7 +138,12 @@ class _Loop:
 
     async def _batches(self) -> AsyncGenerator[Batch, None]:
         """What the walk proves, in order. Asks for the pages that follow before giving any out."""
-        walk = self.walk
+        walk, hooks = self.walk, self.pager.session.hooks
+        failure: BaseException | None = None
+        if hooks:
+            facts = {"user_id": self.pager.user_id, "target_rule_id": self.pager.target_rule_id}
+            self._scope = Scope(kind="walk", facts=facts, parent=current_scope())
+            hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
         try:
             if self.pager.resolve is not None:
                 self.period_id = await self.pager.resolve()
@@ -148,8 +155,15 @@ class _Loop:
                 raise walk.error
         except CapillaryError as error:
             error.checkpoint = self.checkpoint
+            failure = error
             raise
         finally:
+            if self._scope is not None:
+                hooks.emit(
+                    ScopeDetails(
+                        scope=self._scope, phase="over", outcome=walk.report, error=failure
+                    )
+                )
             self.pager.session.learned.dialect = walk.found
             self.cancel()
             await asyncio.gather(*self._cancelled, return_exceptions=True)
@@ -174,6 +188,12 @@ class _Loop:
         return answer
 
     async def _fetch(self, request: PageRequest) -> Answer:
+        if self._scope is None:
+            return await self._fetch_page(request)
+        with within(self._scope):
+            return await self._fetch_page(request)
+
+    async def _fetch_page(self, request: PageRequest) -> Answer:
         pager = self.pager
         try:
             return await target_events(

@@ -33,7 +33,7 @@ from .errors import (
     ServiceUnavailable,
 )
 from .gate import Outcome, Patience, Ticket
-from .hooks import RequestDetails, RetryDetails
+from .hooks import RequestDetails, RetryDetails, current_scope
 from .private import PrivatePath
 from .retry import parse_retry_after
 from .session import Session
@@ -225,6 +225,7 @@ class _Call(Generic[T]):
                     status=None if answer is None else answer.status,
                     request_id=None if answer is None else answer.request_id,
                     error=failure,
+                    scope=current_scope(),
                 )
             )
         if failure is not None:
