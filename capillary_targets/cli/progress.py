@@ -138,6 +138,12 @@ class Bar:
         words = self._pace.words(summary)
         self._bar.update(self._task, completed=_done(summary), description=words)
 
+    @property
+    def fraction(self) -> float | None:
+        """How much of the list is dealt with; None where its length is not known."""
+        task = self._bar.tasks[0]
+        return None if task.total is None else task.completed / task.total
+
     def interrupted(self, what: str) -> None:
         """Print it above the bar."""
         self._bar.console.print(f"interrupted: {what}; run the same command again to go on")

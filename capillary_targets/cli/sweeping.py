@@ -21,13 +21,15 @@ from .progress import progress
 
 __all__ = ["report", "sweep"]
 
+# The hyphen that stands for stdin must not be taken for a flag.
+UsersPath = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
 Rules = Annotated[list[int] | None, Parameter(name="--rule")]
 PartRows = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Concurrency = Annotated[str, Parameter(name="--concurrency")]
 
 
 async def sweep(
-    users_file: Path | None = None,
+    users_file: UsersPath = None,
     /,
     *,
     out: Path,
@@ -117,6 +119,8 @@ async def report(out: Path, /) -> int:
 def _users(
     users_file: Path | None, column: str | None, server: Sandbox | None, *, retry_failed: bool
 ) -> UsersFile | Iterable[int] | AsyncIterable[int]:
+    if users_file is not None and re.match("-.", str(users_file)):
+        raise UsageError(f"Unknown option: {users_file}. See `capillary-targets sweep --help`")
     if retry_failed:
         if users_file is not None:
             raise UsageError("--retry-failed takes its users from --out: leave out USERS_FILE")

@@ -56,7 +56,6 @@ def test_the_sandbox_serves_until_a_signal(number: signal.Signals, status: int):
 
 
 def test_a_closed_pipe_ends_quietly():
-    # More than a pipe's buffer holds, so that the writer meets the closed end for sure.
     tokens = ["events", "564332013", "1986", "--sandbox", "--page-size", "1"]
     read, write = os.pipe()
     os.close(read)

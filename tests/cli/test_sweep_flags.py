@@ -1,0 +1,183 @@
+"""What the flags of `sweep` and `report` do, and which go together."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from capillary_targets.auth import BasicAuth, OAuth
+from capillary_targets.cli.connection import auth_of
+from capillary_targets.cli.progress import Bar, Lines
+from capillary_targets.errors import UsageError
+from capillary_targets.sweep import Summary
+
+from .conftest import Cli
+
+
+def rows(out: Path, kind: str) -> list[dict]:
+    return [
+        json.loads(line)
+        for part in sorted((out / kind).iterdir())
+        for line in part.read_text().splitlines()
+    ]
+
+
+def users(path: Path, text: str = "564332013\n387544807\n42381788\n") -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--concurrency", "many"], ["--concurrency", "'many'", "auto"]),
+        (["--concurrency", "-1"], ["--concurrency"]),
+        (["--rate", "1000"], ["--rate", "1000/60"]),
+        (["--rate", "0/60"], ["--rate"]),
+        (["--rate", "10/0"], ["--rate"]),
+        (["--format", "csv"], ["--format", "jsonl", "parquet"]),
+        (["--part-rows", "0"], ["--part-rows", "1"]),
+        (["--retry-failed"], ["--retry-failed", "leave out USERS_FILE"]),
+        (["--events-only"], ["name the rules"]),
+        (["--column", "x"], ["no column x"]),
+    ],
+)
+def test_a_wrong_flag_is_named(cli: Cli, tmp_path: Path, flags: list[str], words: list[str]):
+    ran = cli("sweep", users(tmp_path / "u.csv"), "--out", tmp_path / "out", "--sandbox", *flags)
+    assert ran.status == 2
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
+    for word in words:
+        assert word in ran.err
+
+
+def test_incremental_and_retry_failed_exclude_each_other(cli: Cli, tmp_path: Path):
+    ran = cli("sweep", "--out", tmp_path, "--sandbox", "--incremental", "--retry-failed")
+    assert ran.status == 2
+    assert "exclude each other" in ran.err
+
+
+def test_other_settings_are_refused(cli: Cli, tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    tokens = ("sweep", users(tmp_path / "u.txt"), "--out", tmp_path / "out", "--sandbox")
+    assert cli(*tokens).status == 0
+    ran = cli(*tokens, "--format", "parquet")
+    assert ran.status == 2
+    assert ran.err == (
+        f"error: {tmp_path / 'out'} was made with format jsonl, not parquet; keep to that, or "
+        "name another directory\n"
+    )
+
+
+def test_a_csv_column_and_gzip(cli: Cli, tmp_path: Path):
+    path = tmp_path / "members.csv.gz"
+    path.write_bytes(gzip.compress(b"name,member\nann,564332013\nbob,x\n"))
+    ran = cli("sweep", path, "--column", "member", "--out", tmp_path / "out", "--sandbox")
+    assert ran.status == 1
+    assert "failures: 1 (listed in" in ran.out
+    assert {row["user_id"] for row in rows(tmp_path / "out", "targets")} == {564332013}
+    bad = json.loads((tmp_path / "out" / "failures.jsonl").read_text())
+    assert bad == {"line": 3, "text": "x", "error": "not a user id"}
+
+
+def test_raw_rules_and_parts(cli: Cli, tmp_path: Path):
+    ran = cli(
+        *("sweep", users(tmp_path / "u.txt"), "--out", tmp_path / "out", "--sandbox", "--raw"),
+        *("--rule", 1986, "--rule", 79192, "--part-rows", 1, "--concurrency", 1),
+        *("--rate", "1000/0.5"),
+    )
+    assert ran.status == 0, ran.err
+    events = rows(tmp_path / "out", "events")
+    assert len(events) == 12
+    assert {row["raw"]["targetRuleId"] for row in events} == {1986, 79192}
+    assert len(list((tmp_path / "out" / "events").iterdir())) == 2
+    only = cli(
+        *("sweep", users(tmp_path / "u.txt"), "--out", tmp_path / "only", "--sandbox"),
+        *("--rule", 1986, "--events-only"),
+    )
+    assert "targets: 0\nevents: 10\n" in only.out
+
+
+def test_incremental_then_nothing_new(cli: Cli, tmp_path: Path):
+    tokens = ("sweep", users(tmp_path / "u.txt"), "--out", tmp_path / "out", "--sandbox")
+    assert "events: 12\n" in cli(*tokens).out
+    again = cli(*tokens, "--incremental")
+    assert again.status == 0
+    assert "events: 0\n" in again.out
+    assert "users: 3\n" in again.out
+
+
+def test_retry_failed_without_a_users_file(cli: Cli, tmp_path: Path):
+    path = users(tmp_path / "u.txt", "564332013\n7\n")
+    assert cli("sweep", path, "--out", tmp_path / "out", "--sandbox").status == 1
+    ran = cli("sweep", "--retry-failed", "--out", tmp_path / "out", "--sandbox")
+    assert ran.status == 1
+    assert "failures: 1 (" in ran.out
+    assert len(rows(tmp_path / "out", "events")) == 10
+
+
+def test_report_is_made_again(cli: Cli, tmp_path: Path):
+    out = tmp_path / "out"
+    cli("sweep", users(tmp_path / "u.txt"), "--out", out, "--sandbox")
+    (out / "report.html").unlink()
+    ran = cli("report", out)
+    assert (ran.status, ran.out) == (0, f"{out / 'report.html'}\n")
+    assert "Sweep of the sandbox" in (out / "report.html").read_text()
+    ran = cli("report", tmp_path)
+    assert ran.status == 2
+    assert ran.err == f"error: {tmp_path} holds no sweep; name the directory of one\n"
+
+
+TILL = {"CAPILLARY_USERNAME": "till", "CAPILLARY_PASSWORD": "x"}
+CLIENT = {"CAPILLARY_CLIENT_KEY": "key", "CAPILLARY_CLIENT_SECRET": "secret"}
+
+
+def test_a_till_or_an_oauth_client():
+    assert isinstance(auth_of(TILL), BasicAuth)
+    assert isinstance(auth_of(CLIENT), OAuth)
+    assert isinstance(auth_of(CLIENT | {"CAPILLARY_USERNAME": ""}), OAuth)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        (TILL | CLIENT, "CAPILLARY_USERNAME and CAPILLARY_CLIENT_KEY are both set"),
+        ({"CAPILLARY_CLIENT_KEY": "key"}, "CAPILLARY_CLIENT_SECRET is not set"),
+        ({"CAPILLARY_CLIENT_SECRET": "s"}, "CAPILLARY_CLIENT_KEY is not set"),
+        ({}, "CAPILLARY_USERNAME is not set"),
+    ],
+)
+def test_settings_that_are_half_given(environment: dict[str, str], words: str):
+    with pytest.raises(UsageError, match=words):
+        auth_of(environment)
+
+
+def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]):
+    now = 0.0
+    with Lines(lambda: 16, 400, clock=lambda: now) as shown:
+        for second in range(12):
+            now = float(second)
+            shown.update(Summary(complete=10 * second, failed=second, events=1000 * second))
+        shown.interrupted("all is safe")
+    assert capsys.readouterr().err.splitlines() == [
+        "14%: 55 users (11/s), 5000 events (1000/s), 16 at a time, 5 failed",
+        "28%: 110 users (11/s), 10000 events (1000/s), 16 at a time, 10 failed",
+        "interrupted: all is safe; run the same command again to go on",
+    ]
+
+
+def test_a_bar_shows_pace_limit_failures_and_what_is_left():
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=120)
+    now = 0.0
+    bar = Bar(lambda: 16, 100, console, clock=lambda: now)
+    with bar:
+        bar.update(Summary())
+        now = 5.0
+        bar.update(Summary(complete=49, failed=1, events=1000))
+    assert bar.fraction == 0.5
+    shown = written.getvalue()
+    assert "50 users (10/s), 1000 events (200/s), 16 at a time, 1 failed" in shown

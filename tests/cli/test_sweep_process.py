@@ -1,0 +1,150 @@
+"""`sweep` as a process of its own: signals, stdin, and going on afterwards."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox.faults import Fault
+
+
+def environment(sandbox: Sandbox) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CAPILLARY_")}
+    return kept | {
+        "CAPILLARY_BASE_URL": sandbox.url,
+        "CAPILLARY_USERNAME": sandbox.username,
+        "CAPILLARY_PASSWORD": sandbox.password,
+    }
+
+
+async def started(sandbox: Sandbox, *tokens: object) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "capillary_targets.cli", "sweep", *map(str, tokens)),
+        env=environment(sandbox),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def until(event: asyncio.Event, process: asyncio.subprocess.Process) -> None:
+    """Wait for an event, but not longer than the process lives."""
+    waiting = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(process.wait())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for one in waiting:
+        one.cancel()
+    assert event.is_set(), (await process.communicate())[1]
+
+
+def users_file(tmp_path: Path, sandbox: Sandbox) -> Path:
+    path = tmp_path / "users.txt"
+    path.write_text("".join(f"{user}\n" for user in sandbox.world.all_user_ids()))
+    return path
+
+
+def users_in(out: Path) -> set[int]:
+    return {
+        json.loads(line)["user_id"]
+        for part in (out / "targets").iterdir()
+        for line in part.read_text().splitlines()
+    }
+
+
+def events_in(out: Path) -> int:
+    return sum(part.read_text().count("\n") for part in (out / "events").iterdir())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_finishes_the_part_in_hand(
+    tmp_path: Path, number: signal.Signals, status: int
+):
+    sandbox = Sandbox(users=20, targets=1, events=4)
+    out = tmp_path / "out"
+    reached = asyncio.Event()
+
+    def watch(world, before: int) -> None:
+        if before == 10:
+            sandbox.faults.add(Fault.stall(), times=None)
+            reached.set()
+
+    sandbox.between_requests = watch
+    async with sandbox:
+        users = users_file(tmp_path, sandbox)
+        tokens = (users, "--out", out, "--concurrency", 1)
+        process = await started(sandbox, *tokens)
+        await until(reached, process)
+        process.send_signal(number)
+        printed, said = await process.communicate()
+        assert process.returncode == status
+        assert printed == b""
+        assert said.decode() == (
+            f"interrupted: the users done so far are safe in {out}; run the same command again to "
+            "go on\n"
+        )
+        done = users_in(out)
+        assert len(done) >= 8
+        sandbox.faults.clear()
+        sandbox.between_requests = None
+        printed, _ = await (again := await started(sandbox, *tokens)).communicate()
+    assert again.returncode == 0
+    assert f"users: 24 ({len(done)} of the list were done before)" in printed.decode()
+    assert users_in(out) == set(sandbox.world.all_user_ids())
+
+
+async def test_users_from_stdin_are_swept_as_they_come(tmp_path: Path):
+    sandbox = Sandbox(users=5, targets=1, events=4)
+    asked = asyncio.Event()
+    sandbox.between_requests = lambda world, before: asked.set()
+    async with sandbox:
+        process = await started(sandbox, "-", "--out", tmp_path / "out")
+        assert process.stdin is not None
+        process.stdin.write(b"1000001\n")
+        await process.stdin.drain()
+        await until(asked, process)  # the first is under way while the list goes on
+        printed, _ = await process.communicate(b"1000002\n1000003\n")
+    assert process.returncode == 0
+    assert b"users: 3\n" in printed
+    assert users_in(tmp_path / "out") == {1_000_001, 1_000_002, 1_000_003}
+
+
+async def test_a_signal_while_waiting_for_stdin(tmp_path: Path):
+    sandbox = Sandbox(users=5, targets=1, events=4)
+    asked = asyncio.Event()
+    sandbox.between_requests = lambda world, before: asked.set()
+    async with sandbox:
+        process = await started(sandbox, "-", "--out", tmp_path / "out")
+        assert process.stdin is not None
+        process.stdin.write(b"1000001\n")
+        await process.stdin.drain()
+        await until(asked, process)
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 143
+        process.stdin.close()
+
+
+async def test_the_second_of_two_is_told_who_was_first(tmp_path: Path):
+    sandbox = Sandbox(users=5, targets=1, events=4)
+    asked = asyncio.Event()
+
+    def stall(world, before: int) -> None:
+        sandbox.faults.add(Fault.stall(), times=None)
+        asked.set()
+
+    sandbox.between_requests = stall
+    out = tmp_path / "out"
+    async with sandbox:
+        users = users_file(tmp_path, sandbox)
+        first = await started(sandbox, users, "--out", out)
+        await until(asked, first)
+        second = await started(sandbox, users, "--out", out)
+        _, said = await second.communicate()
+        assert second.returncode == 2
+        assert f"is held by process {first.pid} on " in said.decode()
+        assert said.count(b"\n") == 1
+        first.terminate()
+        await first.communicate()
