@@ -81,20 +81,20 @@ async def target_events(
     Raises `InvalidUser`, `TargetRuleNotFound`, `TargetPeriodNotFound`, `NoRecordFound` (which an
     iterator reads as "no events"), and whatever any request can raise.
     """
-    query: dict[str, str] = {}
+    query = []  # integers all, which need no encoding
     if period_id is not None:
-        query["periodId"] = str(checked_id("period_id", period_id))
+        query.append(f"periodId={checked_id('period_id', period_id)}")
     if limit is not None:
         if checked_id("limit", limit) < 1:
             raise UsageError(f"limit must be at least 1, not {limit}")
-        query["limit"] = str(limit)
+        query.append(f"limit={limit}")
     if offset is not None:
         if checked_id("offset", offset) < 0:
             raise UsageError(f"offset must be at least 0, not {offset}")
-        query["offset"] = str(offset)
+        query.append(f"offset={offset}")
     user, rule = checked_id("user_id", user_id), checked_id("target_rule_id", target_rule_id)
     path = f"/v3/users/{user}/trackedTargetEvents/{rule}"
-    return await get(session, with_query(path, query), read_events)
+    return await get(session, f"{path}?{'&'.join(query)}" if query else path, read_events)
 
 
 def with_query(path: str, query: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
 """One GET: authorise, wait for a place, send, retry, read.
 
-The only room that touches aiohttp's requests. Everything that can go wrong leaves it as a
-`CapillaryError` that knows the request and holds no secret.
+Everything that can go wrong leaves it as a `CapillaryError` that knows the request and holds no
+secret.
 """
 
 from __future__ import annotations
@@ -11,20 +11,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Final, Generic, TypeVar
 
-import aiohttp
-import msgspec
 import stamina
-from aiohttp.http_exceptions import HttpProcessingError
-from attrs import field, frozen
-from yarl import URL
 
-from .auth import SecretHeaders, Token
+from .auth import Token
 from .errors import (
     AuthError,
-    BadResponse,
     CapillaryError,
     ClientClosed,
     ConnectionFailed,
@@ -32,13 +25,13 @@ from .errors import (
     RequestTimeout,
     ServiceUnavailable,
 )
+from .exchange import Request, exchange
 from .gate import Outcome, Patience, Ticket
 from .hooks import RequestDetails, RetryDetails, current_scope
 from .private import PrivatePath
-from .retry import parse_retry_after
 from .session import Session
 from .structuring import Structurer
-from .wire import Answer, read_token, request_id_of
+from .wire import Answer, read_token
 
 __all__ = ["get"]
 
@@ -53,10 +46,7 @@ logging.getLogger("stamina").addFilter(
     lambda record: getattr(record, "stamina.callable", None) != _NAME
 )
 
-_HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)
 _TOKEN_PATH: Final = "/v3/oauth/token/generate"  # noqa: S105 - a path
-_BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, EOFError)
 
 
 async def get(session: Session, path: str | PrivatePath, read: Read[T]) -> T:
@@ -79,16 +69,6 @@ async def get(session: Session, path: str | PrivatePath, read: Read[T]) -> T:
     raise call.told(late, call.request) from call.last
 
 
-@frozen
-class _Request:
-    """What is sent, and the address that is shown for it."""
-
-    method: str
-    url: str = field(repr=False)
-    shown: str
-    body: Mapping[str, str] | None = field(default=None, repr=False)
-
-
 class _Call(Generic[T]):
     """One logical request and the attempts made for it."""
 
@@ -102,7 +82,7 @@ class _Call(Generic[T]):
         self.session = session
         self.private = path if isinstance(path, PrivatePath) else None
         sent = path if self.private is None else self.private.sent
-        self.request = _Request("GET", f"{session.prefix}{sent}", f"{session.prefix}{path}")
+        self.request = Request("GET", f"{session.prefix}{sent}", f"{session.prefix}{path}")
         self.read = read
         self.patience = Patience(deadline, endless=session.patient)
         self.attempts = 0
@@ -186,27 +166,24 @@ class _Call(Generic[T]):
     async def _fetch_token(self, body: Mapping[str, str]) -> Token:
         """POST the client key and secret, read the token (API page "OAuth")."""
         url = self.session.prefix + _TOKEN_PATH
-        return await self._send(_Request("POST", url, url, body), {}, read_token)
+        return await self._send(Request("POST", url, url, body), {}, read_token)
 
-    async def _send(self, request: _Request, headers: Mapping[str, str], read: Read[R]) -> R:
+    async def _send(self, request: Request, headers: Mapping[str, str], read: Read[R]) -> R:
         """Pass the gate, send once, read the answer, and say to the gate how it went."""
         session = self.session
         answer: Answer | None = None
         failure: CapillaryError | None = None
-        cause: Exception | None = None
         ticket = await self._pass_gate(request)
         outcome: Outcome = "cancelled"
         ended = None
         try:
             try:
-                answer = await self._exchange(request, headers)
+                self.attempts += request is self.request
+                answer = await exchange(session, request, headers)
                 ended = time.monotonic()
                 result = read(answer, session.structurer)
             except CapillaryError as error:
                 failure = error
-            except _BROKEN as error:
-                session.ensure_open()
-                failure, cause = _broken(error)
             outcome = _outcome(failure)
         finally:
             retry_after = failure.retry_after if isinstance(failure, RateLimited) else None
@@ -230,10 +207,10 @@ class _Call(Generic[T]):
             )
         if failure is not None:
             # Raised afresh: the reader's frames hold what the server said before redaction.
-            raise failure.with_traceback(None) from cause
+            raise failure.with_traceback(None) from failure.__cause__
         return result
 
-    async def _pass_gate(self, request: _Request) -> Ticket:
+    async def _pass_gate(self, request: Request) -> Ticket:
         try:
             ticket = await self.session.gate.enter(self.patience)
         except RateLimited as error:
@@ -246,40 +223,8 @@ class _Call(Generic[T]):
             raise
         return ticket
 
-    async def _exchange(self, request: _Request, headers: Mapping[str, str]) -> Answer:
-        """The whole answer, its body bounded."""
-        session = self.session
-        session.counts.requested()
-        self.attempts += request is self.request
-        limit = asyncio.timeout(session.attempt_timeout)
-        try:
-            async with (
-                limit,
-                session.http.request(
-                    request.method,
-                    URL(request.url, encoded=True),
-                    data=None if request.body is None else msgspec.json.encode(dict(request.body)),
-                    headers=SecretHeaders({**_HEADERS, **headers}),
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    timeout=_NO_TIMEOUT,
-                ) as response,
-            ):
-                return Answer(
-                    response.status,
-                    await _body(response, session.settings.max_body),
-                    request_id=request_id_of(response.headers),
-                    retry_after=parse_retry_after(
-                        response.headers.get("Retry-After"), datetime.now(UTC)
-                    ),
-                )
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        raise RequestTimeout(f"no whole answer within {session.attempt_timeout:g} s")
-
     def told(
-        self, error: CapillaryError, request: _Request, answer: Answer | None = None
+        self, error: CapillaryError, request: Request, answer: Answer | None = None
     ) -> CapillaryError:
         """The error, knowing the request it belongs to; whatever echoes a secret is redacted."""
         error.method = request.method
@@ -295,16 +240,6 @@ class _Call(Generic[T]):
         return error
 
 
-def _broken(error: Exception) -> tuple[ConnectionFailed, Exception | None]:
-    """What became of the connection, and the cause that may be shown."""
-    said = getattr(error, "message", "") or str(error)
-    name = type(error).__name__
-    failed = ConnectionFailed(f"the connection failed: {name}: {said}" if said else name)
-    failed.retryable = not isinstance(error, aiohttp.ClientConnectorCertificateError)
-    # aiohttp's response errors carry the request's headers: they stay behind.
-    return failed, None if isinstance(error, aiohttp.ClientResponseError) else error
-
-
 def _outcome(failure: CapillaryError | None) -> Outcome:
     if isinstance(failure, RateLimited):
         return "refused"
@@ -313,17 +248,3 @@ def _outcome(failure: CapillaryError | None) -> Outcome:
     if isinstance(failure, ServiceUnavailable) and failure.status != 500:
         return "overload"  # a plain 500 is a bug of the server's more often than its load
     return "served"
-
-
-async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body after decompression. Raises `BadResponse` rather than hold more than `limit`."""
-    chunks = []
-    size = 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise BadResponse(
-                f"the body is larger than the limit of {limit} bytes", status=response.status
-            )
-        chunks.append(chunk)
-    return b"".join(chunks)

@@ -8,7 +8,6 @@ import pytest
 
 from capillary_targets import (
     AuthError,
-    BasicAuth,
     EndpointGone,
     InvalidUser,
     NoRecordFound,
@@ -204,17 +203,17 @@ async def test_a_sweep_needs_to_know_what_to_ask_for(client: TargetsClient) -> N
 
 
 async def test_waiting_for_the_budget_counts_towards_nobodys_deadline() -> None:
-    """More is waited for the budget, by everybody together, than any one deadline holds."""
-    sandbox = Sandbox(users=20, targets=1, events=5, exact_events=True)
-    async with sandbox:
-        auth = BasicAuth(sandbox.username, sandbox.password)
-        budget = RateLimit(10, per=0.4)
-        async with TargetsClient(sandbox.url, auth, rate=budget, timeout=0.3) as client:
-            sweep = client.sweep(sandbox.world.user_ids())
-            outcomes = [outcome async for outcome in sweep]
+    """Ten users ask at once, one may go each 0.3 s: the last waits longer than the deadline."""
+    sandbox = Sandbox(users=10, targets=1, events=5, exact_events=True)
+    rule = sandbox.world.rules()[0].id
+    budget = RateLimit(1, per=0.3)
+    async with sandbox, client_of(sandbox, rate=budget, timeout=2, concurrency=10) as client:
+        users = sandbox.world.user_ids()
+        sweep = client.sweep(users, target_rule_ids=[rule], enrolled=False)
+        outcomes = [outcome async for outcome in sweep]
     assert all(outcome.complete for outcome in outcomes)
-    assert sweep.stats.requests == 40
-    assert sweep.stats.waited_for_budget > 0
+    assert sweep.stats.requests == 10
+    assert sweep.stats.waited_for_budget > 2
 
 
 async def test_a_refusal_pauses_the_sweep_and_fails_nobody() -> None:
