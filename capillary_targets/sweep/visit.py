@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 
 import attrs
 from attrs import field, frozen
@@ -122,14 +123,14 @@ class Visitor:
         pager = EventPager(self.session, user, rule, page_size=self.page_size)
         events: list[TargetEvent] = []
         sent: dict[int, bytes] = {}
-        in_force = 0
-        async for page in pager.pages():
-            events += (_of_rule(event, rule) for event in page.events)
-            if self.raw:
-                sent |= by_event(page)
-            in_force = page.pagination.limit or in_force
+        async with aclosing(pager.pages()) as pages:
+            async for page in pages:
+                events += (_of_rule(event, rule) for event in page.events)
+                if self.raw:
+                    sent |= by_event(page)
         ids = [event.event_log_id for event in events]
-        mark = mark_after(ids, page_size=in_force or self.page_size)
+        cap = pager.report.dialect.cap or self.page_size
+        mark = mark_after(ids, page_size=min(cap, self.page_size))
         return _Read(tuple(events), mark, pager.report, sent)
 
     async def _behind(self, user: int, rule: int, mark: Mark) -> _Read | None:
@@ -144,6 +145,8 @@ class Visitor:
         sent = by_event(page) if self.raw and new else {}
         more = verdict.more
         while more:
+            if page.total is None:
+                return None  # whether a page follows is for the walk to find out
             number += 1
             page = await self._page(user, rule, mark.page_size, number)
             ids += (event.event_log_id for event in page.events)
@@ -162,12 +165,18 @@ class Visitor:
         return _Read(events, end, report, sent)
 
     async def _page(self, user: int, rule: int, size: int, number: int) -> EventsPage:
+        """A page, asked for as this server counts. Its total is None unless it counts rows."""
+        known = self.session.learned.dialect
+        offset = number * size if known.offset == "row" else number
         try:
-            return await endpoints.target_events(
-                self.session, user, rule, limit=size, offset=number
+            page = await endpoints.target_events(
+                self.session, user, rule, limit=size, offset=offset
             )
         except NoRecordFound:
             return EventsPage(())
+        if known.total in {None, "rows"}:
+            return page
+        return attrs.evolve(page, pagination=attrs.evolve(page.pagination, total=None))
 
 
 def _of_rule(event: TargetEvent, rule: int) -> TargetEvent:

@@ -186,3 +186,29 @@ async def test_any_number_of_nights_misses_nothing(
             assert max(found.values(), default=1) == 1
             for row in true_ids(world, [user]):
                 assert row in found
+
+
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        {"offset_mode": "row"},
+        {"offset_mode": "row", "total_mode": "none"},
+        {"total_mode": "pages"},
+        {"limit_mode": "capped", "cap": 3},
+        {"limit_mode": "capped-silent", "cap": 3},
+        {"past_end": "error"},
+    ],
+    ids=str,
+)
+async def test_a_server_that_counts_otherwise(swept: Swept, tmp_path: Path, dialect: dict):
+    sandbox = Sandbox(users=12, targets=2, events=11, **dialect)
+    async with sandbox:
+        world = sandbox.world
+        await swept(sandbox, page_size=5, concurrency=1)
+        for user in world.user_ids():
+            world.add_event(user, world.targets(user)[0].id)
+        second = await swept(sandbox, page_size=5, concurrency=1, incremental=True)
+        assert (second.events, second.healed_targets) == (12, 0)
+        third = await swept(sandbox, page_size=5, concurrency=1, incremental=True)
+    assert third.events == 0
+    assert written(tmp_path) == true_events(world)
