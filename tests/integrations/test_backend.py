@@ -20,7 +20,7 @@ from .conftest import in_environment, required
 
 required("fastapi", "uvicorn")
 
-import uvicorn  # noqa: E402 - only where it is there
+import uvicorn
 
 
 @pytest.fixture

@@ -1,0 +1,104 @@
+"""An event-driven worker: "this member changed" in, the member's new events out. NATS JetStream.
+
+    nats-server -js &
+    CAPILLARY_BASE_URL=eu CAPILLARY_USERNAME=till.id CAPILLARY_PASSWORD=... \
+        python -m examples.worker.worker
+
+`members.changed` takes {"userId": 564332013}; `events.RULE` gets each new event once; what can
+never succeed goes to `members.dead` with the reason. README.md says why a kill repeats nothing.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+from faststream import AckPolicy, FastStream
+from faststream.nats import ConsumerConfig, JStream, NatsBroker, NatsMessage, PullSub
+
+from capillary_targets import BasicAuth, CapillaryError, RetryPolicy, TargetsClient
+
+from .marks import Marks, Moved
+
+MEMBERS = JStream("MEMBERS", subjects=["members.*"])
+# An event published again within the window (seconds) is dropped by the server: so it has to be
+# longer than any outage of the workers.
+EVENTS = JStream("EVENTS", subjects=["events.*"], duplicate_window=24 * 3600)
+ACK_WAIT = float(os.environ.get("WORKER_ACK_WAIT", "30"))
+
+broker = NatsBroker(os.environ.get("NATS_URL", "nats://localhost:4222"))
+to_events = broker.publisher("events", stream=EVENTS)
+
+
+class Changed(msgspec.Struct):
+    userId: int  # noqa: N815 - as the message has it
+
+
+@asynccontextmanager
+async def lifespan() -> AsyncIterator[None]:
+    auth = BasicAuth(os.environ["CAPILLARY_USERNAME"], os.environ["CAPILLARY_PASSWORD"])
+    url = os.environ["CAPILLARY_BASE_URL"]
+    # Few attempts of its own: the broker redelivers, and other members need not wait meanwhile.
+    async with TargetsClient(url, auth, timeout=10, retry=RetryPolicy(attempts=2)) as client:
+        app.context.set_global("client", client)
+        yield
+
+
+app = FastStream(broker, lifespan=lifespan)
+
+
+@broker.subscriber(
+    "members.changed",
+    stream=MEMBERS,
+    durable="worker",
+    pull_sub=PullSub(batch_size=8),
+    config=ConsumerConfig(ack_wait=ACK_WAIT),
+    ack_policy=AckPolicy.MANUAL,
+)
+async def changed(message: NatsMessage) -> None:
+    try:
+        user_id = msgspec.json.decode(message.body, type=Changed).userId
+        await forward(user_id, message)
+    except Moved:
+        await message.nack()  # another worker was quicker: look again, from its mark on
+    except CapillaryError as error:
+        if error.retryable:
+            await message.nack(delay=getattr(error, "retry_after", None) or ACK_WAIT)
+        else:
+            await bury(message, error)
+    except msgspec.MsgspecError as error:
+        await bury(message, error)
+    else:
+        await message.ack()
+
+
+async def forward(user_id: int, message: NatsMessage) -> None:
+    """Publish what is new of a member, and remember how far that is."""
+    client: TargetsClient = app.context.get("client")
+    marks = Marks(await broker.key_value("marks"))
+    for target in await client.active_targets(user_id):
+        mark = await marks.of(user_id, target.id)
+        pager = client.events(user_id, target.id, start=mark.checkpoint)
+        async for page in pager.pages():
+            for event in page.events:
+                await to_events.publish(
+                    msgspec.json.encode(event),
+                    f"events.{target.id}",
+                    headers={"Nats-Msg-Id": f"{user_id}.{target.id}.{event.event_log_id}"},
+                )
+            await message.in_progress()  # a long history is no reason for a redelivery
+        if pager.checkpoint != mark.checkpoint:
+            await marks.move(mark, pager.checkpoint)
+
+
+async def bury(message: NatsMessage, error: Exception) -> None:
+    """To the dead letters, first; only then is the message done with."""
+    reason = {"error": type(error).__name__, "reason": str(error)}
+    reason["message"] = message.body.decode("utf-8", "replace")
+    await broker.publish(msgspec.json.encode(reason), "members.dead", stream="MEMBERS")
+    await message.reject()
+
+
+if __name__ == "__main__":
+    asyncio.run(app.run())

@@ -1,0 +1,275 @@
+"""The example worker, a process of its own that is killed, on a real NATS server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capillary_targets.sandbox import Fault, Sandbox
+
+from .conftest import program, required
+
+required("faststream", "nats", programs=("nats-server",))
+
+import nats
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+ROOT = Path(__file__).parent.parent.parent
+USERS = 6
+
+
+@pytest.fixture
+async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
+    """A NATS server of its own, on a free port."""
+    server = await asyncio.create_subprocess_exec(
+        *(program("nats-server"), "-js", "-a", "127.0.0.1", "-p", "-1", "-sd", str(tmp_path)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert server.stderr is not None
+    address = ""
+    while b"Server is ready" not in (line := await server.stderr.readline()):
+        assert line, "the server ended"
+        if b"Listening for client connections on " in line:
+            address = line.decode().split()[-1]
+    reading = asyncio.create_task(server.stderr.read())
+    yield f"nats://{address}"
+    server.terminate()
+    await reading
+    await server.wait()
+
+
+@pytest.fixture
+async def broker(nats_url: str) -> AsyncIterator[Client]:
+    connection = await nats.connect(nats_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def js(broker: Client) -> JetStreamContext:
+    return broker.jetstream()
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    sandbox = Sandbox(users=USERS, targets=2, events=230, exact_events=True)
+    async with sandbox:
+        yield sandbox
+
+
+Process = asyncio.subprocess.Process
+Worker = Callable[[], Any]
+
+
+@pytest.fixture
+def worker(nats_url: str, sandbox: Sandbox) -> Worker:
+    """Starts workers; what still runs at the end of the block is killed."""
+    environment = os.environ | {
+        "CAPILLARY_BASE_URL": sandbox.url,
+        "CAPILLARY_USERNAME": sandbox.username,
+        "CAPILLARY_PASSWORD": sandbox.password,
+        "NATS_URL": nats_url,
+        "WORKER_ACK_WAIT": "1",
+    }
+
+    @asynccontextmanager
+    async def started() -> AsyncIterator[Process]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "examples.worker.worker"),
+            env=environment,
+            cwd=ROOT,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    return started
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Ask the broker again until the condition holds; give up, failing, after a minute."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                if await condition():
+                    return
+            except NotFoundError:
+                pass  # the worker has not come so far yet
+            await asyncio.sleep(0.01)  # leaves the processor to the worker
+
+
+async def stored(js: JetStreamContext, stream: str) -> int:
+    return int((await js.stream_info(stream)).state.messages)
+
+
+async def all_done(js: JetStreamContext) -> None:
+    """Every message is acknowledged, or buried."""
+
+    async def done() -> bool:
+        info = await js.consumer_info("MEMBERS", "worker")
+        assert info.ack_floor is not None
+        return info.ack_floor.consumer_seq > 0 and not (info.num_pending or info.num_ack_pending)
+
+    await until(done)
+
+
+async def messages(js: JetStreamContext, stream: str, subject: str) -> list[dict[str, Any]]:
+    found = await js.subscribe(subject, stream=stream, ordered_consumer=True)
+    count = (await js.stream_info(stream, subjects_filter=subject)).state.subjects or {}
+    read = [await found.next_msg(timeout=10) for _ in range(sum(count.values()))]
+    await found.unsubscribe()
+    return [json.loads(message.data) for message in read]
+
+
+async def events(js: JetStreamContext) -> Counter[tuple[Any, ...]]:
+    return Counter(
+        (one["customer_id"], one["target_rule_id"], one["event_log_id"], one["target_value"])
+        for one in await messages(js, "EVENTS", "events.*")
+    )
+
+
+def truth(sandbox: Sandbox) -> Counter[tuple[Any, ...]]:
+    return Counter(
+        (user, rule.id, event.event_log_id, event.target_value)
+        for user in sandbox.world.user_ids()
+        for rule in sandbox.world.targets(user)
+        for event in sandbox.world.events(user, rule.id)
+    )
+
+
+async def send(js: JetStreamContext, *bodies: bytes) -> None:
+    for body in bodies:
+        await js.publish("members.changed", body)
+
+
+def about(user: int) -> bytes:
+    return json.dumps({"userId": user}).encode()
+
+
+async def all_members(js: JetStreamContext, sandbox: Sandbox) -> None:
+    await js.add_stream(name="MEMBERS", subjects=["members.*"])
+    await send(js, *map(about, sandbox.world.user_ids()))
+
+
+async def test_each_new_event_comes_out_once(
+    js: JetStreamContext, sandbox: Sandbox, worker: Worker
+) -> None:
+    await all_members(js, sandbox)
+    async with worker():
+        await all_done(js)
+        assert await events(js) == truth(sandbox)
+
+        user = sandbox.world.user_ids()[0]
+        _, second = sandbox.world.targets(user)
+        sandbox.world.add_event(user, second.id, value="12.340")
+        await send(js, about(user))
+        await until(lambda: at_least(js, truth(sandbox).total()))
+        await all_done(js)
+    assert await events(js) == truth(sandbox)
+    # The mark has moved on: the next message about this member asks for what follows.
+    mark = await (await js.key_value("marks")).get(f"{user}.{second.id}")
+    assert json.loads(mark.value or b"")["row"] == 231
+
+
+async def test_a_kill_loses_nothing_and_repeats_nothing(
+    js: JetStreamContext, sandbox: Sandbox, worker: Worker
+) -> None:
+    await all_members(js, sandbox)
+    wanted = truth(sandbox)
+    for kill in range(1, 5):
+        async with worker() as process:
+            # As it comes: in the middle of a page, between two targets, at a mark.
+            await until(lambda: at_least(js, kill * wanted.total() // 5))  # noqa: B023
+            process.kill()
+            assert await process.wait() == -9
+    async with worker():
+        await all_done(js)
+    assert await events(js) == wanted
+    assert sandbox.counts["trackedTargetEvents"] > 3 * 2 * USERS  # some were walked over again
+
+
+async def at_least(js: JetStreamContext, count: int) -> bool:
+    return await stored(js, "EVENTS") >= count
+
+
+async def test_killed_between_publishing_and_the_mark(
+    js: JetStreamContext, sandbox: Sandbox, worker: Worker
+) -> None:
+    user = sandbox.world.user_ids()[0]
+    await js.add_stream(name="MEMBERS", subjects=["members.*"])
+    sandbox.faults.add(Fault.stall(), times=None, path_contains="offset=2")  # of pages 0, 1, 2
+    await send(js, about(user))
+    async with worker():
+        await until(lambda: at_least(js, 200))
+    sandbox.faults.clear()
+    before = sandbox.counts["trackedTargetEvents"]
+    async with worker():
+        await all_done(js)
+    assert await stored(js, "EVENTS") == 2 * 230
+    assert sandbox.counts["trackedTargetEvents"] - before == 6  # from the start: no mark yet
+    assert all(count == 1 for count in (await events(js)).values())
+
+
+async def test_retryable_errors_come_again_after_the_servers_word(
+    broker: Client, js: JetStreamContext, sandbox: Sandbox, worker: Worker
+) -> None:
+    user = sandbox.world.user_ids()[0]
+    await js.add_stream(name="MEMBERS", subjects=["members.*"])
+    verdicts = await broker.subscribe("$JS.ACK.MEMBERS.>")  # what the worker says of messages
+    sandbox.faults.add(Fault.too_many_requests(3600))
+    await send(js, about(user))
+    async with worker():
+        verdict = await verdicts.next_msg(timeout=60)
+    word, delay = verdict.data.split(b" ", 1)
+    assert (word, json.loads(delay)) == (b"-NAK", {"delay": 3600 * 10**9})
+
+
+async def test_redelivery_heals(js: JetStreamContext, sandbox: Sandbox, worker: Worker) -> None:
+    user = sandbox.world.user_ids()[0]
+    await js.add_stream(name="MEMBERS", subjects=["members.*"])
+    sandbox.faults.add(Fault.gateway_page(), times=4)  # two deliveries of two attempts
+    await send(js, about(user))
+    async with worker():
+        await until(lambda: at_least(js, 2 * 230))
+        await all_done(js)
+    assert await stored(js, "EVENTS") == 2 * 230
+    assert await stored(js, "MEMBERS") == 1  # no dead letter
+
+
+async def test_what_can_never_succeed_goes_to_the_dead_letters(
+    js: JetStreamContext, sandbox: Sandbox, worker: Worker
+) -> None:
+    await js.add_stream(name="MEMBERS", subjects=["members.*"])
+    await send(js, about(999), b"no json", b'{"userId": "me"}', b'{"user": 1}')
+    async with worker():
+        await until(lambda: letters(js, 4))
+        await all_done(js)
+    dead = await messages(js, "MEMBERS", "members.dead")
+    assert Counter(one["error"] for one in dead) == {
+        "InvalidUser": 1,
+        "DecodeError": 1,
+        "ValidationError": 2,
+    }
+    (refused,) = [one for one in dead if one["error"] == "InvalidUser"]
+    assert json.loads(refused["message"]) == {"userId": 999}
+    assert "request id" in refused["reason"]
+    assert sandbox.password not in str(refused).split()
+
+
+async def letters(js: JetStreamContext, count: int) -> bool:
+    return await stored(js, "MEMBERS") >= 4 + count
