@@ -52,6 +52,8 @@ class RateLimit:
 
 _TOLERANCE: Final = 1.2
 """Latency may be this many times the unloaded one before the limit shrinks: noise is not load."""
+_SLACK: Final = 0.005
+"""... and so many seconds longer: on a near server that is our own event loop, not its load."""
 _HORIZON: Final = 5.0
 """Seconds after which a measured unloaded latency is no longer believed."""
 _CALM_ROUNDS: Final = 20
@@ -128,7 +130,7 @@ class ConcurrencyController:
             return
         if self._overloads or self._busiest < self._limit / 2:
             return  # shrunk already, or the limit was not what held the requests back
-        gradient = _TOLERANCE * self._base / latency
+        gradient = (_TOLERANCE * self._base + _SLACK) / latency
         if gradient >= 1.0 and self._doubling:
             self._set(now, self._limit * 2)
             return
