@@ -54,9 +54,9 @@ async def client(auth: BasicAuth) -> AsyncIterator[TargetsClient]:
         yield client
 
 
-async def turns_until(condition: Callable[[], bool]) -> None:
-    """Let the event loop turn until the condition holds; give up, failing, after ten seconds."""
-    async with asyncio.timeout(10):
+async def turns_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Let the event loop turn until the condition holds; give up, failing, in the end."""
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - turns of the loop, no time
             await asyncio.sleep(0)
 

@@ -1,0 +1,71 @@
+"""A nightly pipeline into DuckDB: our sweep as a dlt source, with incremental state.
+
+    CAPILLARY_BASE_URL=eu CAPILLARY_USERNAME=till.id CAPILLARY_PASSWORD=... \
+        python -m examples.dlt_pipeline users.txt
+
+Two ledgers, one number between them. The sweep's own one (in `sweep/`) knows how far each target
+was read, so that a night asks for what is new, and a killed night goes on. dlt's state knows which
+part was loaded last; dlt commits it together with that part's rows, so none comes twice.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dlt
+import pyarrow.parquet as pq
+
+from capillary_targets import BasicAuth, TargetsClient
+from capillary_targets.sweep import Summary, UsersFile, run
+
+SWEEP = Path("sweep")
+OF_TARGETS = ["user_id", "id", "name", "target_type", "target_entity", "target_group_id", "active"]
+
+
+async def sweep(users: Path) -> Summary:
+    """Fetch what is new since the last sweep, as Parquet."""
+    auth = BasicAuth(os.environ["CAPILLARY_USERNAME"], os.environ["CAPILLARY_PASSWORD"])
+    async with TargetsClient(os.environ["CAPILLARY_BASE_URL"], auth) as client:
+        return await run(client, UsersFile(users), SWEEP, format="parquet", incremental=True)
+
+
+def parts(kind: str, columns: list[str] | None = None) -> Iterator[Any]:
+    """The parts that are not loaded yet, in Arrow batches. The state is one number."""
+    state = dlt.current.resource_state()
+    for part in sorted((SWEEP / kind).glob("part-*.parquet"), key=number):
+        if number(part) > state.get("loaded", -1):
+            yield from pq.ParquetFile(part).iter_batches(columns=columns)
+            state["loaded"] = number(part)
+
+
+def number(part: Path) -> int:
+    return int(part.stem.removeprefix("part-"))
+
+
+@dlt.source(name="capillary")
+def capillary() -> Any:
+    return (
+        # An event never changes: rows are only added.
+        dlt.resource(parts("events"), name="events", write_disposition="append"),
+        # A target's row comes again when it changed: the latest one is kept.
+        dlt.resource(
+            parts("targets", OF_TARGETS),
+            name="targets",
+            write_disposition="merge",
+            primary_key=("user_id", "id"),
+        ),
+    )
+
+
+def pipeline() -> dlt.Pipeline:
+    return dlt.pipeline("capillary", destination=dlt.destinations.duckdb("members.duckdb"))
+
+
+if __name__ == "__main__":
+    summary = asyncio.run(sweep(Path(sys.argv[1])))
+    pipeline().run(capillary())
+    print(f"{summary.complete} users, {summary.events} new events, {summary.failed} failed")
+    sys.exit(0 if summary.all_complete else 1)
