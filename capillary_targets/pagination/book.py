@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import attrs
 from attrs import define, field
 
-from ..models import TargetEvent
+from capillary_targets.models import TargetEvent
+
 from .dialect import TotalKind
 from .values import Batch, Proof
 from .window import Window

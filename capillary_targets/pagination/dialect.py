@@ -1,4 +1,4 @@
-"""How one server reads `limit` and `offset` and what it means by `total`: found out, not configured.
+"""How a server reads `limit` and `offset` and what `total` means: found out, not configured.
 
 The documentation contradicts itself on both (API page "Get target events" against its samples), and
 sibling calls of the same service use every reading below.
@@ -14,7 +14,7 @@ from attrs import define, field, frozen, validators
 
 __all__ = ["Dialect", "Learned", "OffsetGuess"]
 
-OffsetKind = Literal["page", "row"]
+OffsetKind = Literal["page", "row", "ignored"]
 TotalKind = Literal["rows", "pages", "absent", "zero", "wrong"]
 LimitKind = Literal["kept", "capped", "capped-silent"]
 PastEnd = Literal["empty", "refused", "clamped"]
@@ -28,9 +28,10 @@ def _one_of(kinds: Any) -> Any:
 class Dialect:
     """What is known of a server's pagination. None: not known, so the documented reading is tried.
 
-    `offset` counts pages or rows. `total` counts rows or pages, or is not given (`absent`), or is
-    always 0, or is no count of either. `limit` is kept or capped at `cap` rows, with or without the
-    answer saying so. Behind the last row comes an empty page, a refusal, or the last page again.
+    `offset` counts pages or rows, or is ignored, which no walk survives. `total` counts rows or
+    pages, or is not given (`absent`), or is always 0, or is no count of either. `limit` is kept or
+    capped at `cap` rows, with or without the answer saying so. Behind the last row comes an empty
+    page, a refusal, or the last page again.
 
     Forced on a walk with `dialect=`, what is given is believed whatever the answers suggest.
     """
@@ -42,7 +43,7 @@ class Dialect:
     past_end: PastEnd | None = field(default=None, validator=_one_of(PastEnd))
 
     def or_else(self, other: Dialect) -> Dialect:
-        """This one, with what it does not know taken from `other`."""
+        """What is known here, with what it does not know taken from `other`."""
         known = attrs.asdict(self, filter=lambda _, value: value is not None)
         return attrs.evolve(other, **known)
 
@@ -84,13 +85,21 @@ class OffsetGuess:
     def start(cls, forced: OffsetKind | None, learned: OffsetKind | None) -> OffsetGuess:
         """The documented reading counts as half an observation, a remembered one as four."""
         kind = forced or learned
+        kind = None if kind == "ignored" else kind
         score = 0.5 if kind is None else _MOST if kind == "page" else -_MOST
         return cls(forced is not None, score)
 
     @property
-    def kind(self) -> OffsetKind:
-        """The likelier reading."""
-        return "page" if self._score >= 0 else "row"
+    def by_page(self) -> bool:
+        """Whether pages are the likelier reading, else rows."""
+        return self._score >= 0
+
+    @property
+    def found(self) -> OffsetKind | None:
+        """What is certain about it."""
+        if self.ignored:
+            return "ignored"
+        return ("page" if self.by_page else "row") if self.confirmed else None
 
     @property
     def confirmed(self) -> bool:
@@ -124,9 +133,7 @@ class OffsetGuess:
         else:
             self._score = max(-_MOST, min(_MOST, self._score + step))
 
-    def missed(self) -> bool:
-        """A page was not where this guess put it. Whether the other reading is worth a try."""
-        if self.confirmed:
-            return False
-        self._score = -self._score
-        return True
+    def turn(self) -> None:
+        """A page was not where this guess put it: try the other, unless this one is certain."""
+        if not self.confirmed:
+            self._score = -self._score

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from attrs import define, field
+from attrs import define
 
 from .window import Window
 
@@ -17,6 +17,7 @@ __all__ = ["Fence"]
 _FAR: Final = 2**31
 """No history has so many rows: a server that shows new ones there makes them up."""
 _TRIES: Final = 64
+_TRIES_BY_TOTAL: Final = 12
 _FENCES: Final = 4
 _PATIENCE: Final = 4
 """Windows that may pass without the end coming nearer than it was."""
@@ -26,24 +27,24 @@ _LONG: Final = 64
 
 @define
 class Fence:
-    """When to look for the last event, and where: around row `aim`, until an answer ends the list."""
+    """When to look for the last event, and where: around row `aim`, until the list ends there."""
 
     room: int
     searching: bool = False
     aim: int = 0
     last: int | None = None
     """The id of the event that was last in the list when it was looked at."""
-    endless: bool = False
+    problem: str | None = None
     _row: int = 0
     _rounds: int = 0
     _tries: int = 0
     _nearest: int | None = None
     _away: int = 0
     _steps: int = 0
+    _first: int | None = None
     _low: int = 0
     _high: int | None = None
     _total: int | None = None
-    _far: list[int] = field(factory=list)
 
     @property
     def exhausted(self) -> bool:
@@ -58,7 +59,8 @@ class Fence:
         if total is None:
             return self._steps < _LONG
         gap = total - row
-        if self._nearest is None or gap < self._nearest:
+        self._first = total if self._first is None else self._first
+        if total <= self._first or self._nearest is None or gap < self._nearest:
             self._nearest, self._away = gap, 0
         else:
             self._away += 1
@@ -69,15 +71,16 @@ class Fence:
         self._rounds += 1
         self._tries = self._away = self._steps = 0
         self._nearest = self._high = self.last = None
-        self._far = []
         self._low, self._total, self.searching = row, total, True
         self.aim = _FAR if total is None else max(row, total - self.room // 2)
 
-    def look(self, window: Window, total: int | None) -> None:
-        """Take in what stands around `aim`."""
+    def look(self, window: Window, total: int | None, *, last: bool) -> None:
+        """Take in what stands around `aim`; `last` says that the list ends in this window."""
         self._tries += 1
-        if self._tries > _TRIES:
-            self.searching, self.endless = False, True
+        if last:
+            self.searching, self.last, self._row = False, window.ids[-1], window.end
+        elif self._tries > (_TRIES if total is None else _TRIES_BY_TOTAL):
+            self.searching, self.problem = False, "the list moves faster than its end can be found"
         elif self.aim >= _FAR:
             self._look_far(window)
         elif total is not None and self._total is not None:
@@ -86,21 +89,15 @@ class Fence:
             self._look_by_halves(window)
 
     def _look_far(self, window: Window) -> None:
-        """Two looks beyond all reason: the same rows are a clamped end, others are made up."""
-        if not window.size:
-            self.aim = max(2 * self._low, self._low + self.room)
-        elif not self._far:
-            self._far, self.aim = window.ids, 2 * _FAR
-        elif set(self._far).isdisjoint(window.ids):
-            self.searching, self.endless = False, True
+        """Beyond all reason is nothing, unless the server makes it up or sends the last page."""
+        echo = None if window.page is None else window.page.pagination.offset
+        if window.size and (echo is None or echo >= window.request.offset):
+            self.searching, self.problem = False, "the server never ends: it makes events up"
         else:
-            self._found(window.ids[-1], self._low)
+            self.aim = max(2 * self._low, self._low + self.room)
 
     def _look_by_total(self, window: Window, total: int, before: int) -> None:
         """Aim where the end should be by now, judging by how fast the total grows."""
-        if window.size and window.end >= total:
-            self._found(window.ids[-1], window.end)
-            return
         self._total = total
         # Rows that arrive while the answer is on its way push the end out of the window.
         ahead = max(0, total - before) if window.size else 0
@@ -108,21 +105,13 @@ class Fence:
 
     def _look_by_halves(self, window: Window) -> None:
         """Without a total: double until nothing comes, then halve the gap."""
-        if 0 < window.size < window.request.limit:
-            self._found(window.ids[-1], window.end)
-            return
         if window.size:
             self._low = max(self._low, window.end)
         else:
             self._high = window.start
-        if self._high is None:
-            self.aim = 2 * max(self._low, self.room)
-        elif self._high - self._low >= 2:
+        if self._high is None or self._low >= self._high:
+            self.aim, self._high = 2 * max(self._low, self.room), None
+        elif self._high - self._low > self.room:
             self.aim = (self._low + self._high) // 2
-        elif window.size:
-            self._found(window.ids[-1], window.end)
         else:
-            self.aim, self._high = max(0, self._low - self.room // 2), None
-
-    def _found(self, event: int, row: int) -> None:
-        self.searching, self.last, self._row = False, event, row
+            self.aim = self._high - self.room // 2

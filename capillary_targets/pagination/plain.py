@@ -54,7 +54,8 @@ class PlainPass:
             return
         row = self.taken.count
         self.taken.add(window.events, window.ids)
-        self.guess.page_held()
+        if self.size > 1:
+            self.guess.page_held()
         self.book.give(window, window.events, row)
         if self.taken.count == self.total:
             self.book.end("all events that the total names have come", "totals")

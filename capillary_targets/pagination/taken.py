@@ -12,10 +12,12 @@ walk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from attrs import define, field
 
-from ..models import TargetEvent
+from capillary_targets.models import TargetEvent
+
 from .values import Checkpoint, order_key
 from .window import Window
 
@@ -32,9 +34,8 @@ class Taken:
     last: int | None = None
     blind: bool = False
     """Whether events were taken that are not in `seen`: the walk began at a checkpoint."""
-    _mark: tuple[object, int] | None = None
+    _mark: tuple[datetime, int] | None = None
     """Order key of the last event taken, if the walk began at a checkpoint."""
-    _sorted: bool = True
 
     @classmethod
     def at(cls, checkpoint: Checkpoint) -> Taken:
@@ -73,7 +74,9 @@ class Taken:
         if self.last in self.seen and self.last in ids:
             index = ids.index(self.last)
             return index if index >= least or window.row_zero else None
-        places = [(self.seen[event], index) for index, event in enumerate(ids) if event in self.seen]
+        places = [
+            (self.seen[event], index) for index, event in enumerate(ids) if event in self.seen
+        ]
         if places and (self.blind or window.row_zero or ids[0] in self.seen):
             index = max(places)[1]
             return index if index >= least or window.row_zero else None
@@ -89,9 +92,9 @@ class Taken:
         before = sum(key <= self._mark for key in keys)
         return before - 1 if before or window.row_zero else None
 
-    def _keys(self, window: Window) -> list[tuple[object, int]]:
+    def _keys(self, window: Window) -> list[tuple[datetime, int]]:
         """The order keys of a window's events, if all have one that compares with the mark's."""
-        keys: list[tuple[object, int]] = []
+        keys: list[tuple[datetime, int]] = []
         for event in window.events:
             key = order_key(event)
             if key is None or self._mark is None:

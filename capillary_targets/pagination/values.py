@@ -9,8 +9,9 @@ from typing import Any, Final, Literal
 
 from attrs import field, frozen
 
-from ..errors import UsageError
-from ..models import EventsPage, TargetEvent
+from capillary_targets.errors import UsageError
+from capillary_targets.models import EventsPage, TargetEvent
+
 from .dialect import Dialect
 
 __all__ = ["Batch", "Checkpoint", "PageRequest", "PagingReport", "Proof"]
@@ -110,10 +111,7 @@ class Checkpoint:
         """The inverse of `to_dict`. Raises `UsageError` for anything else."""
         try:
             row, last, date = given["row"], given["last"], given["date"]
-            whole = all(type(number) is int for number in (row, *last)) and row >= 0
-            if not whole:
-                raise ValueError("not whole numbers")
-            return cls(
+            made = cls(
                 row,
                 tuple(last),
                 None if date is None else datetime.fromisoformat(date),
@@ -121,6 +119,9 @@ class Checkpoint:
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no checkpoint: {error}") from None
+        if any(type(number) is not int for number in (row, *made.last)) or row < 0:
+            raise UsageError("this is no checkpoint: its row and ids must be whole numbers")
+        return made
 
     def __str__(self) -> str:
         return json.dumps(self.to_dict(), separators=(",", ":"))

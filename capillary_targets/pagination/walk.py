@@ -7,10 +7,18 @@ from collections import deque
 import attrs
 from attrs import define, field
 
-from ..errors import ApiError, CapillaryError, EndpointGone, NoRecordFound, PaginationError
-from ..models import EventsPage
+from capillary_targets.errors import (
+    ApiError,
+    CapillaryError,
+    EndpointGone,
+    NoRecordFound,
+    PaginationError,
+)
+from capillary_targets.models import EventsPage
+
 from .anchored import AnchoredPass
 from .book import Book, Totals
+from .cutting import LEAST_CAP, Cutter
 from .dialect import Dialect, OffsetGuess
 from .plain import PlainPass
 from .taken import Taken
@@ -51,6 +59,7 @@ class Walk:
     _guess: OffsetGuess = field(init=False)
     _cap: int | None = field(init=False)
     _echoed: bool = field(init=False, default=False)
+    _largest: int = field(init=False, default=0)
     _refused: bool = field(init=False, default=False)
     _pass: PlainPass | AnchoredPass | None = field(init=False, default=None)
     _first: Window | None = field(init=False, default=None)
@@ -111,7 +120,7 @@ class Walk:
         """The dialect as far as this walk, or an earlier one, found it out; to be remembered."""
         guess = self._guess
         fresh = Dialect(
-            offset=guess.kind if guess.confirmed else None,
+            offset=guess.found,
             total=self._book.totals.kind if self._book.complete else None,
             limit="capped" if self._echoed else None,
             past_end="refused" if self._refused else None,
@@ -155,6 +164,7 @@ class Walk:
         window = Window.of(request, answer)
         self._book.totals.hear(window)
         self._hear_limit(window)
+        self._largest = max(self._largest, window.size)
         if window.refused:
             self._refused = True
         if window.refused and request.offset == 0:
@@ -165,7 +175,7 @@ class Walk:
         else:
             self._pass.feed(window)
             if isinstance(self._pass, PlainPass) and self._pass.evidence is not None:
-                self._second_pass(self._pass)
+                self._second_pass(self._pass, window)
         self._book.enough()
         if self.done:
             self._plan.clear()
@@ -187,13 +197,13 @@ class Walk:
         if 0 < echo < window.request.limit and window.size <= echo:
             self._cap, self._echoed = min(echo, self._cap or echo), True
             if isinstance(self._pass, AnchoredPass):
-                self._pass.cap = self._cap
+                self._pass.cut.cap = self._cap
 
     def _begin(self, window: Window) -> None:
         """The first page: decide how to go on."""
         self._first = window
         book, total = self._book, self._book.totals.of(window)
-        plain = not self.anchored and self._guess.kind == "page" and total is not None
+        plain = not self.anchored and self._guess.by_page and total is not None
         if plain and total is not None and len(window.ids) == window.size <= total:
             taken = Taken()
             # A page that is short of the total may be capped without saying so: then pages of as
@@ -203,8 +213,7 @@ class Walk:
                 taken.add(window.events, window.ids)
                 book.give(window, window.events, 0)
                 if window.size == total:
-                    full = window.size == window.request.limit
-                    book.end("one page held all events", "totals" if full else "anchored")
+                    book.end("one page held all events", "totals")
                 self._pass = PlainPass(
                     book, taken, self._guess, self._plan, size, total, self.prefetch
                 )
@@ -212,26 +221,22 @@ class Walk:
         self._pass = self._anchored(Taken(), 0)
         self._pass.feed(window)
 
-    def _second_pass(self, plain: PlainPass) -> None:
+    def _second_pass(self, plain: PlainPass, window: Window) -> None:
         """Go back: without anchors, nothing behind the first page is proven any more."""
         self._plan.clear()
         first = self._first
         assert first is not None  # noqa: S101 - a plain pass follows a first page
-        taken, book = Taken(), self._book
+        taken, book, request = Taken(), self._book, window.request
         book.passes += 1
+        if window.size > 1 and not plain.taken.known(window):
+            self._guess.see(request.limit, request.offset, request.start)
         if first.size == min(first.request.limit, self._cap or first.request.limit):
             taken.add(first.events, first.ids)
         book.given = plain.taken.seen
         self._pass = self._anchored(taken, taken.count)
 
     def _anchored(self, taken: Taken, row: int) -> AnchoredPass:
+        cut = Cutter(self._guess, self.page_size, self._cap, max(self._largest, LEAST_CAP))
         return AnchoredPass(
-            self._book,
-            taken,
-            self._guess,
-            self._plan,
-            page_size=self.page_size,
-            prefetch=self.prefetch,
-            cap=self._cap,
-            row=row,
+            self._book, taken, self._guess, cut, self._plan, prefetch=self.prefetch, row=row
         )

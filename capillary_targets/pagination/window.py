@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from attrs import define, field
 
-from ..errors import CapillaryError
-from ..models import EventsPage, TargetEvent
+from capillary_targets.errors import CapillaryError
+from capillary_targets.models import EventsPage, TargetEvent
+
 from .values import PageRequest
 
 __all__ = ["Window"]
@@ -47,7 +48,9 @@ class Window:
             ids = list(dict.fromkeys(ids))
             events = tuple(by_id[event] for event in ids)
         total = answer.pagination.total
-        return cls(request, answer, events, ids, size, None if total is None or total < 0 else total)
+        return cls(
+            request, answer, events, ids, size, None if total is None or total < 0 else total
+        )
 
     @property
     def refused(self) -> bool:
