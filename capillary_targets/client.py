@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable
 from contextlib import AsyncExitStack
-from datetime import datetime, tzinfo
+from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import aiohttp
 from yarl import URL
@@ -17,15 +17,13 @@ from .auth import Auth
 from .endpoints import checked_id
 from .errors import ClientClosed, UsageError
 from .fanout import Sweep, SweepPlan
-from .hooks import Hook
-from .limits import AdaptiveConcurrency, RateLimit
 from .members import TargetPeriod, UserTargetGroups
 from .models import Target
 from .pager import EventPager
 from .pagination import Checkpoint, Dialect
 from .periods import CURRENT, resolve_period
-from .retry import RetryPolicy
-from .session import Counts, Session, Settings, opened
+from .session import Counts, Session, opened
+from .settings import Options, Settings
 
 __all__ = ["TargetsClient"]
 
@@ -44,7 +42,7 @@ class TargetsClient:
     is a budget to keep, `RateLimit(1000, per=60)`, which may be shared with other processes.
     `timeout` is the deadline of one request in seconds, retries and waits included. `timezone` is
     the cluster's zone, if you want aware times where the server sends none. `session`, an aiohttp
-    session of yours, is used and never closed.
+    session of yours, is used and never closed. All settings: `capillary_targets.settings.Settings`.
     """
 
     def __init__(
@@ -53,30 +51,12 @@ class TargetsClient:
         auth: Auth,
         *,
         page_size: int = 100,
-        concurrency: int | AdaptiveConcurrency | None = None,
-        rate: RateLimit | None = None,
-        timeout: float = 30.0,
-        retry: RetryPolicy | None = None,
-        timezone: tzinfo | None = None,
-        max_body: int = 64 * 2**20,
-        allow_insecure: bool = False,
-        hooks: Iterable[Hook] = (),
         session: aiohttp.ClientSession | None = None,
+        **options: Unpack[Options],
     ) -> None:
         if page_size < 1:
             raise UsageError(f"page_size must be at least 1, not {page_size}")
-        self._settings = Settings.check(
-            base_url,
-            auth,
-            timeout=timeout,
-            retry=retry,
-            concurrency=concurrency,
-            rate=rate,
-            timezone=timezone,
-            max_body=max_body,
-            allow_insecure=allow_insecure,
-            hooks=hooks,
-        )
+        self._settings = Settings(base_url=base_url, auth=auth, **options)
         self._page_size = page_size
         self._http = session
         self._stack = AsyncExitStack()

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import tzinfo
 from importlib.metadata import PackageNotFoundError, version
-from ipaddress import ip_address
-from typing import Final
+from typing import Unpack
 
 import aiohttp
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 from yarl import URL
 
 from .auth import Auth
 from .budget import open_budget
-from .errors import ClientClosed, UsageError
+from .errors import ClientClosed
 from .gate import Gate
-from .hooks import Hook, Hooks
-from .limits import AdaptiveConcurrency, RateLimit
+from .hooks import Hooks
 from .pagination import Learned
-from .retry import RetryPolicy, RetryQuota
+from .retry import RetryQuota
+from .settings import Options, Settings
 from .structuring import Structurer, structurer
 
-__all__ = ["CLUSTERS", "Counts", "Session", "Settings", "open_session"]
-
-CLUSTERS: Final = {
-    "apac": "https://apac.api.capillarytech.com",
-    "apac2": "https://apac2.api.capillarytech.com",
-    "eu": "https://eu.api.capillarytech.com",
-    "us": "https://us.api.capillarytech.com",
-}
-"""Short names for the cluster hosts. A tenant lives on exactly one; it is told, never found."""
+__all__ = ["Counts", "Session", "open_session", "opened"]
 
 try:
     _VERSION = version("capillary-targets")
@@ -65,81 +55,6 @@ class Life:
     """Whether a session is still open; shared by its patient twin."""
 
     closed: bool = False
-
-
-@frozen(kw_only=True)
-class Settings:
-    """Everything a session is told. Checked when made: a bad one raises `UsageError` at once."""
-
-    base_url: URL
-    auth: Auth
-    timeout: float = 30.0
-    retry: RetryPolicy = field(factory=RetryPolicy)
-    concurrency: int | AdaptiveConcurrency = field(factory=AdaptiveConcurrency)
-    rate: RateLimit | None = None
-    timezone: tzinfo | None = None
-    max_body: int = 64 * 2**20
-    hooks: tuple[Hook, ...] = ()
-
-    @staticmethod
-    def check(
-        base_url: str | URL,
-        auth: Auth,
-        *,
-        timeout: float = 30.0,
-        retry: RetryPolicy | None = None,
-        concurrency: int | AdaptiveConcurrency | None = None,
-        rate: RateLimit | None = None,
-        timezone: tzinfo | None = None,
-        max_body: int = 64 * 2**20,
-        allow_insecure: bool = False,
-        hooks: Iterable[Hook] = (),
-    ) -> Settings:
-        """Settings from what a caller wrote."""
-        if not timeout > 0:
-            raise UsageError(f"timeout must be a positive number of seconds, not {timeout!r}")
-        if isinstance(concurrency, int) and concurrency < 1:
-            raise UsageError(f"concurrency must be at least 1, not {concurrency!r}")
-        return Settings(
-            base_url=_base_url(base_url, allow_insecure=allow_insecure),
-            auth=auth,
-            timeout=timeout,
-            retry=retry or RetryPolicy(),
-            concurrency=AdaptiveConcurrency() if concurrency is None else concurrency,
-            rate=rate,
-            timezone=timezone,
-            max_body=max_body,
-            hooks=tuple(hooks),
-        )
-
-
-def _base_url(given: str | URL, *, allow_insecure: bool) -> URL:
-    """The base URL of a cluster's short name or an address; a gateway's path prefix is kept."""
-    text = CLUSTERS.get(given, given) if isinstance(given, str) else given
-    try:
-        url = URL(text)
-    except ValueError:
-        url = URL()
-    if url.scheme not in {"http", "https"} or not url.host:
-        names = ", ".join(sorted(CLUSTERS))
-        raise UsageError(f"base URL: give https://HOST or one of {names}, not {str(given)!r}")
-    if url.user is not None or url.password is not None:
-        raise UsageError("base URL: credentials belong in auth, not in the address")
-    if url.query_string or url.fragment:
-        raise UsageError("base URL: it cannot have a query or a fragment")
-    if url.scheme == "http" and not allow_insecure and not _is_loopback(url.host):
-        raise UsageError(
-            f"base URL: http would send the credentials to {url.host} in clear; use https, "
-            "or say allow_insecure=True"
-        )
-    return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @define(eq=False)
@@ -178,34 +93,14 @@ async def open_session(
     auth: Auth,
     *,
     session: aiohttp.ClientSession | None = None,
-    timeout: float = 30.0,
-    retry: RetryPolicy | None = None,
-    concurrency: int | AdaptiveConcurrency | None = None,
-    rate: RateLimit | None = None,
-    timezone: tzinfo | None = None,
-    max_body: int = 64 * 2**20,
-    allow_insecure: bool = False,
-    hooks: Iterable[Hook] = (),
+    **options: Unpack[Options],
 ) -> AsyncIterator[Session]:
     """Open a session for the bare endpoint coroutines; the client holds one of these.
 
-    `base_url` is a cluster's short name (`eu`) or an address, whose path prefix is kept.
-    `session`, an aiohttp session of the caller's, is used and never closed. `timeout` is the
-    deadline in seconds of one call, all its attempts and waits included; `max_body` the largest
-    body read, in bytes after decompression. Raises `UsageError` for settings that cannot work.
+    `session`, an aiohttp session of the caller's, is used and never closed. The other settings
+    are those of `Settings`. Raises `UsageError` for settings that cannot work.
     """
-    settings = Settings.check(
-        base_url,
-        auth,
-        timeout=timeout,
-        retry=retry,
-        concurrency=concurrency,
-        rate=rate,
-        timezone=timezone,
-        max_body=max_body,
-        allow_insecure=allow_insecure,
-        hooks=hooks,
-    )
+    settings = Settings(base_url=base_url, auth=auth, **options)
     async with opened(settings, session) as opened_session:
         yield opened_session
 
