@@ -204,6 +204,7 @@ class _Sweep:
         pending = self._hand.pending
         async with aclosing(batches(users)) as found:
             async for batch in found:
+                await asyncio.sleep(0)  # where all are done, nothing else lets a signal through
                 ids = []
                 for user in batch:
                     if isinstance(user, BadLine):

@@ -159,6 +159,27 @@ async def test_cancelling_finishes_the_part_in_hand(swept: Swept, tmp_path: Path
     assert written(tmp_path) == true_events(sandbox.world)
 
 
+async def test_a_long_list_of_users_who_are_done_can_be_interrupted(swept: Swept, tmp_path: Path):
+    sandbox = Sandbox(users=1)
+    seen: list[int] = []
+    async with sandbox:
+        await swept(sandbox, [1_000_001])
+        async with connected(sandbox) as client:
+
+            def progress(summary: Summary) -> None:
+                seen.append(summary.skipped)
+                if len(seen) == 3:
+                    sweeping.cancel()
+
+            users = [1_000_001] * 100_000
+            sweeping = asyncio.create_task(
+                run(client, users, tmp_path, source="the sandbox", progress=progress)
+            )
+            with pytest.raises(asyncio.CancelledError):
+                await sweeping
+    assert seen[-1] < 10_000
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
