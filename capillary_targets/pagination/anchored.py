@@ -61,6 +61,7 @@ class AnchoredPass(Ending):
 
     def feed(self, window: Window) -> None:
         """Take in the answer to the next window of the plan."""
+        window.distinct()
         self.cut.largest = max(self.cut.largest, window.size)
         if window.request.fence:
             self._look_ahead(window)

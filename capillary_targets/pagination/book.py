@@ -63,7 +63,7 @@ class Book:
 
     max_items: int | None
     totals: Totals
-    given: dict[int, int] = field(factory=dict)
+    given: set[int] = field(factory=set)
     """Events given out on an earlier pass, which this pass must not give out again."""
     events: int = 0
     duplicates: int = 0

@@ -58,10 +58,6 @@ class Taken:
         if self.blind:
             self._mark = order_key(events[-1])
 
-    def known(self, window: Window) -> bool:
-        """Whether any event of a window was taken before."""
-        return not self.seen.keys().isdisjoint(window.ids)
-
     def anchor(self, window: Window, least: int) -> int | None:
         """The index in a window behind which its unseen events can be taken, or None.
 

@@ -202,21 +202,17 @@ class Walk:
     def _begin(self, window: Window) -> None:
         """The first page: decide how to go on."""
         self._first = window
-        book, total = self._book, self._book.totals.of(window)
-        plain = not self.anchored and self._guess.by_page and total is not None
-        if plain and total is not None and len(window.ids) == window.size <= total:
-            taken = Taken()
+        distinct, total = window.distinct(), self._book.totals.of(window)
+        plain = not self.anchored and self._guess.by_page and distinct and total is not None
+        if plain and total is not None and window.size <= total:
             # A page that is short of the total may be capped without saying so: then pages of as
             # many rows follow it without a gap, and the total tells in the end.
             size = min(self._size, window.size)
             if window.size == total or size > 1 or self._size == 1:
-                taken.add(window.events, window.ids)
-                book.give(window, window.events, 0)
-                if window.size == total:
-                    book.end("one page held all events", "totals")
                 self._pass = PlainPass(
-                    book, taken, self._guess, self._plan, size, total, self.prefetch
+                    self._book, self._guess, self._plan, max(1, size), total, self.prefetch
                 )
+                self._pass.take(window)
                 return
         self._pass = self._anchored(Taken(), 0)
         self._pass.feed(window)
@@ -226,13 +222,13 @@ class Walk:
         self._plan.clear()
         first = self._first
         assert first is not None  # noqa: S101 - a plain pass follows a first page
-        taken, book, request = Taken(), self._book, window.request
-        book.passes += 1
-        if window.size > 1 and not plain.taken.known(window):
+        taken, request = Taken(), window.request
+        self._book.passes += 1
+        self._book.given = set(plain.taken)
+        if window.size > 1 and self._book.given.isdisjoint(window.ids):
             self._guess.see(request.limit, request.offset, request.start)
         if first.size == min(first.request.limit, self._cap or first.request.limit):
             taken.add(first.events, first.ids)
-        book.given = plain.taken.seen
         self._pass = self._anchored(taken, taken.count)
 
     def _anchored(self, taken: Taken, row: int) -> AnchoredPass:

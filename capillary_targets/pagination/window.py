@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from attrs import define, field
+from operator import attrgetter
+from typing import Final
+
+from attrs import define
 
 from capillary_targets.errors import CapillaryError
 from capillary_targets.models import EventsPage, TargetEvent
@@ -11,13 +14,15 @@ from .values import PageRequest
 
 __all__ = ["Window"]
 
+_ID: Final = attrgetter("event_log_id")
+
 
 @define
 class Window:
     """The events of one answer and where in the list they should stand.
 
-    `size` is the number of rows that came; `events` and `ids` leave out those that the same answer
-    had before. A refusal (an error that means "behind the end") is a window without rows.
+    `size` is the number of rows that came. A refusal (an error that means "behind the end") is a
+    window without rows.
     """
 
     request: PageRequest
@@ -26,31 +31,31 @@ class Window:
     ids: list[int]
     size: int
     total: int | None
-
-    start: int = field(init=False)
-    row_zero: bool = field(init=False)
+    start: int
+    row_zero: bool
     """Whether it must begin with the very first row, however the server reads `offset`."""
-
-    def __attrs_post_init__(self) -> None:
-        self.start = self.request.start
-        self.row_zero = self.request.offset == 0 and self.page is not None
 
     @classmethod
     def of(cls, request: PageRequest, answer: EventsPage | CapillaryError) -> Window:
         """The window that an answer opens."""
         if isinstance(answer, CapillaryError):
-            return cls(request, None, (), [], 0, None)
+            return cls(request, None, (), [], 0, None, request.start, row_zero=False)
         events = answer.events
-        ids = [event.event_log_id for event in events]
-        size = len(ids)
-        if len(set(ids)) != size:
-            by_id = {event.event_log_id: event for event in reversed(events)}
-            ids = list(dict.fromkeys(ids))
-            events = tuple(by_id[event] for event in ids)
+        ids = list(map(_ID, events))
         total = answer.pagination.total
-        return cls(
-            request, answer, events, ids, size, None if total is None or total < 0 else total
-        )
+        if total is not None and total < 0:
+            total = None
+        zero = request.offset == 0
+        return cls(request, answer, events, ids, len(ids), total, request.start, row_zero=zero)
+
+    def distinct(self) -> bool:
+        """Leave out events that this same answer had before. Whether there was none such."""
+        if len(set(self.ids)) == self.size:
+            return True
+        by_id = {event.event_log_id: event for event in reversed(self.events)}
+        self.ids = list(dict.fromkeys(self.ids))
+        self.events = tuple(by_id[event] for event in self.ids)
+        return False
 
     @property
     def refused(self) -> bool:
