@@ -1,6 +1,8 @@
 """A sandbox's truth, a directory's rows, and the sweep between them."""
 
+import importlib
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +18,13 @@ from capillary_targets.sweep import Summary, run
 
 Row = tuple[int, int, int, str | None]
 """(user, rule, event log id, value as spelled)."""
+
+
+def needed(module: str) -> Any:
+    """A module of an extra. The test is skipped without it, or fails where extras are required."""
+    if os.environ.get("CAPILLARY_TESTS_REQUIRE") == "1":
+        return importlib.import_module(module)
+    return pytest.importorskip(module)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

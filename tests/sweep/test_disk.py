@@ -15,7 +15,7 @@ from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import Limits, SweepRefused, SweepStopped
 from capillary_targets.sweep.parts import WholeFile
 
-from .conftest import Swept, names, true_events, written
+from .conftest import Swept, names, needed, true_events, written
 
 
 class Full:
@@ -40,7 +40,7 @@ async def test_a_full_disk_stops_it_and_loses_nothing(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, enough: int
 ):
     if form == "parquet":
-        pytest.importorskip("pyarrow")
+        needed("pyarrow")
     room = [enough]
     made = WholeFile.__init__
 

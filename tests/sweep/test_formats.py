@@ -16,13 +16,13 @@ from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import Limits
 
-from .conftest import Swept, names, parts, read_jsonl, true_events
+from .conftest import Swept, names, needed, parts, read_jsonl, true_events
 
 USERS = [564332013, 387544807, 42381788, 42381789]
 
 
 def table(path: Path) -> Any:
-    return pytest.importorskip("pyarrow.parquet").read_table(path)
+    return needed("pyarrow.parquet").read_table(path)
 
 
 async def test_rows_as_sent(swept: Swept, tmp_path: Path):
@@ -46,7 +46,7 @@ async def test_rows_as_sent(swept: Swept, tmp_path: Path):
 
 
 async def test_rows_as_sent_in_parquet_and_after_a_night(swept: Swept, tmp_path: Path):
-    pytest.importorskip("pyarrow")
+    needed("pyarrow")
     sandbox = Sandbox(users=3, targets=1, events=5, iso=True)
     user = sandbox.world.user_ids()[0]
     rule = sandbox.world.targets(user)[0].id
@@ -94,7 +94,7 @@ async def test_parquet_has_one_schema_and_every_value(swept: Swept, tmp_path: Pa
 
 
 async def test_the_printed_target_in_parquet(swept: Swept, tmp_path: Path):
-    pytest.importorskip("pyarrow")
+    needed("pyarrow")
     sandbox = Sandbox(users=0)
     async with sandbox:
         await swept(sandbox, [42381788], format="parquet")
@@ -109,7 +109,7 @@ async def test_the_printed_target_in_parquet(swept: Swept, tmp_path: Path):
 
 @pytest.mark.parametrize("value", ["0.0000001", f"1{'0' * 32}", "1e40", "-123.4567891"])
 async def test_an_amount_that_does_not_fit_is_a_failure(swept: Swept, tmp_path: Path, value: str):
-    pytest.importorskip("pyarrow")
+    needed("pyarrow")
     sandbox = Sandbox(users=2, targets=1, events=3)
     user = sandbox.world.user_ids()[0]
     rule = sandbox.world.targets(user)[0].id
@@ -130,7 +130,7 @@ AMOUNTS = st.decimals(allow_nan=False, allow_infinity=False) | st.decimals(
 
 @given(AMOUNTS)
 def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, amount: Decimal):
-    pytest.importorskip("pyarrow")
+    needed("pyarrow")
     from capillary_targets.sweep.parquet import Parquet
 
     event = TargetEvent(1, target_value=amount)
@@ -151,7 +151,7 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
 
 
 def test_every_field_of_the_models_has_a_column():
-    pytest.importorskip("pyarrow")
+    needed("pyarrow")
     from capillary_targets.sweep import parquet
 
     def fields(cls: type) -> list[str]:

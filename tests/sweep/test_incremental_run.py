@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sweep import Limits
 
-from .conftest import Swept, parts, true_events, written
+from .conftest import Swept, needed, parts, true_events, written
 
 FORMATS = ["jsonl", "parquet"]
 
@@ -18,14 +18,14 @@ FORMATS = ["jsonl", "parquet"]
 @pytest.fixture(params=FORMATS)
 def form(request: pytest.FixtureRequest) -> str:
     if request.param == "parquet":
-        pytest.importorskip("pyarrow")
+        needed("pyarrow")
     return str(request.param)
 
 
 def ids_written(out: Path, form: str) -> Counter[tuple[int, int, int]]:
     if form == "jsonl":
         return Counter(row[:3] for row in written(out).elements())
-    pq = pytest.importorskip("pyarrow.parquet")
+    pq = needed("pyarrow.parquet")
     columns = ["user_id", "target_rule_id", "event_log_id"]
     rows = pq.read_table(out / "events", columns=columns).to_pylist()
     return Counter(tuple(row[name] for name in columns) for row in rows)

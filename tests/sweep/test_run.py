@@ -13,7 +13,17 @@ from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox.faults import Fault
 from capillary_targets.sweep import BadLine, Limits, Summary, SweepRefused, run
 
-from .conftest import Swept, connected, names, parts, read_jsonl, true_events, write, written
+from .conftest import (
+    Swept,
+    connected,
+    names,
+    needed,
+    parts,
+    read_jsonl,
+    true_events,
+    write,
+    written,
+)
 
 SMALL = {"users": 12, "targets": 2, "events": 7}
 
@@ -192,7 +202,7 @@ async def test_a_long_list_of_users_who_are_done_can_be_interrupted(swept: Swept
 )
 async def test_other_settings_are_refused(swept: Swept, tmp_path: Path, settings: dict, words: str):
     if settings.get("format") == "parquet":
-        pytest.importorskip("pyarrow")
+        needed("pyarrow")
     sandbox = Sandbox(**SMALL)
     async with sandbox:
         await swept(sandbox, [1_000_001])
