@@ -14,9 +14,10 @@ import pytest
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.testing import no_waiting
 from tests.conftest import turns_until
+from tests.needs import required
 from tests.sweep.browser import Page, browser
 
-from .conftest import in_environment, required
+from .conftest import in_environment
 
 required("fastapi", "uvicorn")
 

@@ -14,8 +14,7 @@ import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
 from tests.conftest import turns_until
-
-from .conftest import required
+from tests.needs import required
 
 required("dlt", "duckdb")
 

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
-
-from .conftest import program, required
+from tests.needs import program, required
 
 required("faststream", "nats", programs=("nats-server",))
 

@@ -1,0 +1,43 @@
+"""The public names under two type checkers, strictly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.needs import program, required
+
+required(programs=("basedpyright",))
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+def pyright(*arguments: str) -> Any:
+    command = [program("basedpyright"), "--pythonpath", sys.executable, "--outputjson", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_mypy_agrees() -> None:
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", str(HERE / "api.py")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_pyright_agrees() -> None:
+    assert pyright("-p", str(HERE))["generalDiagnostics"] == []
+
+
+def test_every_public_name_is_typed() -> None:
+    found = pyright("--verifytypes", "capillary_targets", "--ignoreexternal")["typeCompleteness"]
+    untyped = [
+        symbol["name"]
+        for symbol in found["symbols"]
+        if symbol["isExported"] and not symbol["isTypeKnown"]
+    ]
+    assert untyped == []
