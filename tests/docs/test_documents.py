@@ -1,0 +1,152 @@
+"""Every example in the documents runs as printed: `eu` is a sandbox for the while.
+
+The blocks of a document share their names, so they build on each other. Names that stand for the
+reader's own things (`user_ids`, `publish`, ...) are in `_reader`. A block that cannot run has a
+comment before it that says why: `<!-- not run: WHY -->`.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import os
+import sysconfig
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import capillary_targets
+from capillary_targets import BasicAuth, TargetsClient
+from capillary_targets.sandbox import Sandbox
+from capillary_targets.settings import CLUSTERS
+
+from .blocks import Block, blocks_of
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
+COMMAND = "capillary-targets "
+
+
+@pytest.fixture
+async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
+    """A sandbox with the credentials that the documents print, in place of the cluster `eu`."""
+    sandbox = Sandbox(
+        users=12,
+        username="till.id",
+        password="password",
+        client_key="key",
+        client_secret="secret",
+    )
+    async with sandbox as url:
+        monkeypatch.setitem(CLUSTERS, "eu", url)
+        yield sandbox
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+async def test_examples_run(
+    document: Path,
+    cluster: Sandbox,
+    capillary_sandbox: Sandbox,
+    targets_client: TargetsClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    users = "".join(f"{user}\n" for user in cluster.world.user_ids())
+    (tmp_path / "users.txt").write_text(users)
+    fixtures = {"capillary_sandbox": capillary_sandbox, "targets_client": targets_client}
+    names: dict[str, Any] = {}
+    async with TargetsClient("eu", BasicAuth("till.id", "password")) as client:
+        for block in blocks_of(document):
+            if block.skipped:
+                continue
+            async with asyncio.timeout(120):
+                if block.language == "python":
+                    names |= _reader(cluster, client)
+                    await _run_python(block, document, names, fixtures)
+                elif block.language in {"sh", "bash"} and block.code.startswith(COMMAND):
+                    await _run_commands(block, cluster, tmp_path)
+
+
+async def _run_python(
+    block: Block, document: Path, names: dict[str, Any], fixtures: dict[str, Any]
+) -> None:
+    source = "\n" * block.line + block.code  # so that a traceback names the document's line
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    running = eval(compile(source, str(document), "exec", flags), names)
+    if inspect.iscoroutine(running):
+        await running
+    for name in [name for name in names if name.startswith("test_")]:
+        test = names.pop(name)
+        fixtures["capillary_sandbox"].reset()
+        await test(**{one: fixtures[one] for one in inspect.signature(test).parameters})
+
+
+async def _run_commands(block: Block, cluster: Sandbox, directory: Path) -> None:
+    environment = os.environ | {
+        "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
+        "CAPILLARY_BASE_URL": cluster.url,
+        "CAPILLARY_USERNAME": cluster.username,
+        "CAPILLARY_PASSWORD": cluster.password,
+    }
+    shell = await asyncio.create_subprocess_exec(
+        *("bash", "-euo", "pipefail", "-c", block.code),
+        cwd=directory,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await shell.communicate()
+    assert shell.returncode == 0, f"line {block.line}: {block.code}\n{said.decode()}"
+
+
+def _reader(cluster: Sandbox, client: TargetsClient) -> dict[str, Any]:
+    """What a reader is assumed to have."""
+    user = 564332013
+    auth = BasicAuth("till.id", "password")
+
+    async def taken(*things: Any, **more: Any) -> None:
+        """Somebody's queue."""
+
+    public = {name: getattr(capillary_targets, name) for name in capillary_targets.__all__}
+    return public | {
+        "__name__": "__main__",
+        "auth": auth,
+        "client": client,
+        "client_key": "key",
+        "client_secret": "secret",
+        "message": SimpleNamespace(
+            user_id=user, target_rule_id=1986, nack=taken, dead_letter=taken, ack=taken
+        ),
+        "publish": taken,
+        "save": lambda *things: None,
+        "target_rule_id": 1986,
+        "user_id": user,
+        "user_ids": cluster.world.user_ids(),
+    }
+
+
+def test_a_document_without_a_block_that_runs_is_noticed() -> None:
+    run = [block for block in blocks_of(ROOT / "README.md") if block.language == "python"]
+    assert len(run) >= 4
+
+
+def test_blocks_know_their_line_and_what_keeps_them_from_running(tmp_path: Path) -> None:
+    document = tmp_path / "one.md"
+    document.write_text(
+        "a\n\n```python\nx\n```\n\n<!-- not run: because -->\n\n```sh\ny\n```\n\n"
+        "- b\n\n  ```python\n  z\n  ```\n"
+    )
+    assert blocks_of(document) == [
+        Block("python", "x\n", 3),
+        Block("sh", "y\n", 9, "because"),
+        Block("python", "z\n", 15),
+    ]
