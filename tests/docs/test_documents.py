@@ -84,6 +84,8 @@ async def _run_python(
     running = eval(compile(source, str(document), "exec", flags), names)
     if inspect.iscoroutine(running):
         await running
+    if "asyncio.run(main())" in block.code:
+        await names["main"]()
     for name in [name for name in names if name.startswith("test_")]:
         test = names.pop(name)
         fixtures["capillary_sandbox"].reset()
@@ -118,7 +120,7 @@ def _reader(cluster: Sandbox, client: TargetsClient) -> dict[str, Any]:
 
     public = {name: getattr(capillary_targets, name) for name in capillary_targets.__all__}
     return public | {
-        "__name__": "__main__",
+        "__name__": "the document",
         "auth": auth,
         "client": client,
         "client_key": "key",
