@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
+
+from .flags import rate_of
 
 __all__ = ["sandbox"]
 
@@ -22,7 +24,18 @@ async def sandbox(
     users: int = 200,
     targets: int = 3,
     events: int = 25,
+    exact_events: bool = False,
     seed: int = 7,
+    iso: bool = False,
+    random_faults: float = 0.0,
+    rate_limit: str | None = None,
+    latency: float = 0.0,
+    capacity: int | None = None,
+    error_status: int = 400,
+    offset_mode: Literal["page", "row", "ignored", "clamped"] = "page",
+    cap: int | None = None,
+    late_each: int = 0,
+    append_each: int = 0,
 ) -> int:
     """Serve a made-up world through the documented API until Ctrl-C.
 
@@ -32,11 +45,44 @@ async def sandbox(
         users: How many users there are, besides those of the API's printed samples.
         targets: How many targets each is enrolled in.
         events: How many events each target has, on average.
+        exact_events: Exactly that many.
         seed: Another seed, another world.
+        iso: Events carry their dates with a zone as well.
+        random_faults: The share of calls that meet a passing fault, such as 0.05.
+        rate_limit: More calls than REQUESTS/SECONDS, such as 100/60, are refused with 429.
+        latency: Seconds that a call takes.
+        capacity: Calls served at a time; more wait in line.
+        error_status: The HTTP status that an API error comes with.
+        offset_mode: What offset counts.
+        cap: The most rows on a page, whatever is asked for.
+        late_each: Events that come late, before each request for them.
+        append_each: Events that come, before each request for them.
     """
+    if rate_limit is not None:
+        limit = rate_of(rate_limit, "--rate-limit")
+        budget: tuple[int, float] | None = (limit.requests, limit.per)
+    else:
+        budget = None
     try:
         server = Sandbox(
-            port=port, host=host, users=users, targets=targets, events=events, seed=seed
+            port=port,
+            host=host,
+            users=users,
+            targets=targets,
+            events=events,
+            exact_events=exact_events,
+            seed=seed,
+            iso=iso,
+            random_faults=random_faults,
+            rate_limit=budget,
+            latency=latency,
+            capacity=capacity,
+            error_status=error_status,
+            offset_mode=offset_mode,
+            limit_mode="kept" if cap is None else "capped",
+            cap=cap or 50,
+            late_each=late_each,
+            append_each=append_each,
         )
         url = await server.start()
     except (OSError, ValueError, OverflowError) as error:

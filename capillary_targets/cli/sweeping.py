@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
 from capillary_targets.errors import UsageError
-from capillary_targets.limits import AdaptiveConcurrency, RateLimit
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import Limits, Meter, Summary, UsersFile, make_report, run
 
 from . import output
 from .connection import connected
+from .flags import concurrency_of, rate_of
 from .progress import progress
 
 __all__ = ["report", "sweep"]
@@ -75,13 +75,13 @@ async def sweep(
     meter = Meter()
     async with connected(
         server,
-        concurrency=_concurrency(concurrency),
-        rate=_rate(rate),
+        concurrency=concurrency_of(concurrency),
+        rate=None if rate is None else rate_of(rate),
         page_size=page_size,
         hooks=[meter],
     ) as client:
         users = _users(users_file, column, server, retry_failed=retry_failed)
-        expected = users.expected() if isinstance(users, UsersFile) else None
+        expected = users.expected() if isinstance(users, UsersFile) else len(users)
         with progress(lambda: client.session.gate.limit, expected) as shown:
             try:
                 summary = await run(
@@ -103,6 +103,8 @@ async def sweep(
                 shown.interrupted(f"the users done so far are safe in {out}")
                 raise
     output.show_facts("Swept", _facts(summary, out))
+    if not summary.finished:
+        output.warn("the list of users was never finished; sweep it without --retry-failed")
     return 0 if summary.all_complete else 1
 
 
@@ -118,7 +120,7 @@ async def report(out: Path, /) -> int:
 
 def _users(
     users_file: Path | None, column: str | None, server: Sandbox | None, *, retry_failed: bool
-) -> UsersFile | Iterable[int] | AsyncIterable[int]:
+) -> UsersFile | Collection[int]:
     if users_file is not None and re.match("-.", str(users_file)):
         raise UsageError(f"Unknown option: {users_file}. See `capillary-targets sweep --help`")
     if retry_failed:
@@ -129,24 +131,7 @@ def _users(
         return UsersFile(users_file, column)
     if server is None:
         raise UsageError("USERS_FILE is missing: name a file with one user id a line")
-    return server.world.all_user_ids()
-
-
-def _concurrency(text: str) -> int | AdaptiveConcurrency:
-    if text == "auto":
-        return AdaptiveConcurrency()
-    if not text.isdecimal():
-        raise UsageError(f"--concurrency must be a number or auto, not {text!r}")
-    return int(text)
-
-
-def _rate(text: str | None) -> RateLimit | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"([1-9][0-9]{0,8})/([0-9]{1,8}(?:\.[0-9]{1,6})?)", text)
-    if not found or not float(found[2]):
-        raise UsageError(f"--rate must be REQUESTS/SECONDS, such as 1000/60, not {text!r}")
-    return RateLimit(int(found[1]), per=float(found[2]))
+    return [*server.world.all_user_ids()]
 
 
 def _facts(summary: Summary, out: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from attrs import define, field
 
 from .directory import Directory
 from .failures import failure_of
-from .ledger import Noted, UserNote
+from .notes import Noted, UserNote
 from .rows import encode
 from .sinks import Format, Sink
 from .summary import Summary

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,8 @@ from .parts import WholeFile
 from .rows import line
 
 __all__ = ["JsonLines"]
+
+_ROWS_AT_ONCE = 1000
 
 
 @define
@@ -33,15 +35,13 @@ class _Lines:
         sent: Sequence[bytes | None] = (),
     ) -> tuple[int, int]:
         start = self._bytes
-        if self._raw:
-            rows = zip_longest(values, sent)
-            data = b"".join([line(user_id, row, raw=True, sent=raw) for row, raw in rows])
-        else:
-            data = b"".join([line(user_id, value) for value in values])
-        self._file.write(data)
+        rows = zip_longest(values, sent) if self._raw else ((value, None) for value in values)
+        lines = (line(user_id, row, raw=self._raw, sent=raw) for row, raw in rows)
+        while some := b"".join(islice(lines, _ROWS_AT_ONCE)):
+            self._file.write(some)
+            self._bytes += len(some)
         self.rows += len(values)
-        self._bytes += len(data)
-        return start, len(data)
+        return start, self._bytes - start
 
     def sync(self) -> None:
         self._file.sync()

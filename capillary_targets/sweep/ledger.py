@@ -8,18 +8,18 @@ a file for each part that a user's events went into.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from attrs import frozen
 
 from .errors import SweepRefused
 from .incremental import Mark
+from .notes import Noted, Place
 
-__all__ = ["Ledger", "Noted", "Place", "UserNote"]
+__all__ = ["Ledger"]
 
 _VERSION: Final = "1"
 _TABLES: Final = """
@@ -45,45 +45,6 @@ CREATE TABLE failures (
     user_id INTEGER PRIMARY KEY, session INTEGER NOT NULL, detail TEXT NOT NULL
 );
 """
-
-
-@frozen
-class Place:
-    """Where a user's events stand in a part: bytes of a JSON Lines file, rows of a Parquet file."""
-
-    part: str
-    start: int
-    length: int
-
-
-@frozen
-class UserNote:
-    """What is noted of a user of whom nothing is missing.
-
-    `new_events` were written in this part, at `start` and `length` (None: there were none);
-    `marks` are by target rule id.
-    """
-
-    user_id: int
-    new_events: int
-    start: int | None
-    length: int
-    marks: Mapping[int, Mark]
-
-
-@frozen
-class Noted:
-    """A part in hand, to be noted in one transaction: its files and everything about its users."""
-
-    number: int
-    files: Mapping[str, tuple[str, int]]
-    """By kind (`events`, `targets`): the file's name and its number of rows."""
-    tally: str
-    users: Sequence[UserNote]
-    failures: Mapping[int, str]
-    """Failed users' details, as JSON, by user id."""
-    state: str
-    """The run's running sums, as JSON."""
 
 
 class Ledger:
@@ -169,6 +130,11 @@ class Ledger:
                 self.run = row[0]
         state = self._db.execute("SELECT state FROM runs WHERE id = ?", (self.run,)).fetchone()
         return str(state[0])
+
+    def is_finished(self) -> bool:
+        """Whether the list of users once came to its end in this run."""
+        row = self._db.execute("SELECT finished FROM runs WHERE id = ?", (self.run,)).fetchone()
+        return row is not None and row[0] is not None
 
     def finish(self, now: str, state: str) -> None:
         """Note that the list of users came to its end."""

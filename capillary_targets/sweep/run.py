@@ -102,8 +102,9 @@ async def run(
             enrolled=enrolled,
             raw=raw,
         )
-        failed = directory.ledger.failed_users() if retry_failed else users
-        return await sweep.run(failed, visitor)
+        if retry_failed:
+            return await sweep.run(directory.ledger.failed_users(), visitor, whole=False)
+        return await sweep.run(users, visitor)
 
 
 def _now() -> str:
@@ -155,13 +156,14 @@ class _Sweep:
             if of_rule == rule
         }
 
-    async def run(self, users: Users, visitor: Visitor) -> Summary:
-        """To the end, or as far as it goes."""
+    async def run(self, users: Users, visitor: Visitor, *, whole: bool = True) -> Summary:
+        """To the end, or as far as it goes. `whole`: the users are the whole list."""
         try:
             with WholeFile(self._directory.path / "failures.jsonl") as failures:
                 ended_by = await self._visit_all(users, visitor, failures)
                 self._hand.seal()
-                self._close(failures, finished=ended_by is None)
+                over = ended_by is None and (whole or self._ledger.is_finished())
+                self._close(failures, finished=over)
             if ended_by is not None:
                 raise ended_by
             write_report(self._directory.path, self._ledger)

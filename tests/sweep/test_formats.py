@@ -15,6 +15,7 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import Limits
+from capillary_targets.sweep.sinks import format_named
 
 from .conftest import Swept, names, needed, parts, read_jsonl, true_events
 
@@ -159,3 +160,24 @@ def test_every_field_of_the_models_has_a_column():
 
     assert parquet.EVENTS.names == fields(TargetEvent)
     assert parquet.TARGETS.names == fields(Target)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_users_events_are_found_again(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch):
+    if form == "parquet":
+        needed("pyarrow")
+        monkeypatch.setattr("capillary_targets.sweep.parquet._ROWS_IN_A_GROUP", 4)
+    else:
+        monkeypatch.setattr("capillary_targets.sweep.jsonl._ROWS_AT_ONCE", 2)
+    made = format_named(form, raw=False)
+    path = tmp_path / f"part-00000.{form}"
+    sink = made.events(path)
+    places = {}
+    for user in range(1, 8):
+        events = [TargetEvent(100 * user + n, target_rule_id=user % 3) for n in range(user)]
+        places[user] = sink.add(user, events, ())
+    sink.commit()
+    assert sink.rows == 28
+    for user, (start, length) in places.items():
+        found = made.event_ids(path, start, length)
+        assert found == [(user % 3, 100 * user + n) for n in range(user)]

@@ -120,6 +120,23 @@ async def test_failures_are_listed_and_tried_again(swept: Swept, tmp_path: Path)
     assert written(tmp_path) == true_events(sandbox.world, sandbox.world.user_ids())
 
 
+async def test_retrying_does_not_pass_for_the_whole_list(swept: Swept, tmp_path: Path):
+    sandbox = Sandbox(**SMALL)
+    async with sandbox:
+
+        def stop(summary: Summary) -> None:
+            if summary.users == 6:
+                raise RuntimeError("stop here")
+
+        with pytest.raises(RuntimeError, match="stop here"):
+            await swept(sandbox, [999, *sandbox.world.user_ids()], concurrency=1, progress=stop)
+        summary = await swept(sandbox, (), retry_failed=True)
+        assert (summary.complete, summary.failed, summary.finished) == (5, 1, False)
+        assert not summary.all_complete
+        assert (await swept(sandbox)).finished
+        assert (await swept(sandbox, (), retry_failed=True)).finished
+
+
 async def test_rejected_credentials_end_it_at_once(tmp_path: Path, swept: Swept):
     sandbox = Sandbox(**SMALL)
     async with sandbox:
