@@ -134,7 +134,11 @@ class _Loop:
                 yield batch.page
 
     def _next(self, batch: Batch) -> None:
-        self._before, self._batch, self._given = self.checkpoint, batch, 0
+        if self._batch is not None:
+            # Without the dialect, which takes its time and is only wanted with the last place.
+            before = self._before
+            self._before = before.behind(self._batch, self._given, before.dialect)
+        self._batch, self._given = batch, 0
 
     async def _batches(self) -> AsyncGenerator[Batch, None]:
         """What the walk proves, in order. Asks for the pages that follow before giving any out."""

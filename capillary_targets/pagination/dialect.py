@@ -44,8 +44,17 @@ class Dialect:
 
     def or_else(self, other: Dialect) -> Dialect:
         """What is known here, with what it does not know taken from `other`."""
-        known = attrs.asdict(self, filter=lambda _, value: value is not None)
-        return attrs.evolve(other, **known)
+        if self == _NOTHING:
+            return other
+        if other in (_NOTHING, self):
+            return self
+        return Dialect(
+            self.offset or other.offset,
+            self.total or other.total,
+            self.limit or other.limit,
+            self.cap or other.cap,
+            self.past_end or other.past_end,
+        )
 
     def to_dict(self) -> dict[str, str | int]:
         """What is known, as plain JSON values."""
@@ -55,6 +64,9 @@ class Dialect:
     def from_dict(cls, given: Mapping[str, Any]) -> Dialect:
         """The inverse of `to_dict`. Raises `ValueError` or `TypeError` for anything else."""
         return cls(**given)
+
+
+_NOTHING: Final = Dialect()
 
 
 @define
