@@ -21,8 +21,6 @@ __all__ = ["AnchoredPass"]
 class AnchoredPass(Ending):
     """Windows that overlap, one after the other or several at once, until the end is seen."""
 
-    _drift: int = field(init=False, default=0)
-    """Rows that vanished before the last event taken between the latest two answers."""
     _target: int | None = field(init=False, default=None)
     """Where to look for the last event taken, if not at `row`."""
     _turned: bool = field(init=False, default=False)
@@ -161,6 +159,10 @@ class AnchoredPass(Ending):
         """Nothing in the window ties it to the events taken: look elsewhere."""
         self.pending.clear()
         search, cut, looking = self._search, self.cut, self._looks < LOOKS
+        limit, offset = window.request.limit, window.request.offset
+        if window.size and 2 * offset < self.row and self.taken.found_at(window) is None:
+            # Counted in rows, this offset would have shown events taken long ago.
+            self.guess.see(limit, offset, limit * offset)
         self.book.passes += search.misses == 0
         if window.row_zero:
             self.book.fail("the events that the checkpoint remembers are gone, and so is the order")

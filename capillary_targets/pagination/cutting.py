@@ -82,9 +82,9 @@ class Cutter:
                     return request
         return first
 
-    def surely_across(self, end: int) -> PageRequest:
+    def surely_across(self, end: int, *, back: int = 0) -> PageRequest:
         """The same, no larger than pages surely served in full if it can be."""
-        return self.across(end, room=min(self._full_room, self.largest))
+        return self.across(end, back=back, room=min(self._full_room, self.largest))
 
     def beyond(self, end: int) -> PageRequest:
         """A full-sized window at row `end`, overlapping nothing."""

@@ -28,6 +28,8 @@ __all__ = ["LOOKS", "Ending"]
 _STALLS: Final = 24
 LOOKS: Final = 2
 _PROBES: Final = 3
+_GROWTHS: Final = 3
+"""How often the end may have moved on before it is taken where it is."""
 
 
 @define
@@ -60,12 +62,17 @@ class Ending:
     found: Dialect = field(init=False, factory=Dialect)
     _search: Search = field(init=False, factory=Search)
     _fence: Fence = field(init=False)
+    _drift: int = field(init=False, default=0)
+    """Rows that vanished before the last event taken between the latest two answers."""
     _moved: bool = field(init=False, default=False)
     """Whether the list was seen to have shifted."""
     _repeats: int = field(init=False, default=0)
     """Events that the list holds twice."""
     _stalls: int = field(init=False, default=0)
     _looks: int = field(init=False, default=0)
+    _growths: int = field(init=False, default=0)
+    _grown_to: int = field(init=False, default=0)
+    """The furthest row that was the last when something more was looked for behind it."""
     _owing: bool = field(init=False, default=False)
     """Whether events came from pages that lacked some, so that only the total can tell."""
     _slack: int = field(init=False, default=0)
@@ -142,7 +149,7 @@ class Ending:
             return
         self.pending.clear()
         self.cut.avoid(window)
-        self.pending.append(self.cut.surely_across(window.end))
+        self.pending.append(self.cut.surely_across(window.end, back=self._drift))
         probes = _PROBES
         if self._sighted is not None:
             self.pending.append(evolve(self._sighted, fence=False))
@@ -154,7 +161,9 @@ class Ending:
         """A look behind the page that may be the last."""
         known = self.taken.seen.keys() | set(held.window.ids)
         unseen = [event for event in window.events if event.event_log_id not in known]
-        if unseen:
+        if unseen and not held.looked and held.window.ids[-1] in window.ids:
+            self._grown(held, window, unseen)
+        elif unseen:
             self._more_behind(held, window, unseen)
         elif held.looked or self._looked(held, window):
             held.probes -= 1
@@ -190,6 +199,22 @@ class Ending:
         self._placed(window, found[0] if found else self.taken.found_at(window))
         held.looked = last in window.ids and self.cut.holds_the_last(window)
         return held.looked and by_page == self.guess.by_page
+
+    def _grown(self, held: _Held, window: Window, unseen: list[TargetEvent]) -> None:
+        """Events follow right behind the held page. Perhaps they arrived since."""
+        last = window.ids.index(held.window.ids[-1])
+        adjacent = len(window.ids) - last - 1 == len(unseen)
+        if not adjacent or not self.cut.holds_the_last(window) or window.end <= self._grown_to:
+            self._more_behind(held, window, unseen)
+            return
+        self._grown_to = window.end
+        self._growths += 1
+        self._held = None
+        self.pending.clear()
+        if self._growths > _GROWTHS:  # it would show something new for ever
+            self._advance(held.window, held.new, held.row, held.window.end)
+            self._advance(window, unseen, window.end - len(unseen), window.end)
+            self._end(window, "the event that was the last when the list was seen to grow has come")
 
     def _more_behind(self, held: _Held, window: Window, unseen: list[TargetEvent]) -> None:
         """The held page was not the last, or is not any more."""

@@ -208,9 +208,9 @@ class Walk:
             # A page that is short of the total may be capped without saying so: then pages of as
             # many rows follow it without a gap, and the total tells in the end.
             size = min(self._size, window.size)
-            if window.size == total or size > 1 or self._size == 1:
+            if window.size == total or size > 1 or size == self._size:
                 self._pass = PlainPass(
-                    self._book, self._guess, self._plan, max(1, size), total, self.prefetch
+                    self._book, self._guess, self._plan, size, total, self.prefetch
                 )
                 self._pass.take(window)
                 return

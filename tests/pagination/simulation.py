@@ -1,0 +1,216 @@
+"""A server in a few lines, to drive walks without a socket: a list that moves, in a dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+from attrs import define, field, frozen
+
+from capillary_targets import ApiError, CapillaryError, EndpointGone, EventsPage, NoRecordFound
+from capillary_targets.models import Pagination, TargetEvent
+from capillary_targets.pagination import Batch, PageRequest, Walk
+
+START = datetime(2031, 1, 1, tzinfo=UTC)
+
+
+@frozen
+class Move:
+    """What happens to the list between two answers: places are shares of its length."""
+
+    deletes: tuple[float, ...] = ()
+    inserts: tuple[float, ...] = ()
+    appends: int = 0
+
+    @property
+    def balance(self) -> int:
+        return len(self.inserts) + self.appends - len(self.deletes)
+
+
+@frozen
+class Speech:
+    """A dialect: what `offset` counts, what `total` says, and the accidents of pages."""
+
+    offset: str = "page"
+    total: str = "rows"
+    cap: int | None = None
+    echo_cap: bool = True
+    past_end: str = "empty"
+    hole: int | None = None
+    short: int | None = None
+    filtered: frozenset[int] = frozenset()
+    repeat: str = "no"
+
+
+@lru_cache(maxsize=65536)
+def event(number: int, minute: int | None) -> TargetEvent:
+    date = None if minute is None else START + timedelta(minutes=minute)
+    return TargetEvent(number, event_date=date)
+
+
+@define
+class Server:
+    """Serves pages of `rows`, (id, minute) pairs, moving them before each answer but the first."""
+
+    rows: list[tuple[int, int]]
+    speech: Speech = Speech()
+    moves: list[Move] = field(factory=list)
+    dated: bool = True
+    lasting: set[int] = field(init=False, factory=set)
+    """Ids that were there at every answer so far."""
+    transcript: list[tuple[tuple[int, int], object]] = field(init=False, factory=list)
+    _fresh: int = field(init=False, default=1_000_000)
+
+    @classmethod
+    def of(
+        cls, count: int, speech: Speech = Speech(), moves: Iterable[Move] = (), **rest
+    ) -> Server:
+        return cls([(n, n // 2) for n in range(count)], speech, list(moves), **rest)
+
+    @property
+    def ids(self) -> list[int]:
+        return [number for number, _ in self.rows]
+
+    def answer(self, request: PageRequest) -> EventsPage | CapillaryError:
+        if self.transcript and self.moves:
+            self.move(self.moves.pop(0))
+        if self.transcript:
+            self.lasting &= set(self.ids)
+        else:
+            self.lasting = set(self.ids)
+        answer = self.page(request.limit, request.offset)
+        self.transcript.append(((request.limit, request.offset), seen(answer)))
+        return answer
+
+    def move(self, move: Move) -> None:
+        for share in move.deletes:
+            if self.rows:
+                del self.rows[int(share * (len(self.rows) - 1))]
+        for share in move.inserts:
+            place = int(share * len(self.rows))
+            minute = self.rows[place - 1][1] if place else -1
+            while place < len(self.rows) and self.rows[place][1] <= minute:
+                place += 1
+            self.rows.insert(place, (self._new(), minute))
+        for _ in range(move.appends):
+            self.rows.append((self._new(), self.rows[-1][1] + 1 if self.rows else 0))
+
+    def _new(self) -> int:
+        self._fresh += 1
+        return self._fresh
+
+    def page(self, limit: int, offset: int) -> EventsPage | CapillaryError:
+        speech, count = self.speech, len(self.rows)
+        kept = limit if speech.cap is None else min(limit, speech.cap)
+        echo = kept if speech.echo_cap else limit
+        place = offset
+        match speech.offset:
+            case "page":
+                first = offset * kept
+            case "row":
+                first = offset
+            case "ignored":
+                first = 0
+            case _:
+                place = min(offset, max(0, -(-count // kept) - 1))
+                first = place * kept
+        if not count:
+            return NoRecordFound("none", code=310149)
+        if first >= count and first:
+            match speech.past_end:
+                case "endless":
+                    return self._made_up(
+                        range(first, first + kept), Pagination(echo, place, first * 2)
+                    )
+                case "310149":
+                    return NoRecordFound("none", code=310149)
+                case "error":
+                    return ApiError("too far", code=11003)
+                case "404":
+                    return EndpointGone("gone")
+        rows = self.rows[first : first + kept]
+        number = first // kept
+        if number == speech.hole:
+            rows = []
+        if number == speech.short:
+            rows = rows[:-3]
+        rows = [row for row in rows if row[0] not in speech.filtered]
+        if speech.repeat != "no" and first and rows:
+            rows = [self.rows[first - 1], *(rows[1:] if speech.repeat == "instead" else rows)]
+        total = self._total(kept)
+        events = tuple(event(number, minute if self.dated else None) for number, minute in rows)
+        return EventsPage(events, Pagination(echo, place, total))
+
+    def _made_up(self, numbers: range, pagination: Pagination) -> EventsPage:
+        return EventsPage(tuple(event(10**7 + number, number) for number in numbers), pagination)
+
+    def _total(self, kept: int) -> int | None:
+        count = len(self.rows)
+        return {
+            "rows": count,
+            "pages": -(-count // kept),
+            "absent": None,
+            "zero": 0,
+            "half": max(1, count // 2),
+            "double": 2 * count,
+            "visible": sum(number not in self.speech.filtered for number, _ in self.rows),
+        }[self.speech.total]
+
+
+def seen(answer: EventsPage | CapillaryError) -> object:
+    """What a client can tell answers apart by."""
+    if isinstance(answer, CapillaryError):
+        return type(answer).__name__
+    return tuple(one.event_log_id for one in answer.events), answer.pagination
+
+
+@define
+class Driven:
+    """What came of a walk."""
+
+    walk: Walk
+    batches: list[Batch] = field(factory=list)
+    answers: int = 0
+
+    @property
+    def ids(self) -> list[int]:
+        return [one.event_log_id for batch in self.batches for one in batch.page.events]
+
+    @property
+    def proven(self) -> bool:
+        return self.walk.done and self.walk.error is None
+
+
+def drive(
+    walk: Walk,
+    server: Server,
+    *,
+    order: Sequence[int] = (),
+    most: int = 5000,
+    upto: int | None = None,
+) -> Driven:
+    """Drive a walk to its end, or until `upto` events are out.
+
+    Pages in flight together are answered in the order asked for, or shuffled by `order`.
+    """
+    driven = Driven(walk)
+    flight: dict[PageRequest, EventsPage | CapillaryError] = {}
+    shuffle = list(order)
+    while requests := walk.requests():
+        fresh = [request for request in requests if request not in flight]
+        if shuffle:
+            fresh.sort(key=lambda request: (request.offset * 7 + shuffle[0]) % 5)
+            shuffle.append(shuffle.pop(0))
+        for request in fresh:
+            flight[request] = server.answer(request)
+            driven.answers += 1
+            assert driven.answers < most, "the walk does not end"
+        answer = flight.pop(requests[0])
+        flight = {request: flight[request] for request in requests[1:]}
+        if isinstance(answer, CapillaryError) and not walk.ends_here(requests[0], answer):
+            raise answer
+        driven.batches += walk.feed(requests[0], answer)
+        if upto is not None and len(driven.ids) >= upto:
+            break
+    return driven
