@@ -151,7 +151,7 @@ class _Loop:
         try:
             if self.pager.resolve is not None:
                 self.period_id = await self.pager.resolve()
-            while requests := self._ask():
+            while requests := self._ask(at_once=True):
                 for batch in walk.feed(requests[0], await self._answer(requests[0])):
                     self._ask()
                     yield batch
@@ -172,12 +172,15 @@ class _Loop:
             self.cancel()
             await asyncio.gather(*self._cancelled, return_exceptions=True)
 
-    def _ask(self) -> tuple[PageRequest, ...]:
-        """Have in flight what the walk wants, and nothing else."""
+    def _ask(self, *, at_once: bool = False) -> tuple[PageRequest, ...]:
+        """Have in flight what the walk wants, and nothing else.
+
+        A single page that is waited for `at_once` needs no task of its own.
+        """
         requests = self.walk.requests()
         for unwanted in self._flight.keys() - set(requests):
             self._cancel(self._flight.pop(unwanted))
-        if self.pager.prefetch:
+        if self.pager.prefetch and not (at_once and len(requests) == 1):
             for request in requests:
                 if request not in self._flight:
                     self._flight[request] = asyncio.create_task(self._fetch(request))

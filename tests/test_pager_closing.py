@@ -1,0 +1,244 @@
+"""However a loop ends, nothing is left in flight: no task, and no connection that is not free."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from capillary_targets import (
+    BasicAuth,
+    EventPager,
+    RetryPolicy,
+    ServiceUnavailable,
+    TargetsClient,
+)
+
+ROWS = 1000
+
+
+class Held:
+    """Serves page 0 at once and holds all others until they are let go; counts what is in hand."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.waiting: set[int] = set()
+        self.dropped: set[int] = set()
+        self.full = asyncio.Event()
+        self.asked: list[int] = []
+        self.expected = 4
+        self.fail_at: int | None = None
+
+    async def answer(self, request: web.Request) -> web.Response:
+        limit, number = int(request.query["limit"]), int(request.query["offset"])
+        self.asked.append(number)
+        if number:
+            self.waiting.add(number)
+            if len(self.waiting) == self.expected:
+                self.full.set()
+            try:
+                await self.go.wait()
+            except asyncio.CancelledError:
+                self.dropped.add(number)
+                raise
+        if number == self.fail_at:
+            return web.Response(status=503)
+        rows = [
+            {"eventLogId": row, "eventDate": "2031-02-03 04:05:06.0"}
+            for row in range(number * limit, min(ROWS, (number + 1) * limit))
+        ]
+        pagination = {"limit": limit, "offset": number, "total": ROWS}
+        return web.json_response({"data": rows, "errors": [], "pagination": pagination})
+
+
+@asynccontextmanager
+async def serving(held: Held) -> AsyncIterator[TargetsClient]:
+    app = web.Application()
+    app.router.add_get("/v3/users/1/trackedTargetEvents/2", held.answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        retry = RetryPolicy(attempts=1)
+        async with TargetsClient(url, BasicAuth("t", "p"), retry=retry) as client:
+            yield client
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def held() -> Held:
+    return Held()
+
+
+@pytest.fixture
+async def client(held: Held) -> AsyncIterator[TargetsClient]:
+    async with serving(held) as client:
+        yield client
+
+
+def tasks_of_pagers() -> list[asyncio.Task]:
+    return [task for task in asyncio.all_tasks() if "_fetch" in repr(task.get_coro())]
+
+
+async def until(happens) -> None:
+    """Give the loop turns until something is so: no waiting for a clock."""
+    while not happens():  # noqa: ASYNC110 - the server sees a lost connection when it does
+        await asyncio.sleep(0)
+
+
+def in_use(client: TargetsClient) -> int:
+    """Connections in somebody's hand."""
+    return len(client.session.http.connector._acquired)
+
+
+async def nothing_left(client: TargetsClient, held: Held) -> None:
+    """What was in flight is gone, on both sides of the wire."""
+    async with asyncio.timeout(10):
+        await until(lambda: not tasks_of_pagers())
+        assert in_use(client) == 0
+        await until(lambda: held.dropped == held.waiting)
+
+
+async def all_in_flight(held: Held) -> None:
+    async with asyncio.timeout(10):
+        await held.full.wait()
+
+
+async def test_the_next_pages_are_asked_for_while_one_is_consumed(client, held) -> None:
+    pager = client.events(1, 2)
+    async for event in pager:
+        if event.event_log_id == 0:
+            await all_in_flight(held)
+            assert sorted(held.asked) == [0, 1, 2, 3, 4]
+            assert len(tasks_of_pagers()) == 4
+            held.go.set()
+    assert pager.report.events == ROWS
+    assert pager.report.requests == len(held.asked) == 10
+    assert not tasks_of_pagers()
+
+
+@pytest.mark.parametrize("what", ["events", "pages"])
+async def test_break_cancels_what_is_in_flight(client, held, what: str) -> None:
+    pager = client.events(1, 2)
+    async for _ in pager if what == "events" else pager.pages():
+        await all_in_flight(held)
+        break
+    assert all(task.cancelling() for task in tasks_of_pagers())  # before the loop had a turn
+    await nothing_left(client, held)
+
+
+async def test_an_exception_in_the_body_cancels_what_is_in_flight(client, held) -> None:
+    async def body() -> None:
+        async for _ in client.events(1, 2):
+            await all_in_flight(held)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await body()
+    await nothing_left(client, held)
+
+
+@pytest.mark.parametrize("what", ["events", "pages"])
+async def test_aclose_returns_when_nothing_is_left(client, held, what: str) -> None:
+    pager = client.events(1, 2)
+    loop = aiter(pager if what == "events" else pager.pages())
+    await anext(loop)
+    await all_in_flight(held)
+    await loop.aclose()
+    assert not tasks_of_pagers()
+    await nothing_left(client, held)
+    with pytest.raises(StopAsyncIteration):
+        await anext(loop)
+
+
+async def test_a_cancelled_loop_takes_its_requests_with_it(client, held) -> None:
+    async def body() -> None:
+        async for event in client.events(1, 2):
+            if event.event_log_id == 99:
+                started.set()
+
+    started = asyncio.Event()
+    task = asyncio.create_task(body())
+    async with asyncio.timeout(10):
+        await started.wait()
+    await all_in_flight(held)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not tasks_of_pagers()
+    await nothing_left(client, held)
+
+
+async def test_a_loop_that_is_dropped_unfinished_leaves_nothing(client, held) -> None:
+    loop = aiter(client.events(1, 2))
+    await anext(loop)
+    await all_in_flight(held)
+    del loop
+    gc.collect()
+    await nothing_left(client, held)
+
+
+async def test_a_loop_that_never_began_leaves_nothing(client, held) -> None:
+    aiter(client.events(1, 2))
+    await aiter(client.events(1, 2)).aclose()
+    assert held.asked == []
+
+
+async def test_closing_the_client_ends_what_a_broken_loop_left(held) -> None:
+    async with serving(held) as client:
+        async for _ in client.events(1, 2):
+            await all_in_flight(held)
+            break
+    assert not tasks_of_pagers()
+
+
+async def test_an_error_comes_after_the_events_before_it_and_ends_the_rest(client, held) -> None:
+    held.fail_at = 2
+    held.go.set()
+    pager = client.events(1, 2)
+    got = []
+
+    async def body() -> None:
+        async for event in pager:
+            got.append(event.event_log_id)  # noqa: PERF401 - what came before the error counts
+
+    with pytest.raises(ServiceUnavailable) as caught:
+        await body()
+    assert got == list(range(200))
+    assert caught.value.checkpoint == pager.checkpoint
+    assert caught.value.checkpoint.row == 200
+    assert not tasks_of_pagers()
+    held.fail_at = None
+    rest = await client.events(1, 2, start=caught.value.checkpoint).collect()
+    assert [event.event_log_id for event in rest] == list(range(200, ROWS))
+
+
+@pytest.mark.parametrize(("prefetch", "most"), [(0, 1), (1, 1), (2, 2), (3, 3)])
+async def test_prefetch_bounds_what_is_in_flight(client, held, prefetch: int, most: int) -> None:
+    held.expected = most
+    async for event in client.events(1, 2, prefetch=prefetch):
+        if event.event_log_id == 0 and prefetch:
+            await all_in_flight(held)
+            assert len(held.asked) == 1 + most
+        elif event.event_log_id == 0:
+            assert held.asked == [0]
+            held.go.set()
+        if event.event_log_id == 99:
+            held.go.set()
+    assert sorted(held.asked) == list(range(10))
+
+
+async def test_two_loops_over_one_pager_do_not_meet(client, held) -> None:
+    held.go.set()
+    pager: EventPager = client.events(1, 2, page_size=300)
+    one, two = aiter(pager), aiter(pager)
+    first = [(await anext(one)).event_log_id for _ in range(500)]
+    second = [event.event_log_id async for event in two]
+    first += [event.event_log_id async for event in one]
+    assert first == second == list(range(ROWS))
