@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice, zip_longest
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,7 @@ from attrs import define, field
 from capillary_targets.models import Target, TargetEvent
 
 from .parts import WholeFile
-from .rows import line
+from .rows import lines
 
 __all__ = ["JsonLines"]
 
@@ -31,15 +30,17 @@ class _Lines:
     def add(
         self,
         user_id: int,
-        values: Sequence[Target | TargetEvent],
+        values: Sequence[Target] | Sequence[TargetEvent],
         sent: Sequence[bytes | None] = (),
     ) -> tuple[int, int]:
         start = self._bytes
-        rows = zip_longest(values, sent) if self._raw else ((value, None) for value in values)
-        lines = (line(user_id, row, raw=self._raw, sent=raw) for row, raw in rows)
-        while some := b"".join(islice(lines, _ROWS_AT_ONCE)):
-            self._file.write(some)
-            self._bytes += len(some)
+        if self._raw and not sent:
+            sent = [None] * len(values)
+        for first in range(0, len(values), _ROWS_AT_ONCE):
+            some = slice(first, first + _ROWS_AT_ONCE)
+            data = lines(user_id, values[some], sent[some] if self._raw else ())
+            self._file.write(data)
+            self._bytes += len(data)
         self.rows += len(values)
         return start, self._bytes - start
 
@@ -68,7 +69,7 @@ class JsonLines:
     _raw: bool
     suffix: str = "jsonl"
 
-    def misfit(self, values: Sequence[Target | TargetEvent]) -> str | None:
+    def misfit(self, values: Sequence[Target] | Sequence[TargetEvent]) -> str | None:
         """Nothing: text holds everything."""
         del values
         return None

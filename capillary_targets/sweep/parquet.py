@@ -25,106 +25,11 @@ from capillary_targets.models import Target, TargetEvent
 
 from .parts import WholeFile
 from .rows import encode, one_line, plain
+from .schemas import EVENTS, PRECISION, SCALE, TARGETS
 
-__all__ = ["EVENTS", "PRECISION", "SCALE", "TARGETS", "Parquet"]
+__all__ = ["Parquet"]
 
-PRECISION: Final = 38
-SCALE: Final = 6
 _ROWS_IN_A_GROUP: Final = 20_000
-
-_LONG, _TEXT, _FLAG = pa.int64(), pa.string(), pa.bool_()
-_AMOUNT = pa.decimal128(PRECISION, SCALE)
-_CLOCK, _INSTANT = pa.timestamp("us"), pa.timestamp("us", tz="UTC")
-
-_ACTOR = pa.struct({"id": _LONG, "code": _TEXT, "description": _TEXT, "name": _TEXT, "type": _TEXT})
-_DEFAULT = pa.struct(
-    {"id": _LONG, "period_id": _LONG, "default_value": _AMOUNT, "target_name": _TEXT}
-)
-
-EVENTS: Final = pa.schema(
-    {
-        "user_id": _LONG,
-        "event_log_id": _LONG,
-        "event_name": _TEXT,
-        "customer_id": _LONG,
-        "event_display_name": _TEXT,
-        "unique_id": _TEXT,
-        "event_date": _CLOCK,
-        "event_processed_date": _CLOCK,
-        "period_id": _LONG,
-        "target_group_id": _LONG,
-        "target_rule_id": _LONG,
-        "target_value": _AMOUNT,
-        "event_date_iso": _INSTANT,
-        "event_processed_date_iso": _INSTANT,
-    }
-)
-
-TARGETS: Final = pa.schema(
-    {
-        "user_id": _LONG,
-        "id": _LONG,
-        "name": _TEXT,
-        "target_type": _TEXT,
-        "target_entity": _TEXT,
-        "target_group_id": _LONG,
-        "active": _FLAG,
-        "expression": _TEXT,
-        "expression_json": _TEXT,
-        "filters": pa.list_(pa.struct({"entity_type": _TEXT, "entity_ids": pa.list_(_LONG)})),
-        "enrolment_method": _TEXT,
-        "attribution": pa.struct(
-            {
-                "created_on": _CLOCK,
-                "last_updated_on": _CLOCK,
-                "created_by": _ACTOR,
-                "last_updated_by": _ACTOR,
-                "created_on_iso": _INSTANT,
-                "last_updated_on_iso": _INSTANT,
-            }
-        ),
-        "description": _TEXT,
-        "event_name": _TEXT,
-        "emf_rule_set_id": _LONG,
-        "emf_unrolled_ruleset_id": _LONG,
-        "target_period_default_values_map": pa.map_(_LONG, _DEFAULT),
-        "default_values": pa.list_(_DEFAULT),
-        "extended_field_info": pa.struct(
-            {
-                "name": _TEXT,
-                "aggregate_function": _TEXT,
-                "aggregate_window": _TEXT,
-                "program_id": _LONG,
-                "alternate_currency_identifier": _TEXT,
-            }
-        ),
-        "target_milestone_triggers": pa.list_(
-            pa.struct(
-                {
-                    "id": _LONG,
-                    "trigger_name": _TEXT,
-                    "is_active": _FLAG,
-                    "trigger_type": _TEXT,
-                    "trigger_value_type": _TEXT,
-                    "trigger_value": _AMOUNT,
-                    "target_rule_id": _LONG,
-                }
-            )
-        ),
-        "target_audience_filter": pa.list_(
-            pa.struct(
-                {
-                    "audience_group_id": _LONG,
-                    "version_id": _LONG,
-                    "audience_filter_meta_id": _LONG,
-                    "last_updated_on": _CLOCK,
-                }
-            )
-        ),
-        "extra": _TEXT,  # JSON: the keys that the client does not know
-    }
-)
-
 
 _STEP: Final = Decimal(1).scaleb(-SCALE)
 _WIDE: Final = Context(prec=2 * PRECISION)
@@ -182,11 +87,46 @@ def _amounts(value: Any) -> list[Decimal]:
     return []
 
 
-def _row(user_id: int, value: Target | TargetEvent) -> dict[str, Any]:
-    fields = plain(value)
-    if isinstance(value, Target):
-        fields["extra"] = encode(value.extra).decode() if value.extra else None
-    return {"user_id": user_id, **_with_instants(fields)}
+def _clock(moment: datetime | None) -> datetime | None:
+    """The time as it stands, without its zone."""
+    return moment if moment is None or moment.tzinfo is None else moment.replace(tzinfo=None)
+
+
+def _instant(moment: datetime | None) -> datetime | None:
+    """The moment in UTC, where its zone is known."""
+    return None if moment is None or moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _event(user_id: int, event: TargetEvent) -> tuple[Any, ...]:
+    """An event's values in the order of the schema; there are many, so they come straight."""
+    value = event.target_value
+    return (
+        user_id,
+        event.event_log_id,
+        event.event_name,
+        event.customer_id,
+        event.event_display_name,
+        event.unique_id,
+        _clock(event.event_date),
+        _clock(event.event_processed_date),
+        event.period_id,
+        event.target_group_id,
+        event.target_rule_id,
+        None if value is None else value.quantize(_STEP, context=_WIDE),
+        _instant(event.event_date_iso or event.event_date),
+        _instant(event.event_processed_date_iso or event.event_processed_date),
+    )
+
+
+def _values(user_id: int, value: Target | TargetEvent) -> tuple[Any, ...]:
+    return _event(user_id, value) if isinstance(value, TargetEvent) else _target(user_id, value)
+
+
+def _target(user_id: int, target: Target) -> tuple[Any, ...]:
+    """A target's values in the order of the schema."""
+    fields = plain(target)
+    fields["extra"] = encode(target.extra).decode() if target.extra else None
+    return (user_id, *_with_instants(fields).values())
 
 
 @define
@@ -198,24 +138,24 @@ class _Rows:
     _raw: bool
     rows: int = 0
     _writer: pq.ParquetWriter = field(init=False)
-    _waiting: list[dict[str, Any]] = field(init=False, factory=list)
+    _waiting: list[tuple[Any, ...]] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         if self._raw:
-            self._schema = self._schema.append(pa.field("raw", _TEXT))
+            self._schema = self._schema.append(pa.field("raw", pa.string()))
         self._writer = pq.ParquetWriter(self._file.file, self._schema, compression="zstd")
 
     def add(
         self,
         user_id: int,
-        values: Sequence[Target | TargetEvent],
+        values: Sequence[Target] | Sequence[TargetEvent],
         sent: Sequence[bytes | None] = (),
     ) -> tuple[int, int]:
         start = self.rows
-        for value, raw in zip_longest(values, sent):
-            row = _row(user_id, value)
+        for value, raw in zip_longest(list[Target | TargetEvent](values), sent):
+            row = _values(user_id, value)
             if self._raw:
-                row["raw"] = raw and one_line(raw).decode()
+                row = (*row, raw and one_line(raw).decode())
             self._waiting.append(row)
         self.rows += len(values)
         if len(self._waiting) >= _ROWS_IN_A_GROUP:
@@ -224,7 +164,12 @@ class _Rows:
 
     def _write(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, self._schema))
+            columns = zip(*self._waiting, strict=True)
+            arrays = [
+                pa.array(values, column.type)
+                for values, column in zip(columns, self._schema, strict=True)
+            ]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
             self._waiting.clear()
 
     def sync(self) -> None:
@@ -250,10 +195,11 @@ class Parquet:
     _raw: bool
     suffix: str = "parquet"
 
-    def misfit(self, values: Sequence[Target | TargetEvent]) -> str | None:
+    def misfit(self, values: Sequence[Target] | Sequence[TargetEvent]) -> str | None:
         """An amount that decimal128(38, 6) does not hold."""
         for value in values:
-            for amount in _amounts(value):
+            amounts = [value.target_value] if isinstance(value, TargetEvent) else _amounts(value)
+            for amount in filter(None, amounts):
                 if not _fits(amount):
                     what = "event" if isinstance(value, TargetEvent) else "target"
                     number = value.event_log_id if isinstance(value, TargetEvent) else value.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import msgspec
 from capillary_targets.decoding import rows_as_sent
 from capillary_targets.models import EventsPage, Target, TargetEvent
 
-__all__ = ["EVENT_FIELDS", "TARGET_FIELDS", "by_event", "encode", "line", "one_line", "plain"]
+__all__ = ["EVENT_FIELDS", "TARGET_FIELDS", "by_event", "encode", "lines", "one_line", "plain"]
 
 EVENT_FIELDS: Final = tuple(f.name for f in attrs.fields(TargetEvent) if f.name != "raw")
 TARGET_FIELDS: Final = tuple(f.name for f in attrs.fields(Target) if f.name != "raw")
@@ -55,14 +56,36 @@ def one_line(sent: bytes) -> bytes:
     return sent.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
-def line(
-    user_id: int, value: Target | TargetEvent, *, raw: bool = False, sent: bytes | None = None
+def lines(
+    user_id: int, values: Sequence[Target] | Sequence[TargetEvent], sent: Sequence[bytes | None]
 ) -> bytes:
-    """One line of a part: a model, headed by the id of the user who was asked for.
+    """Lines of a part: models, each headed by the id of the user who was asked for.
 
-    With `raw`, it ends with the row as the server sent it.
+    With `sent`, which is then as long, each ends with the row as the server sent it.
     """
-    fields = {"user_id": user_id, **plain(value)}
-    if raw:
-        fields["raw"] = None if sent is None else msgspec.Raw(one_line(sent))
-    return encode(fields) + b"\n"
+    made = [
+        _EventLine(user_id, *_event_values(value))
+        if isinstance(value, TargetEvent)
+        else _TargetLine(user_id, *_target_values(value))
+        for value in values
+    ]
+    for row, raw in zip(made, sent, strict=bool(sent)):
+        row.raw = None if raw is None else msgspec.Raw(one_line(raw))
+    return _ENCODER.encode_lines(made)
+
+
+def _line_of(name: str, fields: tuple[str, ...]) -> Any:
+    """A class for one line. msgspec writes its own classes four times as fast as dicts."""
+    return msgspec.defstruct(
+        name,
+        [
+            ("user_id", int),
+            *((field, Any) for field in fields),
+            ("raw", msgspec.Raw | None | msgspec.UnsetType, msgspec.UNSET),
+        ],
+        gc=False,
+    )
+
+
+_EventLine: Final = _line_of("_EventLine", EVENT_FIELDS)
+_TargetLine: Final = _line_of("_TargetLine", TARGET_FIELDS)

@@ -15,7 +15,7 @@ __all__ = ["FORMATS", "Format", "Sink", "format_named"]
 
 FORMATS = ("jsonl", "parquet")
 
-Row = Target | TargetEvent
+Rows = Sequence[Target] | Sequence[TargetEvent]
 
 
 class Sink(Protocol):
@@ -23,9 +23,7 @@ class Sink(Protocol):
 
     rows: int
 
-    def add(
-        self, user_id: int, values: Sequence[Row], sent: Sequence[bytes | None]
-    ) -> tuple[int, int]:
+    def add(self, user_id: int, values: Rows, sent: Sequence[bytes | None]) -> tuple[int, int]:
         """Append a user's rows, `sent` being the same as the server sent them, if that is wanted.
 
         Returns where they stand: start and length, for `Format.event_ids`.
@@ -46,7 +44,7 @@ class Format(Protocol):
 
     suffix: str
 
-    def misfit(self, values: Sequence[Row]) -> str | None:
+    def misfit(self, values: Rows) -> str | None:
         """What of a user's rows cannot be written exactly, if anything."""
 
     def events(self, path: Path) -> Sink:

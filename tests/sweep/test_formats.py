@@ -66,7 +66,7 @@ async def test_rows_as_sent_in_parquet_and_after_a_night(swept: Swept, tmp_path:
 
 
 async def test_parquet_has_one_schema_and_every_value(swept: Swept, tmp_path: Path):
-    from capillary_targets.sweep import parquet
+    from capillary_targets.sweep import schemas
 
     sandbox = Sandbox(users=8, targets=2, events=9, iso=True)
     async with sandbox:
@@ -74,10 +74,10 @@ async def test_parquet_has_one_schema_and_every_value(swept: Swept, tmp_path: Pa
     found = 0
     for name in names(tmp_path / "events"):
         part = table(tmp_path / "events" / name)
-        assert part.schema.equals(parquet.EVENTS)
+        assert part.schema.equals(schemas.EVENTS)
         found += part.num_rows
     for name in names(tmp_path / "targets"):
-        assert table(tmp_path / "targets" / name).schema.equals(parquet.TARGETS)
+        assert table(tmp_path / "targets" / name).schema.equals(schemas.TARGETS)
     truth = {
         (user, rule, number): Decimal(value) if value is not None else None
         for user, rule, number, value in true_events(sandbox.world)
@@ -153,13 +153,13 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
 
 def test_every_field_of_the_models_has_a_column():
     needed("pyarrow")
-    from capillary_targets.sweep import parquet
+    from capillary_targets.sweep import schemas
 
     def fields(cls: type) -> list[str]:
         return ["user_id", *(f.name for f in attrs.fields(cls) if f.name != "raw")]
 
-    assert parquet.EVENTS.names == fields(TargetEvent)
-    assert parquet.TARGETS.names == fields(Target)
+    assert schemas.EVENTS.names == fields(TargetEvent)
+    assert schemas.TARGETS.names == fields(Target)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
