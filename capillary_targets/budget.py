@@ -19,7 +19,7 @@ from uuid import uuid4
 from .errors import UsageError
 from .limits import RateLimit, Window
 
-__all__ = ["Budget", "LocalBudget", "open_budget"]
+__all__ = ["Budget", "LocalBudget", "open_budget", "register"]
 
 T = TypeVar("T")
 
@@ -212,11 +212,21 @@ class RedisBudget:
         await self._redis.aclose()
 
 
+_OTHERS: Final[dict[str, Callable[[RateLimit], Budget]]] = {}
+
+
+def register(scheme: str, make: Callable[[RateLimit], Budget]) -> None:
+    """Another way to share a budget: `make` opens those whose `shared` begins with the scheme."""
+    _OTHERS[scheme] = make
+
+
 def open_budget(limit: RateLimit) -> Budget:
     """The budget that a `RateLimit` describes. Raises `UsageError` if it cannot be shared so."""
     if limit.shared is None:
         return LocalBudget(limit)
     scheme, _, rest = limit.shared.partition("://")
+    if scheme in _OTHERS:
+        return _OTHERS[scheme](limit)
     if scheme == "sqlite" and rest.removeprefix("/"):
         path = Path(rest) if not rest.startswith("//") else Path(rest[1:])
         return SqliteBudget(limit, str(path))

@@ -19,7 +19,7 @@ from .summary import Summary
 if TYPE_CHECKING:
     from .charts import Charts
 
-__all__ = ["make_report", "write_report"]
+__all__ = ["make_report", "write_findings", "write_report"]
 
 _TARGETS: Final = 12
 _NAMES: Final = 6
@@ -37,9 +37,14 @@ def make_report(out: Path) -> Path:
 
 def write_report(out: Path, ledger: Ledger) -> Path:
     """Write `report.html` into `out`, from what the ledger holds. Raises `OSError`."""
+    return write_findings(out, gather(ledger))
+
+
+def write_findings(out: Path, found: Findings) -> Path:
+    """Write `report.html` into `out`. Raises `OSError`."""
     path = out / "report.html"
     with WholeFile(path) as file:
-        file.write(_page(gather(ledger)).encode())
+        file.write(_page(found).encode())
     return path
 
 

@@ -1,0 +1,232 @@
+"""A sweep on a Ray cluster (extra `ray`): the list in partitions, each a sweep of its own.
+
+Every partition has its own directory and ledger below `out`, which all machines share, so whatever
+is killed, Ray runs the partition again and it goes on where it was. See `docs/how-to/cluster.md`
+for when one machine is enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+
+import msgspec
+from attrs import field, frozen
+
+from .auth import Auth
+from .client import TargetsClient
+from .errors import UsageError
+from .limits import AdaptiveConcurrency, RateLimit
+from .sweep import BadLine, Limits, Meter, Summary, SweepRefused, SweepStopped, UsersFile, run
+from .sweep.parts import WholeFile
+from .sweep.split import split
+from .sweep.together import join
+
+try:
+    import ray
+    from ray.exceptions import RayError
+
+    from .ray_budget import one_budget
+except ImportError as error:
+    raise UsageError(
+        "a sweep on a cluster needs the extra: pip install 'capillary-targets[ray]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+__all__ = ["sweep"]
+
+_ray: Any = ray  # whose own types know neither its options nor its tasks
+_PLAN: Final = "cluster.json"
+_TRIES: Final = 10
+"""How often Ray runs a partition again whose worker died."""
+
+
+class Asked(TypedDict, total=False):
+    """What `sweep.run` is told, by the names it has there."""
+
+    rules: tuple[int, ...]
+    enrolled: bool
+    format: str
+    raw: bool
+    retry_failed: bool
+    source: str | None
+    limits: Limits | None
+
+
+@frozen(kw_only=True)
+class _Server:
+    """What a worker needs to open a client."""
+
+    base_url: str
+    auth: Auth = field(repr=False)
+    page_size: int
+    concurrency: int | AdaptiveConcurrency | None
+    rate: RateLimit | None
+    timeout: float
+
+
+@frozen
+class _Plan:
+    """What `out` remembers of the cluster: how many partitions, and which run they are in."""
+
+    partitions: int
+    run: int = 1
+    finished: bool = False
+
+
+async def sweep(
+    users: Dataset | Path | str | UsersFile | Iterable[int] | AsyncIterable[int],
+    out: Path | str,
+    *,
+    base_url: str,
+    auth: Auth,
+    page_size: int = 100,
+    concurrency: int | AdaptiveConcurrency | None = None,
+    rate: RateLimit | None = None,
+    timeout: float = 30.0,
+    column: str | None = None,
+    incremental: bool = False,
+    partitions: int | None = None,
+    address: str | None = None,
+    **asked: Unpack[Asked],
+) -> Summary:
+    """Sweep `users` on a Ray cluster; `out` then holds the files that one machine would have made.
+
+    `users` is a Ray Data set, whose `column` (or only column) has the ids, or whatever
+    `capillary_targets.sweep.run` takes. `out` is a directory that all machines of the cluster
+    share. The same call on the same directory goes on after an interruption of any kind.
+
+    `rate` is one budget for the whole cluster: kept by an actor, or by Redis if it is `shared` so.
+    `concurrency` is each worker's own. `partitions` is how many pieces the list is cut into, by
+    default two for each processor; a directory keeps the number it was made with. `address` is
+    that of a cluster, None an own one on this machine; where Ray is initialised, it is used as it
+    is. The rest is as for `capillary_targets.sweep.run`.
+
+    Raises what that raises; `SweepStopped` where a partition's workers died again and again.
+    """
+    started = time.monotonic()
+    if not ray.is_initialized():
+        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+    directory = Path(out)
+    plan = _plan(directory, partitions, incremental=incremental)
+    paths = [directory / "partitions" / f"{number:05d}" for number in range(plan.partitions)]
+    lists = [path.with_suffix(".txt") for path in paths]
+    bad: list[BadLine] = []
+    if not asked.get("retry_failed"):
+        counts, bad = await split(_users(users, column), lists)
+        lists = [path for path, count in zip(lists, counts, strict=True) if count]
+        if not lists:
+            raise SweepRefused("the list holds no user id")
+    else:
+        lists = [path for path in lists if (path.with_suffix("") / "ledger.sqlite").exists()]
+    with one_budget(rate) as shared:
+        server = _Server(
+            base_url=base_url,
+            auth=auth,
+            page_size=page_size,
+            concurrency=concurrency,
+            rate=shared,
+            timeout=timeout,
+        )
+        options = {"num_cpus": 1, "max_retries": _TRIES, "retry_exceptions": [SweepStopped]}
+        task = _ray.remote(**options)(_partition)
+        await _all([task.remote(server, path, plan.run, asked) for path in lists])
+    made = [(n, path) for n, path in enumerate(paths) if (path / "ledger.sqlite").exists()]
+    summary = join(directory, made, bad, time.monotonic() - started)
+    _write(directory, _Plan(plan.partitions, plan.run, summary.finished))
+    return summary
+
+
+async def _all(partitions: list[Any]) -> None:
+    """Wait for all. If one fails for good, or this is cancelled, the others finish their part."""
+    try:
+        await asyncio.gather(*partitions)
+    except BaseException as error:
+        for partition in partitions:
+            ray.cancel(partition)
+        ray.wait(partitions, num_returns=len(partitions), timeout=10)
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, Exception):
+            raise cause from None  # what the partition's own sweep raised
+        if isinstance(error, RayError):
+            raise SweepStopped(f"{error}; run the same command again to go on") from error
+        raise
+
+
+def _partition(server: _Server, users: Path, wanted: int, asked: Asked) -> Summary:
+    """One partition, in a worker: a sweep like any other."""
+    return asyncio.run(_sweep_partition(server, users, wanted, asked))
+
+
+async def _sweep_partition(server: _Server, users: Path, wanted: int, asked: Asked) -> Summary:
+    out = users.with_suffix("")
+    meter = Meter()
+    async with TargetsClient(
+        server.base_url,
+        server.auth,
+        page_size=server.page_size,
+        concurrency=server.concurrency,
+        rate=server.rate,
+        timeout=server.timeout,
+        hooks=[meter],
+    ) as client:
+        failed_only = asked.get("retry_failed", False)
+        given = () if failed_only else UsersFile(users)
+        # A partition that was interrupted goes on with its run; one that is through begins anew.
+        anew = wanted > 1 and not failed_only and _run_of(out) < wanted
+        return await run(client, given, out, incremental=anew, meter=meter, **asked)
+
+
+def _run_of(partition: Path) -> int:
+    try:
+        return int(msgspec.json.decode((partition / "summary.json").read_bytes())["run"])
+    except FileNotFoundError:
+        return 0
+
+
+def _plan(out: Path, partitions: int | None, *, incremental: bool) -> _Plan:
+    """The plan for this session, written down. Raises `SweepRefused` where it does not fit."""
+    try:
+        before = msgspec.json.decode((out / _PLAN).read_bytes(), type=_Plan)
+    except FileNotFoundError:
+        if (out / "ledger.sqlite").exists():
+            raise SweepRefused(
+                f"{out} was made by a sweep on one machine; go on there, or name another directory"
+            ) from None
+        before = _Plan(partitions or max(1, 2 * int(_ray.cluster_resources().get("CPU", 1))))
+    if partitions not in {None, before.partitions}:
+        raise SweepRefused(
+            f"{out} was made with {before.partitions} partitions, not {partitions}; keep to that, "
+            "or name another directory"
+        )
+    (out / "partitions").mkdir(parents=True, exist_ok=True)
+    plan = _Plan(before.partitions, before.run + (incremental and before.finished))
+    _write(out, plan)
+    return plan
+
+
+def _write(out: Path, plan: _Plan) -> None:
+    with WholeFile(out / _PLAN) as file:
+        file.write(msgspec.json.encode(plan) + b"\n")
+
+
+def _users(users: Any, column: str | None) -> Any:
+    if isinstance(users, str | Path):
+        return UsersFile(Path(users), column)
+    if hasattr(users, "iter_batches"):
+        return _ids(users, column)
+    return users
+
+
+def _ids(dataset: Dataset, column: str | None) -> Iterator[int]:
+    batch: Any
+    for batch in dataset.iter_batches(batch_size=10_000, batch_format="pyarrow"):
+        if column is None and batch.num_columns != 1:
+            names = ", ".join(batch.column_names)
+            raise SweepRefused(f"the data set has several columns: name one of {names}")
+        yield from batch.column(0 if column is None else column).to_pylist()

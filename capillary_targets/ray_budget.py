@@ -1,0 +1,89 @@
+"""One rate budget for a Ray cluster: a named actor keeps the window, the workers ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import uuid4
+
+import attrs
+import ray
+
+from .budget import SqliteBudget, register
+from .limits import RateLimit
+
+__all__ = ["ClusterBudget", "one_budget"]
+
+_SCHEME: Final = "ray"
+_NAMESPACE: Final = "capillary-targets"
+
+
+class Keeper:
+    """The actor. A window with leases, so that a worker that dies gives its places back.
+
+    Were it to die itself, the one that Ray makes in its place knows nothing of the requests before:
+    it lets a whole window pass first.
+    """
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._limit = limit
+        self._window = SqliteBudget(limit, ":memory:")
+        self._reborn = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+
+    async def take(self) -> tuple[str, float]:
+        """As the budget's."""
+        if self._reborn:
+            self._reborn = False
+            await self._window.pause(self._limit.per)
+        return await self._window.take()
+
+    async def answered(self, ticket: str) -> None:
+        """As the budget's."""
+        await self._window.answered(ticket)
+
+    async def pause(self, seconds: float) -> None:
+        """As the budget's."""
+        await self._window.pause(seconds)
+
+
+class ClusterBudget:
+    """The budget, as a worker sees it: opened for `RateLimit(..., shared="ray://NAME")`."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        name = (limit.shared or "").removeprefix(f"{_SCHEME}://")
+        self._keeper: Any = ray.get_actor(name, namespace=_NAMESPACE)
+
+    async def take(self) -> tuple[str, float]:
+        """A place in the window, or how long to wait for one."""
+        ticket, wait = await self._keeper.take.remote()
+        return ticket, wait
+
+    async def answered(self, ticket: str) -> None:
+        """Start the time after which the place is free."""
+        await self._keeper.answered.remote(ticket)
+
+    async def pause(self, seconds: float) -> None:
+        """Tell everybody."""
+        await self._keeper.pause.remote(seconds)
+
+    async def close(self) -> None:
+        """The actor lives as long as its sweep."""
+
+
+register(_SCHEME, ClusterBudget)
+
+
+@contextmanager
+def one_budget(limit: RateLimit | None) -> Iterator[RateLimit | None]:
+    """The limit as the workers are told it: shared by an actor, unless it is shared already."""
+    if limit is None or limit.shared is not None:
+        yield limit
+        return
+    name = f"budget-{uuid4().hex}"
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Keeper)
+    keeper = remote.options(name=name, namespace=_NAMESPACE).remote(limit)
+    try:
+        yield attrs.evolve(limit, shared=f"{_SCHEME}://{name}")
+    finally:
+        ray.kill(keeper)
