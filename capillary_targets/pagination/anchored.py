@@ -25,6 +25,8 @@ class AnchoredPass(Ending):
     """Where to look for the last event taken, if not at `row`."""
     _turned: bool = field(init=False, default=False)
     """Whether the latest miss was tried again under the other reading of offsets."""
+    _former: int | None = field(init=False, default=None)
+    """The row to go on from if the other reading turns out wrong; 0 if it did."""
 
     # --- which windows ---
 
@@ -71,7 +73,11 @@ class AnchoredPass(Ending):
     def _step(self, window: Window) -> None:
         """A window that should show the last event taken, and what follows it."""
         self._target = None
-        if not self._placed(window, self.taken.found_at(window)):
+        found = self.taken.found_at(window)
+        head = found is not None and found <= 0 and not self.taken.blind
+        if found is not None:
+            found += self.row - self.taken.count  # by where the list is now
+        if not self._placed(window, found, head=head):
             return
         index = self.taken.anchor(window, least=1 if self.row - 1 > window.start else 0)
         if index is None:
@@ -139,7 +145,12 @@ class AnchoredPass(Ending):
         place_taken = taken.seen.get(window.ids[index]) if index >= 0 else -1
         if place_taken is None:  # found by the order of dates alone
             self._drift, self._moved = 0, True
-            return window.end
+            if index + 1 < len(window.ids) or self.guess.confirmed or self._former is not None:
+                return window.end
+            # It stands too far left for its row: perhaps because offsets are read otherwise.
+            self.guess.turn()
+            self._former = window.end
+            return self.row
         later = taken.count - 1 - place_taken if index >= 0 else 0
         shift = self.row - 1 - later - window.start - index
         if (later or shift) and not self._slack:
@@ -158,6 +169,10 @@ class AnchoredPass(Ending):
     def _miss(self, window: Window) -> None:
         """Nothing in the window ties it to the events taken: look elsewhere."""
         self.pending.clear()
+        if self._former:
+            self.guess.turn()
+            self.row, self._former = self._former, 0
+            return
         search, cut, looking = self._search, self.cut, self._looks < LOOKS
         limit, offset = window.request.limit, window.request.offset
         if window.size and 2 * offset < self.row and self.taken.found_at(window) is None:

@@ -130,12 +130,12 @@ class OffsetGuess:
         """A page followed its predecessor without a gap or an overlap."""
         self._score = self._score if self.forced else _MOST
 
-    def see(self, limit: int, offset: int, found: int) -> None:
-        """A page asked for with `limit` and `offset` began about row `found`."""
+    def see(self, limit: int, offset: int, found: int, *, head: bool = False) -> None:
+        """A page asked for with `limit` and `offset` began about row `found`; or at the `head`."""
         if offset == 0:
             return
         if offset >= 2:
-            self._ignored = self._ignored + 1 if found <= 0 else 0
+            self._ignored = self._ignored + 1 if head else 0
         by_page, by_row = abs(found - offset * limit), abs(found - offset)
         if self.forced or by_page == by_row:
             return

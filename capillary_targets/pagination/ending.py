@@ -91,10 +91,10 @@ class Ending:
             self.pending.append(self.cut.beyond(held.behind))
             held.behind = self.pending[-1].end
 
-    def _placed(self, window: Window, found: int | None) -> bool:
+    def _placed(self, window: Window, found: int | None, *, head: bool = False) -> bool:
         """Learn from where known events were found; False if offsets turn out to mean nothing."""
         if found is not None:
-            self.guess.see(window.request.limit, window.request.offset, found)
+            self.guess.see(window.request.limit, window.request.offset, found, head=head)
         window.start = self.cut.start(window.request.limit, window.request.offset)
         if self.guess.ignored:
             self.book.fail("the server sends the head of the list whatever the offset")

@@ -92,9 +92,9 @@ def test_a_guess_that_was_learned_can_be_unlearned() -> None:
 def test_three_far_pages_that_begin_at_the_head_mean_an_ignored_offset() -> None:
     guess = OffsetGuess.start(None, None)
     for offset in (1, 40, 80):
-        guess.see(100, offset, 0)
+        guess.see(100, offset, 0, head=True)
         assert not guess.ignored
-    guess.see(100, 90, 0)
+    guess.see(100, 90, 0, head=True)
     assert guess.ignored
     assert guess.found == "ignored"
 

@@ -1,0 +1,311 @@
+"""Walks over real sockets, in every dialect the sandbox speaks and while its rows move."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import attrs
+import pytest
+
+from capillary_targets import Checkpoint, Dialect, PaginationError, TargetsClient, UsageError
+from capillary_targets.sandbox import Sandbox, World
+
+from .conftest import client_of
+
+ROWS = 137
+SIZE = 10
+
+
+def one_user(**flags: Any) -> Sandbox:
+    return Sandbox(users=1, events=flags.pop("events", ROWS), exact_events=True, **flags)
+
+
+def place(sandbox: Sandbox) -> tuple[int, int]:
+    (user,) = sandbox.world.user_ids()
+    return user, sandbox.world.targets(user)[0].id
+
+
+def current(sandbox: Sandbox) -> list[int]:
+    return [row.event_log_id for row in sandbox.world.events(*place(sandbox))]
+
+
+async def ids_of(events: Any) -> list[int]:
+    return [event.event_log_id async for event in events]
+
+
+offsets = pytest.mark.parametrize("offset_mode", ["page", "row", "clamped"])
+totals = pytest.mark.parametrize("total_mode", ["rows", "pages", "absent", "zero", "text", "none"])
+ends = pytest.mark.parametrize("past_end", ["empty", "310149", "error", "404"])
+
+
+@offsets
+@totals
+@ends
+async def test_every_dialect_brings_every_event(
+    offset_mode: Any, total_mode: Any, past_end: Any
+) -> None:
+    sandbox = one_user(offset_mode=offset_mode, total_mode=total_mode, past_end=past_end)
+    async with sandbox, client_of(sandbox) as client:
+        pager = client.events(*place(sandbox), page_size=SIZE)
+        assert await ids_of(pager) == current(sandbox)
+        report = pager.report
+        assert report.complete
+        assert report.events == ROWS
+        assert report.requests >= sandbox.counts["trackedTargetEvents"]
+        assert report.dialect.offset == ("row" if offset_mode == "row" else "page")
+        expected = {"text": "rows", "none": "absent"}.get(total_mode, total_mode)
+        assert report.dialect.total == expected
+
+
+@pytest.mark.parametrize("limit_mode", ["capped", "capped-silent"])
+@offsets
+@totals
+async def test_capped_pages_bring_every_event(
+    limit_mode: Any, offset_mode: Any, total_mode: Any
+) -> None:
+    flags = {"limit_mode": limit_mode, "offset_mode": offset_mode, "total_mode": total_mode}
+    sandbox = one_user(cap=11, **flags)
+    async with sandbox, client_of(sandbox) as client:
+        pager = client.events(*place(sandbox), page_size=30)
+        assert await ids_of(pager) == current(sandbox)
+        if limit_mode == "capped" and total_mode != "none":
+            assert (pager.report.dialect.limit, pager.report.dialect.cap) == ("capped", 11)
+
+
+ACCIDENTS = [
+    {"hole_page": 3},
+    {"short_page": 3},
+    {"repeat_rows": "extra"},
+    {"repeat_rows": "instead"},
+    {"total_mode": "wrong"},
+    {"past_end": "endless"},
+]
+MOVES = [
+    {"append_each": 1},
+    {"append_each": 9},
+    {"append_each": 14},
+    {"late_each": 2},
+    {"delete_head_each": 3},
+    {"delete_any_each": 2},
+    {"append_each": 2, "late_each": 1, "delete_any_each": 1},
+]
+
+
+@pytest.mark.parametrize("flags", ACCIDENTS, ids=str)
+@pytest.mark.parametrize("prefetch", [0, 4])
+async def test_accidents_are_survived_or_found_out(flags: dict[str, Any], prefetch: int) -> None:
+    sandbox = one_user(**flags)
+    async with sandbox, client_of(sandbox) as client:
+        pager = client.events(*place(sandbox), page_size=SIZE, prefetch=prefetch, strict=False)
+        got = await ids_of(pager)
+        assert len(got) == len(set(got))
+        assert set(current(sandbox)) <= set(got)
+        assert pager.report.complete or "endless" in flags.values()
+
+
+@pytest.mark.parametrize("moves", MOVES, ids=str)
+@pytest.mark.parametrize("total_mode", ["rows", "absent"])
+@pytest.mark.parametrize("prefetch", [0, 4])
+async def test_moving_rows_lose_and_double_nothing(
+    moves: dict[str, int], total_mode: Any, prefetch: int
+) -> None:
+    sandbox = one_user(total_mode=total_mode, **moves)
+    before = current(sandbox)
+    async with sandbox, client_of(sandbox) as client:
+        pager = client.events(*place(sandbox), page_size=SIZE, prefetch=prefetch)
+        got = await ids_of(pager)
+    assert len(got) == len(set(got))
+    assert set(before) & set(current(sandbox)) <= set(got)
+    assert pager.report.complete
+    assert pager.report.proof == "anchored"
+
+
+async def test_what_one_walk_learns_the_client_remembers() -> None:
+    sandbox = one_user(offset_mode="row", total_mode="pages", limit_mode="capped", cap=20)
+    async with sandbox, client_of(sandbox) as client:
+        spent = []
+        for _ in range(3):
+            pager = client.events(*place(sandbox), page_size=30)
+            assert await ids_of(pager) == current(sandbox)
+            spent.append(pager.report.requests)
+        assert client.session.learned.dialect == pager.report.dialect
+        assert spent[2] <= spent[1] < spent[0]
+        fresh = client.events(*place(sandbox), page_size=30, dialect=pager.report.dialect)
+        assert await ids_of(fresh) == current(sandbox)
+
+
+async def test_an_ignored_offset_raises_with_the_report() -> None:
+    sandbox = one_user(offset_mode="ignored")
+    async with sandbox, client_of(sandbox) as client:
+        pager = client.events(*place(sandbox), page_size=SIZE)
+        with pytest.raises(PaginationError, match="head of the list") as caught:
+            await pager.collect()
+        assert caught.value.report == pager.report
+        assert caught.value.checkpoint == pager.checkpoint
+        assert not caught.value.retryable
+        lenient = client.events(*place(sandbox), page_size=SIZE, strict=False)
+        assert len(await lenient.collect()) == SIZE
+        assert not lenient.report.complete
+        assert "head of the list" in lenient.report.reason
+
+
+async def test_a_limit_that_is_refused_is_the_servers_word() -> None:
+    sandbox = one_user(limit_mode="refused", cap=8)
+    async with sandbox, client_of(sandbox) as client:
+        with pytest.raises(Exception, match="11029"):
+            await client.events(*place(sandbox), page_size=SIZE).collect()
+        assert len(await client.events(*place(sandbox), page_size=8).collect()) == ROWS
+
+
+# --- checkpoints ---
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    sandbox = one_user(events=25)
+    async with sandbox:
+        yield sandbox
+
+
+async def test_every_place_can_be_gone_on_from(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        pager = client.events(*place(sandbox), page_size=7)
+        places = [pager.checkpoint]
+        got = []
+        async for event in pager:
+            got.append(event.event_log_id)
+            places.append(pager.checkpoint)
+        assert places[0] == Checkpoint()
+        for count, checkpoint in enumerate(places):
+            again = Checkpoint.parse(str(checkpoint))
+            assert again == checkpoint == Checkpoint.from_dict(checkpoint.to_dict())
+            assert len(str(again)) < 400
+            rest = client.events(*place(sandbox), page_size=7, start=again)
+            assert await ids_of(rest) == got[count:]
+            assert rest.report.complete
+            assert rest.checkpoint.row == 25
+
+
+async def test_a_page_is_behind_the_place_once_it_is_given_out(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        pager = client.events(*place(sandbox), page_size=10)
+        assert [pager.checkpoint.row async for _ in pager.pages()] == [10, 20, 25]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda world, at: world.delete_events(*at, slice(0, 9)),
+        lambda world, at: world.delete_events(*at, slice(5, 15)),
+        lambda world, at: [world.insert_late(*at, at=3) for _ in range(12)],
+        lambda world, at: [world.add_event(*at) for _ in range(12)],
+    ],
+    ids=["head gone", "place gone", "late rows", "arrivals"],
+)
+@pytest.mark.parametrize("count", [0, 1, 9, 13, 25])
+async def test_a_place_is_found_though_rows_moved(
+    sandbox: Sandbox, change: Any, count: int
+) -> None:
+    async with client_of(sandbox) as client:
+        pager = client.events(*place(sandbox), page_size=4, max_items=count)
+        got = await ids_of(pager)
+        before = set(current(sandbox))
+        change(sandbox.world, place(sandbox))
+        rest = await ids_of(client.events(*place(sandbox), page_size=4, start=pager.checkpoint))
+    assert len(got) == count
+    assert len(got + rest) == len(set(got + rest))
+    assert before & set(current(sandbox)) <= set(got + rest)
+
+
+async def test_max_items_counts_from_the_place(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        got: list[int] = []
+        start = None
+        while True:
+            pager = client.events(*place(sandbox), page_size=4, max_items=6, start=start)
+            some = await ids_of(pager)
+            got += some
+            start = pager.checkpoint
+            if pager.report.complete:
+                break
+        assert got == current(sandbox)
+
+
+async def test_errors_know_the_place() -> None:
+    """Two rows come again on every page that is asked for: an ignored offset, from page 3 on."""
+
+    def move(_: World, number: int) -> None:
+        box.offset_mode = "ignored" if number > 3 else "row"
+
+    box = one_user(between_requests=move, total_mode="absent")
+    async with box, client_of(box) as client:
+        pager = client.events(*place(box), page_size=SIZE, prefetch=0)
+        loop = aiter(pager)
+        got: list[int] = []
+
+        async def body() -> None:
+            async for event in loop:
+                got.append(event.event_log_id)  # noqa: PERF401 - what came before the error counts
+
+        with pytest.raises(PaginationError) as caught:
+            await body()
+        error = caught.value
+        assert error.checkpoint == pager.checkpoint
+        assert error.report.events == len(got) > 0
+        box.between_requests = None
+        box.offset_mode = "row"
+        rest = client.events(*place(box), page_size=SIZE, start=error.checkpoint)
+        assert got + await ids_of(rest) == current(box)
+
+
+async def test_learned_dialects_travel_with_the_place() -> None:
+    sandbox = one_user(offset_mode="row", total_mode="pages")
+    async with sandbox:
+        async with client_of(sandbox) as client:
+            pager = client.events(*place(sandbox), page_size=SIZE, max_items=60)
+            got = await ids_of(pager)
+        assert pager.checkpoint.dialect.offset == "row"
+        async with client_of(sandbox) as client:
+            rest = client.events(*place(sandbox), page_size=SIZE, start=pager.checkpoint)
+            got += await ids_of(rest)
+            assert rest.report.passes == 1
+    assert got == current(sandbox)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"row": 1, "last": [], "date": "yesterday"},
+        {"row": -1, "last": [], "date": None},
+        {"row": 1, "last": ["7"], "date": None},
+        {"row": True, "last": [], "date": None},
+        {"row": 1, "last": None, "date": None},
+        {"row": 1, "last": [], "date": None, "dialect": {"offset": "sideways"}},
+        {"row": 1, "last": [], "date": None, "dialect": {"colour": "red"}},
+    ],
+    ids=str,
+)
+def test_what_is_no_checkpoint_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="no checkpoint"):
+        Checkpoint.from_dict(given)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "{", "null"])
+def test_text_that_is_no_checkpoint_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no checkpoint"):
+        Checkpoint.parse(text)
+
+
+def test_a_dialect_is_plain_values() -> None:
+    told = Dialect(offset="row", limit="capped", cap=20)
+    assert told.to_dict() == {"offset": "row", "limit": "capped", "cap": 20}
+    assert Dialect.from_dict(told.to_dict()) == told
+    assert attrs.evolve(told, cap=None).or_else(told) == told
+
+
+@pytest.mark.parametrize("bad", [{"prefetch": -1}, {"max_items": -1}, {"page_size": -2}])
+async def test_settings_that_cannot_be(client: TargetsClient, bad: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        client.events(1, 2, **bad)
