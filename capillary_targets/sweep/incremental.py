@@ -33,6 +33,8 @@ class Mark:
 
     `count` events in all, `last_id` the last one's id; `page_size` was in force, and `tail` is a
     digest of the ids on the last page up to it. `target` is a digest of the target's own row.
+    `gone` says that files hold events which the server no longer had: should they come back, they
+    must not be taken for new.
     """
 
     count: int = 0
@@ -40,6 +42,7 @@ class Mark:
     page_size: int = 1
     tail: bytes = b""
     target: bytes | None = None
+    gone: bool = False
 
     @property
     def page(self) -> int:

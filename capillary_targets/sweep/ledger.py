@@ -39,6 +39,7 @@ CREATE TABLE places (
 CREATE TABLE marks (
     user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, count INTEGER NOT NULL,
     last_id INTEGER, page_size INTEGER NOT NULL, tail BLOB NOT NULL, target BLOB,
+    gone INTEGER NOT NULL,
     PRIMARY KEY (user_id, rule_id)
 ) WITHOUT ROWID;
 CREATE TABLE failures (
@@ -163,10 +164,14 @@ class Ledger:
     def marks(self, user: int) -> dict[int, Mark]:
         """How far each of a user's targets was read, by rule id."""
         found = self._db.execute(
-            "SELECT rule_id, count, last_id, page_size, tail, target FROM marks WHERE user_id = ?",
+            "SELECT rule_id, count, last_id, page_size, tail, target, gone FROM marks "
+            "WHERE user_id = ?",
             (user,),
         )
-        return {rule: Mark(*mark) for rule, *mark in found}
+        return {
+            rule: Mark(count, last_id, page_size, tail, target, bool(gone))
+            for rule, count, last_id, page_size, tail, target, gone in found
+        }
 
     def places(self, user: int) -> list[Place]:
         """Where a user's events stand."""
@@ -260,9 +265,9 @@ class Ledger:
             ),
         )
         self._db.executemany(
-            "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                (user.user_id, rule, m.count, m.last_id, m.page_size, m.tail, m.target)
+                (user.user_id, rule, m.count, m.last_id, m.page_size, m.tail, m.target, m.gone)
                 for user in users
                 for rule, m in user.marks.items()
             ),

@@ -103,16 +103,23 @@ class Visitor:
         return _outcome(user, targets, reads, marks, failure)
 
     async def _events(self, user: int, rule: int, mark: Mark | None) -> _Read:
-        if mark is None or not mark.count:
+        if mark is None:
             return await self._all(user, rule)
-        read = await self._behind(user, rule, mark)
-        if read is not None:
-            return read
-        everything = await self._all(user, rule)
-        found = heal(everything.events, self.written(user, rule))
+        read = await self._behind(user, rule, mark) if mark.count else None
+        moved = read is None
+        if read is None:
+            read = await self._all(user, rule)
+        if not mark.gone and (not moved or not mark.count):
+            return read  # nothing of it can be in the files already
+        if not moved and not read.events:
+            return attrs.evolve(read, mark=attrs.evolve(read.mark, gone=True))
+        found = heal(read.events, self.written(user, rule))
+        if not moved:  # these are only the events behind the mark
+            return attrs.evolve(read, events=found.new, mark=attrs.evolve(read.mark, gone=True))
         return attrs.evolve(
-            everything,
+            read,
             events=found.new,
+            mark=attrs.evolve(read.mark, gone=found.vanished > 0),
             healed=bool(found.late or found.vanished),
             late=found.late,
             vanished=found.vanished,

@@ -106,6 +106,30 @@ async def test_everything_deleted(swept: Swept, tmp_path: Path):
         assert (await swept(sandbox, incremental=True)).events == 1
 
 
+@pytest.mark.parametrize("gone", [slice(None), slice(6, 9), slice(0, 3), slice(3, 4)], ids=str)
+async def test_what_comes_back_is_not_taken_for_new(swept: Swept, tmp_path: Path, gone: slice):
+    sandbox = Sandbox(users=1, targets=1, events=9, exact_events=True)
+    world = sandbox.world
+    user = world.user_ids()[0]
+    rule = world.targets(user)[0].id
+    async with sandbox:
+        await swept(sandbox, [user], page_size=4)
+        before = world.events(user, rule)
+        world.delete_events(user, rule, gone)
+        kept = world.events(user, rule)
+        night = await swept(sandbox, [user], page_size=4, incremental=True)
+        assert (night.events, night.vanished_events) == (0, 9 - len(kept))
+        log = world.log(user, rule)
+        for place, event in enumerate(before):
+            if event not in kept:
+                log.insert(place, event)
+        new = world.add_event(user, rule)
+        assert world.events(user, rule) == [*before, new]
+        assert (await swept(sandbox, [user], page_size=4, incremental=True)).events == 1
+        assert (await swept(sandbox, [user], page_size=4, incremental=True)).events == 0
+    assert written(tmp_path) == true_events(world, [user])
+
+
 async def test_new_targets_and_changed_ones_are_written_again(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(users=2, targets=1, events=3)
     async with sandbox:

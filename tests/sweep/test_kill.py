@@ -1,9 +1,13 @@
 """`kill -9` at any moment, any number of times: every event once, none twice, none torn."""
 
 import asyncio
+import json
 import os
 import random
+import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from capillary_targets.sandbox import Sandbox, World
@@ -12,33 +16,95 @@ from .conftest import parts, true_events, written
 
 KILLS = 20
 
-FROM_HERE_ON = """
-import os, sys
+STARTER = """
+import json, os, sys
 
 from capillary_targets.cli import main
 
-survived = int(sys.argv[1])
 
-
-def dying(name):
+def dying(name, left):
     called = getattr(os, name)
 
     def die(*arguments, **more):
-        global survived
-        if survived == 0:
+        if left[0] == 0:
             os._exit(9)
-        survived -= 1
+        left[0] -= 1
         return called(*arguments, **more)
 
     setattr(os, name, die)
 
 
-for name in ("fsync", "rename", "unlink"):
-    dying(name)
-
-sys.exit(main(sys.argv[2:]))
+for order in sys.stdin:
+    tokens, log, survived = json.loads(order)
+    process = os.fork()
+    if process == 0:
+        said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        if survived is not None:
+            left = [survived]
+            for name in ("fsync", "rename", "unlink"):
+                dying(name, left)
+        os._exit(main(tokens))
+    print(process, flush=True)
+    _, status = os.waitpid(process, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
 """
-"""The command line, dying (as by SIGKILL: nothing is put in order) at its n-th durable step."""
+"""Runs command lines, each in a process of its own, without loading the package each time.
+
+A process may be told how many steps towards the disk it survives: at the next one it dies as by
+SIGKILL, and puts nothing in order.
+"""
+
+
+class Starter:
+    """Starts command lines through `STARTER`; at most one at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.running: int | None = None
+
+    async def run(self, tokens: list[str], survived: int | None = None) -> int:
+        """The exit status of a command line; `running` is its process meanwhile."""
+        assert self._process.stdin is not None
+        order = json.dumps([tokens, str(self._log), survived])
+        self._process.stdin.write(order.encode() + b"\n")
+        self.running = await self._number()
+        status = await self._number()
+        self.running = None
+        return status
+
+    async def _number(self) -> int:
+        assert self._process.stdout is not None
+        return int(await self._process.stdout.readline())
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        if self.running is not None:
+            os.kill(self.running, signal.SIGKILL)
+
+    @property
+    def said(self) -> str:
+        """What the latest command line printed, on stdout and stderr."""
+        return self._log.read_text()
+
+
+@asynccontextmanager
+async def starter(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Starter]:
+    """A starter of sweeps against a running sandbox."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", STARTER),
+        env=environment(sandbox),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Starter(process, tmp_path / "said.txt")
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
 
 
 def command(out: Path, users: str) -> list[str]:
@@ -63,14 +129,8 @@ def users_file(tmp_path: Path, world: World) -> str:
     return str(path)
 
 
-async def started(sandbox: Sandbox, *arguments: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *arguments,
-        env=environment(sandbox),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+def targets_in(out: Path) -> list[tuple[int, int]]:
+    return sorted((row["user_id"], row["id"]) for row in parts(out, "targets"))
 
 
 def sound(out: Path) -> int:
@@ -90,53 +150,42 @@ def sound(out: Path) -> int:
 
 async def test_twenty_kills_at_random_moments(tmp_path: Path):
     chance = random.Random(2026)
-    sandbox = Sandbox(users=150, targets=2, events=9)
+    sandbox = Sandbox(users=200, targets=2, events=9)
     out, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    killed: asyncio.subprocess.Process | None = None
-    fatal = 0
+    async with sandbox, starter(sandbox, tmp_path) as sweeps:
+        fatal: int | None = None
 
-    def kill(world: World, before: int) -> None:
-        if killed is not None and before == fatal:
-            killed.kill()
+        def kill(world: World, before: int) -> None:
+            if before == fatal:
+                sweeps.kill()
 
-    sandbox.between_requests = kill
-    async with sandbox:
+        sandbox.between_requests = kill
         users = users_file(tmp_path, sandbox.world)
         for _ in range(KILLS):
-            asked = sandbox.counts["trackedTargetEvents"]
-            fatal = asked + chance.randrange(1, 60)
-            killed = await started(sandbox, "-m", "capillary_targets.cli", *command(out, users))
-            assert await killed.wait() == -9
+            fatal = sandbox.counts["trackedTargetEvents"] + chance.randrange(1, 60)
+            assert await sweeps.run(command(out, users)) == -9, sweeps.said
             sound(out)
-        killed = None
-        last = await started(sandbox, "-m", "capillary_targets.cli", *command(out, users))
-        printed, complaints = await last.communicate()
-        assert last.returncode == 0, complaints
-        assert b"users: 154 (" in printed
-        whole = await started(sandbox, "-m", "capillary_targets.cli", *command(undisturbed, users))
-        await whole.communicate()
+        fatal = None
+        assert await sweeps.run(command(out, users)) == 0, sweeps.said
+        assert "users: 204 (" in sweeps.said
+        assert await sweeps.run(command(undisturbed, users)) == 0, sweeps.said
     assert written(out) == written(undisturbed) == true_events(sandbox.world)
-    key = ("user_id", "id")
-    assert sorted(tuple(row[one] for one in key) for row in parts(out, "targets")) == sorted(
-        tuple(row[one] for one in key) for row in parts(undisturbed, "targets")
-    )
+    assert targets_in(out) == targets_in(undisturbed)
 
 
 async def test_a_kill_at_every_step_towards_the_disk(tmp_path: Path):
     sandbox = Sandbox(users=25, targets=2, events=9)
     out = tmp_path / "killed"
     kills = 0
-    async with sandbox:
+    async with sandbox, starter(sandbox, tmp_path) as sweeps:
         users = users_file(tmp_path, sandbox.world)
         for survived in range(200):
             # A part takes about a dozen steps, so from some kill on each session gets one done.
-            arguments = (f"{survived}", *command(out, users))
-            process = await started(sandbox, "-c", FROM_HERE_ON, *arguments)
-            _, complaints = await process.communicate()
+            status = await sweeps.run(command(out, users), survived)
             sound(out)
-            if process.returncode == 0:
+            if status == 0:
                 break
-            assert process.returncode == 9, complaints
+            assert status == 9, sweeps.said
             kills += 1
     assert kills > 10
     assert written(out) == true_events(sandbox.world)
