@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
@@ -18,7 +18,6 @@ from attrs import field, frozen
 
 from .auth import Auth
 from .client import TargetsClient
-from .errors import UsageError
 from .limits import AdaptiveConcurrency, RateLimit
 from .sweep import BadLine, Limits, Meter, Summary, SweepRefused, SweepStopped, UsersFile, run
 from .sweep.parts import WholeFile
@@ -31,12 +30,14 @@ try:
 
     from .ray_budget import one_budget
 except ImportError as error:
-    raise UsageError(
+    raise ImportError(
         "a sweep on a cluster needs the extra: pip install 'capillary-targets[ray]'"
     ) from error
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+    from .sweep.reading import Users
 
 __all__ = ["sweep"]
 
@@ -80,7 +81,7 @@ class _Plan:
 
 
 async def sweep(
-    users: Dataset | Path | str | UsersFile | Iterable[int] | AsyncIterable[int],
+    users: Dataset | Path | str | Users,
     out: Path | str,
     *,
     base_url: str,
@@ -111,7 +112,8 @@ async def sweep(
     """
     started = time.monotonic()
     if not ray.is_initialized():
-        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+        _ray.init(address=address, **quiet)
     directory = Path(out)
     plan = _plan(directory, partitions, incremental=incremental)
     paths = [directory / "partitions" / f"{number:05d}" for number in range(plan.partitions)]

@@ -15,6 +15,7 @@ from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import Limits, Meter, Summary, UsersFile, make_report, run
 
 from . import output
+from .cluster import sweep_on_cluster
 from .connection import connected
 from .flags import concurrency_of, rate_of
 from .progress import progress
@@ -45,6 +46,8 @@ async def sweep(
     page_size: int = 100,
     part_rows: PartRows = 500_000,
     sandbox: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
 ) -> int:
     """Fetch the targets and events of many users into files.
 
@@ -70,8 +73,32 @@ async def sweep(
         page_size: Events asked for in one request.
         part_rows: A part is closed when it holds so many rows, or is two minutes old.
         sandbox: Ask a sandbox started for the occasion: no account needed.
+        engine: local is this process; ray sweeps on a Ray cluster (extra ray), which shares --out.
+        address: The cluster's, with --engine ray; left out, a Ray of its own on this machine.
     """
     server = Sandbox() if sandbox else None
+    if engine == "ray":
+        return _told(
+            await sweep_on_cluster(
+                server,
+                _users(users_file, column, server, retry_failed=retry_failed),
+                out,
+                address=address,
+                concurrency=concurrency_of(concurrency),
+                rate=None if rate is None else rate_of(rate),
+                page_size=page_size,
+                rules=tuple(rules or ()),
+                enrolled=not events_only,
+                format=format,
+                raw=raw,
+                incremental=incremental,
+                retry_failed=retry_failed,
+                limits=Limits(rows=part_rows),
+            ),
+            out,
+        )
+    if address is not None:
+        raise UsageError("--address is a Ray cluster's: say --engine ray as well")
     meter = Meter()
     async with connected(
         server,
@@ -102,6 +129,11 @@ async def sweep(
             except asyncio.CancelledError:
                 shown.interrupted(f"the users done so far are safe in {out}")
                 raise
+    return _told(summary, out)
+
+
+def _told(summary: Summary, out: Path) -> int:
+    """Say what came of a sweep; the exit status."""
     output.show_facts("Swept", _facts(summary, out))
     if not summary.finished:
         output.warn("the list of users was never finished; sweep it without --retry-failed")

@@ -131,3 +131,17 @@ async def test_one_budget_and_then_what_is_new(sandbox: Sandbox, tmp_path: Path)
     assert again == [len(users), 1, 0, 2]
     assert all(count == 1 for count in rows(tmp_path, "events").values())
     assert sum(rows(tmp_path, "events").values()) == first[1] + 1
+
+
+async def test_on_the_command_line(tmp_path: Path) -> None:
+    for engine in ("ray", "local"):
+        command = ("-m", "capillary_targets.cli", "sweep", "--sandbox", "--engine", engine)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *command, "--out", str(tmp_path / engine)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await process.communicate()
+        assert process.returncode == 0
+        assert "users: 204" in said.decode()
+    for kind in ("events", "targets"):
+        assert rows(tmp_path / "ray", kind) == rows(tmp_path / "local", kind)
