@@ -149,7 +149,7 @@ async def test_page_draws_the_progress(sandbox: Sandbox, backend: str) -> None:
             "[...document.querySelectorAll('section')].map(one => ["
             "  one.querySelector('h2').textContent, one.querySelector('output').textContent,"
             "  one.querySelector('small').textContent,"
-            "  one.querySelector('path').getAttribute('d').split('H').length - 2])"
+            "  one.querySelector('path').getAttribute('d').split('H').length - 3])"
         )
         fits = await page.ask("document.documentElement.scrollWidth <= window.innerWidth")
     rules = sandbox.world.targets(user)
