@@ -166,6 +166,17 @@ class AnchoredPass(Ending):
             return window.end
         return self._search.behind(window, window.end + later)
 
+    def _learn_from(self, window: Window) -> None:
+        """What a window of nothing but new events says about offsets."""
+        limit, offset = window.request.limit, window.request.offset
+        total = self.book.totals.of(window)
+        if not window.size or self.taken.found_at(window) is not None:
+            return
+        if total is not None and limit * offset >= total:
+            self.guess.see(limit, offset, offset)  # counted in pages, it would be behind the end
+        elif 2 * offset < self.row:
+            self.guess.see(limit, offset, limit * offset)  # in rows, it would be among the taken
+
     def _miss(self, window: Window) -> None:
         """Nothing in the window ties it to the events taken: look elsewhere."""
         self.pending.clear()
@@ -174,10 +185,7 @@ class AnchoredPass(Ending):
             self.row, self._former = self._former, 0
             return
         search, cut, looking = self._search, self.cut, self._looks < LOOKS
-        limit, offset = window.request.limit, window.request.offset
-        if window.size and 2 * offset < self.row and self.taken.found_at(window) is None:
-            # Counted in rows, this offset would have shown events taken long ago.
-            self.guess.see(limit, offset, limit * offset)
+        self._learn_from(window)
         self.book.passes += search.misses == 0
         if window.row_zero:
             self.book.fail("the events that the checkpoint remembers are gone, and so is the order")

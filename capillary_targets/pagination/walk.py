@@ -225,8 +225,11 @@ class Walk:
         taken, request = Taken(), window.request
         self._book.passes += 1
         self._book.given = set(plain.taken)
-        if window.size > 1 and self._book.given.isdisjoint(window.ids):
-            self._guess.see(request.limit, request.offset, request.start)
+        row = {event: row for row, event in enumerate(plain.taken)}
+        found = [row[event] - index for index, event in enumerate(window.ids) if event in row]
+        if window.size > 1:
+            began = found[0] if found else request.start
+            self._guess.see(request.limit, request.offset, began)
         if first.size == min(first.request.limit, self._cap or first.request.limit):
             taken.add(first.events, first.ids)
         self._pass = self._anchored(taken, taken.count)
