@@ -18,7 +18,7 @@ from attrs import field, frozen
 
 from .auth import Auth
 from .client import TargetsClient
-from .limits import AdaptiveConcurrency, RateLimit
+from .settings import Options
 from .sweep import BadLine, Limits, Meter, Summary, SweepRefused, SweepStopped, UsersFile, run
 from .sweep.parts import WholeFile
 from .sweep.split import split
@@ -47,7 +47,7 @@ _TRIES: Final = 10
 """How often Ray runs a partition again whose worker died."""
 
 
-class Asked(TypedDict, total=False):
+class _Run(TypedDict, total=False):
     """What `sweep.run` is told, by the names it has there."""
 
     rules: tuple[int, ...]
@@ -59,16 +59,18 @@ class Asked(TypedDict, total=False):
     limits: Limits | None
 
 
-@frozen(kw_only=True)
+class _Both(_Run, Options, total=False):
+    """That, and what `TargetsClient` is told."""
+
+
+@frozen
 class _Server:
     """What a worker needs to open a client."""
 
     base_url: str
     auth: Auth = field(repr=False)
     page_size: int
-    concurrency: int | AdaptiveConcurrency | None
-    rate: RateLimit | None
-    timeout: float
+    options: Options
 
 
 @frozen
@@ -87,14 +89,11 @@ async def sweep(
     base_url: str,
     auth: Auth,
     page_size: int = 100,
-    concurrency: int | AdaptiveConcurrency | None = None,
-    rate: RateLimit | None = None,
-    timeout: float = 30.0,
     column: str | None = None,
     incremental: bool = False,
     partitions: int | None = None,
     address: str | None = None,
-    **asked: Unpack[Asked],
+    **settings: Unpack[_Both],
 ) -> Summary:
     """Sweep `users` on a Ray cluster; `out` then holds the files that one machine would have made.
 
@@ -102,13 +101,14 @@ async def sweep(
     `capillary_targets.sweep.run` takes. `out` is a directory that all machines of the cluster
     share. The same call on the same directory goes on after an interruption of any kind.
 
-    `rate` is one budget for the whole cluster: kept by an actor, or by Redis if it is `shared` so.
-    `concurrency` is each worker's own. `partitions` is how many pieces the list is cut into, by
-    default two for each processor; a directory keeps the number it was made with. `address` is
-    that of a cluster, None an own one on this machine; where Ray is initialised, it is used as it
-    is. The rest is as for `capillary_targets.sweep.run`.
+    The other settings are those of `capillary_targets.sweep.run` and of `TargetsClient`. `rate` is
+    one budget for the whole cluster: kept by an actor, or by Redis if it is `shared` so.
+    `concurrency` is each worker's own, and hooks are called in the workers. `partitions` is how
+    many pieces the list is cut into, by default two for each processor; a directory keeps the
+    number it was made with. `address` is that of a cluster, None an own one on this machine; where
+    Ray is initialised, it is used as it is.
 
-    Raises what that raises; `SweepStopped` where a partition's workers died again and again.
+    Raises what `run` raises; `SweepStopped` where a partition's workers died again and again.
     """
     started = time.monotonic()
     if not ray.is_initialized():
@@ -119,24 +119,19 @@ async def sweep(
     paths = [directory / "partitions" / f"{number:05d}" for number in range(plan.partitions)]
     lists = [path.with_suffix(".txt") for path in paths]
     bad: list[BadLine] = []
-    if not asked.get("retry_failed"):
+    if not settings.get("retry_failed"):
         counts, bad = await split(_users(users, column), lists)
         lists = [path for path, count in zip(lists, counts, strict=True) if count]
         if not lists:
             raise SweepRefused("the list holds no user id")
     else:
         lists = [path for path in lists if (path.with_suffix("") / "ledger.sqlite").exists()]
-    with one_budget(rate) as shared:
-        server = _Server(
-            base_url=base_url,
-            auth=auth,
-            page_size=page_size,
-            concurrency=concurrency,
-            rate=shared,
-            timeout=timeout,
-        )
-        options = {"num_cpus": 1, "max_retries": _TRIES, "retry_exceptions": [SweepStopped]}
-        task = _ray.remote(**options)(_partition)
+    with one_budget(settings.get("rate")) as shared:
+        told: Any = settings | {"rate": shared}
+        asked: Any = {name: told.pop(name) for name in _Run.__annotations__ if name in told}
+        server = _Server(base_url, auth, page_size, told)
+        again = {"max_retries": _TRIES, "retry_exceptions": [SweepStopped]}
+        task = _ray.remote(num_cpus=1, **again)(_partition)
         await _all([task.remote(server, path, plan.run, asked) for path in lists])
     made = [(n, path) for n, path in enumerate(paths) if (path / "ledger.sqlite").exists()]
     summary = join(directory, made, bad, time.monotonic() - started)
@@ -160,22 +155,18 @@ async def _all(partitions: list[Any]) -> None:
         raise
 
 
-def _partition(server: _Server, users: Path, wanted: int, asked: Asked) -> Summary:
+def _partition(server: _Server, users: Path, wanted: int, asked: _Run) -> Summary:
     """One partition, in a worker: a sweep like any other."""
     return asyncio.run(_sweep_partition(server, users, wanted, asked))
 
 
-async def _sweep_partition(server: _Server, users: Path, wanted: int, asked: Asked) -> Summary:
+async def _sweep_partition(server: _Server, users: Path, wanted: int, asked: _Run) -> Summary:
     out = users.with_suffix("")
     meter = Meter()
+    options = server.options.copy()
+    options["hooks"] = [meter, *options.get("hooks", ())]
     async with TargetsClient(
-        server.base_url,
-        server.auth,
-        page_size=server.page_size,
-        concurrency=server.concurrency,
-        rate=server.rate,
-        timeout=server.timeout,
-        hooks=[meter],
+        server.base_url, server.auth, page_size=server.page_size, **options
     ) as client:
         failed_only = asked.get("retry_failed", False)
         given = () if failed_only else UsersFile(users)

@@ -21,10 +21,11 @@ from capillary_targets import BasicAuth, CapillaryError, RetryPolicy, TargetsCli
 
 from .marks import Marks, Moved
 
-MEMBERS = JStream("MEMBERS", subjects=["members.*"])
-# An event published again within the window (seconds) is dropped by the server: so it has to be
-# longer than any outage of the workers.
-EVENTS = JStream("EVENTS", subjects=["events.*"], duplicate_window=24 * 3600)
+# What is published again under the same id within the window (seconds) is dropped by the server:
+# so it has to be longer than any outage of the workers.
+WINDOW = 24 * 3600
+MEMBERS = JStream("MEMBERS", subjects=["members.*"], duplicate_window=WINDOW)
+EVENTS = JStream("EVENTS", subjects=["events.*"], duplicate_window=WINDOW)
 ACK_WAIT = float(os.environ.get("WORKER_ACK_WAIT", "30"))
 
 broker = NatsBroker(os.environ.get("NATS_URL", "nats://localhost:4222"))
@@ -96,7 +97,13 @@ async def bury(message: NatsMessage, error: Exception) -> None:
     """To the dead letters, first; only then is the message done with."""
     reason = {"error": type(error).__name__, "reason": str(error)}
     reason["message"] = message.body.decode("utf-8", "replace")
-    await broker.publish(msgspec.json.encode(reason), "members.dead", stream="MEMBERS")
+    number = message.raw_message.metadata.sequence.stream
+    await broker.publish(
+        msgspec.json.encode(reason),
+        "members.dead",
+        headers={"Nats-Msg-Id": f"dead.{number}"},
+        stream="MEMBERS",
+    )
     await message.reject()
 
 
