@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+)
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 from weakref import ReferenceType, ref
 
 from attrs import define, field, frozen
@@ -30,6 +37,8 @@ from .session import Session
 from .workers import visit_all
 
 __all__ = ["Sweep", "SweepPlan", "SweepStats", "UserOutcome"]
+
+_PREFETCH: Final = 4
 
 
 @frozen
@@ -185,9 +194,16 @@ class Sweep:
         return stats
 
     def _size(self) -> int:
-        """Users at a time: as many as requests may be in flight, and a few being worked on."""
-        limit = self._session.gate.limit
-        return limit + max(1, limit // 8)
+        """Users at a time: as many as requests may be in flight.
+
+        More would only queue at the gate: whoever works on an answer keeps all others waiting.
+        """
+        return self._session.gate.limit
+
+    def _prefetch(self) -> int:
+        """Pages of a target to have in flight: several only where the users leave places free."""
+        places = self._session.gate.limit // max(1, len(self._under_way))
+        return min(_PREFETCH, places) if places > 1 else 0
 
     async def _each(self) -> AsyncGenerator[int, None]:
         """The users, without those who are under way at that moment."""
@@ -199,7 +215,7 @@ class Sweep:
                 yield user
 
     async def _visit(self, user_id: int) -> UserOutcome:
-        visit = _Visit(self._session, self._plan, user_id)
+        visit = _Visit(self._session, self._plan, user_id, self._prefetch)
         error: CapillaryError | None = None
         try:
             with within(self._scope):
@@ -220,10 +236,13 @@ class Sweep:
 class _Visit:
     """One user's targets and events, as far as they have come."""
 
-    def __init__(self, session: Session, plan: SweepPlan, user_id: int) -> None:
+    def __init__(
+        self, session: Session, plan: SweepPlan, user_id: int, prefetch: Callable[[], int]
+    ) -> None:
         self._session = session
         self._plan = plan
         self._user_id = user_id
+        self._prefetch = prefetch
         self.targets: tuple[Target, ...] = ()
         self.events: list[TargetEvent] = []
         self.reports: dict[int, PagingReport] = {}
@@ -244,6 +263,7 @@ class _Visit:
                 rule,
                 period_id=plan.period_id,
                 page_size=plan.page_size,
+                prefetch=self._prefetch(),
             )
             try:
                 async with aclosing(pager.pages()) as pages:
