@@ -6,8 +6,10 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +57,23 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def begun(sandbox: Sandbox, out: Path, **settings: Any) -> asyncio.subprocess.Process:
+Begin = Callable[..., Awaitable[asyncio.subprocess.Process]]
+
+
+@pytest.fixture
+def begun(sandbox: Sandbox) -> Iterator[Begin]:
+    """Begins a sweep by a Ray of its own. Its directory has sockets in it: the path is short."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short:
+        yield partial(begin, short, sandbox)
+
+
+async def begin(
+    directory: str, sandbox: Sandbox, out: Path, **settings: Any
+) -> asyncio.subprocess.Process:
     settings.setdefault("users", list(sandbox.world.user_ids()))
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", DRIVER, sandbox.url, str(out)),
-        *(msgspec.json.encode(settings).decode(), f"/tmp/ray-{os.getpid()}"),
+        *(msgspec.json.encode(settings).decode(), directory),
         env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -87,10 +101,12 @@ async def alone(sandbox: Sandbox, out: Path) -> None:
         await run(client, sandbox.world.user_ids(), out, source="the sandbox")
 
 
-async def test_a_killed_worker_changes_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_killed_worker_changes_nothing(
+    sandbox: Sandbox, tmp_path: Path, begun: Begin
+) -> None:
     users = list(sandbox.world.user_ids())
     sandbox.faults.add(Fault.stall(), times=None, path_contains=f"/{users[20]}/")
-    driver = await begun(sandbox, tmp_path / "cluster")
+    driver = await begun(tmp_path / "cluster")
     await turns_until(lambda: sandbox.faults.stalled > 0, seconds=100)
     held = [
         path.read_text().split()[1]
@@ -114,12 +130,12 @@ async def test_a_killed_worker_changes_nothing(sandbox: Sandbox, tmp_path: Path)
     assert (tmp_path / "cluster" / "failures.jsonl").read_bytes() == b""
 
 
-async def test_one_budget_and_then_what_is_new(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_one_budget_and_then_what_is_new(
+    sandbox: Sandbox, tmp_path: Path, begun: Begin
+) -> None:
     users = list(sandbox.world.user_ids())
     sandbox.rate_limit = (60, 2.0)
-    first = await swept(
-        await begun(sandbox, tmp_path, dataset=True, column="member", rate=[60, 2.0])
-    )
+    first = await swept(await begun(tmp_path, dataset=True, column="member", rate=[60, 2.0]))
     assert first[0] == len(users)
     assert 429 not in {entry.status for entry in sandbox.requests}
     assert sandbox.worst_window <= 60
@@ -127,7 +143,7 @@ async def test_one_budget_and_then_what_is_new(sandbox: Sandbox, tmp_path: Path)
     rule = sandbox.world.targets(users[5])[0].id
     sandbox.world.add_event(users[5], rule, value="7.250")
     sandbox.rate_limit = None
-    again = await swept(await begun(sandbox, tmp_path, incremental=True))
+    again = await swept(await begun(tmp_path, incremental=True))
     assert again == [len(users), 1, 0, 2]
     assert all(count == 1 for count in rows(tmp_path, "events").values())
     assert sum(rows(tmp_path, "events").values()) == first[1] + 1
