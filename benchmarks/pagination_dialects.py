@@ -30,6 +30,12 @@ PAGE_SIZE: Final = 100
 CUT: Final = 120
 """Calls after which a walk is taken to be without end."""
 ROOT: Final = Path(__file__).parent.parent
+README_LINES: Final = """\
+What some well-known extractors make of the same servers. Their offsets count rows, and the
+extractors are set up for that; ours is told nothing. "Lost" are events that were there all the time
+and never came. [How it is measured](docs/pagination.md#what-others-do).
+
+"""
 MARKS: Final = (
     "<!-- pagination dialects: begin -->",
     "<!-- pagination dialects: end -->",
@@ -117,10 +123,15 @@ class Outcome:
         if self.endless:
             return "**never ends**"
         if self.error:
-            return f"`{self.error}`, {self.calls} calls"
+            return f"`{self.error}`, {self.told_calls}"
         harm = [f"{what} {count}" for what, count in self.harm.items() if count]
         told = f"**{', '.join(harm)}**" if harm else "exact"
-        return f"{told}, {self.calls} calls"
+        return f"{told}, {self.told_calls}"
+
+    @property
+    def told_calls(self) -> str:
+        """In words."""
+        return "1 call" if self.calls == 1 else f"{self.calls} calls"
 
     @property
     def harm(self) -> dict[str, int]:
@@ -243,7 +254,7 @@ def main() -> None:
             if asked.write:
                 put_between_marks(ROOT / "docs" / "pagination.md", text, paging)
                 if paging == "rows":
-                    put_between_marks(ROOT / "README.md", text)
+                    put_between_marks(ROOT / "README.md", README_LINES + text)
     if asked.json:
         asked.json.write_text(json.dumps(document, indent=1) + "\n")
 
