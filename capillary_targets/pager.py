@@ -51,6 +51,8 @@ class EventPager:
     dialect: Dialect = field(factory=Dialect)
     resolve: Callable[[], Awaitable[int]] | None = field(default=None, repr=False)
     """Finds the id of a period that was given by name: asked anew when a loop starts."""
+    ask: Callable[..., Awaitable[EventsPage]] = field(default=target_events, repr=False)
+    """The endpoint: `target_events`, or the one with rows for events."""
     _loop: _Loop | None = field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -151,9 +153,11 @@ class _Loop:
         try:
             if self.pager.resolve is not None:
                 self.period_id = await self.pager.resolve()
-            while requests := self._ask(at_once=True):
-                for batch in walk.feed(requests[0], await self._answer(requests[0])):
-                    self._ask()
+            requests = self._ask(at_once=True)
+            while requests:
+                batches = walk.feed(requests[0], await self._answer(requests[0]))
+                requests = self._ask(at_once=not batches)
+                for batch in batches:
                     yield batch
             if self.pager.strict and walk.error is not None:
                 raise walk.error
@@ -177,13 +181,13 @@ class _Loop:
 
         A single page that is waited for `at_once` needs no task of its own.
         """
-        requests = self.walk.requests()
-        for unwanted in self._flight.keys() - set(requests):
-            self._cancel(self._flight.pop(unwanted))
+        requests, flight = self.walk.requests(), self._flight
+        for unwanted in flight.keys() - set(requests) if flight else ():
+            self._cancel(flight.pop(unwanted))
         if self.pager.prefetch and not (at_once and len(requests) == 1):
             for request in requests:
-                if request not in self._flight:
-                    self._flight[request] = asyncio.create_task(self._fetch(request))
+                if request not in flight:
+                    flight[request] = asyncio.create_task(self._fetch(request))
         return requests
 
     async def _answer(self, request: PageRequest) -> Answer:
@@ -203,7 +207,7 @@ class _Loop:
     async def _fetch_page(self, request: PageRequest) -> Answer:
         pager = self.pager
         try:
-            return await target_events(
+            return await pager.ask(
                 pager.session,
                 pager.user_id,
                 pager.target_rule_id,
