@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from capillary_targets.errors import AuthError, UsageError
-from capillary_targets.sandbox import Sandbox
+from capillary_targets.pagination import Checkpoint
+from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sandbox.faults import Fault
 from capillary_targets.sweep import BadLine, Limits, Summary, SweepRefused, run
 
@@ -118,6 +119,28 @@ async def test_failures_are_listed_and_tried_again(swept: Swept, tmp_path: Path)
     (left,) = read_jsonl(tmp_path / "failures.jsonl")
     assert left["user_id"] == 999
     assert written(tmp_path) == true_events(sandbox.world, sandbox.world.user_ids())
+
+
+async def test_a_failure_in_the_middle_of_a_walk_says_where_it_can_go_on(
+    swept: Swept, tmp_path: Path
+):
+    sandbox = Sandbox(users=1, targets=1, events=9, exact_events=True)
+
+    def fail_from_the_second_page_on(world: World, before: int) -> None:
+        if before == 0:
+            sandbox.faults.add(Fault.http(503), times=None, path_contains="trackedTargetEvents")
+
+    sandbox.between_requests = fail_from_the_second_page_on
+    async with sandbox:
+        await swept(sandbox, [1_000_001], page_size=4)
+    (failure,) = read_jsonl(tmp_path / "failures.jsonl")
+    assert failure["error"] == "ServiceUnavailable"
+    assert failure["retryable"]
+    where = Checkpoint.from_dict(failure["checkpoint"])
+    events = sandbox.world.events(1_000_001, sandbox.world.targets(1_000_001)[0].id)
+    assert where.row == 4
+    assert where.last[-1] == events[3].event_log_id
+    assert parts(tmp_path, "events") == []
 
 
 async def test_retrying_does_not_pass_for_the_whole_list(swept: Swept, tmp_path: Path):
