@@ -12,7 +12,7 @@ from copy import deepcopy
 from datetime import datetime, tzinfo
 from decimal import Decimal
 from functools import lru_cache
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, cast
 
 import attrs
 import msgspec
@@ -20,7 +20,14 @@ import msgspec
 from .models import Pagination, Target, TargetEvent
 from .structuring import Structurer, amount, wire_name
 
-__all__ = ["Envelope", "events_envelope", "rows_as_sent", "targets_in"]
+__all__ = [
+    "Envelope",
+    "events_envelope",
+    "events_of",
+    "rows_as_sent",
+    "rows_envelope",
+    "targets_in",
+]
 
 _FAULTS: Final = (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError)
 _CACHED_TARGETS: Final = 512
@@ -103,53 +110,75 @@ _Draft: Final[Any] = type(
 )
 
 
-def events_envelope(body: bytes, timezone: tzinfo | None) -> Envelope | None:
-    """A successful page of events, or None if `body` is anything else."""
+def rows_envelope(body: bytes, timezone: tzinfo | None) -> Envelope | None:
+    """A successful page, or None if `body` is anything else; rows stand where its events will.
+
+    A row has an event's fields, and `events_of` makes an event of it.
+    """
     try:
         answer = _EVENTS.decode(body)
         if not answer.plain():
             return None
-        events = _events(answer.data or (), timezone)
+        rows = answer.data or []
+        _settle(rows, timezone)
     except _FAULTS:
         return None
     numbers = answer.pagination
     return Envelope(
-        events,
+        cast("tuple[TargetEvent, ...]", tuple(rows)),
         Pagination(numbers.limit, numbers.offset, numbers.total) if numbers else Pagination(),
         answer.warnings,
     )
 
 
-def _events(rows: Iterable[_Row], timezone: tzinfo | None) -> tuple[TargetEvent, ...]:
-    """Events of rows. Raises `ValueError` for an amount that is none."""
-    events = []
-    new = object.__new__
+def events_envelope(body: bytes, timezone: tzinfo | None) -> Envelope | None:
+    """A successful page of events, or None if `body` is anything else."""
+    envelope = rows_envelope(body, timezone)
+    if envelope is not None:
+        envelope.events = events_of(envelope.events)
+    return envelope
+
+
+def _settle(rows: Iterable[_Row], timezone: tzinfo | None) -> None:
+    """Give rows the values of events, in place. Raises `ValueError` for an amount that is none."""
     for row in rows:
         value = row.target_value
         if type(value) is not Decimal and value is not None:
-            value = amount(value)
+            row.target_value = Decimal(value) if type(value) is int else amount(value)
         # The ISO twin is the one with a zone: prefer it.
-        iso = row.event_date_iso
-        date = row.event_date if iso is None else iso
-        processed_iso = row.event_processed_date_iso
-        processed = row.event_processed_date if processed_iso is None else processed_iso
+        if row.event_date_iso is not None:
+            row.event_date = row.event_date_iso
+        if row.event_processed_date_iso is not None:
+            row.event_processed_date = row.event_processed_date_iso
         if timezone is not None:
-            date, processed = _zoned(date, timezone), _zoned(processed, timezone)
-            iso, processed_iso = _zoned(iso, timezone), _zoned(processed_iso, timezone)
+            row.event_date = _zoned(row.event_date, timezone)
+            row.event_processed_date = _zoned(row.event_processed_date, timezone)
+            row.event_date_iso = _zoned(row.event_date_iso, timezone)
+            row.event_processed_date_iso = _zoned(row.event_processed_date_iso, timezone)
+
+
+def events_of(rows: Iterable[TargetEvent]) -> tuple[TargetEvent, ...]:
+    """The events that stand in rows; what is an event already stays as it is."""
+    events: list[TargetEvent] = []
+    new = object.__new__
+    for row in rows:
+        if type(row) is TargetEvent:
+            events.append(row)
+            continue
         event = new(_Draft)
         event.event_log_id = row.event_log_id
         event.event_name = row.event_name
         event.customer_id = row.customer_id
         event.event_display_name = row.event_display_name
         event.unique_id = row.unique_id
-        event.event_date = date
-        event.event_processed_date = processed
+        event.event_date = row.event_date
+        event.event_processed_date = row.event_processed_date
         event.period_id = row.period_id
         event.target_group_id = row.target_group_id
         event.target_rule_id = row.target_rule_id
-        event.target_value = value
-        event.event_date_iso = iso
-        event.event_processed_date_iso = processed_iso
+        event.target_value = row.target_value
+        event.event_date_iso = row.event_date_iso
+        event.event_processed_date_iso = row.event_processed_date_iso
         event.__class__ = TargetEvent
         events.append(event)
     return tuple(events)

@@ -19,7 +19,8 @@ from weakref import ReferenceType, ref
 
 from attrs import define, field, frozen
 
-from .endpoints import active_targets, checked_id
+from .decoding import events_of
+from .endpoints import active_targets, checked_id, target_event_rows
 from .errors import (
     AuthError,
     CapillaryError,
@@ -230,7 +231,7 @@ class Sweep:
             error = failure
         finally:
             self._under_way.discard(user_id)
-        return UserOutcome(user_id, visit.targets, tuple(visit.events), visit.reports, error)
+        return UserOutcome(user_id, visit.targets, events_of(visit.rows), visit.reports, error)
 
 
 class _Visit:
@@ -244,7 +245,7 @@ class _Visit:
         self._user_id = user_id
         self._prefetch = prefetch
         self.targets: tuple[Target, ...] = ()
-        self.events: list[TargetEvent] = []
+        self.rows: list[TargetEvent] = []  # of which events are made in the end
         self.reports: dict[int, PagingReport] = {}
 
     async def run(self) -> None:
@@ -264,11 +265,12 @@ class _Visit:
                 period_id=plan.period_id,
                 page_size=plan.page_size,
                 prefetch=self._prefetch(),
+                ask=target_event_rows,
             )
             try:
                 async with aclosing(pager.pages()) as pages:
                     async for page in pages:
-                        self.events.extend(page.events)
+                        self.rows.extend(page.events)
             finally:
                 self.reports[rule] = pager.report
 

@@ -7,7 +7,8 @@ answer HTML), so every reader decides by the body first and by the status second
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import tzinfo
 from decimal import Decimal
 from typing import Any, Final, NoReturn
 
@@ -16,7 +17,7 @@ import msgspec
 from attrs import field, frozen
 
 from .auth import Token
-from .decoding import events_envelope, rows_as_sent, targets_in
+from .decoding import Envelope, events_envelope, rows_as_sent, rows_envelope, targets_in
 from .errors import (
     ApiError,
     AuthError,
@@ -34,6 +35,7 @@ from .structuring import Structurer
 __all__ = [
     "Answer",
     "data_of",
+    "read_event_rows",
     "read_events",
     "read_targets",
     "read_token",
@@ -80,8 +82,25 @@ def read_targets(answer: Answer, structurer: Structurer) -> list[Target]:
 
 def read_events(answer: Answer, structurer: Structurer) -> EventsPage:
     """The answer of "Get target events": one page. Raises `NoRecordFound` for 310149."""
+    return _page(answer, structurer, events_envelope)
+
+
+def read_event_rows(answer: Answer, structurer: Structurer) -> EventsPage:
+    """As `read_events`, but the page may hold rows, of which `decoding.events_of` makes events.
+
+    For those who hold many events before anybody looks at them: unlike events, rows are nothing
+    to the garbage collector, which otherwise takes a fifth of a sweep's time.
+    """
+    return _page(answer, structurer, rows_envelope)
+
+
+def _page(
+    answer: Answer,
+    structurer: Structurer,
+    quick: Callable[[bytes, tzinfo | None], Envelope | None],
+) -> EventsPage:
     if 200 <= answer.status < 300:
-        page = events_envelope(answer.body, structurer.timezone)
+        page = quick(answer.body, structurer.timezone)
         if page is not None:
             return EventsPage(
                 page.events,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
 from typing import Any, cast
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from capillary_targets import BadResponse, CapillaryError, TargetEvent, decoding, wire
 from capillary_targets.structuring import structurer, wire_name
-from capillary_targets.wire import Answer, read_events, read_targets
+from capillary_targets.wire import Answer, read_event_rows, read_events, read_targets
 
 from .conftest import sample
 
@@ -137,6 +138,7 @@ def _outcome(read, answer: Answer, zone) -> tuple[Any, ...]:
 def _over_cattrs(read, answer: Answer, zone) -> tuple[Any, ...]:
     with (
         patch.object(wire, "events_envelope", lambda *_: None),
+        patch.object(wire, "rows_envelope", lambda *_: None),
         patch.object(wire, "targets_in", lambda *_: None),
     ):
         return _outcome(read, answer, zone)
@@ -159,6 +161,28 @@ def test_both_ways_agree_on_every_page(body: bytes, zone, status: int) -> None:
             row.pop("brandNew", None)
         known.pop("more", None)
         assert _over_cattrs(read_events, Answer(status, json.dumps(known).encode()), zone) == quick
+
+
+@settings(max_examples=300)
+@given(pages(), st.sampled_from(ZONES))
+def test_rows_turn_into_the_very_events(body: bytes, zone) -> None:
+    def read(answer: Answer, structurer):
+        page = read_event_rows(answer, structurer)
+        places = [(event.event_log_id, event.event_date) for event in page.events]
+        events = decoding.events_of(page.events)
+        assert [(event.event_log_id, event.event_date) for event in events] == places
+        return attrs.evolve(page, events=events)
+
+    answer = Answer(200, body)
+    assert _outcome(read, answer, zone) == _outcome(read_events, answer, zone)
+
+
+def test_rows_are_nothing_to_the_garbage_collector_and_events_may_stand_among_them() -> None:
+    page = read_event_rows(Answer(200, sample("target_events_transactional")), structurer())
+    assert not any(map(gc.is_tracked, page.events))
+    mixed = decoding.events_of([*page.events, TargetEvent(1)])
+    assert mixed[-1] == TargetEvent(1)
+    assert {type(event) for event in mixed} == {TargetEvent}
 
 
 @pytest.mark.parametrize("name", ["behavioral", "one_period", "transactional"])
