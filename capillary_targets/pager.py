@@ -172,7 +172,7 @@ class _Loop:
                         scope=self._scope, phase="over", outcome=walk.report, error=failure
                     )
                 )
-            self.pager.session.learned.dialect = walk.found
+            self.pager.session.learned.take(walk.learnt)
             self.cancel()
             await asyncio.gather(*self._cancelled, return_exceptions=True)
 

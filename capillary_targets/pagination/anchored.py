@@ -89,7 +89,9 @@ class AnchoredPass(Ending):
         behind = self._anchored_at(window, index)
         known = self.taken.seen
         new = [event for event in window.events[index + 1 :] if event.event_log_id not in known]
-        self._repeats += len(window.ids) - index - 1 - len(new)
+        repeats = len(window.ids) - index - 1 - len(new)
+        self._repeats += repeats
+        self.book.duplicates += repeats + window.size - len(window.ids)
         row = window.start + index + 1
         self._weigh(window, new, row, behind, total)
 
@@ -154,11 +156,15 @@ class AnchoredPass(Ending):
         later = taken.count - 1 - place_taken if index >= 0 else 0
         shift = self.row - 1 - later - window.start - index
         if (later or shift) and not self._slack:
-            self._moved = True
+            if self.guess.confirmed or window.row_zero:
+                self._moved = True
+            else:
+                self._unsure = True
         self._slack = self._slack if later else 0
         self._turned = False
         if later:
             self.book.passes += 1
+        self.book.duplicates += max(0, -shift) if self.guess.confirmed and not later else 0
         surprise = abs(shift - self._drift)
         self._drift = max(0, shift)
         cut.overlap = max(cut.overlap // 2, min(2 * surprise, cut.room // 2))

@@ -26,6 +26,8 @@ class Totals:
     constant: bool = True
     """Whether every answer named the same figure."""
     _answers: int = 0
+    _by_limit: dict[int, int] = field(factory=dict)
+    """The latest figure for each page size asked for."""
 
     @property
     def trusted(self) -> bool:
@@ -40,6 +42,8 @@ class Totals:
             self.constant = False
         self._answers += 1
         self.latest = window.total
+        if window.total is not None:
+            self._by_limit[window.request.limit] = window.total
         if not self.forced and self.trusted:
             if window.total is None:
                 self.kind = "absent"
@@ -51,6 +55,14 @@ class Totals:
     def of(self, window: Window) -> int | None:
         """The number of rows in the list when this answer was made, or None: not known."""
         return window.total if self.trusted else None
+
+    def count_pages(self, rows: int, cap: int | None) -> bool:
+        """Whether the figures were the numbers of pages of `rows`, and that is no coincidence."""
+        figures = set(self._by_limit.values())
+        return (len(figures) > 1 or max(figures, default=0) > 2) and all(
+            total == -(-rows // (limit if cap is None else min(limit, cap)))
+            for limit, total in self._by_limit.items()
+        )
 
     def doubt(self) -> None:
         """It does not count rows: more came than it allows."""

@@ -75,6 +75,10 @@ class Learned:
 
     dialect: Dialect = field(factory=Dialect)
 
+    def take(self, found: Dialect) -> None:
+        """Remember what a walk found out; others may have been under way beside it."""
+        self.dialect = found.or_else(self.dialect)
+
 
 _CONFIRMED: Final = 1.5
 _MOST: Final = 4.0

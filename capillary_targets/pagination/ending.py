@@ -66,6 +66,8 @@ class Ending:
     """Rows that vanished before the last event taken between the latest two answers."""
     _moved: bool = field(init=False, default=False)
     """Whether the list was seen to have shifted."""
+    _unsure: bool = field(init=False, default=False)
+    """Whether it may have, or offsets were not yet understood."""
     _repeats: int = field(init=False, default=0)
     """Events that the list holds twice."""
     _stalls: int = field(init=False, default=0)
@@ -159,8 +161,12 @@ class Ending:
 
     def _probe(self, held: _Held, window: Window) -> None:
         """A look behind the page that may be the last."""
-        known = self.taken.seen.keys() | set(held.window.ids)
-        unseen = [event for event in window.events if event.event_log_id not in known]
+        held_ids, seen = set(held.window.ids), self.taken.seen
+        unseen = [
+            event
+            for event, number in zip(window.events, window.ids, strict=True)
+            if number not in held_ids and number not in seen
+        ]
         if unseen and not held.looked and held.window.ids[-1] in window.ids:
             self._grown(held, window, unseen)
         elif unseen:
@@ -186,10 +192,16 @@ class Ending:
         if self._still(window) and self.taken.count + self._repeats == window.total:
             self._end(window, "as many events came as the total names")
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing suggests that the list moved, so that what was learned is about it."""
+        return not self._moved
+
     def _still(self, window: Window) -> bool:
         """Whether nothing suggests that the list moved, and the total can be believed."""
         totals = self.book.totals
-        return totals.of(window) is not None and totals.constant and not self._moved
+        sure = totals.constant and not self._moved and not self._unsure
+        return sure and totals.of(window) is not None
 
     def _looked(self, held: _Held, window: Window) -> bool:
         """Whether a window shows the held page's last event, and that nothing follows it."""
@@ -262,6 +274,6 @@ class Ending:
         elif still and not self.taken.blind and count != total and self._fence.last is None:
             book.fail(f"the total is {total}, and {count} events came")
         else:
-            if totals.kind == "wrong" and window.total == -(-window.end // self.cut.due(window)):
+            if totals.kind == "wrong" and totals.count_pages(window.end, self.cut.cap):
                 totals.kind = "pages"
             book.end(reason, "anchored")

@@ -60,7 +60,7 @@ class Walk:
     _cap: int | None = field(init=False)
     _echoed: bool = field(init=False, default=False)
     _largest: int = field(init=False, default=0)
-    _refused: bool = field(init=False, default=False)
+    _refusal: CapillaryError | None = field(init=False, default=None)
     _pass: PlainPass | AnchoredPass | None = field(init=False, default=None)
     _first: Window | None = field(init=False, default=None)
 
@@ -92,11 +92,13 @@ class Walk:
         if not self._book.broken:
             return None
         report = self.report
-        return PaginationError(
+        error = PaginationError(
             f"the pages do not add up: {report.reason}; {report.events} events in "
             f"{report.requests} requests, of {report.total} by the server's total",
             report=report,
         )
+        error.__cause__ = self._refusal
+        return error
 
     @property
     def report(self) -> PagingReport:
@@ -117,19 +119,34 @@ class Walk:
 
     @property
     def found(self) -> Dialect:
-        """The dialect as far as this walk, or an earlier one, found it out; to be remembered."""
-        guess = self._guess
+        """The dialect as far as it was given, or found out by this walk or an earlier one."""
+        guess, totals, careful = self._guess, self._book.totals, self._pass
         fresh = Dialect(
             offset=guess.found,
-            total=self._book.totals.kind if self._book.complete else None,
+            total=totals.kind if self._book.complete else None,
             limit="capped" if self._echoed else None,
-            past_end="refused" if self._refused else None,
+            past_end="refused" if self._refusal is not None else None,
         )
-        if isinstance(self._pass, AnchoredPass):
-            fresh = self._pass.found.or_else(fresh)
+        if isinstance(careful, AnchoredPass):
+            fresh = careful.found.or_else(fresh)
+            if careful.cut.cap is not None and not self._echoed:
+                fresh = attrs.evolve(fresh, cap=careful.cut.cap, limit="capped-silent")
         if self._cap is not None:
-            fresh = attrs.evolve(fresh, cap=self._cap, limit=fresh.limit or "capped-silent")
+            fresh = attrs.evolve(fresh, cap=self._cap)
         return self.dialect.or_else(fresh.or_else(self.learned))
+
+    @property
+    def learnt(self) -> Dialect:
+        """What of it the next walk should know. Not what was merely given, or seen in motion."""
+        found, given = self.found, self.dialect
+        quiet = not isinstance(self._pass, AnchoredPass) or self._pass.quiet
+        return Dialect(
+            offset=found.offset if quiet and given.offset is None else self.learned.offset,
+            total=found.total if quiet and given.total is None else self.learned.total,
+            limit=found.limit if given.limit is None else self.learned.limit,
+            cap=found.cap if given.cap is None else self.learned.cap,
+            past_end=found.past_end,
+        )
 
     def requests(self) -> tuple[PageRequest, ...]:
         """The pages to have in flight now, the next to be fed first; none once it is done.
@@ -165,8 +182,8 @@ class Walk:
         self._book.totals.hear(window)
         self._hear_limit(window)
         self._largest = max(self._largest, window.size)
-        if window.refused:
-            self._refused = True
+        if isinstance(answer, CapillaryError):
+            self._refusal = answer
         if window.refused and request.offset == 0:
             self._book.no_record = self._book.events == 0
             self._book.end("no record", "anchored")
@@ -203,12 +220,18 @@ class Walk:
         """The first page: decide how to go on."""
         self._first = window
         distinct, total = window.distinct(), self._book.totals.of(window)
-        plain = not self.anchored and self._guess.by_page and distinct and total is not None
-        if plain and total is not None and window.size <= total:
+        one_page = window.size == total
+        if (
+            total is not None
+            and window.size <= total
+            and distinct
+            and not self.anchored
+            and (one_page or self._guess.by_page)
+        ):
             # A page that is short of the total may be capped without saying so: then pages of as
             # many rows follow it without a gap, and the total tells in the end.
             size = min(self._size, window.size)
-            if window.size == total or size > 1 or size == self._size:
+            if one_page or size > 1 or size == self._size:
                 self._pass = PlainPass(
                     self._book, self._guess, self._plan, size, total, self.prefetch
                 )
@@ -225,6 +248,7 @@ class Walk:
         taken, request = Taken(), window.request
         self._book.passes += 1
         self._book.given = set(plain.taken)
+        self._book.duplicates += len(self._book.given.intersection(window.ids))
         row = {event: row for row, event in enumerate(plain.taken)}
         found = [row[event] - index for index, event in enumerate(window.ids) if event in row]
         if window.size > 1:

@@ -26,7 +26,7 @@ from .simulation import Server, Speech, drive
         (Speech(cap=20), Dialect(offset="page", total="rows", limit="capped", cap=20)),
         (
             Speech(cap=20, echo_cap=False, offset="row"),
-            Dialect(offset="row", total="rows"),
+            Dialect(offset="row", total="rows", limit="capped-silent", cap=20),
         ),
     ],
     ids=str,

@@ -40,7 +40,7 @@ def reason(driven: Driven) -> str:
         (Speech(total="pages"), 18),
         (Speech(total="absent"), 18),
         (Speech(total="zero"), 18),
-        (Speech(total="absent", offset="row"), 15),
+        (Speech(total="absent", offset="row"), 18),
         (Speech(total="absent", offset="clamped"), 18),
         (Speech(total="absent", cap=50, echo_cap=False), 36),
         (Speech(hole=3), 28),
@@ -160,7 +160,29 @@ def test_a_total_that_happens_to_be_a_page_boundary_needs_anchors() -> None:
     careful, _ = walked(Speech(total="half"), anchored=True)
     assert careful.ids == list(range(ROWS))
     assert careful.walk.found.total == "wrong"
-    assert walked(Speech(total="half"), learned=careful.walk.found)[0].ids == list(range(ROWS))
+    assert careful.walk.learnt.total == "wrong"
+    assert walked(Speech(total="half"), learned=careful.walk.learnt)[0].ids == list(range(ROWS))
+
+
+def test_what_was_seen_in_motion_is_not_remembered() -> None:
+    """A false alarm must not cost every later walk of the client its overlaps and probes."""
+    driven, _ = walked(Speech(repeat="extra"), Move(inserts=(0.5,)))
+    assert driven.walk.learnt.total is None
+    told, _ = walked(Speech(total="half"), dialect=Dialect(total="wrong", offset="page"))
+    assert told.walk.found.total == "wrong"
+    assert told.walk.learnt == Dialect(past_end="empty")
+
+
+def test_duplicates_are_counted() -> None:
+    driven, _ = walked(move=Move(inserts=(0,) * 5))
+    assert driven.walk.report.duplicates >= 5
+    assert walked()[0].walk.report.duplicates == 0
+    assert walked(anchored=True)[0].walk.report.duplicates == 0
+
+
+def test_the_servers_last_refusal_is_the_cause() -> None:
+    driven, _ = walked(Speech(total="double", past_end="error"))
+    assert driven.walk.error.__cause__.code == 11003
 
 
 def test_all_events_of_the_head_gone() -> None:
