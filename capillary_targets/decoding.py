@@ -18,7 +18,8 @@ import attrs
 import msgspec
 
 from .models import Pagination, Target, TargetEvent
-from .structuring import Structurer, amount, wire_name
+from .scalars import amount, wire_name
+from .structuring import Structurer
 
 __all__ = [
     "Envelope",

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 from collections import deque
 from typing import Literal, TypeAlias
 
-import stamina
 from attrs import define
 
 from .budget import Budget
@@ -156,12 +156,6 @@ class Gate:
         if refused:
             await self._budget.pause(max(0.0, self.rate.paused_until - time.monotonic()))
 
-    async def close(self) -> None:
-        """Settle what is owed and let go of the budget."""
-        if self._budget is not None:
-            await self.settle()
-            await self._budget.close()
-
     async def _place(self, patience: Patience) -> None:
         if self.in_flight < self.limit:  # then nobody is waiting
             self.in_flight += 1
@@ -189,7 +183,7 @@ class Gate:
 
     def _held_back(self) -> bool:
         # In tests that do not wait, pace and budget are no concern.
-        return (self._budget is not None or self.rate.restrains) and not stamina.is_testing()
+        return (self._budget is not None or self.rate.restrains) and not _testing()
 
     async def _permission(self, patience: Patience) -> str:
         """The budget's ticket. One waits at a time, so that first come is first served."""
@@ -239,3 +233,9 @@ class Gate:
         setattr(self.waited, reason, getattr(self.waited, reason) + seconds)
         if self._hooks:
             self._hooks.emit(WaitDetails(reason=reason, seconds=seconds))
+
+
+def _testing() -> bool:
+    """Whether stamina's test mode is on. Who switched it on has imported it."""
+    stamina = sys.modules.get("stamina")
+    return stamina is not None and stamina.is_testing()

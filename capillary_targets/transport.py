@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
 
-import stamina
-
 from .auth import Token
 from .errors import (
     AuthError,
@@ -102,7 +100,10 @@ class _Call(Generic[T]):
         else:
             self.session.quota.give_back(0)
             return result
-        # The retry machinery is entered only after a first failure, which is replayed to it.
+        # The retry machinery is entered only after a first failure, which is replayed to it;
+        # with all it brings along, it would be a quarter of what importing this package costs.
+        import stamina  # noqa: PLC0415
+
         async for attempt in stamina.retry_context(
             on=self._wait_before_retry, attempts=self.session.settings.retry.attempts, timeout=None
         ).with_name(_NAME, (), {}):

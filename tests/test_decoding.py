@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from capillary_targets import BadResponse, CapillaryError, TargetEvent, decoding, wire
-from capillary_targets.structuring import structurer, wire_name
+from capillary_targets.scalars import wire_name
+from capillary_targets.structuring import structurer
 from capillary_targets.wire import Answer, read_event_rows, read_events, read_targets
 
 from .conftest import sample
