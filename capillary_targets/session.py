@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from typing import Unpack
 
 import aiohttp
@@ -23,10 +23,15 @@ from .structuring import Structurer, structurer
 
 __all__ = ["Counts", "Session", "open_session", "opened"]
 
-try:
-    _VERSION = version("capillary-targets")
-except PackageNotFoundError:  # run from a source tree
-    _VERSION = "0"
+
+@cache
+def _user_agent() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - reads files
+
+    try:
+        return f"capillary-targets/{version('capillary-targets')}"
+    except PackageNotFoundError:  # run from a source tree
+        return "capillary-targets/0"
 
 
 @define
@@ -136,7 +141,7 @@ async def opened(
             connector=aiohttp.TCPConnector(limit=0),  # the gate bounds what is in flight
             cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
             timeout=aiohttp.ClientTimeout(total=None),  # the transport keeps the deadline
-            headers={"User-Agent": f"capillary-targets/{_VERSION}"},
+            headers={"User-Agent": _user_agent()},
             middlewares=(_send_once,),
         )
     hooks = Hooks(settings.hooks)
