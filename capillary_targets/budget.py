@@ -9,7 +9,6 @@ back.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from uuid import uuid4
 from .errors import UsageError
 from .limits import RateLimit, Window
 
-__all__ = ["Budget", "LocalBudget", "open_budget", "register"]
+__all__ = ["Budget", "LocalBudget", "open_budget"]
 
 T = TypeVar("T")
 
@@ -83,6 +82,8 @@ class SqliteBudget:
     def __init__(
         self, limit: RateLimit, path: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        import sqlite3  # noqa: PLC0415 - not for those who share no budget
+
         self._limit = limit
         self._clock = clock
         try:
@@ -212,21 +213,16 @@ class RedisBudget:
         await self._redis.aclose()
 
 
-_OTHERS: Final[dict[str, Callable[[RateLimit], Budget]]] = {}
+def open_budget(limit: RateLimit | Budget) -> Budget:
+    """The budget that a `RateLimit` describes, or the caller's own as it is.
 
-
-def register(scheme: str, make: Callable[[RateLimit], Budget]) -> None:
-    """Another way to share a budget: `make` opens those whose `shared` begins with the scheme."""
-    _OTHERS[scheme] = make
-
-
-def open_budget(limit: RateLimit) -> Budget:
-    """The budget that a `RateLimit` describes. Raises `UsageError` if it cannot be shared so."""
+    Raises `UsageError` if it cannot be shared so.
+    """
+    if not isinstance(limit, RateLimit):
+        return limit
     if limit.shared is None:
         return LocalBudget(limit)
     scheme, _, rest = limit.shared.partition("://")
-    if scheme in _OTHERS:
-        return _OTHERS[scheme](limit)
     if scheme == "sqlite" and rest.removeprefix("/"):
         path = Path(rest) if not rest.startswith("//") else Path(rest[1:])
         return SqliteBudget(limit, str(path))

@@ -7,15 +7,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 from uuid import uuid4
 
-import attrs
 import ray
 
-from .budget import SqliteBudget, register
+from .budget import Budget, SqliteBudget
 from .limits import RateLimit
 
 __all__ = ["ClusterBudget", "one_budget"]
 
-_SCHEME: Final = "ray"
 _NAMESPACE: Final = "capillary-targets"
 
 
@@ -48,11 +46,10 @@ class Keeper:
 
 
 class ClusterBudget:
-    """The budget, as a worker sees it: opened for `RateLimit(..., shared="ray://NAME")`."""
+    """The budget, as a worker sees it: asks the actor that keeps it, from wherever it is sent."""
 
-    def __init__(self, limit: RateLimit) -> None:
-        name = (limit.shared or "").removeprefix(f"{_SCHEME}://")
-        self._keeper: Any = ray.get_actor(name, namespace=_NAMESPACE)
+    def __init__(self, keeper: Any) -> None:
+        self._keeper = keeper
 
     async def take(self) -> tuple[str, float]:
         """A place in the window, or how long to wait for one."""
@@ -71,19 +68,15 @@ class ClusterBudget:
         """The actor lives as long as its sweep."""
 
 
-register(_SCHEME, ClusterBudget)
-
-
 @contextmanager
-def one_budget(limit: RateLimit | None) -> Iterator[RateLimit | None]:
-    """The limit as the workers are told it: shared by an actor, unless it is shared already."""
-    if limit is None or limit.shared is not None:
+def one_budget(limit: RateLimit | Budget | None) -> Iterator[RateLimit | Budget | None]:
+    """The limit as the workers are told it: kept by an actor, unless it is shared already."""
+    if not isinstance(limit, RateLimit) or limit.shared is not None:
         yield limit
         return
-    name = f"budget-{uuid4().hex}"
     remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Keeper)
-    keeper = remote.options(name=name, namespace=_NAMESPACE).remote(limit)
+    keeper = remote.options(name=f"budget-{uuid4().hex}", namespace=_NAMESPACE).remote(limit)
     try:
-        yield attrs.evolve(limit, shared=f"{_SCHEME}://{name}")
+        yield ClusterBudget(keeper)
     finally:
         ray.kill(keeper)

@@ -162,4 +162,6 @@ async def opened(
         session.life.closed = True
         if own:
             await http.close()
-        await session.gate.close()
+        await session.gate.settle()
+        if budget is not None and budget is not settings.rate:  # the caller's own stays open
+            await budget.close()

@@ -11,6 +11,7 @@ from attrs import field, frozen
 from yarl import URL
 
 from .auth import Auth
+from .budget import Budget
 from .errors import UsageError
 from .hooks import Hook
 from .limits import AdaptiveConcurrency, RateLimit
@@ -33,7 +34,7 @@ class Options(TypedDict, total=False):
     timeout: float
     retry: RetryPolicy | None
     concurrency: int | AdaptiveConcurrency | None
-    rate: RateLimit | None
+    rate: RateLimit | Budget | None
     timezone: tzinfo | None
     max_body: int
     allow_insecure: bool
@@ -88,8 +89,8 @@ class Settings:
     retry: RetryPolicy = field(default=None, converter=_retry)
     concurrency: int | AdaptiveConcurrency = field(default=None, converter=_concurrency)
     """Requests in flight at once: a number, or found by itself."""
-    rate: RateLimit | None = None
-    """A budget to keep, which may be shared with other processes."""
+    rate: RateLimit | Budget | None = None
+    """A budget to keep, which may be shared with other processes; or one of the caller's making."""
     timezone: tzinfo | None = None
     """The cluster's zone, for aware times where the server sends none."""
     max_body: int = 64 * 2**20
