@@ -183,3 +183,35 @@ async def test_one_client_keeps_its_budget_on_cold_connections() -> None:
         assert all([outcome.complete async for outcome in client.sweep(sandbox.world.user_ids())])
     assert sandbox.worst_window <= 50
     assert not [entry for entry in sandbox.requests if entry.status == 429]
+
+
+class OwnBudget:
+    """A budget of the caller's making: lets everybody through and counts."""
+
+    def __init__(self) -> None:
+        self.taken = self.given_back = 0
+        self.closed = False
+
+    async def take(self) -> tuple[str, float]:
+        self.taken += 1
+        return "mine", 0.0
+
+    async def answered(self, ticket: str) -> None:
+        assert ticket == "mine"
+        self.given_back += 1
+
+    async def pause(self, seconds: float) -> None:
+        raise AssertionError("nobody refused")
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_callers_own_budget_is_asked_and_never_closed() -> None:
+    budget = OwnBudget()
+    sandbox = Sandbox(users=5)
+    async with sandbox, client_of(sandbox, rate=budget) as client:
+        assert all([outcome.complete async for outcome in client.sweep(sandbox.world.user_ids())])
+        requests = client.counts.requests
+    assert budget.taken == budget.given_back == requests
+    assert not budget.closed
