@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -67,7 +68,10 @@ def main() -> None:
     with serving() as server:
         for name in asked.parts or PARTS:
             print(f"{name} …", file=sys.stderr, flush=True)
-            rows += PARTS[name](server, scale)
+            try:
+                rows += PARTS[name](server, scale)
+            except subprocess.CalledProcessError as error:  # said why on stderr
+                rows.append(Row(name, "", [], missing=f"failed: exit status {error.returncode}"))
     machine = _machine()
     print(as_text(rows))
     print(f"\n{machine['python']}, {machine['processor']}")
