@@ -37,9 +37,18 @@ from .pagination import PagingReport
 from .session import Session
 from .workers import visit_all
 
-__all__ = ["Sweep", "SweepPlan", "SweepStats", "UserOutcome"]
+__all__ = ["Sweep", "SweepPlan", "SweepStats", "UserOutcome", "prefetch_for"]
 
 _PREFETCH: Final = 4
+
+
+def prefetch_for(session: Session, users: int) -> int:
+    """Pages of a target to have in flight while so many users are under way.
+
+    Several only where the users leave places free.
+    """
+    places = session.gate.limit // max(1, users)
+    return min(_PREFETCH, places) if places > 1 else 0
 
 
 @frozen
@@ -202,9 +211,7 @@ class Sweep:
         return self._session.gate.limit
 
     def _prefetch(self) -> int:
-        """Pages of a target to have in flight: several only where the users leave places free."""
-        places = self._session.gate.limit // max(1, len(self._under_way))
-        return min(_PREFETCH, places) if places > 1 else 0
+        return prefetch_for(self._session, len(self._under_way))
 
     async def _each(self) -> AsyncGenerator[int, None]:
         """The users, without those who are under way at that moment."""

@@ -229,9 +229,8 @@ class _Sweep:
                     yield user
 
     def _size(self) -> int:
-        """Users at a time: as many as requests may be in flight, and a few being worked on."""
-        limit = self._client.session.gate.limit
-        return limit + max(1, limit // 8)
+        """Users at a time: as many as requests may be in flight."""
+        return self._client.session.gate.limit
 
     async def _seal(self) -> None:
         """Seal the part in hand, the slow writing aside from the event loop."""

@@ -16,7 +16,7 @@ from capillary_targets.errors import (
     EndpointGone,
     NoRecordFound,
 )
-from capillary_targets.fanout import UserOutcome
+from capillary_targets.fanout import UserOutcome, prefetch_for
 from capillary_targets.models import EventsPage, Target, TargetEvent
 from capillary_targets.pager import EventPager
 from capillary_targets.pagination import PagingReport
@@ -76,6 +76,7 @@ class Visitor:
     rules: tuple[int, ...] = ()
     enrolled: bool = True
     raw: bool = False
+    _under_way: set[int] = field(init=False, factory=set)
 
     async def visit(self, user: int) -> Visit:
         """Everything of one user. A failure is told in the outcome.
@@ -83,6 +84,13 @@ class Visitor:
         Raised is what nobody else would fare better with: `AuthError`, `EndpointGone`,
         `ClientClosed`.
         """
+        self._under_way.add(user)
+        try:
+            return await self._visit(user)
+        finally:
+            self._under_way.discard(user)
+
+    async def _visit(self, user: int) -> Visit:
         marks = self.marks(user)
         targets: Sequence[Target] = ()
         reads: dict[int, _Read] = {}
@@ -127,7 +135,13 @@ class Visitor:
 
     async def _all(self, user: int, rule: int) -> _Read:
         """Walk over everything."""
-        pager = EventPager(self.session, user, rule, page_size=self.page_size)
+        pager = EventPager(
+            self.session,
+            user,
+            rule,
+            page_size=self.page_size,
+            prefetch=prefetch_for(self.session, len(self._under_way)),
+        )
         events: list[TargetEvent] = []
         sent: dict[int, bytes] = {}
         async with aclosing(pager.pages()) as pages:
