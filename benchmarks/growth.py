@@ -14,13 +14,13 @@ from pathlib import Path
 from .contenders import client_of
 from .workload import Work
 
-__all__ = ["events_grow", "memory", "users_grow"]
+__all__ = ["events_grow", "memory", "resident", "users_grow"]
 
 _ENOUGH = 1.0
 """Seconds of CPU time that a figure is measured over, at least."""
 
 
-def _rss() -> int:
+def resident() -> int:
     """Bytes of memory in use now (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
@@ -33,7 +33,7 @@ async def memory(base: str, work: Work, marks: list[int]) -> dict[int, int]:
         async for _ in client.sweep(range(1, work.users + 1)):
             done += 1
             if done in marks:
-                found[done] = _rss()
+                found[done] = resident()
     return found
 
 
