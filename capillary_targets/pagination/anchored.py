@@ -99,7 +99,7 @@ class AnchoredPass(Ending):
         self, window: Window, new: list[TargetEvent], row: int, behind: int, total: int | None
     ) -> None:
         """What a window's new events, the first of them in `row`, mean for the walk."""
-        full = window.size >= self.cut.due(window)
+        full = self._full(window)
         if self._owing and (new or full):
             self._owe(window, new, row)
         elif full:

@@ -64,6 +64,13 @@ class Totals:
             for limit, total in self._by_limit.items()
         )
 
+    def least_rows(self, cap: int | None) -> int:
+        """The fewest rows that would make as many pages as was said; 0 if the figures disagree."""
+        limits = {limit: limit if cap is None else min(limit, cap) for limit in self._by_limit}
+        low = max(((n - 1) * limits[limit] + 1 for limit, n in self._by_limit.items()), default=0)
+        high = min((n * limits[limit] for limit, n in self._by_limit.items()), default=0)
+        return low if low <= high and len(set(self._by_limit.values())) > 1 else 0
+
     def doubt(self) -> None:
         """It does not count rows: more came than it allows."""
         self.kind = "wrong"

@@ -86,9 +86,15 @@ class Cutter:
         """The same, no larger than pages surely served in full if it can be."""
         return self.across(end, back=back, room=min(self._full_room, self.largest))
 
-    def beyond(self, end: int) -> PageRequest:
-        """A full-sized window at row `end`, overlapping nothing."""
-        return self.window(end, room=self._full_room)
+    def beyond(self, end: int, *, other: bool = False) -> PageRequest:
+        """A full-sized window that goes on behind row `end`; or by the `other` reading."""
+        room = self._full_room
+        if self.guess.by_page is (other and not self.guess.confirmed):
+            return PageRequest(room, max(end, room), max(end, room))
+        number = end // room  # never page 0: that one has been looked at
+        while number == 0 or number in self._avoid:
+            number += 1
+        return PageRequest(room, number, number * room)
 
     def start(self, limit: int, offset: int) -> int:
         """The row that a page should begin with."""

@@ -44,6 +44,7 @@ class _Held:
     """The row behind the latest probe."""
     looked: bool
     """Whether the page right behind was seen, and to be cut short by nothing but the end."""
+    planned: int = field(init=False, default=0)
 
 
 @define
@@ -90,8 +91,12 @@ class Ending:
     def _plan_probes(self, held: _Held) -> None:
         """Fill the plan up with looks behind a page that may be the last."""
         while held.looked and len(self.pending) < min(self.prefetch, held.probes):
-            self.pending.append(self.cut.beyond(held.behind))
-            held.behind = self.pending[-1].end
+            # Whether offsets count pages or rows may not be known yet: look behind in both.
+            other = held.planned % 2 == 1
+            held.planned += 1
+            self.pending.append(self.cut.beyond(held.behind, other=other))
+            if other or self.guess.confirmed:
+                held.behind = max(held.behind, self.pending[-1].end)
 
     def _placed(self, window: Window, found: int | None, *, head: bool = False) -> bool:
         """Learn from where known events were found; False if offsets turn out to mean nothing."""
@@ -189,8 +194,15 @@ class Ending:
         self._advance(window, new, row, window.end)
         if new:
             self._slack = max(0, self.cut.due(window) - window.size)
-        if self._still(window) and self.taken.count + self._repeats == window.total:
+        count, total = self.taken.count + self._repeats, window.total
+        if not self._still(window) or total is None or (new and self._full(window)):
+            return
+        if count >= total:
             self._end(window, "as many events came as the total names")
+
+    def _full(self, window: Window) -> bool:
+        """Whether a window has all the rows it was asked for."""
+        return window.size >= self.cut.due(window)
 
     @property
     def quiet(self) -> bool:
@@ -249,6 +261,9 @@ class Ending:
             self.book.fail(f"the total is {total}, and nothing comes behind row {held.window.end}")
             return
         self._advance(held.window, held.new, held.row, held.window.end)
+        least = self.book.totals.least_rows(self.cut.cap)
+        if least > held.window.end and self.quiet:
+            self.book.fail(f"as pages, the totals speak of {least} events or more")
         self._end(held.window, "a page that is not full, and nothing behind it")
 
     def _last_by_pages(self, window: Window) -> bool:
