@@ -129,6 +129,37 @@ def _target(user_id: int, target: Target) -> tuple[Any, ...]:
     return (user_id, *_with_instants(fields).values())
 
 
+class _Outlet:
+    """What pyarrow writes into: a file, or nothing once nobody wants it.
+
+    A writer that cannot finish tries again whenever it is destroyed, so it is let finish.
+    """
+
+    closed = False
+
+    def __init__(self, file: WholeFile) -> None:
+        self._file: WholeFile | None = file
+        self._size = 0
+
+    def write(self, data: bytes) -> int:
+        if self._file is not None:
+            self._file.write(data)
+        self._size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        """The file is flushed when it is whole."""
+
+    def close(self) -> None:
+        """The file is closed when it is whole."""
+
+    def drop(self) -> None:
+        self._file = None
+
+
 @define
 class _Rows:
     """One part. Places are counted in rows."""
@@ -137,13 +168,15 @@ class _Rows:
     _schema: pa.Schema
     _raw: bool
     rows: int = 0
+    _outlet: _Outlet = field(init=False)
     _writer: pq.ParquetWriter = field(init=False)
     _waiting: list[tuple[Any, ...]] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         if self._raw:
             self._schema = self._schema.append(pa.field("raw", pa.string()))
-        self._writer = pq.ParquetWriter(self._file.file, self._schema, compression="zstd")
+        self._outlet = _Outlet(self._file)
+        self._writer = pq.ParquetWriter(self._outlet, self._schema, compression="zstd")
 
     def add(
         self,
@@ -183,7 +216,8 @@ class _Rows:
         self._file.commit()
 
     def discard(self) -> None:
-        with suppress(OSError, pa.ArrowException):  # closing writes once more, perhaps in vain
+        self._outlet.drop()
+        with suppress(OSError, pa.ArrowException):
             self._writer.close()
         self._file.discard()
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from capillary_targets.models import TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import Limits, SweepRefused, SweepStopped
 from capillary_targets.sweep.parts import WholeFile
+from capillary_targets.sweep.sinks import format_named
 
 from .conftest import Swept, names, needed, true_events, written
 
@@ -63,6 +65,22 @@ async def test_a_full_disk_stops_it_and_loses_nothing(
     assert summary.all_complete
     if form == "jsonl":
         assert written(tmp_path) == true_events(sandbox.world)
+
+
+def test_a_parquet_part_that_found_no_room_leaves_no_writer_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    needed("pyarrow")
+    monkeypatch.setattr("capillary_targets.sweep.parquet._ROWS_IN_A_GROUP", 1)
+    sink = format_named("parquet", raw=False).events(tmp_path / "part-00000.parquet")
+    sink._file.file = Full(sink._file.file, [100])
+    with pytest.raises(OSError, match="No space left"):
+        for number in range(100):
+            sink.add(1, [TargetEvent(number)], ())
+    sink.discard()
+    # A writer left open tries once more when it is destroyed, in the middle of anything.
+    assert not sink._writer.is_open
+    assert names(tmp_path) == []
 
 
 async def test_a_ledger_that_finds_no_room_stops_it_and_loses_nothing(swept: Swept, tmp_path: Path):
