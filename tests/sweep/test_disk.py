@@ -72,11 +72,10 @@ def test_a_parquet_part_that_found_no_room_leaves_no_writer_behind(
 ):
     needed("pyarrow")
     monkeypatch.setattr("capillary_targets.sweep.parquet._ROWS_IN_A_GROUP", 1)
-    sink = format_named("parquet", raw=False).events(tmp_path / "part-00000.parquet")
-    sink._file.file = Full(sink._file.file, [100])
+    sink: Any = format_named("parquet", raw=False).events(tmp_path / "part-00000.parquet")
+    sink._file.file = Full(sink._file.file, [0])
     with pytest.raises(OSError, match="No space left"):
-        for number in range(100):
-            sink.add(1, [TargetEvent(number)], ())
+        sink.add(1, [TargetEvent(number) for number in range(100)], ())
     sink.discard()
     # A writer left open tries once more when it is destroyed, in the middle of anything.
     assert not sink._writer.is_open
