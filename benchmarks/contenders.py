@@ -16,7 +16,17 @@ from .workload import Work
 if TYPE_CHECKING:
     from capillary_targets import TargetsClient
 
-__all__ = ["HEADERS", "Contender", "Result", "client_of", "raw", "thrown_away", "typed", "walk"]
+__all__ = [
+    "HEADERS",
+    "Contender",
+    "Result",
+    "client_of",
+    "raw",
+    "thrown_away",
+    "typed",
+    "typed_by_command_line",
+    "walk",
+]
 
 Result: TypeAlias = Callable[[], tuple[int, Decimal | float]]
 """Proof that the work was done: how many events came, and the sum of their values."""
@@ -98,6 +108,14 @@ async def typed(base: str, work: Work) -> Result:
             events += len(outcome.events)
             total += sum([event.target_value for event in outcome.events if event.target_value])
     return lambda: (events, total)
+
+
+async def typed_by_command_line(base: str, work: Work) -> Result:
+    """The same, with the garbage collector as the command line sets it; run it with uvloop."""
+    from capillary_targets.cli.process import collector_at_rest
+
+    with collector_at_rest():
+        return await typed(base, work)
 
 
 async def thrown_away(base: str, work: Work) -> Result:

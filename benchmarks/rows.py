@@ -42,6 +42,7 @@ class Scale:
 
 RAW: Final = "contenders:raw"
 TYPED: Final = "contenders:typed"
+COMMAND_LINE: Final = "contenders:typed_by_command_line+uvloop"
 PEERS: Final = {
     "peers:aiohttp_orjson_cattrs": ("aiohttp + orjson + tuned cattrs", 2.0, ("orjson",)),
     "peers:aiohttp_json_cattrs": ("aiohttp + json + cattrs as it comes", 4.5, ()),
@@ -58,13 +59,22 @@ def sweeps(server: Server, scale: Scale) -> Iterator[Row]:
     server.run(TYPED, work)
     warm = replace(work, users=min(8, work.users))
     made = server.take_count() - warm.requests
-    raw, typed = alternate(server, [RAW, TYPED], work, scale.rounds)
+    loops = [f"{RAW}+uvloop", f"{TYPED}+uvloop", COMMAND_LINE] if find_spec("uvloop") else []
+    raw, typed, *others = alternate(server, [RAW, TYPED, *loops], work, scale.rounds)
     yield Row("typed sweep", how, ratios(typed, raw), 1.15, detail={"raw": raw, "typed": typed})
-    if find_spec("uvloop"):
-        raw, typed = alternate(server, [RAW, TYPED], work, scale.rounds, uvloop=True)
-        detail = {"raw": raw, "typed": typed}
+    if others:
+        fast_raw, fast_typed, by_command_line = others
         yield Row(
-            "typed sweep, uvloop", f"{how}, uvloop for both", ratios(typed, raw), detail=detail
+            "the same, uvloop for both",
+            how,
+            ratios(fast_typed, fast_raw),
+            detail={"raw": fast_raw, "typed": fast_typed},
+        )
+        yield Row(
+            "the same, as the command line runs it",
+            "wall ÷ *raw*'s in asyncio's loop",
+            ratios(by_command_line, raw),
+            detail={"raw": raw, "typed": by_command_line},
         )
     yield Row("requests", "requests made ÷ fewest possible", [made / work.requests], 1.0)
 

@@ -58,9 +58,15 @@ class Server:
         self._process.terminate()
         self._process.wait()
 
-    def run(self, call: str, work: Work, *arguments: Any, uvloop: bool = False) -> Any:
-        """One run of a contender, `module:function`; what it cost, or what it returns."""
-        return in_child(call, *arguments, port=self.port, work=asdict(work), uvloop=uvloop)
+    def run(self, call: str, work: Work, *arguments: Any) -> Any:
+        """One run of a contender, `module:function`; what it cost, or what it returns.
+
+        With `+uvloop` behind its name it runs in that event loop.
+        """
+        name, _, loop = call.partition("+")
+        return in_child(
+            name, *arguments, port=self.port, work=asdict(work), uvloop=loop == "uvloop"
+        )
 
 
 def in_child(call: str, *arguments: Any, **spec: Any) -> Any:
@@ -90,13 +96,13 @@ def serving() -> Iterator[Server]:
 
 
 def alternate(
-    server: Server, contenders: Sequence[str], work: Work, rounds: int, *, uvloop: bool = False
+    server: Server, contenders: Sequence[str], work: Work, rounds: int
 ) -> list[list[Run]]:
     """The runs of each contender, all taking turns, so that a slow moment hits every one alike."""
     runs: list[list[Run]] = [[] for _ in contenders]
     for _ in range(rounds):
         for mine, call in zip(runs, contenders, strict=True):
-            mine.append(server.run(call, work, uvloop=uvloop))
+            mine.append(server.run(call, work))
     return runs
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["run_until_done"]
+__all__ = ["collector_at_rest", "run_until_done"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -20,8 +21,25 @@ def run_until_done(command: Coroutine[Any, Any, int]) -> int:
     SIGINT and SIGTERM cancel it, so that it can put its things in order, and give 130 and 143. A
     second signal ends the process on the spot.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with collector_at_rest(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_with_signals(command))
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Let the garbage collector look rarely, and not at what was imported, for as long as it lasts.
+
+    A sweep makes events by the hundred thousand, all of them freed without its help; looking
+    through them takes a fifth of the time.
+    """
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
