@@ -57,7 +57,7 @@ class TargetsClient:
         if page_size < 1:
             raise UsageError(f"page_size must be at least 1, not {page_size}")
         self._settings = Settings(base_url=base_url, auth=auth, **options)
-        self._page_size = page_size
+        self.page_size = page_size
         self._http = session
         self._stack = AsyncExitStack()
         self._session: Session | None = None
@@ -160,7 +160,7 @@ class TargetsClient:
             user_id,
             target_rule_id,
             period_id=period_id,
-            page_size=page_size or self._page_size,
+            page_size=self.page_size if page_size is None else page_size,
             max_items=max_items,
             start=start,
             strict=strict,
@@ -236,6 +236,6 @@ class TargetsClient:
             target_rule_ids=rules,
             enrolled=enrolled,
             period_id=None if period_id is None else checked_id("period_id", period_id),
-            page_size=page_size or self._page_size,
+            page_size=self.page_size if page_size is None else page_size,
         )
         return Sweep(self.session.patiently(), user_ids, plan, ordered)

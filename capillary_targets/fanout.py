@@ -28,6 +28,7 @@ from .errors import (
     EndpointGone,
     TargetPeriodNotFound,
     TargetRuleNotFound,
+    UsageError,
 )
 from .gate import Waited
 from .hooks import Scope, ScopeDetails, current_scope, within
@@ -87,6 +88,10 @@ class SweepPlan:
     """Ask which targets a user is enrolled in; False goes straight to the events."""
     period_id: int | None = None
     page_size: int = 100
+
+    def __attrs_post_init__(self) -> None:
+        if self.page_size < 1:
+            raise UsageError(f"page_size must be at least 1, not {self.page_size}")
 
 
 @define

@@ -200,6 +200,8 @@ async def test_a_sweep_needs_to_know_what_to_ask_for(client: TargetsClient) -> N
         client.sweep([1], enrolled=False)
     with pytest.raises(UsageError, match="target_rule_ids"):
         client.sweep([1], target_rule_ids=["x"])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="page_size"):
+        client.sweep([1], page_size=0)
 
 
 async def test_waiting_for_the_budget_counts_towards_nobodys_deadline() -> None:

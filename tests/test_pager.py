@@ -96,7 +96,7 @@ async def test_refusals_other_than_no_record_are_raised(sandbox: Sandbox) -> Non
     assert caught.value.url.endswith("/v3/users/564332013/trackedTargetEvents/5?limit=100&offset=0")
 
 
-@pytest.mark.parametrize("arguments", [{"page_size": -1}, {"max_items": -1}])
+@pytest.mark.parametrize("arguments", [{"page_size": 0}, {"page_size": -1}, {"max_items": -1}])
 async def test_settings_that_cannot_be_are_refused(client: TargetsClient, arguments: dict) -> None:
     with pytest.raises(UsageError):
         client.events(1, 2, **arguments)

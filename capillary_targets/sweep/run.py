@@ -95,7 +95,7 @@ async def run(
         )
         visitor = Visitor(
             client.session.patiently(),
-            client.events(0, 0).page_size,
+            client.page_size,
             directory.ledger.marks,
             sweep.written,
             rules=rules,
