@@ -178,9 +178,10 @@ class Sweep:
     async def _run(self) -> AsyncGenerator[UserOutcome, None]:
         async with (
             aclosing(self._each()) as users,
-            aclosing(visit_all(users, self._visit, self._size, ordered=self._ordered)) as outcomes,
+            aclosing(visit_all(users, self._visit, self._size, ordered=self._ordered)) as visits,
         ):
-            async for outcome in outcomes:
+            async for visit in visits:
+                outcome = visit.outcome()
                 stats = self._counted
                 stats.users_done += 1
                 stats.users_failed += not outcome.complete
@@ -227,9 +228,8 @@ class Sweep:
                 self._under_way.add(user)
                 yield user
 
-    async def _visit(self, user_id: int) -> UserOutcome:
+    async def _visit(self, user_id: int) -> _Visit:
         visit = _Visit(self._session, self._plan, user_id, self._prefetch)
-        error: CapillaryError | None = None
         try:
             with within(self._scope):
                 await visit.run()
@@ -238,12 +238,12 @@ class Sweep:
         except (TargetRuleNotFound, TargetPeriodNotFound) as refusal:
             if not self._plan.enrolled:
                 raise  # the caller named it, for everybody
-            error = refusal
+            visit.error = refusal
         except CapillaryError as failure:
-            error = failure
+            visit.error = failure
         finally:
             self._under_way.discard(user_id)
-        return UserOutcome(user_id, visit.targets, events_of(visit.rows), visit.reports, error)
+        return visit
 
 
 class _Visit:
@@ -259,6 +259,13 @@ class _Visit:
         self.targets: tuple[Target, ...] = ()
         self.rows: list[TargetEvent] = []  # of which events are made in the end
         self.reports: dict[int, PagingReport] = {}
+        self.error: CapillaryError | None = None
+
+    def outcome(self) -> UserOutcome:
+        """What there is to show. Made when its turn has come: rows that wait cost less."""
+        return UserOutcome(
+            self._user_id, self.targets, events_of(self.rows), self.reports, self.error
+        )
 
     async def run(self) -> None:
         plan = self._plan
