@@ -253,6 +253,15 @@ async def test_a_token_that_is_never_accepted_ends_in_an_auth_error(sandbox: San
         assert tokens_asked(sandbox) == 2
 
 
+async def test_being_denied_access_is_no_reason_for_a_new_token(sandbox: Sandbox) -> None:
+    async with oauth_client(sandbox) as client:
+        sandbox.faults.add(Fault.authorisation(4000), times=None)
+        with pytest.raises(AuthError, match="Not authorized"):
+            await client.active_targets(USER)
+        assert tokens_asked(sandbox) == 1
+        assert client.counts.requests == 2
+
+
 async def test_a_busy_token_desk_is_asked_again(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.http(503), times=2, path_contains="token")
     async with oauth_client(sandbox) as client:
