@@ -13,7 +13,7 @@ from .endpoints import checked_id, target_events
 from .errors import CapillaryError, UsageError
 from .hooks import Scope, ScopeDetails, current_scope, within
 from .models import EventsPage, TargetEvent
-from .pagination import Batch, Checkpoint, Dialect, PageRequest, PagingReport, Walk
+from .pagination import Batch, Checkpoint, Dialect, PageRequest, PagingReport, Progress, Walk
 from .session import Session
 
 __all__ = ["EventPager"]
@@ -51,9 +51,7 @@ class EventPager:
     dialect: Dialect = field(factory=Dialect)
     resolve: Callable[[], Awaitable[int]] | None = field(default=None, repr=False)
     """Finds the id of a period that was given by name: asked anew when a loop starts."""
-    ask: Callable[..., Awaitable[EventsPage]] = field(default=target_events, repr=False)
-    """The endpoint: `target_events`, or the one with rows for events."""
-    _loop: _Loop | None = field(init=False, default=None, repr=False)
+    _progress: Progress | None = field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         for name in ("user_id", "target_rule_id"):
@@ -68,23 +66,39 @@ class EventPager:
     @property
     def report(self) -> PagingReport:
         """What the latest loop did so far."""
-        return PagingReport() if self._loop is None else self._loop.walk.report
+        return PagingReport() if self._progress is None else self._progress.walk.report
 
     @property
     def checkpoint(self) -> Checkpoint:
         """Where the latest loop stands: behind the event, or page, that it gave out last."""
-        if self._loop is None:
+        if self._progress is None:
             return self.start or Checkpoint()
-        return self._loop.checkpoint
+        return self._progress.checkpoint
 
     def __aiter__(self) -> _Iterator[TargetEvent]:
-        self._loop = loop = _Loop(self)
+        loop = self._begin()
         return _Iterator(loop, loop.events())
 
     def pages(self) -> _Iterator[EventsPage]:
         """The same events page by page, empty pages left out."""
-        self._loop = loop = _Loop(self)
+        loop = self._begin()
         return _Iterator(loop, loop.pages())
+
+    def _begin(self) -> _Loop:
+        start = self.start or Checkpoint()
+        walk = Walk(
+            self.page_size,
+            self.max_items,
+            prefetch=self.prefetch,
+            anchored=self.anchored,
+            dialect=self.dialect,
+            learned=self.session.learned.dialect,
+            start=start,
+        )
+        # The pager holds how far the loop is, not the loop, which holds the pager: events that
+        # nobody needs any more are gone at once, and do not wait for the garbage collector.
+        self._progress = Progress(walk, start)
+        return _Loop(self, self._progress)
 
     async def collect(self) -> list[TargetEvent]:
         """All events as a list."""
@@ -92,55 +106,32 @@ class EventPager:
 
 
 class _Loop:
-    """One loop over a pager: the walk, the requests in flight, and how far the caller has come."""
+    """One loop over a pager: the walk, and the requests in flight."""
 
-    def __init__(self, pager: EventPager) -> None:
+    def __init__(self, pager: EventPager, progress: Progress) -> None:
         self.pager = pager
         self.period_id = pager.period_id
-        self.walk = Walk(
-            pager.page_size,
-            pager.max_items,
-            prefetch=pager.prefetch,
-            anchored=pager.anchored,
-            dialect=pager.dialect,
-            learned=pager.session.learned.dialect,
-            start=pager.start or Checkpoint(),
-        )
+        self.progress = progress
+        self.walk = progress.walk
         self._flight: dict[PageRequest, asyncio.Task[Answer]] = {}
         self._cancelled: set[asyncio.Task[Answer]] = set()
-        self._before = pager.start or Checkpoint()
-        self._batch: Batch | None = None
-        self._given = 0
         self._scope: Scope | None = None  # only where somebody looks on
 
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The place behind what was given out last."""
-        if self._batch is None:
-            return self._before
-        return self._before.behind(self._batch, self._given, self.walk.found)
-
     async def events(self) -> AsyncGenerator[TargetEvent, None]:
+        give = self.progress.give
         async with aclosing(self._batches()) as batches:
             async for batch in batches:
-                self._next(batch)
+                self.progress.next(batch)
                 for event in batch.page.events:
-                    self._given += 1
+                    give(1)
                     yield event
 
     async def pages(self) -> AsyncGenerator[EventsPage, None]:
         async with aclosing(self._batches()) as batches:
             async for batch in batches:
-                self._next(batch)
-                self._given = len(batch.page.events)
+                self.progress.next(batch)
+                self.progress.give(len(batch.page.events))
                 yield batch.page
-
-    def _next(self, batch: Batch) -> None:
-        if self._batch is not None:
-            # Without the dialect, which takes its time and is only wanted with the last place.
-            before = self._before
-            self._before = before.behind(self._batch, self._given, before.dialect)
-        self._batch, self._given = batch, 0
 
     async def _batches(self) -> AsyncGenerator[Batch, None]:
         """What the walk proves, in order. Asks for the pages that follow before giving any out."""
@@ -162,7 +153,7 @@ class _Loop:
             if self.pager.strict and walk.error is not None:
                 raise walk.error
         except CapillaryError as error:
-            error.checkpoint = self.checkpoint
+            error.checkpoint = self.progress.checkpoint
             failure = error
             raise
         finally:
@@ -207,7 +198,7 @@ class _Loop:
     async def _fetch_page(self, request: PageRequest) -> Answer:
         pager = self.pager
         try:
-            return await pager.ask(
+            return await target_events(
                 pager.session,
                 pager.user_id,
                 pager.target_rule_id,

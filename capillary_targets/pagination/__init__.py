@@ -6,7 +6,17 @@ known of a server's pagination is in `dialect`; why nothing is lost is argued in
 """
 
 from .dialect import Dialect, Learned
+from .progress import Progress
 from .values import Batch, Checkpoint, PageRequest, PagingReport
 from .walk import Walk
 
-__all__ = ["Batch", "Checkpoint", "Dialect", "Learned", "PageRequest", "PagingReport", "Walk"]
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "Dialect",
+    "Learned",
+    "PageRequest",
+    "PagingReport",
+    "Progress",
+    "Walk",
+]
