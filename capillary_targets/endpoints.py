@@ -12,9 +12,9 @@ from .errors import UsageError
 from .models import EventsPage, Target
 from .session import Session
 from .transport import get
-from .wire import read_event_rows, read_events, read_targets
+from .wire import read_events, read_targets
 
-__all__ = ["active_targets", "checked_id", "target_event_rows", "target_events", "with_query"]
+__all__ = ["active_targets", "checked_id", "target_events", "with_query"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG: Final = 2**63
@@ -83,20 +83,6 @@ async def target_events(
     """
     path = _events_path(user_id, target_rule_id, period_id=period_id, limit=limit, offset=offset)
     return await get(session, path, read_events)
-
-
-async def target_event_rows(
-    session: Session,
-    user_id: int,
-    target_rule_id: int,
-    *,
-    period_id: int | None = None,
-    limit: int | None = None,
-    offset: int | None = None,
-) -> EventsPage:
-    """As `target_events`, with rows for events: see `wire.read_event_rows`."""
-    path = _events_path(user_id, target_rule_id, period_id=period_id, limit=limit, offset=offset)
-    return await get(session, path, read_event_rows)
 
 
 def _events_path(

@@ -19,8 +19,7 @@ from weakref import ReferenceType, ref
 
 from attrs import define, field, frozen
 
-from .decoding import events_of
-from .endpoints import active_targets, checked_id, target_event_rows
+from .endpoints import active_targets, checked_id
 from .errors import (
     AuthError,
     CapillaryError,
@@ -257,14 +256,14 @@ class _Visit:
         self._user_id = user_id
         self._prefetch = prefetch
         self.targets: tuple[Target, ...] = ()
-        self.rows: list[TargetEvent] = []  # of which events are made in the end
+        self.events: list[TargetEvent] = []
         self.reports: dict[int, PagingReport] = {}
         self.error: CapillaryError | None = None
 
     def outcome(self) -> UserOutcome:
-        """What there is to show. Made when its turn has come: rows that wait cost less."""
+        """What there is to show."""
         return UserOutcome(
-            self._user_id, self.targets, events_of(self.rows), self.reports, self.error
+            self._user_id, self.targets, tuple(self.events), self.reports, self.error
         )
 
     async def run(self) -> None:
@@ -284,12 +283,11 @@ class _Visit:
                 period_id=plan.period_id,
                 page_size=plan.page_size,
                 prefetch=self._prefetch(),
-                ask=target_event_rows,
             )
             try:
                 async with aclosing(pager.pages()) as pages:
                     async for page in pages:
-                        self.rows.extend(page.events)
+                        self.events.extend(page.events)
             finally:
                 self.reports[rule] = pager.report
 

@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from attrs import field, frozen
+from msgspec import Meta
+
+from .compact import compact
 
 __all__ = [
     "Actor",
@@ -30,6 +33,9 @@ __all__ = [
     "Target",
     "TargetEvent",
 ]
+
+Long: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""The API's ids: integers of 64 bits."""
 
 
 @frozen
@@ -140,7 +146,7 @@ class Target:
     raw: bytes | None = field(default=None, eq=False, repr=False)
 
 
-@frozen
+@compact
 class TargetEvent:
     """One event that counted towards a target.
 
@@ -150,28 +156,28 @@ class TargetEvent:
     likewise `event_processed_date`, which for transactions merely repeats `event_date`.
     """
 
-    event_log_id: int
+    event_log_id: Long
     event_name: str | None = None
-    customer_id: int | None = None
+    customer_id: Long | None = None
     event_display_name: str | None = None
     unique_id: str | None = None
     event_date: datetime | None = None
     event_processed_date: datetime | None = None
-    period_id: int | None = None
-    target_group_id: int | None = None
-    target_rule_id: int | None = None
+    period_id: Long | None = None
+    target_group_id: Long | None = None
+    target_rule_id: Long | None = None
     target_value: Decimal | None = None
     event_date_iso: datetime | None = None
     event_processed_date_iso: datetime | None = None
 
 
-@frozen
+@compact
 class Pagination:
     """The numbers as the server gave them: page size, page number, rows in all. None: not given."""
 
-    limit: int | None = None
-    offset: int | None = None
-    total: int | None = None
+    limit: Long | None = None
+    offset: Long | None = None
+    total: Long | None = None
 
 
 @frozen
@@ -187,7 +193,7 @@ class EventsPage:
     """One page of events, in chronological order. `body` is the answer it was read from."""
 
     events: tuple[TargetEvent, ...]
-    pagination: Pagination = Pagination()
+    pagination: Pagination = field(factory=Pagination)
     warnings: tuple[ApiWarning, ...] = ()
     request_id: str | None = None
     body: bytes = field(default=b"", eq=False, repr=False)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, tzinfo
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
@@ -28,7 +29,6 @@ __all__ = [
 Hook = Callable[[Any, Any], Any]
 
 _DIGITS: Final = re.compile(r"-?[0-9]{1,19}")
-_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
 _LONG: Final = 2**63
 
 
@@ -60,14 +60,17 @@ def integer(value: object, _: object) -> int:
 def amount(value: object) -> Decimal:
     """A number, exact: JSON numbers arrive as Decimal or int, some siblings send text.
 
-    Raises `ValueError` for anything else.
+    Text is read as `Decimal` reads it. Raises `ValueError` for anything else.
     """
     if isinstance(value, Decimal):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(value)
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return Decimal(value)
+    if isinstance(value, str):
+        with suppress(InvalidOperation):
+            number = Decimal(value)
+            if number.is_finite():
+                return number
     raise ValueError(f"expected a number, got {kind(value)}")
 
 

@@ -7,8 +7,7 @@ answer HTML), so every reader decides by the body first and by the status second
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from datetime import tzinfo
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final, NoReturn
 
@@ -17,7 +16,7 @@ import msgspec
 from attrs import field, frozen
 
 from .auth import Token
-from .decoding import Envelope, events_envelope, rows_as_sent, rows_envelope, targets_in
+from .decoding import events_in, rows_as_sent, targets_in
 from .errors import (
     ApiError,
     AuthError,
@@ -35,7 +34,6 @@ from .structuring import Structurer
 __all__ = [
     "Answer",
     "data_of",
-    "read_event_rows",
     "read_events",
     "read_targets",
     "read_token",
@@ -82,32 +80,15 @@ def read_targets(answer: Answer, structurer: Structurer) -> list[Target]:
 
 def read_events(answer: Answer, structurer: Structurer) -> EventsPage:
     """The answer of "Get target events": one page. Raises `NoRecordFound` for 310149."""
-    return _page(answer, structurer, events_envelope)
-
-
-def read_event_rows(answer: Answer, structurer: Structurer) -> EventsPage:
-    """As `read_events`, but the page may hold rows, of which `decoding.events_of` makes events.
-
-    For those who hold many events before anybody looks at them: unlike events, rows are nothing
-    to the garbage collector, which otherwise takes a fifth of a sweep's time.
-    """
-    return _page(answer, structurer, rows_envelope)
-
-
-def _page(
-    answer: Answer,
-    structurer: Structurer,
-    quick: Callable[[bytes, tzinfo | None], Envelope | None],
-) -> EventsPage:
     if 200 <= answer.status < 300:
-        page = quick(answer.body, structurer.timezone)
+        page = events_in(answer.body, structurer.timezone)
         if page is not None:
             return EventsPage(
-                page.events,
-                pagination=page.pagination,
-                warnings=warnings_of(page.warnings),
-                request_id=answer.request_id,
-                body=answer.body,
+                page.data or (),
+                page.pagination or Pagination(),
+                warnings_of(page.warnings) if page.warnings else (),
+                answer.request_id,
+                answer.body,
             )
     document = success(answer)
     data = data_of(document, answer)

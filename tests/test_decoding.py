@@ -6,11 +6,14 @@ import copy
 import gc
 import json
 import pickle
+from decimal import Decimal
 from typing import Any, cast
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import attrs
+import cattrs
+import msgspec
 import pytest
 from attrs.exceptions import FrozenInstanceError
 from hypothesis import example, given, settings
@@ -19,7 +22,7 @@ from hypothesis import strategies as st
 from capillary_targets import BadResponse, CapillaryError, TargetEvent, decoding, wire
 from capillary_targets.scalars import wire_name
 from capillary_targets.structuring import structurer
-from capillary_targets.wire import Answer, read_event_rows, read_events, read_targets
+from capillary_targets.wire import Answer, read_events, read_targets
 
 from .conftest import sample
 
@@ -43,7 +46,22 @@ INTEGERS = st.integers(-(2**64), 2**64).map(str) | st.sampled_from(
     ["1.0", "-0", "1e3", '"12"', '"-7"', '"٣"', '""', str(2**63), str(-(2**63)), "01", "1_0"]
 )
 NUMBERS = st.decimals(allow_nan=False, allow_infinity=False).map(str) | st.sampled_from(
-    ["1.000", "-0", "-0.0", "1E+400", "1e-5", "9" * 40, '"350.000"', '"NaN"', '"1_000"', '" 1"']
+    [
+        "1.000",
+        "-0",
+        "-0.0",
+        "1E+400",
+        "1e-5",
+        "9" * 40,
+        '"350.000"',
+        '"NaN"',
+        '"1_000"',
+        '" 1"',
+        '"\u0661"',
+        '"-Infinity"',
+        '"1e5"',
+        "1e99999999999999999999",
+    ]
 )
 MOMENTS = (
     st.datetimes().map(str)
@@ -138,8 +156,7 @@ def _outcome(read, answer: Answer, zone) -> tuple[Any, ...]:
 
 def _over_cattrs(read, answer: Answer, zone) -> tuple[Any, ...]:
     with (
-        patch.object(wire, "events_envelope", lambda *_: None),
-        patch.object(wire, "rows_envelope", lambda *_: None),
+        patch.object(wire, "events_in", lambda *_: None),
         patch.object(wire, "targets_in", lambda *_: None),
     ):
         return _outcome(read, answer, zone)
@@ -164,33 +181,11 @@ def test_both_ways_agree_on_every_page(body: bytes, zone, status: int) -> None:
         assert _over_cattrs(read_events, Answer(status, json.dumps(known).encode()), zone) == quick
 
 
-@settings(max_examples=300)
-@given(pages(), st.sampled_from(ZONES))
-def test_rows_turn_into_the_very_events(body: bytes, zone) -> None:
-    def read(answer: Answer, structurer):
-        page = read_event_rows(answer, structurer)
-        places = [(event.event_log_id, event.event_date) for event in page.events]
-        events = decoding.events_of(page.events)
-        assert [(event.event_log_id, event.event_date) for event in events] == places
-        return attrs.evolve(page, events=events)
-
-    answer = Answer(200, body)
-    assert _outcome(read, answer, zone) == _outcome(read_events, answer, zone)
-
-
-def test_rows_are_nothing_to_the_garbage_collector_and_events_may_stand_among_them() -> None:
-    page = read_event_rows(Answer(200, sample("target_events_transactional")), structurer())
-    assert not any(map(gc.is_tracked, page.events))
-    mixed = decoding.events_of([*page.events, TargetEvent(1)])
-    assert mixed[-1] == TargetEvent(1)
-    assert {type(event) for event in mixed} == {TargetEvent}
-
-
 @pytest.mark.parametrize("name", ["behavioral", "one_period", "transactional"])
 @pytest.mark.parametrize("zone", ZONES)
 def test_the_samples_take_the_quick_way(name: str, zone) -> None:
     answer = Answer(200, sample(f"target_events_{name}"))
-    assert decoding.events_envelope(answer.body, zone) is not None
+    assert decoding.events_in(answer.body, zone) is not None
     assert _outcome(read_events, answer, zone) == _over_cattrs(read_events, answer, zone)
 
 
@@ -255,8 +250,8 @@ def test_a_long_row_is_read_but_not_kept() -> None:
 
 
 def test_an_event_read_quickly_is_an_event_like_any_other() -> None:
-    page = decoding.events_envelope(sample("target_events_transactional"), None)
-    event = page.events[0]
+    page = decoding.events_in(sample("target_events_transactional"), None)
+    event = page.data[0]
     made = TargetEvent(**{f.name: getattr(event, f.name) for f in attrs.fields(TargetEvent)})
     assert type(event) is TargetEvent
     assert (event, hash(event), repr(event)) == (made, hash(made), repr(made))
@@ -269,7 +264,24 @@ def test_an_event_read_quickly_is_an_event_like_any_other() -> None:
     assert not hasattr(event, "__dict__")
 
 
-def test_the_row_holds_the_events_fields_in_their_order() -> None:
+def test_an_event_is_an_attrs_class_that_the_garbage_collector_does_not_look_at() -> None:
+    event = TargetEvent(7, target_value=Decimal("1.000"))
+    assert attrs.asdict(event)["target_value"] == Decimal("1.000")
+    assert attrs.evolve(event, event_name="x") == TargetEvent(7, "x", target_value=Decimal("1.000"))
+    assert [field.default for field in attrs.fields(TargetEvent)] == [attrs.NOTHING, *[None] * 12]
+    assert cattrs.structure(cattrs.unstructure(TargetEvent(7)), TargetEvent) == TargetEvent(7)
+    assert not gc.is_tracked(event)
+
+
+def test_an_event_knows_how_the_api_spells_its_names() -> None:
     names = [field.name for field in attrs.fields(TargetEvent)]
-    assert list(decoding._Row.__struct_fields__) == names
-    assert list(decoding._Row.__struct_encode_fields__) == [wire_name(name) for name in names]
+    assert [f.encode_name for f in msgspec.structs.fields(TargetEvent)] == [
+        wire_name(name) for name in names
+    ]
+
+
+@pytest.mark.parametrize("text", ["NaN", "-inf", "Infinity", "sNaN12"])
+def test_an_amount_that_is_no_number_is_refused(text: str) -> None:
+    body = json.dumps({"data": [{"eventLogId": 1, "targetValue": text}]}).encode()
+    with pytest.raises(BadResponse, match=r"data\[0\]\.targetValue"):
+        read_events(Answer(200, body), structurer())
