@@ -20,7 +20,7 @@ from .fanout import Sweep, SweepPlan
 from .members import TargetPeriod, UserTargetGroups
 from .models import Target
 from .pager import EventPager
-from .pagination import Checkpoint, Dialect
+from .pagination import NOTHING, Checkpoint, Dialect
 from .periods import CURRENT, resolve_period
 from .session import Counts, Session, opened
 from .settings import Options, Settings
@@ -166,7 +166,7 @@ class TargetsClient:
             strict=strict,
             prefetch=prefetch,
             anchored=anchored,
-            dialect=dialect or Dialect(),
+            dialect=dialect or NOTHING,
             resolve=resolve,
         )
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Generic, Self, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 from attrs import define, field
 
@@ -13,7 +12,17 @@ from .endpoints import checked_id, target_events
 from .errors import CapillaryError, UsageError
 from .hooks import Scope, ScopeDetails, current_scope, within
 from .models import EventsPage, TargetEvent
-from .pagination import Batch, Checkpoint, Dialect, PageRequest, PagingReport, Progress, Walk
+from .pagination import (
+    NOTHING,
+    START,
+    Batch,
+    Checkpoint,
+    Dialect,
+    PageRequest,
+    PagingReport,
+    Progress,
+    Walk,
+)
 from .session import Session
 
 __all__ = ["EventPager"]
@@ -48,7 +57,7 @@ class EventPager:
     strict: bool = True
     prefetch: int = 4
     anchored: bool = False
-    dialect: Dialect = field(factory=Dialect)
+    dialect: Dialect = NOTHING
     resolve: Callable[[], Awaitable[int]] | None = field(default=None, repr=False)
     """Finds the id of a period that was given by name: asked anew when a loop starts."""
     _progress: Progress | None = field(init=False, default=None, repr=False)
@@ -72,32 +81,29 @@ class EventPager:
     def checkpoint(self) -> Checkpoint:
         """Where the latest loop stands: behind the event, or page, that it gave out last."""
         if self._progress is None:
-            return self.start or Checkpoint()
+            return self.start or START
         return self._progress.checkpoint
 
-    def __aiter__(self) -> _Iterator[TargetEvent]:
-        loop = self._begin()
-        return _Iterator(loop, loop.events())
+    def __aiter__(self) -> Events:
+        return Events(self._begin())
 
-    def pages(self) -> _Iterator[EventsPage]:
+    def pages(self) -> Pages:
         """The same events page by page, empty pages left out."""
-        loop = self._begin()
-        return _Iterator(loop, loop.pages())
+        return Pages(self._begin())
 
     def _begin(self) -> _Loop:
-        start = self.start or Checkpoint()
         walk = Walk(
             self.page_size,
             self.max_items,
-            prefetch=self.prefetch,
-            anchored=self.anchored,
-            dialect=self.dialect,
-            learned=self.session.learned.dialect,
-            start=start,
+            self.prefetch,
+            self.anchored,
+            self.dialect,
+            self.session.learned.dialect,
+            self.start or START,
         )
         # The pager holds how far the loop is, not the loop, which holds the pager: events that
         # nobody needs any more are gone at once, and do not wait for the garbage collector.
-        self._progress = Progress(walk, start)
+        self._progress = Progress(walk)
         return _Loop(self, self._progress)
 
     async def collect(self) -> list[TargetEvent]:
@@ -106,65 +112,80 @@ class EventPager:
 
 
 class _Loop:
-    """One loop over a pager: the walk, and the requests in flight."""
+    """One loop over a pager: the walk, the requests in flight, and what is ready to be given out.
+
+    Whoever drives it calls `finish` in the end, however it ends.
+    """
 
     def __init__(self, pager: EventPager, progress: Progress) -> None:
         self.pager = pager
         self.period_id = pager.period_id
         self.progress = progress
         self.walk = progress.walk
+        self._requests: tuple[PageRequest, ...] = ()
+        self._ready: list[Batch] = []
         self._flight: dict[PageRequest, asyncio.Task[Answer]] = {}
         self._cancelled: set[asyncio.Task[Answer]] = set()
         self._scope: Scope | None = None  # only where somebody looks on
+        self._phase: Literal["new", "on", "over"] = "new"
 
-    async def events(self) -> AsyncGenerator[TargetEvent, None]:
-        give = self.progress.give
-        async with aclosing(self._batches()) as batches:
-            async for batch in batches:
-                self.progress.next(batch)
-                for event in batch.page.events:
-                    give(1)
-                    yield event
+    async def next(self) -> EventsPage | None:
+        """The next events that the walk proves, in order; None when it is over.
 
-    async def pages(self) -> AsyncGenerator[EventsPage, None]:
-        async with aclosing(self._batches()) as batches:
-            async for batch in batches:
-                self.progress.next(batch)
-                self.progress.give(len(batch.page.events))
-                yield batch.page
+        Pages that follow are asked for before it returns.
+        """
+        if self._phase == "over":
+            return None
+        try:
+            if self._phase == "new":
+                await self._start()
+            while not self._ready and self._requests:
+                request = self._requests[0]
+                self._ready = self.walk.feed(request, await self._answer(request))
+                self._requests = self._ask(at_once=not self._ready)
+            if self._ready:
+                batch = self._ready.pop(0)
+                self.progress.begin(batch)
+                return batch.page
+            if self.pager.strict and (error := self.walk.error) is not None:
+                raise error  # noqa: TRY301 - it ends the loop like any other
+        except BaseException as error:
+            if isinstance(error, CapillaryError):
+                error.checkpoint = self.progress.checkpoint
+            await self.aclose(error)
+            raise
+        await self.aclose()
+        return None
 
-    async def _batches(self) -> AsyncGenerator[Batch, None]:
-        """What the walk proves, in order. Asks for the pages that follow before giving any out."""
-        walk, hooks = self.walk, self.pager.session.hooks
-        failure: BaseException | None = None
+    async def _start(self) -> None:
+        hooks = self.pager.session.hooks
+        self._phase = "on"
         if hooks:
             facts = {"user_id": self.pager.user_id, "target_rule_id": self.pager.target_rule_id}
             self._scope = Scope(kind="walk", facts=facts, parent=current_scope())
             hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
-        try:
-            if self.pager.resolve is not None:
-                self.period_id = await self.pager.resolve()
-            requests = self._ask(at_once=True)
-            while requests:
-                batches = walk.feed(requests[0], await self._answer(requests[0]))
-                requests = self._ask(at_once=not batches)
-                for batch in batches:
-                    yield batch
-            if self.pager.strict and walk.error is not None:
-                raise walk.error
-        except CapillaryError as error:
-            error.checkpoint = self.progress.checkpoint
-            failure = error
-            raise
-        finally:
+        if self.pager.resolve is not None:
+            self.period_id = await self.pager.resolve()
+        self._requests = self._ask(at_once=True)
+
+    def finish(self, failure: BaseException | None = None) -> None:
+        """It is over: cancel what is in flight, keep what was learned, tell who looks on."""
+        if self._phase == "on":
+            self.pager.session.learned.take(self.walk.learnt)
             if self._scope is not None:
-                hooks.emit(
+                self.pager.session.hooks.emit(
                     ScopeDetails(
-                        scope=self._scope, phase="over", outcome=walk.report, error=failure
+                        scope=self._scope, phase="over", outcome=self.walk.report, error=failure
                     )
                 )
-            self.pager.session.learned.take(walk.learnt)
-            self.cancel()
+        self._phase = "over"
+        while self._flight:
+            self._cancel(self._flight.popitem()[1])
+
+    async def aclose(self, failure: BaseException | None = None) -> None:
+        """Finish, and return once nothing is in flight any more."""
+        self.finish(failure)
+        if self._cancelled:
             await asyncio.gather(*self._cancelled, return_exceptions=True)
 
     def _ask(self, *, at_once: bool = False) -> tuple[PageRequest, ...]:
@@ -211,11 +232,6 @@ class _Loop:
                 return error
             raise
 
-    def cancel(self) -> None:
-        """Cancel all requests in flight, now."""
-        while self._flight:
-            self._cancel(self._flight.popitem()[1])
-
     def _cancel(self, task: asyncio.Task[Answer]) -> None:
         if task.done():
             task.cancelled() or task.exception()  # looked at, so that nobody complains
@@ -228,24 +244,52 @@ class _Loop:
 class _Iterator(AsyncIterator[T], Generic[T]):
     """A loop's iterator. Dropped by `break` or an exception, it cancels at once what is in flight.
 
-    The generator inside would be closed too, by the event loop, but only some turns later.
+    A generator alone would be closed too, by the event loop, but only some turns later.
     """
 
-    __slots__ = ("_generator", "_loop")
-
-    def __init__(self, loop: _Loop, generator: AsyncGenerator[T, None]) -> None:
+    def __init__(self, loop: _Loop) -> None:
         self._loop = loop
-        self._generator = generator
 
     def __aiter__(self) -> Self:
         return self
 
-    def __anext__(self) -> Awaitable[T]:
+    async def aclose(self) -> None:
+        """End the loop. Returns once nothing is in flight any more."""
+        await self._loop.aclose()
+
+    def __del__(self) -> None:
+        self._loop.finish()
+
+
+class Pages(_Iterator[EventsPage]):
+    """A loop over pages."""
+
+    async def __anext__(self) -> EventsPage:
+        page = await self._loop.next()
+        if page is None:
+            raise StopAsyncIteration
+        self._loop.progress.given = len(page.events)
+        return page
+
+
+class Events(_Iterator[TargetEvent]):
+    """A loop over single events."""
+
+    def __init__(self, loop: _Loop) -> None:
+        super().__init__(loop)
+        self._generator = self._events(loop)
+
+    def __anext__(self) -> Awaitable[TargetEvent]:
         return self._generator.__anext__()
 
     async def aclose(self) -> None:
-        """End the loop. Returns once nothing is in flight any more."""
         await self._generator.aclose()
+        await super().aclose()
 
-    def __del__(self) -> None:
-        self._loop.cancel()
+    @staticmethod
+    async def _events(loop: _Loop) -> AsyncGenerator[TargetEvent, None]:
+        progress = loop.progress
+        while (page := await loop.next()) is not None:
+            for event in page.events:
+                progress.given += 1
+                yield event

@@ -5,12 +5,14 @@ known of a server's pagination is in `dialect`; why nothing is lost is argued in
 `docs/pagination.md`.
 """
 
-from .dialect import Dialect, Learned
+from .dialect import NOTHING, Dialect, Learned
 from .progress import Progress
-from .values import Batch, Checkpoint, PageRequest, PagingReport
+from .values import START, Batch, Checkpoint, PageRequest, PagingReport
 from .walk import Walk
 
 __all__ = [
+    "NOTHING",
+    "START",
     "Batch",
     "Checkpoint",
     "Dialect",

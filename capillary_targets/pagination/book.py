@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import attrs
 from attrs import define, field
 
-from capillary_targets.models import TargetEvent
+from capillary_targets.models import EventsPage, TargetEvent
 
 from .dialect import TotalKind
 from .values import Batch, Proof
@@ -25,29 +25,28 @@ class Totals:
     latest: int | None = None
     constant: bool = True
     """Whether every answer named the same figure."""
-    _answers: int = 0
+    _heard: bool = False
     _by_limit: dict[int, int] = field(factory=dict)
     """The latest figure for each page size asked for."""
 
     @property
     def trusted(self) -> bool:
         """Whether the figure counts rows, as far as is known."""
-        return self.kind in {None, "rows"}
+        return self.kind is None or self.kind == "rows"
 
-    def hear(self, window: Window) -> None:
-        """Note what an answer says."""
-        if window.refused:
-            return
-        if self._answers and window.total != self.latest:
+    def hear(self, limit: int, total: int | None, size: int) -> None:
+        """Note what the answer says that has `size` rows of the `limit` asked for."""
+        if total is not None and total < 0:
+            total = None
+        if self._heard and total != self.latest:
             self.constant = False
-        self._answers += 1
-        self.latest = window.total
-        if window.total is not None:
-            self._by_limit[window.request.limit] = window.total
+        self._heard, self.latest = True, total
+        if total is not None:
+            self._by_limit[limit] = total
         if not self.forced and self.trusted:
-            if window.total is None:
+            if total is None:
                 self.kind = "absent"
-            elif window.total == 0 and window.size:
+            elif total == 0 and size:
                 self.kind = "zero"
             else:
                 self.kind = "rows"
@@ -100,8 +99,8 @@ class Book:
         """How many more events are wanted; None: all there are."""
         return None if self.max_items is None else self.max_items - self.events
 
-    def give(self, window: Window, events: Sequence[TargetEvent], row: int) -> None:
-        """Give out events of a window, the first of which stands in `row`."""
+    def give(self, page: EventsPage | None, events: Sequence[TargetEvent], row: int) -> None:
+        """Give out events of a page, the first of which stands in `row`."""
         if self.given:
             events = [event for event in events if event.event_log_id not in self.given]
         wanted = self.wanted
@@ -111,11 +110,15 @@ class Book:
         if not events:
             return
         self.events += len(events)
-        page = window.page
         assert page is not None  # noqa: S101 - a refusal has no events
         if len(events) != len(page.events):
             page = attrs.evolve(page, events=tuple(events))
         self.batches.append(Batch(page, row))
+
+    def take_batches(self) -> list[Batch]:
+        """What was given out since this was asked last."""
+        batches, self.batches = self.batches, []
+        return batches
 
     def enough(self) -> None:
         """End the walk if no more events are wanted."""

@@ -7,12 +7,13 @@ sibling calls of the same service use every reading below.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
 import attrs
 from attrs import define, field, frozen, validators
 
-__all__ = ["Dialect", "Learned", "OffsetGuess"]
+__all__ = ["NOTHING", "Dialect", "Learned", "OffsetGuess", "known"]
 
 OffsetKind = Literal["page", "row", "ignored"]
 TotalKind = Literal["rows", "pages", "absent", "zero", "wrong"]
@@ -44,11 +45,11 @@ class Dialect:
 
     def or_else(self, other: Dialect) -> Dialect:
         """What is known here, with what it does not know taken from `other`."""
-        if self == _NOTHING:
-            return other
-        if other in (_NOTHING, self):
+        if self is other or other is NOTHING:
             return self
-        return Dialect(
+        if self is NOTHING:
+            return other
+        return known(
             self.offset or other.offset,
             self.total or other.total,
             self.limit or other.limit,
@@ -66,14 +67,26 @@ class Dialect:
         return cls(**given)
 
 
-_NOTHING: Final = Dialect()
+@lru_cache(maxsize=256)
+def known(
+    offset: OffsetKind | None = None,
+    total: TotalKind | None = None,
+    limit: LimitKind | None = None,
+    cap: int | None = None,
+    past_end: PastEnd | None = None,
+) -> Dialect:
+    """A dialect, checked when it is first asked for: walks find the same one over and over."""
+    return Dialect(offset, total, limit, cap, past_end)
+
+
+NOTHING: Final = known()
 
 
 @define
 class Learned:
     """What walks have found out about a server, for the walks to come. One for each session."""
 
-    dialect: Dialect = field(factory=Dialect)
+    dialect: Dialect = NOTHING
 
     def take(self, found: Dialect) -> None:
         """Remember what a walk found out; others may have been under way beside it."""

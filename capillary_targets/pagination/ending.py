@@ -16,7 +16,7 @@ from capillary_targets.models import TargetEvent
 
 from .book import Book
 from .cutting import Cutter
-from .dialect import Dialect, OffsetGuess
+from .dialect import NOTHING, Dialect, OffsetGuess
 from .fence import Fence
 from .search import Search
 from .taken import Taken
@@ -60,7 +60,7 @@ class Ending:
     row: int
     """The row behind the last event taken, as the server last counted."""
 
-    found: Dialect = field(init=False, factory=Dialect)
+    found: Dialect = field(init=False, default=NOTHING)
     _search: Search = field(init=False, factory=Search)
     _fence: Fence = field(init=False)
     _drift: int = field(init=False, default=0)
@@ -111,7 +111,7 @@ class Ending:
         """Take a window's new events."""
         self.row = behind
         self.taken.add(new, [event.event_log_id for event in new])
-        self.book.give(window, new, row)
+        self.book.give(window.page, new, row)
         self.cut.relax()
         if new:
             self._search.progress()

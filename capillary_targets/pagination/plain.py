@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from attrs import define, field
+
+from capillary_targets.errors import CapillaryError
+from capillary_targets.models import EventsPage, TargetEvent
 
 from .book import Book
 from .dialect import OffsetGuess
 from .values import PageRequest
-from .window import Window
+from .window import ids_of
 
 __all__ = ["PlainPass"]
 
@@ -19,8 +23,8 @@ class PlainPass:
     """Pages 1, 2, 3 ... of `size` rows behind page 0, as long as nothing speaks against it.
 
     Pages side by side say nothing about what moved between two requests. So they are believed only
-    while every answer is what an unmoving list of `total` rows would give, and at the least sign
-    otherwise `evidence` says what was seen: nothing but the first page then counts any more.
+    while every answer is what an unmoving list of `total` rows would give; at the least sign
+    otherwise, nothing but the first page counts any more.
     """
 
     book: Book
@@ -29,7 +33,6 @@ class PlainPass:
     size: int
     total: int
     prefetch: int
-    evidence: str | None = field(init=False, default=None)
     taken: list[int] = field(init=False, factory=list)
     """The ids of the events taken, in order."""
     _seen: set[int] = field(init=False, factory=set)
@@ -44,35 +47,36 @@ class PlainPass:
             self.pending.append(PageRequest(self.size, self._ahead // self.size, self._ahead))
             self._ahead += self.size
 
-    def feed(self, window: Window) -> None:
-        """Take the next page in, or say in `evidence` why it cannot be believed."""
-        self.evidence = self._against(window) or self.take(window)
-        if self.evidence is None and self.size > 1:
+    def feed(self, request: PageRequest, page: EventsPage | CapillaryError) -> bool:
+        """Take the next page in. False if it cannot be believed."""
+        if isinstance(page, CapillaryError) or not self._fits(request, page):
+            return False
+        events = page.events
+        if not self.take(events, ids_of(events), page):
+            return False
+        if self.size > 1:
             self.guess.page_held()
+        return True
 
-    def take(self, window: Window) -> str | None:
-        """Take a page in, or return why not."""
-        before = len(self._seen)
-        self._seen.update(window.ids)
-        if len(self._seen) != before + window.size:
-            return "an event came twice"
-        self.book.give(window, window.events, before)
-        self.taken += window.ids
-        self._ahead = max(self._ahead, self.size)
-        if before + window.size == self.total:
+    def take(self, events: Sequence[TargetEvent], ids: list[int], page: EventsPage | None) -> bool:
+        """Take a page in, unless an event comes twice."""
+        taken, seen = self.taken, self._seen
+        before = len(taken)
+        seen.update(ids)
+        if len(seen) != before + len(ids):
+            return False
+        taken += ids
+        self.book.give(page, events, before)
+        self._ahead = self._ahead or self.size
+        if len(taken) == self.total:
             self.book.end("all events that the total names have come", "totals")
-        return None
+        return True
 
-    def _against(self, window: Window) -> str | None:
-        """What in a page an unmoving list in the documented dialect would not show."""
-        request, page = window.request, window.page
-        if page is None:
-            return "a page within the total was refused"
-        if window.total != self.total:
-            return f"the total changed from {self.total} to {window.total}"
-        due = min(self.size, self.total - request.start)
-        if window.size != due:
-            return f"a page of {due} events had {window.size}"
-        if page.pagination.offset not in {None, request.offset}:
-            return f"page {page.pagination.offset} came instead of {request.offset}"
-        return None
+    def _fits(self, request: PageRequest, page: EventsPage) -> bool:
+        """Whether an unmoving list in the documented dialect would give this page."""
+        numbers = page.pagination
+        return (
+            numbers.total == self.total
+            and len(page.events) == min(self.size, self.total - request.start)
+            and (numbers.offset is None or numbers.offset == request.offset)
+        )

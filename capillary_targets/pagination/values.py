@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from attrs import field, frozen
+from attrs import define, frozen
 
 from capillary_targets.errors import UsageError
 from capillary_targets.models import EventsPage, TargetEvent
 
-from .dialect import Dialect
+from .dialect import NOTHING, Dialect
 
-__all__ = ["Batch", "Checkpoint", "PageRequest", "PagingReport", "Proof"]
+__all__ = ["START", "Batch", "Checkpoint", "PageRequest", "PagingReport", "Proof"]
 
 Proof = Literal["none", "totals", "anchored"]
-_TAIL: Final = 8
 
 
-@frozen(eq=False)
+@define(eq=False)
 class PageRequest:
     """What to ask the server for: `limit` rows at `offset`.
 
@@ -62,10 +61,10 @@ class PagingReport:
     duplicates: int = 0
     passes: int = 1
     proof: Proof = "none"
-    dialect: Dialect = field(factory=Dialect)
+    dialect: Dialect = NOTHING
 
 
-@frozen
+@define
 class Batch:
     """Proven new events of one page, in the server's order. `row` is the place of the first."""
 
@@ -85,17 +84,7 @@ class Checkpoint:
     row: int = 0
     last: tuple[int, ...] = ()
     date: datetime | None = None
-    dialect: Dialect = field(factory=Dialect)
-
-    def behind(self, batch: Batch, count: int, dialect: Dialect) -> Checkpoint:
-        """The place behind the first `count` events of a batch that follows this place."""
-        events = batch.page.events[:count]
-        return Checkpoint(
-            batch.row + count,
-            (*self.last, *(event.event_log_id for event in events[-_TAIL:]))[-_TAIL:],
-            events[-1].event_date if events else self.date,
-            dialect,
-        )
+    dialect: Dialect = NOTHING
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -134,6 +123,10 @@ class Checkpoint:
         except ValueError:
             raise UsageError("this is no checkpoint: not JSON") from None
         return cls.from_dict(given)
+
+
+START: Final = Checkpoint()
+"""Before the first event."""
 
 
 def order_key(event: TargetEvent) -> tuple[datetime, int] | None:

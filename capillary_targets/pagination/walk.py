@@ -19,10 +19,10 @@ from capillary_targets.models import EventsPage
 from .anchored import AnchoredPass
 from .book import Book, Totals
 from .cutting import LEAST_CAP, Cutter
-from .dialect import Dialect, OffsetGuess
+from .dialect import NOTHING, Dialect, OffsetGuess, known
 from .plain import PlainPass
 from .taken import Taken
-from .values import Batch, Checkpoint, PageRequest, PagingReport
+from .values import START, Batch, Checkpoint, PageRequest, PagingReport
 from .window import Window
 
 __all__ = ["Walk"]
@@ -48,12 +48,12 @@ class Walk:
     max_items: int | None = None
     prefetch: int = 1
     anchored: bool = False
-    dialect: Dialect = field(factory=Dialect)
-    learned: Dialect = field(factory=Dialect)
-    start: Checkpoint = field(factory=Checkpoint)
+    dialect: Dialect = NOTHING
+    learned: Dialect = NOTHING
+    start: Checkpoint = START
 
     _plan: deque[PageRequest] = field(init=False, factory=deque)
-    _sent: set[PageRequest] = field(init=False, factory=set)
+    _sent: tuple[PageRequest, ...] = field(init=False, default=())
     _asked: int = field(init=False, default=0)
     _book: Book = field(init=False)
     _guess: OffsetGuess = field(init=False)
@@ -63,18 +63,20 @@ class Walk:
     _refusal: CapillaryError | None = field(init=False, default=None)
     _pass: PlainPass | AnchoredPass | None = field(init=False, default=None)
     _first: Window | None = field(init=False, default=None)
+    _found: Dialect | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        self.prefetch = max(1, self.prefetch)
+        self.prefetch = self.prefetch or 1
         self.learned = self.learned.or_else(self.start.dialect)
-        known = self.dialect.or_else(self.learned)
+        assumed = self.dialect.or_else(self.learned)
         # Whether a total is absent or 0 shows with each answer; what else is wrong with it may not.
-        hidden = self.learned.total if self.learned.total in {"pages", "wrong"} else None
-        totals = Totals(forced=self.dialect.total is not None, kind=self.dialect.total or hidden)
+        given, learned = self.dialect.total, self.learned.total
+        hidden = learned if learned in {"pages", "wrong"} else None
+        totals = Totals(given is not None, given or hidden)
         self._book = Book(self.max_items, totals)
         self._guess = OffsetGuess.start(self.dialect.offset, self.learned.offset)
         # A cap that was not spoken out may have been an accident, and shows again at no cost.
-        self._cap = self.dialect.cap or (known.cap if known.limit == "capped" else None)
+        self._cap = self.dialect.cap or (assumed.cap if assumed.limit == "capped" else None)
         if self.start.last or self.start.row:
             self._pass = self._anchored(Taken.at(self.start), self.start.row)
         self._book.enough()
@@ -105,27 +107,30 @@ class Walk:
         """What was done so far."""
         book = self._book
         return PagingReport(
-            events=book.events,
-            requests=self._asked,
-            total=0 if book.no_record else book.totals.latest,
-            complete=book.complete,
-            no_record=book.no_record,
-            reason=book.reason,
-            duplicates=book.duplicates,
-            passes=book.passes,
-            proof=book.proof,
-            dialect=self.found,
+            book.events,
+            self._asked,
+            0 if book.no_record else book.totals.latest,
+            book.complete,
+            book.no_record,
+            book.reason,
+            book.duplicates,
+            book.passes,
+            book.proof,
+            self.found,
         )
 
     @property
     def found(self) -> Dialect:
         """The dialect as far as it was given, or found out by this walk or an earlier one."""
+        if self._found is not None:
+            return self._found
         guess, totals, careful = self._guess, self._book.totals, self._pass
-        fresh = Dialect(
-            offset=guess.found,
-            total=totals.kind if self._book.complete else None,
-            limit="capped" if self._echoed else None,
-            past_end="refused" if self._refusal is not None else None,
+        fresh = known(
+            guess.found,
+            totals.kind if self._book.complete else None,
+            "capped" if self._echoed else None,
+            None,
+            "refused" if self._refusal is not None else None,
         )
         if isinstance(careful, AnchoredPass):
             fresh = careful.found.or_else(fresh)
@@ -133,14 +138,19 @@ class Walk:
                 fresh = attrs.evolve(fresh, cap=careful.cut.cap, limit="capped-silent")
         if self._cap is not None:
             fresh = attrs.evolve(fresh, cap=self._cap)
-        return self.dialect.or_else(fresh.or_else(self.learned))
+        found = self.dialect.or_else(fresh.or_else(self.learned))
+        if self.done:
+            self._found = found  # for good
+        return found
 
     @property
     def learnt(self) -> Dialect:
         """What of it the next walk should know. Not what was merely given, or seen in motion."""
         found, given = self.found, self.dialect
         quiet = not isinstance(self._pass, AnchoredPass) or self._pass.quiet
-        return Dialect(
+        if quiet and given is NOTHING:
+            return found
+        return known(
             offset=found.offset if quiet and given.offset is None else self.learned.offset,
             total=found.total if quiet and given.total is None else self.learned.total,
             limit=found.limit if given.limit is None else self.learned.limit,
@@ -159,9 +169,11 @@ class Walk:
             self._pass.plan()
         elif not self._plan:
             self._plan.append(PageRequest(self._size, 0, 0))
-        self._asked += sum(request not in self._sent for request in self._plan)
-        self._sent = set(self._plan)
-        return tuple(self._plan)
+        requests = tuple(self._plan)
+        for request in requests:
+            self._asked += request not in self._sent
+        self._sent = requests
+        return requests
 
     def ends_here(self, request: PageRequest, error: CapillaryError) -> bool:
         """Whether a refusal may mean "behind the end", so that it is an answer to be fed."""
@@ -178,26 +190,20 @@ class Walk:
         if self.done or not self._plan or request is not self._plan[0]:
             raise ValueError("not the answer to the next request")
         self._plan.popleft()
-        window = Window.of(request, answer)
-        self._book.totals.hear(window)
-        self._hear_limit(window)
-        self._largest = max(self._largest, window.size)
+        book = self._book
         if isinstance(answer, CapillaryError):
             self._refusal = answer
-        if window.refused and request.offset == 0:
-            self._book.no_record = self._book.events == 0
-            self._book.end("no record", "anchored")
-        elif self._pass is None:
-            self._begin(window)
         else:
-            self._pass.feed(window)
-            if isinstance(self._pass, PlainPass) and self._pass.evidence is not None:
-                self._second_pass(self._pass, window)
-        self._book.enough()
-        if self.done:
+            book.totals.hear(request.limit, answer.total, len(answer.events))
+            self._hear_limit(request, answer)
+        if not isinstance(self._pass, PlainPass):
+            self._step(Window.of(request, answer))
+        elif not self._pass.feed(request, answer):
+            self._second_pass(self._pass, Window.of(request, answer))
+        book.enough()
+        if book.done:
             self._plan.clear()
-        batches, self._book.batches = self._book.batches, []
-        return batches
+        return book.take_batches()
 
     # --- inside ---
 
@@ -206,25 +212,35 @@ class Walk:
         """Rows to ask for in a page."""
         return self.page_size if self._cap is None else min(self.page_size, self._cap)
 
-    def _hear_limit(self, window: Window) -> None:
+    def _hear_limit(self, request: PageRequest, page: EventsPage) -> None:
         """Learn from an echoed limit that pages are capped."""
-        echo = None if window.page is None else window.page.pagination.limit
+        echo = page.pagination.limit
         if echo is None or self.dialect.limit == "kept":
             return
-        if 0 < echo < window.request.limit and window.size <= echo:
+        if 0 < echo < request.limit and len(page.events) <= echo:
             self._cap, self._echoed = min(echo, self._cap or echo), True
             if isinstance(self._pass, AnchoredPass):
                 self._pass.cut.cap = self._cap
 
+    def _step(self, window: Window) -> None:
+        """The first page, or another one of the careful walk."""
+        self._largest = max(self._largest, window.size)
+        if window.refused and window.request.offset == 0:
+            self._book.no_record = self._book.events == 0
+            self._book.end("no record", "anchored")
+        elif isinstance(self._pass, AnchoredPass):
+            self._pass.feed(window)
+        else:
+            self._begin(window)
+
     def _begin(self, window: Window) -> None:
         """The first page: decide how to go on."""
         self._first = window
-        distinct, total = window.distinct(), self._book.totals.of(window)
+        total = self._book.totals.of(window)
         one_page = window.size == total
         if (
             total is not None
             and window.size <= total
-            and distinct
             and not self.anchored
             and (one_page or self._guess.by_page)
         ):
@@ -232,17 +248,17 @@ class Walk:
             # many rows follow it without a gap, and the total tells in the end.
             size = min(self._size, window.size)
             if one_page or size > 1 or size == self._size:
-                self._pass = PlainPass(
-                    self._book, self._guess, self._plan, size, total, self.prefetch
-                )
-                self._pass.take(window)
-                return
+                plain = PlainPass(self._book, self._guess, self._plan, size, total, self.prefetch)
+                if plain.take(window.events, window.ids, window.page):
+                    self._pass = plain
+                    return
         self._pass = self._anchored(Taken(), 0)
         self._pass.feed(window)
 
     def _second_pass(self, plain: PlainPass, window: Window) -> None:
         """Go back: without anchors, nothing behind the first page is proven any more."""
         self._plan.clear()
+        self._largest = max(self._largest, window.size)
         first = self._first
         assert first is not None  # noqa: S101 - a plain pass follows a first page
         taken, request = Taken(), window.request

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
-from typing import Final
+from collections.abc import Iterable
 
 from attrs import define
 
@@ -12,9 +11,12 @@ from capillary_targets.models import EventsPage, TargetEvent
 
 from .values import PageRequest
 
-__all__ = ["Window"]
+__all__ = ["Window", "ids_of"]
 
-_ID: Final = attrgetter("event_log_id")
+
+def ids_of(events: Iterable[TargetEvent]) -> list[int]:
+    """The events' ids."""
+    return [event.event_log_id for event in events]
 
 
 @define
@@ -41,7 +43,7 @@ class Window:
         if isinstance(answer, CapillaryError):
             return cls(request, None, (), [], 0, None, request.start, row_zero=False)
         events = answer.events
-        ids = list(map(_ID, events))
+        ids = ids_of(events)
         total = answer.pagination.total
         if total is not None and total < 0:
             total = None

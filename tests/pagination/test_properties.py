@@ -12,7 +12,7 @@ import attrs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from capillary_targets.pagination import Checkpoint, Dialect, Walk
+from capillary_targets.pagination import Checkpoint, Dialect, Progress, Walk
 
 from .simulation import Driven, Move, Server, Speech, drive, seen
 from .strategies import counts, honest, lying, moves, schedules, shares, sizes, unbalanced
@@ -185,14 +185,14 @@ def test_a_walk_goes_on_with_the_very_next_event(
 
 def cut(driven: Driven, count: int) -> tuple[Checkpoint, list[int]]:
     """The checkpoint behind the first `count` events of a walk, and those events."""
-    place, out = Checkpoint(), list[int]()
+    progress, out = Progress(driven.walk), list[int]()
     for batch in driven.batches:
-        taken = min(count - len(out), len(batch.page.events))
-        place = place.behind(batch, taken, driven.walk.found)
-        out += [event.event_log_id for event in batch.page.events[:taken]]
+        progress.begin(batch)
+        progress.given = min(count - len(out), len(batch.page.events))
+        out += [event.event_log_id for event in batch.page.events[: progress.given]]
         if len(out) == count:
             break
-    return place, out
+    return progress.checkpoint, out
 
 
 @some
