@@ -47,6 +47,10 @@ FetchToken: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Token]]
 class Auth(Protocol):
     """What a session wants of its credentials."""
 
+    @property
+    def at_hand(self) -> SecretHeaders | None:
+        """The headers that authorise one request, if there are any to be had without waiting."""
+
     async def headers(self, fetch: FetchToken) -> SecretHeaders:
         """The headers that authorise one request; `fetch` is there to get a token with."""
 
@@ -90,6 +94,11 @@ class BasicAuth:
     def __repr__(self) -> str:
         return f"BasicAuth({self.username!r}, ...)"
 
+    @property
+    def at_hand(self) -> SecretHeaders:
+        """The `Authorization` header; the same one each time."""
+        return self._headers
+
     async def headers(self, fetch: FetchToken) -> SecretHeaders:  # noqa: ARG002 - needs no token
         """The `Authorization` header; the same one each time."""
         return self._headers
@@ -130,14 +139,19 @@ class OAuth:
     def __repr__(self) -> str:
         return f"OAuth({self.client_key!r}, ...)"
 
+    @property
+    def at_hand(self) -> SecretHeaders | None:
+        """The token's header, unless there is none or it is about to end."""
+        return self._headers if self._clock() < self._expires else None
+
     async def headers(self, fetch: FetchToken) -> SecretHeaders:
         """The token's header. Raises `AuthError` where key or secret are wrong (320001)."""
-        while self._headers is None or self._clock() >= self._expires:
+        while (headers := self.at_hand) is None:
             if self._flight is None:
                 await self._fly(fetch)
             else:
                 await self._follow(self._flight)
-        return self._headers
+        return headers
 
     async def _fly(self, fetch: FetchToken) -> None:
         """Get a token for all who wait. If this caller is cancelled, another takes over."""

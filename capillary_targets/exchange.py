@@ -5,7 +5,6 @@ The only room that touches aiohttp's requests.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -13,86 +12,104 @@ from typing import Final
 import aiohttp
 import msgspec
 from aiohttp.http_exceptions import HttpProcessingError
-from attrs import field, frozen
+from attrs import define, field
 from yarl import URL
 
 from .auth import SecretHeaders
 from .errors import BadResponse, CapillaryError, ConnectionFailed, RequestTimeout
 from .retry import parse_retry_after
-from .session import Session
+from .session import Session, time_limit
 from .wire import Answer, request_id_of
 
 __all__ = ["Request", "exchange"]
 
-_HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # the session's deadline is the one kept
 _BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, EOFError)
 
 
-@frozen
+@define
 class Request:
-    """What is sent, and the address that is shown for it."""
+    """What is sent below the base URL, and the whole address that is shown for it."""
 
     method: str
-    url: str = field(repr=False)
+    path: str = field(repr=False)
     shown: str
     body: Mapping[str, str] | None = field(default=None, repr=False)
 
 
-async def exchange(session: Session, request: Request, headers: Mapping[str, str]) -> Answer:
-    """Send once; the whole answer, its body bounded.
+async def exchange(
+    session: Session, request: Request, headers: Mapping[str, str], left: float
+) -> Answer:
+    """Send once; the whole answer, its body bounded. `left` are the seconds until the deadline.
 
-    Raises `RequestTimeout` when the attempt's time is up, `ConnectionFailed` when there is no
-    connection or it breaks, `BadResponse` when the body is too large, `ClientClosed` when the
+    Raises `RequestTimeout` when they or the attempt's time are up, `ConnectionFailed` when there is
+    no connection or it breaks, `BadResponse` when the body is too large, `ClientClosed` when the
     session was closed meanwhile.
     """
+    limit = session.attempt_limit if left > session.attempt_timeout else time_limit(left)
     session.counts.requested()
-    limit = asyncio.timeout(session.attempt_timeout)
     failure: CapillaryError
     cause: Exception | None = None
     try:
-        async with (
-            limit,
-            session.http.request(
-                request.method,
-                URL(request.url, encoded=True),
-                data=None if request.body is None else msgspec.json.encode(dict(request.body)),
-                headers=SecretHeaders({**_HEADERS, **headers}),
-                allow_redirects=False,
-                raise_for_status=False,
-                timeout=_NO_TIMEOUT,
-            ) as response,
-        ):
+        async with session.http.request(
+            request.method,
+            _address(session.settings.base_url, request.path),
+            data=None if request.body is None else msgspec.json.encode(dict(request.body)),
+            headers=SecretHeaders({**session.headers, **headers}) if session.headers else headers,
+            allow_redirects=False,
+            raise_for_status=False,
+            timeout=limit,
+        ) as response:
             return await _whole(response, session.settings.max_body)
     except CapillaryError:
         raise
     except _BROKEN as error:
         session.ensure_open()
-        if isinstance(error, TimeoutError) and limit.expired():
-            failure = RequestTimeout(f"no whole answer within {session.attempt_timeout:g} s")
+        if isinstance(error, TimeoutError) and error.errno is None:
+            failure = RequestTimeout(f"no whole answer within {limit.total:g} s")
         else:
             failure, cause = _broken(error)
     raise failure from cause
 
 
+def _address(base: URL, path: str) -> URL:
+    """The address of a path and query, both encoded, below the base URL."""
+    path, _, query = path.partition("?")
+    return URL.build(
+        scheme=base.scheme,
+        authority=base.raw_authority,
+        path=base.raw_path.rstrip("/") + path,
+        query_string=query,
+        encoded=True,
+    )
+
+
 async def _whole(response: aiohttp.ClientResponse, limit: int) -> Answer:
     """Status, headers and the body after decompression, if that is no more than `limit` bytes."""
-    chunks = []
-    size = 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise BadResponse(
-                f"the body is larger than the limit of {limit} bytes", status=response.status
-            )
-        chunks.append(chunk)
-    wait = response.headers.get("Retry-After")
+    content = response.content
+    body = await content.readany()
+    if not content.at_eof():
+        body = await _the_rest(body, content, limit)
+    if len(body) > limit:
+        raise BadResponse(
+            f"the body is larger than the limit of {limit} bytes", status=response.status
+        )
+    headers = response.headers
+    wait = headers.get("Retry-After")
     return Answer(
         response.status,
-        chunks[0] if len(chunks) == 1 else b"".join(chunks),
-        request_id=request_id_of(response.headers),
-        retry_after=None if wait is None else parse_retry_after(wait, datetime.now(UTC)),
+        body,
+        request_id_of(headers),
+        None if wait is None else parse_retry_after(wait, datetime.now(UTC)),
     )
+
+
+async def _the_rest(body: bytes, content: aiohttp.StreamReader, limit: int) -> bytes:
+    """The body so far and what follows it, until it is longer than `limit`."""
+    chunks, size = [body], len(body)
+    while size <= limit and not content.at_eof():
+        chunks.append(await content.readany())
+        size += len(chunks[-1])
+    return b"".join(chunks)
 
 
 def _broken(error: Exception) -> tuple[ConnectionFailed, Exception | None]:

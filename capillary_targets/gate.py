@@ -19,7 +19,7 @@ from .errors import RateLimited
 from .hooks import Hooks, WaitDetails
 from .limits import AdaptiveConcurrency, ConcurrencyController, RateController
 
-__all__ = ["Gate", "Outcome", "Patience", "Ticket", "Waited"]
+__all__ = ["Deadline", "Gate", "Outcome", "Ticket", "Waited"]
 
 Reason: TypeAlias = Literal["place", "budget", "pause"]
 Outcome: TypeAlias = Literal["served", "refused", "overload", "cancelled"]
@@ -44,41 +44,22 @@ class Ticket:
     budget: str = ""
 
 
-class Patience:
-    """How long one call may wait at the gate: until its deadline, or as long as it takes.
+class Deadline:
+    """Until when one call may take, in monotonic seconds.
 
     A web request would rather be told at once that the budget is used up. A sweep waits: its
-    deadline stands still meanwhile.
+    deadline stands still meanwhile (`endless`).
     """
 
-    __slots__ = ("_deadline", "_endless")
+    __slots__ = ("endless", "ends")
 
-    def __init__(self, deadline: asyncio.Timeout, *, endless: bool = False) -> None:
-        self._deadline = deadline
-        self._endless = endless
-
-    @property
-    def endless(self) -> bool:
-        """Whether waiting does not count."""
-        return self._endless
+    def __init__(self, seconds: float, *, endless: bool = False) -> None:
+        self.ends = time.monotonic() + seconds
+        self.endless = endless
 
     def left(self) -> float:
-        """Seconds until the deadline."""
-        ends = self._deadline.when()
-        return float("inf") if ends is None else ends - asyncio.get_running_loop().time()
-
-    def stop(self) -> float | None:
-        """Stand still, if patient; the seconds left."""
-        if not self._endless:
-            return None
-        left = self.left()
-        self._deadline.reschedule(None)
-        return left
-
-    def go_on(self, left: float | None) -> None:
-        """Run again with the seconds that were left."""
-        if left is not None:
-            self._deadline.reschedule(asyncio.get_running_loop().time() + left)
+        """Seconds until then; negative when it has passed."""
+        return self.ends - time.monotonic()
 
 
 class Gate:
@@ -108,17 +89,31 @@ class Gate:
         """Requests allowed in flight now."""
         return self._fixed if self._controller is None else self._controller.limit
 
-    async def enter(self, patience: Patience) -> Ticket:
+    def enter_at_once(self) -> Ticket | None:
+        """Let a request through that need not wait; None if it must, by `enter`."""
+        if self._queue or self.in_flight >= self.limit or self._held_back():
+            return None
+        self.in_flight += 1
+        return Ticket(time.monotonic(), self.in_flight)
+
+    async def enter(self, deadline: Deadline) -> Ticket:
         """Wait for a place, the pace and the budget.
 
-        Raises `RateLimited` if waiting would pass the deadline of an impatient call.
+        Raises `RateLimited` if a wait that is known beforehand would pass the deadline of an
+        impatient call, and `TimeoutError` when the deadline passes.
         """
-        await self._place(patience)
+        started = time.monotonic()
         try:
-            budget = await self._permission(patience) if self._held_back() else ""
-        except BaseException:
-            self._free_place()
-            raise
+            async with asyncio.timeout(None if deadline.endless else deadline.left()):
+                await self._place()
+                try:
+                    budget = await self._permission(deadline) if self._held_back() else ""
+                except BaseException:
+                    self._free_place()
+                    raise
+        finally:
+            if deadline.endless:
+                deadline.ends += time.monotonic() - started
         return Ticket(time.monotonic(), self.in_flight, budget)
 
     def leave(
@@ -156,13 +151,13 @@ class Gate:
         if refused:
             await self._budget.pause(max(0.0, self.rate.paused_until - time.monotonic()))
 
-    async def _place(self, patience: Patience) -> None:
+    async def _place(self) -> None:
         if self.in_flight < self.limit:  # then nobody is waiting
             self.in_flight += 1
             return
         place = asyncio.get_running_loop().create_future()
         self._queue.append(place)
-        started, left = time.monotonic(), patience.stop()
+        started = time.monotonic()
         try:
             await place
         except asyncio.CancelledError:
@@ -170,7 +165,6 @@ class Gate:
                 self._free_place()  # it was given just before
             raise
         finally:
-            patience.go_on(left)
             self._note("place", time.monotonic() - started)
 
     def _free_place(self) -> None:
@@ -185,16 +179,12 @@ class Gate:
         # In tests that do not wait, pace and budget are no concern.
         return (self._budget is not None or self.rate.restrains) and not _testing()
 
-    async def _permission(self, patience: Patience) -> str:
+    async def _permission(self, deadline: Deadline) -> str:
         """The budget's ticket. One waits at a time, so that first come is first served."""
-        left = patience.stop()
-        try:
-            async with self._turn:
-                return await self._wait_for_permission(patience)
-        finally:
-            patience.go_on(left)
+        async with self._turn:
+            return await self._wait_for_permission(deadline)
 
-    async def _wait_for_permission(self, patience: Patience) -> str:
+    async def _wait_for_permission(self, deadline: Deadline) -> str:
         paced = False
         while True:
             wait = self.rate.pause_left(time.monotonic())
@@ -202,7 +192,7 @@ class Gate:
                 wait = self.rate.wait(time.monotonic())
                 paced = not wait
             if wait:
-                await self._sleep("pause", wait, patience)
+                await self._sleep("pause", wait, deadline)
                 continue
             if self._budget is None:
                 return ""
@@ -211,14 +201,14 @@ class Gate:
             ticket, wait = await self._budget.take()
             if not wait:
                 return ticket
-            await self._sleep("budget", wait, patience)
+            await self._sleep("budget", wait, deadline)
 
-    async def _sleep(self, reason: Reason, seconds: float, patience: Patience) -> None:
+    async def _sleep(self, reason: Reason, seconds: float, deadline: Deadline) -> None:
         """Sleep; without end: until some request is answered."""
         started = time.monotonic()
         if seconds == math.inf:
             await self._freed.wait()
-        elif not patience.endless and patience.left() <= seconds:
+        elif not deadline.endless and deadline.left() <= seconds:
             raise RateLimited(
                 "the rate budget is used up"
                 if reason == "budget"

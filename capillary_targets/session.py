@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
-from typing import Unpack
+from typing import Final, Unpack
 
 import aiohttp
 from attrs import define, evolve, field
@@ -21,7 +22,16 @@ from .retry import RetryQuota
 from .settings import Options, Settings
 from .structuring import Structurer, structurer
 
-__all__ = ["Counts", "Session", "open_session", "opened"]
+__all__ = ["Counts", "Session", "open_session", "opened", "time_limit"]
+
+
+_HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
+
+
+def time_limit(seconds: float) -> aiohttp.ClientTimeout:
+    """For one request, from asking for a connection to the last byte; exact, not whole seconds."""
+    # 0 would mean no limit.
+    return aiohttp.ClientTimeout(total=max(seconds, 1e-6), ceil_threshold=math.inf)
 
 
 @cache
@@ -71,7 +81,11 @@ class Session:
     gate: Gate = field(repr=False)
     structurer: Structurer = field(repr=False)
     prefix: str = field(repr=False)
+    """The base URL as text, to show."""
+    headers: Mapping[str, str] = field(repr=False)
+    """What every request says besides who asks, unless the aiohttp session says it."""
     attempt_timeout: float
+    attempt_limit: aiohttp.ClientTimeout = field(repr=False)
     quota: RetryQuota = field(repr=False)
     hooks: Hooks = field(repr=False)
     counts: Counts = field(factory=Counts)
@@ -140,19 +154,21 @@ async def opened(
         http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # the gate bounds what is in flight
             cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
-            timeout=aiohttp.ClientTimeout(total=None),  # the transport keeps the deadline
-            headers={"User-Agent": _user_agent()},
+            headers={"User-Agent": _user_agent(), **_HEADERS},
             middlewares=(_send_once,),
         )
     hooks = Hooks(settings.hooks)
     budget = None if settings.rate is None else open_budget(settings.rate)
+    attempt_timeout = settings.retry.attempt_timeout or settings.timeout / 2
     session = Session(
         settings,
         http,
         gate=Gate(settings.concurrency, budget, hooks),
         structurer=structurer(settings.timezone),
         prefix=str(settings.base_url).rstrip("/"),
-        attempt_timeout=settings.retry.attempt_timeout or settings.timeout / 2,
+        headers={} if own else _HEADERS,
+        attempt_timeout=attempt_timeout,
+        attempt_limit=time_limit(attempt_timeout),
         quota=RetryQuota(settings.retry.quota),
         hooks=hooks,
     )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
 
-from .auth import Token
+from .auth import SecretHeaders, Token
 from .errors import (
     AuthError,
     CapillaryError,
@@ -24,7 +24,7 @@ from .errors import (
     ServiceUnavailable,
 )
 from .exchange import Request, exchange
-from .gate import Outcome, Patience, Ticket
+from .gate import Deadline, Outcome, Ticket
 from .hooks import RequestDetails, RetryDetails, current_scope
 from .private import PrivatePath
 from .session import Session
@@ -55,53 +55,38 @@ async def get(session: Session, path: str | PrivatePath, read: Read[T]) -> T:
     `RateLimited` or `RequestTimeout`.
     """
     session.ensure_open()
-    deadline = asyncio.timeout(session.settings.timeout)
-    call = _Call(session, path, read, deadline)
+    call = _Call(session, path, read)
     try:
-        async with deadline:
-            return await call.run()
-    except TimeoutError as error:
-        if isinstance(error, CapillaryError) or not deadline.expired():
+        result = await call.attempt()
+    except CapillaryError as error:
+        if not error.retryable:
             raise
-    late = RequestTimeout(f"no whole answer within the deadline of {session.settings.timeout:g} s")
-    raise call.told(late, call.request) from call.last
+        failure = error
+    else:
+        session.quota.give_back(0)
+        return result
+    return await call.try_again(failure)
 
 
 class _Call(Generic[T]):
     """One logical request and the attempts made for it."""
 
-    def __init__(
-        self,
-        session: Session,
-        path: str | PrivatePath,
-        read: Read[T],
-        deadline: asyncio.Timeout,
-    ) -> None:
+    def __init__(self, session: Session, path: str | PrivatePath, read: Read[T]) -> None:
         self.session = session
         self.private = path if isinstance(path, PrivatePath) else None
-        sent = path if self.private is None else self.private.sent
-        self.request = Request("GET", f"{session.prefix}{sent}", f"{session.prefix}{path}")
+        sent = path.sent if isinstance(path, PrivatePath) else path
+        self.request = Request("GET", sent, f"{session.prefix}{path}")
         self.read = read
-        self.patience = Patience(deadline, endless=session.patient)
+        self.deadline = Deadline(session.settings.timeout, endless=session.patient)
         self.attempts = 0
         self.last: CapillaryError | None = None
         self._taken = 0  # from the retry quota, for the latest retry
         self._renewed = False
 
-    async def run(self) -> T:
-        """Try, and try again as far as policy, quota and deadline allow."""
-        failure: CapillaryError | None = None
-        try:
-            result = await self.attempt()
-        except CapillaryError as error:
-            if not error.retryable:
-                raise
-            failure = error
-        else:
-            self.session.quota.give_back(0)
-            return result
-        # The retry machinery is entered only after a first failure, which is replayed to it;
-        # with all it brings along, it would be a quarter of what importing this package costs.
+    async def try_again(self, failure: CapillaryError | None) -> T:
+        """After a first failure: as often as policy, quota and deadline allow."""
+        # The retry machinery is entered only now, and the failure replayed to it; with all it
+        # brings along, it would be a quarter of what importing this package costs.
         import stamina  # noqa: PLC0415
 
         async for attempt in stamina.retry_context(
@@ -118,18 +103,20 @@ class _Call(Generic[T]):
     def _wait_before_retry(self, error: Exception) -> float | bool:
         """Stamina's hook: seconds to wait before another attempt, or False for none."""
         policy = self.session.settings.retry
+        left = self.deadline.left()
         if (
             not isinstance(error, CapillaryError)
             or not error.retryable
             or self.attempts >= policy.attempts
+            or left <= 0
         ):
             return False
         refused = isinstance(error, RateLimited)
-        if refused and self.patience.endless:
+        if refused and self.deadline.endless:
             wait = 0.0  # the gate holds everybody back for as long as it takes
         else:
             wait = policy.wait(self.attempts, random.random(), getattr(error, "retry_after", None))
-        if wait >= self.patience.left():
+        if wait >= left:
             error.add_note("not retried: the deadline would pass before another attempt")
             return False
         if not refused:  # a refusal is no outage
@@ -155,7 +142,7 @@ class _Call(Generic[T]):
     async def attempt(self) -> T:
         """Authorise, send and read. A rejected token is renewed once a call."""
         auth = self.session.settings.auth
-        headers = await auth.headers(self._fetch_token)
+        headers = auth.at_hand or await self._authorise()
         try:
             return await self._send(self.request, headers, self.read)
         except AuthError as error:
@@ -164,34 +151,46 @@ class _Call(Generic[T]):
         self._renewed = True
         return await self.attempt()
 
+    async def _authorise(self) -> SecretHeaders:
+        try:
+            async with asyncio.timeout(None if self.deadline.endless else self.deadline.left()):
+                return await self.session.settings.auth.headers(self._fetch_token)
+        except TimeoutError as error:
+            if isinstance(error, CapillaryError):
+                raise
+        raise self._late(self.request)
+
     async def _fetch_token(self, body: Mapping[str, str]) -> Token:
         """POST the client key and secret, read the token (API page "OAuth")."""
         url = self.session.prefix + _TOKEN_PATH
-        return await self._send(Request("POST", url, url, body), {}, read_token)
+        return await self._send(Request("POST", _TOKEN_PATH, url, body), {}, read_token)
 
     async def _send(self, request: Request, headers: Mapping[str, str], read: Read[R]) -> R:
         """Pass the gate, send once, read the answer, and say to the gate how it went."""
-        session = self.session
+        session, gate = self.session, self.session.gate
         answer: Answer | None = None
         failure: CapillaryError | None = None
-        ticket = await self._pass_gate(request)
+        ticket = gate.enter_at_once() or await self._pass_gate(request)
         outcome: Outcome = "cancelled"
         ended = None
         try:
             try:
+                left = self.deadline.left()
                 self.attempts += request is self.request
-                answer = await exchange(session, request, headers)
+                answer = await exchange(session, request, headers, left)
                 ended = time.monotonic()
                 result = read(answer, session.structurer)
             except CapillaryError as error:
                 failure = error
-            outcome = _outcome(failure)
+            outcome = "served" if failure is None else _outcome(failure)
         finally:
             retry_after = failure.retry_after if isinstance(failure, RateLimited) else None
-            session.gate.leave(ticket, outcome, retry_after, ended)
+            gate.leave(ticket, outcome, retry_after, ended)
         if ticket.budget:
-            await session.gate.settle(refused=outcome == "refused")
-        if failure is not None:
+            await gate.settle(refused=outcome == "refused")
+        if isinstance(failure, RequestTimeout) and self.deadline.left() <= 0:
+            failure = self._late(request)
+        elif failure is not None:
             self.told(failure, request, answer)
         if session.hooks:
             session.hooks.emit(
@@ -213,16 +212,28 @@ class _Call(Generic[T]):
 
     async def _pass_gate(self, request: Request) -> Ticket:
         try:
-            ticket = await self.session.gate.enter(self.patience)
+            ticket = await self.session.gate.enter(self.deadline)
         except RateLimited as error:
             self.told(error, request)
             raise
-        try:
-            self.session.ensure_open()
-        except ClientClosed:
-            self.session.gate.leave(ticket, "cancelled")
-            raise
-        return ticket
+        except TimeoutError:
+            late = self._late(request)
+        else:
+            try:
+                self.session.ensure_open()
+            except ClientClosed:
+                self.session.gate.leave(ticket, "cancelled")
+                raise
+            return ticket
+        raise late
+
+    def _late(self, request: Request) -> CapillaryError:
+        """The deadline has passed; `last` is what became of the attempt before."""
+        late = RequestTimeout(
+            f"no whole answer within the deadline of {self.session.settings.timeout:g} s"
+        )
+        late.__cause__ = self.last
+        return self.told(late, request)
 
     def told(
         self, error: CapillaryError, request: Request, answer: Answer | None = None

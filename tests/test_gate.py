@@ -1,26 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from capillary_targets import AdaptiveConcurrency, RateLimit, RateLimited, WaitDetails
 from capillary_targets.budget import LocalBudget
-from capillary_targets.gate import Gate, Patience
+from capillary_targets.gate import Deadline, Gate
 from capillary_targets.hooks import Hooks
 
 
-@asynccontextmanager
-async def patience(seconds: float = 30, *, endless: bool = False) -> AsyncIterator[Patience]:
-    async with asyncio.timeout(seconds) as deadline:
-        yield Patience(deadline, endless=endless)
-
-
-async def enter(gate: Gate, **kwargs):
-    async with patience(**kwargs) as how_long:
-        return await gate.enter(how_long)
+async def enter(gate: Gate, seconds: float = 30, *, endless: bool = False):
+    return gate.enter_at_once() or await gate.enter(Deadline(seconds, endless=endless))
 
 
 async def test_places_are_given_in_the_order_of_asking() -> None:
@@ -101,14 +92,21 @@ async def test_a_full_budget_waits_for_the_next_answer() -> None:
 async def test_a_patient_calls_deadline_stands_still_while_it_waits() -> None:
     gate = Gate(1, None, Hooks())
     ticket = await enter(gate)
-    async with patience(1000, endless=True) as patient:
-        before = patient.left()
-        waiting = asyncio.create_task(gate.enter(patient))
-        await asyncio.sleep(0)
-        assert patient.left() == float("inf")
-        gate.leave(ticket, "served")
-        await waiting
-        assert 0 < patient.left() <= before
+    patient = Deadline(-1, endless=True)  # passed, so that any wait would be too long
+    began = patient.ends
+    waiting = asyncio.create_task(gate.enter(patient))
+    await asyncio.sleep(0)
+    gate.leave(ticket, "served")
+    gate.leave(await waiting, "served")
+    assert patient.ends > began
+
+
+async def test_an_impatient_calls_deadline_passes_while_it_waits() -> None:
+    gate = Gate(1, None, Hooks())
+    await enter(gate)
+    with pytest.raises(TimeoutError):
+        await enter(gate, seconds=-1)
+    assert gate.in_flight == 1
 
 
 async def test_one_refusal_pauses_everybody() -> None:
