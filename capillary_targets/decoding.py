@@ -11,6 +11,7 @@ from copy import deepcopy
 from datetime import tzinfo
 from decimal import Decimal
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 import attrs
@@ -125,17 +126,24 @@ def rows_as_sent(body: bytes) -> list[bytes]:
 
 def _target(row: bytes, structurer: Structurer) -> Target:
     if len(row) > _LARGEST_CACHED:
-        return attrs.evolve(_read_target.__wrapped__(row, structurer), raw=row)
+        return _read_target.__wrapped__(row, structurer)
     known = _read_target(row, structurer)
+    target = object.__new__(Target)
+    for put, value in zip(_PUTS, _values(known), strict=True):  # half of what `evolve` takes
+        put(target, value)
     # All else in a target is immutable, so users may share it.
-    return attrs.evolve(
-        known,
-        raw=row,
-        extra=deepcopy(known.extra) if known.extra else {},
-        target_period_default_values_map=dict(known.target_period_default_values_map),
-    )
+    _put_extra(target, deepcopy(known.extra) if known.extra else {})
+    _put_defaults(target, dict(known.target_period_default_values_map))
+    return target
+
+
+_NAMES: Final = [field.name for field in attrs.fields(Target)]
+_values: Final = attrgetter(*_NAMES)
+_PUTS: Final = [vars(Target)[name].__set__ for name in _NAMES]
+_put_extra: Final = Target.extra.__set__  # type: ignore[attr-defined]
+_put_defaults: Final = Target.target_period_default_values_map.__set__  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=_CACHED_TARGETS)
 def _read_target(row: bytes, structurer: Structurer) -> Target:
-    return structurer.quick(_PLAIN.decode(row), Target)
+    return attrs.evolve(structurer.quick(_PLAIN.decode(row), Target), raw=row)
