@@ -287,7 +287,8 @@ class _Visit:
             try:
                 async with aclosing(pager.pages()) as pages:
                     async for page in pages:
-                        self.events.extend(page.events)
+                        self.events += page.events
+                        del page  # the answer's bytes need not wait for those of the next one
             finally:
                 self.reports[rule] = pager.report
 

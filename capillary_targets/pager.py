@@ -268,7 +268,9 @@ class Pages(_Iterator[EventsPage]):
         page = await self._loop.next()
         if page is None:
             raise StopAsyncIteration
-        self._loop.progress.given = len(page.events)
+        progress = self._loop.progress
+        progress.given = len(page.events)
+        progress.let_go()
         return page
 
 

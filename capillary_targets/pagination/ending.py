@@ -21,7 +21,7 @@ from .fence import Fence
 from .search import Search
 from .taken import Taken
 from .values import PageRequest
-from .window import Window
+from .window import Window, ids_of
 
 __all__ = ["LOOKS", "Ending"]
 
@@ -110,7 +110,7 @@ class Ending:
     def _advance(self, window: Window, new: list[TargetEvent], row: int, behind: int) -> None:
         """Take a window's new events."""
         self.row = behind
-        self.taken.add(new, [event.event_log_id for event in new])
+        self.taken.add(ids_of(new), new)
         self.book.give(window.page, new, row)
         self.cut.relax()
         if new:

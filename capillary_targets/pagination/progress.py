@@ -26,29 +26,39 @@ class Progress:
     given: int = field(init=False, default=0)
     """How many events of the latest batch are given out."""
     _batch: Batch | None = field(init=False, default=None)
+    _row: int | None = field(init=False, default=None)
+    """The row behind the batches before."""
     _tail: tuple[TargetEvent, ...] = field(init=False, default=())
-    """The last events given out of earlier batches."""
+    """Their last events."""
 
     def begin(self, batch: Batch) -> None:
         """A batch is about to be given out, the one before it has been."""
-        self._tail = self._latest()
-        self._batch, self.given = batch, 0
+        self.let_go()
+        self._batch = batch
 
-    def _latest(self) -> tuple[TargetEvent, ...]:
-        if self._batch is None:
-            return ()
-        latest = self._batch.page.events[max(0, self.given - _TAIL) : self.given]
-        return latest if len(latest) == _TAIL else (*self._tail, *latest)[-_TAIL:]
+    def let_go(self) -> None:
+        """Of the latest batch, nothing more will be given out: keep its last events only."""
+        if self._batch is not None:
+            self._row, self._tail = self._place(self._batch)
+            self._batch, self.given = None, 0
+
+    def _place(self, batch: Batch) -> tuple[int, tuple[TargetEvent, ...]]:
+        latest = batch.page.events[max(0, self.given - _TAIL) : self.given]
+        if len(latest) < _TAIL:
+            latest = (*self._tail, *latest)[-_TAIL:]
+        return batch.row + self.given, latest
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The place behind what was given out last."""
         start = self.walk.start
-        if self._batch is None:
+        row, latest = self._row, self._tail
+        if self._batch is not None:
+            row, latest = self._place(self._batch)
+        if row is None:
             return start
-        latest = self._latest()
         return Checkpoint(
-            self._batch.row + self.given,
+            row,
             (*start.last, *ids_of(latest))[-_TAIL:],
             latest[-1].event_date if latest else start.date,
             self.walk.found,

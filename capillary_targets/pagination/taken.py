@@ -48,8 +48,8 @@ class Taken:
         mark = None if checkpoint.date is None else (checkpoint.date, newest)
         return cls(seen, checkpoint.row, newest, blind=True, mark=mark)
 
-    def add(self, events: Sequence[TargetEvent], ids: Sequence[int]) -> None:
-        """Take events, in the server's order."""
+    def add(self, ids: Sequence[int], events: Sequence[TargetEvent] = ()) -> None:
+        """Take events, in the server's order. After a checkpoint, they themselves are needed."""
         if not ids:
             return
         self.seen.update(zip(ids, range(self.count, self.count + len(ids)), strict=True))

@@ -62,7 +62,8 @@ class Walk:
     _largest: int = field(init=False, default=0)
     _refusal: CapillaryError | None = field(init=False, default=None)
     _pass: PlainPass | AnchoredPass | None = field(init=False, default=None)
-    _first: Window | None = field(init=False, default=None)
+    _first: tuple[int, int] = field(init=False, default=(0, 0))
+    """Limit and size of the first page."""
     _found: Dialect | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -235,7 +236,7 @@ class Walk:
 
     def _begin(self, window: Window) -> None:
         """The first page: decide how to go on."""
-        self._first = window
+        self._first = (window.request.limit, window.size)
         total = self._book.totals.of(window)
         one_page = window.size == total
         if (
@@ -259,8 +260,7 @@ class Walk:
         """Go back: without anchors, nothing behind the first page is proven any more."""
         self._plan.clear()
         self._largest = max(self._largest, window.size)
-        first = self._first
-        assert first is not None  # noqa: S101 - a plain pass follows a first page
+        limit, size = self._first
         taken, request = Taken(), window.request
         self._book.passes += 1
         self._book.given = set(plain.taken)
@@ -270,8 +270,8 @@ class Walk:
         if window.size > 1:
             began = found[0] if found else request.start
             self._guess.see(request.limit, request.offset, began)
-        if first.size == min(first.request.limit, self._cap or first.request.limit):
-            taken.add(first.events, first.ids)
+        if size == min(limit, self._cap or limit):
+            taken.add(plain.taken[:size])
         self._pass = self._anchored(taken, taken.count)
 
     def _anchored(self, taken: Taken, row: int) -> AnchoredPass:
