@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from statistics import median
 from typing import Final
 
 from attrs import define, field, frozen, validators
@@ -104,7 +103,7 @@ class ConcurrencyController:
             return
         self._samples.append(seconds)
         if len(self._samples) >= max(4, self.limit):
-            self._window(now, median(self._samples))
+            self._window(now, _median(self._samples))
             self._samples.clear()
             self._busiest = self._overloads = 0
 
@@ -152,6 +151,12 @@ class ConcurrencyController:
         if now < self._ceiling_until:
             limit = min(limit, self._ceiling)
         self._limit = min(max(limit, self.settings.minimum), self.settings.maximum)
+
+
+def _median(samples: list[float]) -> float:
+    ordered = sorted(samples)
+    middle = len(ordered) // 2
+    return (ordered[middle] + ordered[~middle]) / 2  # of an odd number, twice the same
 
 
 _SAFETY: Final = 0.97
