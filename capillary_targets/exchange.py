@@ -26,7 +26,7 @@ __all__ = ["Request", "exchange"]
 _BROKEN: Final = (aiohttp.ClientError, HttpProcessingError, OSError, EOFError)
 
 
-@define
+@define(eq=False)
 class Request:
     """What is sent below the base URL, and the whole address that is shown for it."""
 

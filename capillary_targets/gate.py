@@ -26,7 +26,7 @@ Outcome: TypeAlias = Literal["served", "refused", "overload", "cancelled"]
 """How a request ended: `refused` is 429; `overload` a time-out, a lost connection, a 502 or 503."""
 
 
-@define
+@define(eq=False, repr=False)
 class Waited:
     """Seconds spent waiting at the gate so far, by all requests together."""
 
@@ -35,7 +35,7 @@ class Waited:
     pause: float = 0.0
 
 
-@define
+@define(eq=False, repr=False)
 class Ticket:
     """A request let through: when, how many were then in flight, and its place in the budget."""
 

@@ -60,7 +60,7 @@ _CALM_ROUNDS: Final = 20
 _BACKOFF: Final = 0.85
 
 
-@define
+@define(eq=False, repr=False)
 class ConcurrencyController:
     """The limit in force, from the latency of the requests that ended.
 
@@ -167,7 +167,7 @@ _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
 
 
-@define
+@define(eq=False, repr=False)
 class RateController:
     """The rate that the server's refusals (429) teach; no limit before the first one.
 
@@ -233,7 +233,7 @@ class RateController:
         self._accepted, self._since, self._grown = 0, self.paused_until, self.paused_until
 
 
-@define
+@define(eq=False, repr=False)
 class Window:
     """A sliding window over requests as the server sees them.
 

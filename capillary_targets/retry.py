@@ -45,7 +45,7 @@ class RetryPolicy:
         return max(chance * ceiling, retry_after or 0.0)
 
 
-@define
+@define(eq=False, repr=False)
 class RetryQuota:
     """A token bucket that all calls of a client share, so that an outage is not multiplied.
 

@@ -65,7 +65,7 @@ class Counts:
             self._whole.retried()
 
 
-@define
+@define(eq=False, repr=False)
 class Life:
     """Whether a session is still open; shared by its patient twin."""
 

@@ -48,7 +48,7 @@ _BUSY_STATUSES: Final = frozenset({408, 425, 500, 502, 503, 504, *range(520, 531
 _TEXT_ERROR: Final = re.compile(r"errorMessage=(?P<message>.*?)\s+errorCode=(?P<code>\d{1,9})")
 
 
-@define
+@define(eq=False)
 class Answer:
     """What came back, whole: status, body after decompression, and the two headers that matter."""
 

@@ -17,7 +17,7 @@ from .window import Window
 __all__ = ["AnchoredPass"]
 
 
-@define
+@define(eq=False, repr=False)
 class AnchoredPass(Ending):
     """Windows that overlap, one after the other or several at once, until the end is seen."""
 

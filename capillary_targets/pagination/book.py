@@ -16,7 +16,7 @@ from .window import Window
 __all__ = ["Book", "Totals"]
 
 
-@define
+@define(eq=False, repr=False)
 class Totals:
     """What the server says about the size of the list, and whether it can be believed."""
 
@@ -75,7 +75,7 @@ class Totals:
         self.kind = "wrong"
 
 
-@define
+@define(eq=False, repr=False)
 class Book:
     """The walk's own notes. Every event goes out through `give`, none twice."""
 

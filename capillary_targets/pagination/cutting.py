@@ -21,7 +21,7 @@ _LEAST_CUT: Final = 4
 _CALM: Final = 4
 
 
-@define
+@define(eq=False, repr=False)
 class Cutter:
     """Makes requests for windows, from all that is known about what the server does with them."""
 

@@ -82,7 +82,7 @@ def known(
 NOTHING: Final = known()
 
 
-@define
+@define(eq=False, repr=False)
 class Learned:
     """What walks have found out about a server, for the walks to come. One for each session."""
 
@@ -98,7 +98,7 @@ _MOST: Final = 4.0
 _IGNORED: Final = 3
 
 
-@define
+@define(eq=False, repr=False)
 class OffsetGuess:
     """Whether `offset` counts pages or rows, from where known events are found.
 

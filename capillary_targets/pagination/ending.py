@@ -32,7 +32,7 @@ _GROWTHS: Final = 3
 """How often the end may have moved on before it is taken where it is."""
 
 
-@define
+@define(eq=False, repr=False)
 class _Held:
     """A page that may be the last: its unseen events wait for a look at what lies behind it."""
 
@@ -47,7 +47,7 @@ class _Held:
     planned: int = field(init=False, default=0)
 
 
-@define
+@define(eq=False, repr=False)
 class Ending:
     """What the careful walk knows, and its judgement of short pages and of the end."""
 

@@ -25,7 +25,7 @@ _LONG: Final = 64
 """Windows after which to look for the end where no total says how near it is."""
 
 
-@define
+@define(eq=False, repr=False)
 class Fence:
     """When to look for the last event, and where: around row `aim`, until the list ends there."""
 

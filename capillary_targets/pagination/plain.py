@@ -18,7 +18,7 @@ from .window import ids_of
 __all__ = ["PlainPass"]
 
 
-@define
+@define(eq=False, repr=False)
 class PlainPass:
     """Pages 1, 2, 3 ... of `size` rows behind page 0, as long as nothing speaks against it.
 

@@ -18,7 +18,7 @@ _TAIL: Final = 8
 """Events whose ids a checkpoint remembers: it is found again unless all of them are deleted."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Progress:
     """The walk, and how much of what it proved was given out to the caller."""
 

@@ -13,7 +13,7 @@ __all__ = ["Search"]
 _MISSES: Final = 32
 
 
-@define
+@define(eq=False, repr=False)
 class Search:
     """A step back that doubles on each miss, and bisects once both sides have been seen."""
 

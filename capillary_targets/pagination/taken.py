@@ -24,7 +24,7 @@ from .window import Window
 __all__ = ["Taken"]
 
 
-@define
+@define(eq=False, repr=False)
 class Taken:
     """The events taken, by id, in the order taken."""
 

@@ -64,7 +64,7 @@ class PagingReport:
     dialect: Dialect = NOTHING
 
 
-@define
+@define(eq=False)
 class Batch:
     """Proven new events of one page, in the server's order. `row` is the place of the first."""
 

@@ -28,7 +28,7 @@ from .window import Window
 __all__ = ["Walk"]
 
 
-@define
+@define(eq=False, repr=False)
 class Walk:
     """One walk. Ask for the pages of `requests()`, feed their answers in that order, until `done`.
 

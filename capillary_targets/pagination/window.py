@@ -19,7 +19,7 @@ def ids_of(events: Iterable[TargetEvent]) -> list[int]:
     return [event.event_log_id for event in events]
 
 
-@define
+@define(eq=False, repr=False)
 class Window:
     """The events of one answer and where in the list they should stand.
 
