@@ -13,6 +13,7 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import aclosing
+from itertools import chain
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import ReferenceType, ref
@@ -256,14 +257,18 @@ class _Visit:
         self._user_id = user_id
         self._prefetch = prefetch
         self.targets: tuple[Target, ...] = ()
-        self.events: list[TargetEvent] = []
+        self.pages: list[tuple[TargetEvent, ...]] = []
         self.reports: dict[int, PagingReport] = {}
         self.error: CapillaryError | None = None
 
     def outcome(self) -> UserOutcome:
         """What there is to show."""
         return UserOutcome(
-            self._user_id, self.targets, tuple(self.events), self.reports, self.error
+            self._user_id,
+            self.targets,
+            tuple(chain.from_iterable(self.pages)),
+            self.reports,
+            self.error,
         )
 
     async def run(self) -> None:
@@ -287,7 +292,7 @@ class _Visit:
             try:
                 async with aclosing(pager.pages()) as pages:
                     async for page in pages:
-                        self.events += page.events
+                        self.pages.append(page.events)
                         del page  # the answer's bytes need not wait for those of the next one
             finally:
                 self.reports[rule] = pager.report
