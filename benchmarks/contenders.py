@@ -25,6 +25,7 @@ __all__ = [
     "thrown_away",
     "typed",
     "typed_by_command_line",
+    "typed_flat",
     "walk",
 ]
 
@@ -106,7 +107,18 @@ async def typed(base: str, work: Work) -> Result:
             if not outcome.complete:
                 raise RuntimeError(f"user {outcome.user_id}") from outcome.error
             events += len(outcome.events)
-            total += sum([event.target_value for event in outcome.events if event.target_value])
+            total += sum([event.target_value or 0 for event in outcome.events])
+    return lambda: (events, total)
+
+
+async def typed_flat(base: str, work: Work) -> Result:
+    """The same as one flat stream of events, of which no user's need be held together."""
+    events = 0
+    total = Decimal()
+    async with client_of(base, work) as client:
+        async for event in client.sweep(range(1, work.users + 1)).events():
+            events += 1
+            total += event.target_value or 0
     return lambda: (events, total)
 
 

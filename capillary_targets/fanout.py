@@ -8,17 +8,17 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
-    Mapping,
 )
 from contextlib import aclosing
 from itertools import chain
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias, TypeVar
 from weakref import ReferenceType, ref
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from .endpoints import active_targets, checked_id
 from .errors import (
@@ -28,17 +28,21 @@ from .errors import (
     EndpointGone,
     TargetPeriodNotFound,
     TargetRuleNotFound,
-    UsageError,
 )
 from .gate import Waited
 from .hooks import Scope, ScopeDetails, current_scope, within
 from .models import Target, TargetEvent
+from .outcomes import SweepPlan, SweepStats, UserOutcome
 from .pager import EventPager
 from .pagination import PagingReport
 from .session import Session
-from .workers import visit_all
+from .workers import Pool, visit_all
 
 __all__ = ["Sweep", "SweepPlan", "SweepStats", "UserOutcome", "prefetch_for"]
+
+T = TypeVar("T")
+_Events: TypeAlias = tuple[TargetEvent, ...]
+_Give: TypeAlias = Callable[[_Events], Awaitable[None]]
 
 _PREFETCH: Final = 4
 
@@ -50,66 +54,6 @@ def prefetch_for(session: Session, users: int) -> int:
     """
     places = session.gate.limit // max(1, users)
     return min(_PREFETCH, places) if places > 1 else 0
-
-
-@frozen
-class UserOutcome:
-    """What a sweep found for one user.
-
-    `complete` is True only if every target was asked for and every walk proved complete. Where
-    `error` is set, `targets` and `events` hold what had arrived before it, and `checkpoint` is
-    where the walk that failed can go on.
-    """
-
-    user_id: int
-    targets: tuple[Target, ...] = ()
-    events: tuple[TargetEvent, ...] = ()
-    reports: Mapping[int, PagingReport] = field(factory=dict, hash=False)
-    error: CapillaryError | None = field(default=None, eq=False)
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is missing."""
-        return self.error is None and all(report.complete for report in self.reports.values())
-
-    @property
-    def checkpoint(self) -> Any:
-        """Where to go on after an error, if it came in the middle of a walk."""
-        return None if self.error is None else self.error.checkpoint
-
-
-@frozen(kw_only=True)
-class SweepPlan:
-    """What is asked for each user."""
-
-    target_rule_ids: tuple[int, ...] = ()
-    """Only these targets; none given: all that the user is enrolled in."""
-    enrolled: bool = True
-    """Ask which targets a user is enrolled in; False goes straight to the events."""
-    period_id: int | None = None
-    page_size: int = 100
-
-    def __attrs_post_init__(self) -> None:
-        if self.page_size < 1:
-            raise UsageError(f"page_size must be at least 1, not {self.page_size}")
-
-
-@define
-class SweepStats:
-    """How far a sweep is; live while it runs. Times in seconds."""
-
-    users_done: int = 0
-    users_failed: int = 0
-    targets: int = 0
-    events: int = 0
-    requests: int = 0
-    retries: int = 0
-    in_flight: int = 0
-    limit: int = 0
-    """Requests allowed in flight now."""
-    waited_for_budget: float = 0.0
-    """By all requests of the client together, pauses that the server asked for included."""
-    seconds: float = 0.0
 
 
 @define(eq=False)
@@ -128,7 +72,7 @@ class Sweep:
     _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
     _started: float = field(init=False, factory=time.monotonic, repr=False)
     _scope: Scope | None = field(init=False, default=None, repr=False)
-    _stream: ReferenceType[AsyncGenerator[UserOutcome, None]] | None = field(
+    _stream: ReferenceType[AsyncGenerator[Any, None]] | None = field(
         init=False, default=None, repr=False
     )
 
@@ -149,23 +93,50 @@ class Sweep:
         if stream is not None:
             await stream.aclose()
 
-    def __aiter__(self) -> AsyncGenerator[UserOutcome, None]:
-        self._started = time.monotonic()
-        stream = self._outcomes()
-        # Not held: a loop that is broken off drops its stream, which closes it at once.
-        self._stream = ref(stream)
-        return stream
+    def __aiter__(self) -> AsyncIterator[UserOutcome]:
+        return self._begun(self._outcomes())
 
-    async def _outcomes(self) -> AsyncGenerator[UserOutcome, None]:
+    async def events(self) -> AsyncGenerator[TargetEvent, None]:
+        """Every event of every user as one flat stream. A failed user's error is raised.
+
+        Pages are given out as they come, so that not even one user's events are held together:
+        those of a user towards a target are in order, and others may come in between. An ordered
+        sweep goes on user by user.
+        """
+        if self._ordered:
+            async with aclosing(self._begun(self._outcomes())) as outcomes:
+                async for outcome in outcomes:
+                    for event in outcome.events:
+                        yield event
+                    if outcome.error is not None:
+                        raise outcome.error
+            return
+        async with aclosing(self._begun(self._parts())) as parts:
+            async for part in parts:
+                if isinstance(part, UserOutcome):
+                    if part.error is not None:
+                        raise part.error
+                    continue
+                for event in part:
+                    yield event
+
+    def _begun(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        self._started = time.monotonic()
+        watched = self._watched(stream)
+        # Not held: a loop that is broken off drops its stream, which closes it at once.
+        self._stream = ref(watched)
+        return watched
+
+    async def _watched(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         hooks = self._session.hooks
         if hooks:
             self._scope = Scope(kind="sweep", parent=current_scope())
             hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
         failure: BaseException | None = None
         try:
-            async with aclosing(self._run()) as outcomes:
-                async for outcome in outcomes:
-                    yield outcome
+            async with aclosing(stream):
+                async for part in stream:
+                    yield part
         except Exception as error:
             failure = error
             raise
@@ -175,28 +146,38 @@ class Sweep:
                     ScopeDetails(scope=self._scope, phase="over", outcome=self.stats, error=failure)
                 )
 
-    async def _run(self) -> AsyncGenerator[UserOutcome, None]:
+    async def _outcomes(self) -> AsyncGenerator[UserOutcome, None]:
+        """The users, each with all that was found."""
         async with (
             aclosing(self._each()) as users,
             aclosing(visit_all(users, self._visit, self._size, ordered=self._ordered)) as visits,
         ):
             async for visit in visits:
-                outcome = visit.outcome()
-                stats = self._counted
-                stats.users_done += 1
-                stats.users_failed += not outcome.complete
-                stats.targets += len(outcome.reports)
-                stats.events += len(outcome.events)
-                yield outcome
+                yield self._count(visit.outcome())
 
-    async def events(self) -> AsyncGenerator[TargetEvent, None]:
-        """Every event of every user as one flat stream. A failed user's error is raised."""
-        async with aclosing(aiter(self)) as outcomes:
-            async for outcome in outcomes:
-                for event in outcome.events:
-                    yield event
-                if outcome.error is not None:
-                    raise outcome.error
+    async def _parts(self) -> AsyncGenerator[_Events | UserOutcome, None]:
+        """Events as they come; each user, without them, when all are given out."""
+
+        async def visit_and_give(user_id: int) -> _Visit:
+            return await self._visit(user_id, pool.give)
+
+        async with aclosing(self._each()) as users:
+            pool = Pool[int, "_Visit | _Events"](users, visit_and_give, self._size)
+            async with aclosing(pool.results()) as parts:
+                async for part in parts:
+                    if isinstance(part, _Visit):
+                        yield self._count(part.outcome())
+                    else:
+                        self._counted.events += len(part)
+                        yield part
+
+    def _count(self, outcome: UserOutcome) -> UserOutcome:
+        stats = self._counted
+        stats.users_done += 1
+        stats.users_failed += not outcome.complete
+        stats.targets += len(outcome.reports)
+        stats.events += len(outcome.events)
+        return outcome
 
     @property
     def stats(self) -> SweepStats:
@@ -228,8 +209,8 @@ class Sweep:
                 self._under_way.add(user)
                 yield user
 
-    async def _visit(self, user_id: int) -> _Visit:
-        visit = _Visit(self._session, self._plan, user_id, self._prefetch)
+    async def _visit(self, user_id: int, give: _Give | None = None) -> _Visit:
+        visit = _Visit(self._session, self._plan, user_id, self._prefetch, give)
         try:
             with within(self._scope):
                 await visit.run()
@@ -247,17 +228,26 @@ class Sweep:
 
 
 class _Visit:
-    """One user's targets and events, as far as they have come."""
+    """One user's targets and events, as far as they have come.
+
+    With `give`, events are not held here but given away.
+    """
 
     def __init__(
-        self, session: Session, plan: SweepPlan, user_id: int, prefetch: Callable[[], int]
+        self,
+        session: Session,
+        plan: SweepPlan,
+        user_id: int,
+        prefetch: Callable[[], int],
+        give: _Give | None,
     ) -> None:
         self._session = session
         self._plan = plan
         self._user_id = user_id
         self._prefetch = prefetch
+        self._give = give
         self.targets: tuple[Target, ...] = ()
-        self.pages: list[tuple[TargetEvent, ...]] = []
+        self.pages: list[_Events] = []
         self.reports: dict[int, PagingReport] = {}
         self.error: CapillaryError | None = None
 
@@ -292,7 +282,10 @@ class _Visit:
             try:
                 async with aclosing(pager.pages()) as pages:
                     async for page in pages:
-                        self.pages.append(page.events)
+                        if self._give is None:
+                            self.pages.append(page.events)
+                        else:
+                            await self._give(page.events)
                         del page  # the answer's bytes need not wait for those of the next one
             finally:
                 self.reports[rule] = pager.report

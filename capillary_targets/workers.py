@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Generic, TypeVar
 
-__all__ = ["visit_all"]
+__all__ = ["Pool", "visit_all"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def visit_all(
+def visit_all(
     items: AsyncIterator[T],
     visit: Callable[[T], Awaitable[R]],
     size: Callable[[], int],
@@ -26,24 +26,14 @@ async def visit_all(
     taken and not yet consumed. An exception of `visit` or of `items` ends the stream. However the
     stream ends, no task is left.
     """
-    pool = _Pool(items, visit, size, ordered=ordered)
-    try:
-        pool.grow()
-        while True:
-            while pool.ready():
-                yield pool.take()
-            if pool.failure is not None:
-                raise pool.failure
-            if not pool.tasks:
-                return
-            pool.news.clear()
-            await pool.news.wait()
-    finally:
-        await pool.end()
+    return Pool(items, visit, size, ordered=ordered).results()
 
 
-class _Pool(Generic[T, R]):
-    """The workers, and what lies between them and the consumer."""
+class Pool(Generic[T, R]):
+    """What `visit_all` runs on: the workers, and what lies between them and the consumer.
+
+    A visit that has more to give than it returns passes it to `give` as it comes.
+    """
 
     def __init__(
         self,
@@ -51,42 +41,64 @@ class _Pool(Generic[T, R]):
         visit: Callable[[T], Awaitable[R]],
         size: Callable[[], int],
         *,
-        ordered: bool,
+        ordered: bool = False,
     ) -> None:
-        self.items = items
-        self.visit = visit
-        self.size = size
-        self.ordered = ordered
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.failure: Exception | None = None
-        self.news = asyncio.Event()
+        self._items = items
+        self._visit = visit
+        self._size = size
+        self._ordered = ordered
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._turn = asyncio.Lock()
         self._finished = False
         self._taken = 0
         self._consumed = 0
+        self._gifts: deque[R] = deque()
         self._results: deque[R] = deque()
         self._early: dict[int, R] = {}  # in order: results whose turn has not come
 
-    def grow(self) -> None:
+    async def results(self) -> AsyncGenerator[R, None]:
+        """What the visits give and return; once."""
+        gifts, results = self._gifts, self._results
+        try:
+            self._grow()
+            while True:
+                # What a visit gave comes before what it returned.
+                while gifts or results:
+                    self._room.set()
+                    if gifts:
+                        yield gifts.popleft()
+                    else:
+                        self._consumed += 1
+                        yield results.popleft()
+                if self._failure is not None:
+                    raise self._failure
+                if not self._tasks:
+                    return
+                self._news.clear()
+                await self._news.wait()
+        finally:
+            await self._end()
+
+    async def give(self, result: R) -> None:
+        """Hand over a result while the visit goes on. Waits where many are not consumed yet."""
+        while len(self._gifts) >= 2 * self._size():
+            self._room.clear()
+            await self._room.wait()
+        self._gifts.append(result)
+        self._news.set()
+
+    def _grow(self) -> None:
         """Add a worker if there may be one more."""
-        if not self._finished and len(self.tasks) < self.size():
-            self.tasks.add(asyncio.create_task(self._work()))
+        if not self._finished and len(self._tasks) < self._size():
+            self._tasks.add(asyncio.create_task(self._work()))
 
-    def ready(self) -> bool:
-        """Whether there is a result to yield."""
-        return bool(self._results)
-
-    def take(self) -> R:
-        """The next result; makes room for another item."""
-        self._consumed += 1
-        self._room.set()
-        return self._results.popleft()
-
-    async def end(self) -> None:
+    async def _end(self) -> None:
         """Cancel what is under way and wait for it."""
         self._finished = True
-        tasks = list(self.tasks)
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -95,36 +107,38 @@ class _Pool(Generic[T, R]):
         task = asyncio.current_task()
         try:
             # Where the pool is to be smaller, whoever is done first goes; one always stays.
-            while len(self.tasks) <= max(1, self.size()):
+            while len(self._tasks) <= max(1, self._size()):
                 async with self._turn:
                     await self._wait_for_room()
                     if self._finished:
                         break
                     try:
-                        item = await anext(self.items)
+                        item = await anext(self._items)
                     except StopAsyncIteration:
                         self._finished = True
                         break
                     number, self._taken = self._taken, self._taken + 1
-                self.grow()
-                self._done(number, await self.visit(item))
-        except Exception as error:  # noqa: BLE001 - carried to the consumer, who raises it
-            self.failure, self._finished = error, True
+                self._grow()
+                self._done(number, await self._visit(item))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - carried to the consumer, who raises it
+            self._failure, self._finished = error, True
         finally:
             if task is not None:
-                self.tasks.discard(task)
-            self.news.set()
+                self._tasks.discard(task)
+            self._news.set()
 
     async def _wait_for_room(self) -> None:
-        while self._taken - self._consumed >= 2 * self.size() and not self._finished:
+        while self._taken - self._consumed >= 2 * self._size() and not self._finished:
             self._room.clear()
             await self._room.wait()
 
     def _done(self, number: int, result: R) -> None:
-        if self.ordered:
+        if self._ordered:
             self._early[number] = result
             while (due := self._consumed + len(self._results)) in self._early:
                 self._results.append(self._early.pop(due))
         else:
             self._results.append(result)
-        self.news.set()
+        self._news.set()

@@ -143,8 +143,9 @@ async def test_no_record_is_no_failure(sandbox: Sandbox) -> None:
     assert not isinstance(outcome.error, NoRecordFound)
 
 
+@pytest.mark.parametrize("what", ["outcomes", "events"])
 @pytest.mark.parametrize("how", ["break", "raise", "cancel", "aclose"])
-async def test_however_it_ends_nothing_is_left(how: str) -> None:
+async def test_however_it_ends_nothing_is_left(how: str, what: str) -> None:
     sandbox = Sandbox(users=500)
     async with sandbox, client_of(sandbox) as client:
         users = sandbox.world.user_ids()
@@ -152,7 +153,7 @@ async def test_however_it_ends_nothing_is_left(how: str) -> None:
         sweep = client.sweep(users)
 
         async def consume() -> None:
-            async for _ in sweep:
+            async for _ in sweep if what == "outcomes" else sweep.events():
                 if not sandbox.faults.stalled:
                     continue
                 if how == "break":
@@ -174,6 +175,40 @@ async def test_however_it_ends_nothing_is_left(how: str) -> None:
         await turns_until(lambda: client.session.gate.in_flight == 0)
         assert client.session.http.connector._acquired == set()
     await turns_until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_the_flat_stream_has_all_events_each_targets_in_order(ordered: bool) -> None:
+    sandbox = Sandbox(users=12, targets=3, events=25, exact_events=True)
+    async with sandbox, client_of(sandbox, page_size=10) as client:
+        users = sandbox.world.user_ids()
+        sweep = client.sweep(users, ordered=ordered)
+        found: dict[tuple[int, int], list[int]] = {}
+        async for event in sweep.events():
+            found.setdefault((event.customer_id, event.target_rule_id), []).append(
+                event.event_log_id
+            )
+            assert sweep.stats.events >= sum(map(len, found.values()))
+    truth = {
+        (user, rule.id): [row.event_log_id for row in sandbox.world.events(user, rule.id)]
+        for user in users
+        for rule in sandbox.world.targets(user)
+    }
+    assert found == truth
+    assert not ordered or list(found) == list(truth)
+    stats = sweep.stats
+    assert (stats.users_done, stats.users_failed, stats.events) == (12, 0, 900)
+
+
+async def test_the_flat_stream_does_not_wait_for_a_users_last_page() -> None:
+    sandbox = Sandbox(users=1, targets=1, events=250, exact_events=True)
+    async with sandbox, client_of(sandbox, page_size=10, concurrency=1) as client:
+        (user,) = sandbox.world.user_ids()
+        sandbox.faults.add(Fault.stall(), times=None, path_contains="offset=20")
+        stream = client.sweep([user]).events()
+        early = [await anext(stream) for _ in range(200)]
+        assert len({event.event_log_id for event in early}) == 200
+        await stream.aclose()
 
 
 async def test_stats_tell_how_far_it_is(sandbox: Sandbox) -> None:

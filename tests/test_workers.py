@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capillary_targets.workers import visit_all
+from capillary_targets.workers import Pool, visit_all
 
 
 async def stream(items: Iterable[int]) -> AsyncIterator[int]:
@@ -111,3 +111,42 @@ async def test_one_slow_item_does_not_hold_the_others_up() -> None:
     release.set()
     assert await anext(results) == 0
     await results.aclose()
+
+
+@given(st.lists(st.integers(0, 12), max_size=12), st.integers(1, 4), st.randoms())
+async def test_what_a_visit_gives_comes_in_order_and_before_what_it_returns(
+    counts: list[int], size: int, chance: random.Random
+) -> None:
+    given_out = consumed = 0
+
+    async def visit(item: int) -> tuple[int, int | None]:
+        nonlocal given_out
+        for number in range(counts[item]):
+            await pool.give((item, number))
+            given_out += 1
+            # At most twice the size waits, and what each of the others had in its hand.
+            assert given_out - consumed <= 2 * size + 1
+            if chance.random() < 0.5:
+                await asyncio.sleep(0)
+        return item, None
+
+    pool = Pool[int, tuple[int, int | None]](stream(range(len(counts))), visit, lambda: size)
+    found: dict[int, list[int | None]] = {}
+    async for item, number in pool.results():
+        consumed += number is not None
+        found.setdefault(item, []).append(number)
+        if chance.random() < 0.3:
+            await asyncio.sleep(0)
+    assert found == {item: [*range(count), None] for item, count in enumerate(counts)}
+
+
+async def test_a_visit_that_waits_to_give_is_ended_with_the_stream() -> None:
+    async def visit(item: int) -> int:
+        while True:
+            await pool.give(item)
+
+    pool = Pool[int, int](stream(range(3)), visit, lambda: 2)
+    results = pool.results()
+    assert await anext(results) == 0
+    await results.aclose()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
