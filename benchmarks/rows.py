@@ -20,9 +20,11 @@ __all__ = ["PARTS", "Scale"]
 
 @dataclass(frozen=True)
 class Scale:
-    """How much work, and how many rounds. `FULL` gives the figures; `QUICK` shows that all runs."""
+    """How much work, and how many rounds. `quick` shows that all runs, and measures nothing."""
 
     rounds: int = 7
+    fewer: int = 5
+    """Rounds where one takes long."""
     users: int = 500
     latency_users: int = 640
     event_sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
@@ -34,6 +36,7 @@ class Scale:
         """For less than a minute."""
         return cls(
             rounds=2,
+            fewer=1,
             users=30,
             latency_users=64,
             event_sizes=(1_000, 10_000),
@@ -44,6 +47,7 @@ class Scale:
 
 RAW: Final = "contenders:raw"
 TYPED: Final = "contenders:typed"
+FLAT: Final = "contenders:typed_flat"
 COMMAND_LINE: Final = "contenders:typed_by_command_line+uvloop"
 PEERS: Final = {
     "peers:aiohttp_orjson_cattrs": ("aiohttp + orjson + tuned cattrs", 2.0, ("orjson",)),
@@ -62,8 +66,9 @@ def sweeps(server: Server, scale: Scale) -> Iterator[Row]:
     warm = replace(work, users=min(8, work.users))
     made = server.take_count() - warm.requests
     loops = [f"{RAW}+uvloop", f"{TYPED}+uvloop", COMMAND_LINE] if find_spec("uvloop") else []
-    raw, typed, *others = alternate(server, [RAW, TYPED, *loops], work, scale.rounds)
+    raw, typed, flat, *others = alternate(server, [RAW, TYPED, FLAT, *loops], work, scale.rounds)
     yield Row("typed sweep", how, ratios(typed, raw), 1.15, detail={"raw": raw, "typed": typed})
+    yield Row("the same, as a flat stream", how, ratios(flat, raw), detail={"typed": flat})
     if others:
         fast_raw, fast_typed, by_command_line = others
         yield Row(
@@ -117,7 +122,7 @@ def latency(server: Server, scale: Scale) -> Iterator[Row]:
     """A server that takes 50 ms to answer."""
     work = Work(users=scale.latency_users, latency_ms=50)
     least = work.requests * work.latency_ms / 1000 / work.in_flight
-    raw, typed = alternate(server, [RAW, TYPED], work, max(1, scale.rounds // 2))
+    raw, typed = alternate(server, [RAW, TYPED], work, scale.fewer)
     how = "wall ÷ (requests × 50 ms ÷ 64)"
     yield Row("latency-bound", how, [run["wall"] / least for run in typed], 1.08)
     yield Row("latency-bound, *raw*", how, [run["wall"] / least for run in raw])
@@ -155,10 +160,11 @@ def flatness(server: Server, scale: Scale) -> Iterator[Row]:
         ("event", "growth:events_grow", scale.event_sizes),
         ("user", "growth:users_grow", scale.user_sizes),
     ):
-        found = list(server.run(call, work, list(sizes)).values())
+        runs = [list(server.run(call, work, list(sizes)).values()) for _ in range(scale.fewer)]
+        found = [median(each) for each in zip(*runs, strict=True)]
         worst = max(found) / min(found)
         how = f"dearest ÷ cheapest, from {sizes[0]:,} to {sizes[-1]:,}"
-        detail = {"seconds": dict(zip(sizes, found, strict=True))}
+        detail = {"seconds": dict(zip(sizes, found, strict=True)), "rounds": runs}
         yield Row(f"CPU seconds {_an(what)}", how, [worst], 1.1, detail=detail)
 
 
