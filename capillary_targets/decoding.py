@@ -12,11 +12,12 @@ from datetime import tzinfo
 from decimal import Decimal
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 import msgspec
 
+from .compact import as_sent
 from .models import Pagination, Target, TargetEvent
 from .structuring import Structurer
 
@@ -40,10 +41,13 @@ class _Answer(msgspec.Struct):
         return not self.errors and self.response is None and self.status is None
 
 
+_EventAsSent: TypeAlias = as_sent(TargetEvent)  # type: ignore[valid-type]
+
+
 class EventsAnswer(_Answer, kw_only=True):
     """A page of events. `warnings` are plain values."""
 
-    data: tuple[TargetEvent, ...] | None
+    data: tuple[_EventAsSent, ...] | None
     pagination: Pagination | None = None
     warnings: Any = None
 
@@ -76,6 +80,7 @@ def events_in(body: bytes, timezone: tzinfo | None) -> EventsAnswer | None:
                 _prefer_twins(event)
             if timezone is not None:
                 _give_zone(event, timezone)
+            event.__class__ = TargetEvent
     except _FAULTS:
         return None
     return answer
@@ -86,19 +91,17 @@ def _prefer_twins(event: TargetEvent) -> None:
     for name in ("event_date", "event_processed_date"):
         twin = getattr(event, f"{name}_iso")
         if twin is not None:
-            _set(event, name, twin)
+            setattr(event, name, twin)
 
 
 def _give_zone(event: TargetEvent, timezone: tzinfo) -> None:
     for name in _TIMES:
         moment = getattr(event, name)
         if moment is not None and moment.tzinfo is None:
-            _set(event, name, moment.replace(tzinfo=timezone))
+            setattr(event, name, moment.replace(tzinfo=timezone))
 
 
 _TIMES: Final = ("event_date", "event_processed_date", "event_date_iso", "event_processed_date_iso")
-# An event that nobody has seen yet is not frozen yet.
-_set: Final[Any] = msgspec.structs.force_setattr
 
 
 def targets_in(body: bytes, structurer: Structurer) -> list[Target] | None:

@@ -273,11 +273,12 @@ def test_an_event_is_an_attrs_class_that_the_garbage_collector_does_not_look_at(
     assert not gc.is_tracked(event)
 
 
-def test_an_event_knows_how_the_api_spells_its_names() -> None:
+def test_an_event_is_read_under_the_apis_names_and_written_under_its_own() -> None:
     names = [field.name for field in attrs.fields(TargetEvent)]
-    assert [f.encode_name for f in msgspec.structs.fields(TargetEvent)] == [
-        wire_name(name) for name in names
-    ]
+    spelled = [field.encode_name for field in msgspec.structs.fields(decoding._EventAsSent)]
+    assert spelled == [wire_name(name) for name in names]
+    event = decoding.events_in(sample("target_events_transactional"), None).data[0]
+    assert list(msgspec.json.decode(msgspec.json.encode(event))) == names
 
 
 @pytest.mark.parametrize("text", ["NaN", "-inf", "Infinity", "sNaN12"])
