@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from attrs import define, field
 
+from .batch import EventBatch
 from .directory import Directory
 from .failures import failure_of
 from .notes import Noted, UserNote
 from .rows import encode
-from .sinks import Format, Sink
+from .sinks import EventSink, Format, Sink, TargetSink
 from .summary import Summary
 from .tally import Tally
 from .visit import Visit
@@ -43,7 +44,8 @@ class Hand:
     _state: Callable[[], str]
     _limits: Limits
     pending: set[int] = field(init=False, factory=set)
-    _sinks: dict[str, Sink] = field(init=False, factory=dict)
+    _events: EventSink | None = field(init=False, default=None)
+    _targets: TargetSink | None = field(init=False, default=None)
     _users: list[UserNote] = field(init=False, factory=list)
     _failures: dict[int, str] = field(init=False, factory=dict)
     _tally: Tally = field(init=False, factory=Tally)
@@ -58,9 +60,9 @@ class Hand:
         """Take a user in: all rows if nothing is missing, else the failure. `now` in seconds."""
         if not self._users and not self._failures:
             self._since = now
-        failure = failure_of(visit)
+        failure, events = failure_of(visit), EventBatch(visit.events)
         if failure is None:
-            misfit = self._format.misfit(visit.targets) or self._format.misfit(visit.events)
+            misfit = self._format.misfit(visit.targets, events)
             if misfit:
                 failure = {"user_id": visit.user_id, "error": "Misfit", "message": misfit}
         if failure is not None:
@@ -69,13 +71,16 @@ class Hand:
             return
         start, length = None, 0
         if visit.events:
-            start, length = self._sink("events").add(visit.user_id, visit.events, visit.sent)
+            if self._events is None:
+                self._events = self._format.events(self._directory.part("events", self._name()))
+            start, length = self._events.add(visit.user_id, events, visit.sent)
         if visit.targets:
-            rows = [target.raw for target in visit.targets]
-            self._sink("targets").add(visit.user_id, visit.targets, rows)
+            if self._targets is None:
+                self._targets = self._format.targets(self._directory.part("targets", self._name()))
+            self._targets.add(visit.user_id, visit.targets)
         self._rows += len(visit.events) + len(visit.targets)
-        self._tally.add(visit.targets, visit.events)
-        self._summary.add(visit)
+        self._tally.add(visit.targets, events)
+        self._summary.add(visit, events)
         self._users.append(UserNote(visit.user_id, len(visit.events), start, length, visit.marks))
 
     def is_full(self, now: float) -> bool:
@@ -89,19 +94,20 @@ class Hand:
 
     def sync(self) -> None:
         """Everything onto the disk: the slow part of `seal`. May be called from a thread."""
-        for sink in self._sinks.values():
+        for sink in self._sinks().values():
             sink.sync()
 
     def seal(self) -> None:
         """The parts under their names, then everything noted, in one transaction."""
         if not self._users and not self._failures:
             return
-        for sink in self._sinks.values():
+        sinks = self._sinks()
+        for sink in sinks.values():
             sink.commit()
         self._directory.ledger.note(
             Noted(
                 self._number,
-                {kind: (self._name(), sink.rows) for kind, sink in self._sinks.items()},
+                {kind: (self._name(), sink.rows) for kind, sink in sinks.items()},
                 self._tally.to_json(),
                 self._users,
                 self._failures,
@@ -110,25 +116,23 @@ class Hand:
         )
         self.pending.difference_update(user.user_id for user in self._users)
         self.pending.difference_update(self._failures)
-        self._number += bool(self._sinks)
+        self._number += bool(sinks)
         self._clear()
 
     def discard(self) -> None:
         """Let go of it: its users are as if they had never been asked."""
-        for sink in self._sinks.values():
+        for sink in self._sinks().values():
             sink.discard()
         self._clear()
 
     def _clear(self) -> None:
-        self._sinks, self._users, self._failures, self._tally = {}, [], {}, Tally()
-        self._rows = 0
+        self._events = self._targets = None
+        self._users, self._failures, self._tally, self._rows = [], {}, Tally(), 0
 
     def _name(self) -> str:
         return f"part-{self._number:05d}.{self._format.suffix}"
 
-    def _sink(self, kind: str) -> Sink:
-        if kind not in self._sinks:
-            path = self._directory.part(kind, self._name())
-            make = {"events": self._format.events, "targets": self._format.targets}[kind]
-            self._sinks[kind] = make(path)
-        return self._sinks[kind]
+    def _sinks(self) -> dict[str, Sink]:
+        """The parts that have been begun."""
+        begun = {"events": self._events, "targets": self._targets}
+        return {kind: sink for kind, sink in begun.items() if sink is not None}

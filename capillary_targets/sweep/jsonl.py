@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from attrs import define, field
 
-from capillary_targets.models import Target, TargetEvent
+from capillary_targets.models import Target
 
+from .batch import EventBatch
 from .parts import WholeFile
-from .rows import lines
+from .rows import Memo, event_lines, target_line, target_tail
 
 __all__ = ["JsonLines"]
 
@@ -23,26 +25,12 @@ class _Lines:
     """One part. Places are counted in bytes."""
 
     _file: WholeFile
-    _raw: bool
-    rows: int = 0
+    rows: int = field(init=False, default=0)
     _bytes: int = field(init=False, default=0)
 
-    def add(
-        self,
-        user_id: int,
-        values: Sequence[Target] | Sequence[TargetEvent],
-        sent: Sequence[bytes | None] = (),
-    ) -> tuple[int, int]:
-        start = self._bytes
-        if self._raw and not sent:
-            sent = [None] * len(values)
-        for first in range(0, len(values), _ROWS_AT_ONCE):
-            some = slice(first, first + _ROWS_AT_ONCE)
-            data = lines(user_id, values[some], sent[some] if self._raw else ())
-            self._file.write(data)
-            self._bytes += len(data)
-        self.rows += len(values)
-        return start, self._bytes - start
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._bytes += len(data)
 
     def sync(self) -> None:
         self._file.sync()
@@ -52,6 +40,33 @@ class _Lines:
 
     def discard(self) -> None:
         self._file.discard()
+
+
+@define
+class _EventLines(_Lines):
+    _raw: bool
+
+    def add(
+        self, user_id: int, events: EventBatch, sent: Sequence[bytes | None] = ()
+    ) -> tuple[int, int]:
+        start = self._bytes
+        if self._raw and not sent:
+            sent = [None] * len(events)
+        for first in range(0, len(events), _ROWS_AT_ONCE):
+            some = slice(first, first + _ROWS_AT_ONCE)
+            columns = [values[some] for values in events.columns.values()]
+            self._write(event_lines(user_id, columns, sent[some] if self._raw else ()))
+        self.rows += len(events)
+        return start, self._bytes - start
+
+
+@define
+class _TargetLines(_Lines):
+    _tail: Memo[bytes]
+
+    def add(self, user_id: int, targets: Sequence[Target]) -> None:
+        self._write(b"".join([target_line(user_id, self._tail(target)) for target in targets]))
+        self.rows += len(targets)
 
 
 class _Ids(msgspec.Struct):
@@ -68,19 +83,23 @@ class JsonLines:
 
     _raw: bool
     suffix: str = "jsonl"
+    _tail: Memo[bytes] = field(init=False)
 
-    def misfit(self, values: Sequence[Target] | Sequence[TargetEvent]) -> str | None:
+    def __attrs_post_init__(self) -> None:
+        self._tail = Memo(partial(target_tail, raw=self._raw))
+
+    def misfit(self, targets: Sequence[Target], events: EventBatch) -> str | None:
         """Nothing: text holds everything."""
-        del values
+        del targets, events
         return None
 
-    def events(self, path: Path) -> _Lines:
+    def events(self, path: Path) -> _EventLines:
         """A new part of events."""
-        return _Lines(WholeFile(path), self._raw)
+        return _EventLines(WholeFile(path), self._raw)
 
-    def targets(self, path: Path) -> _Lines:
+    def targets(self, path: Path) -> _TargetLines:
         """A new part of targets."""
-        return _Lines(WholeFile(path), self._raw)
+        return _TargetLines(WholeFile(path), self._tail)
 
     def event_ids(self, path: Path, start: int, length: int) -> list[tuple[int | None, int]]:
         """(target rule id, event id) of the rows in those bytes."""

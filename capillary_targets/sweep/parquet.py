@@ -1,132 +1,34 @@
 """Parts as Parquet (extra `parquet`): one declared schema, the same for every part.
 
 Amounts are decimal128(38, 6): 32 digits before the point and 6 behind it. An amount that this
-cannot hold exactly is a misfit, never rounded. Times: `event_date` and the like are the clock time
-that the model has, without its zone (which the API often does not say); the `*_iso` columns are
-the instant in UTC where the zone is known, else null.
+cannot hold exactly is a misfit, never rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from decimal import Context, Decimal
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
-import attrs
 import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import define, field
 
-from capillary_targets.models import Target, TargetEvent
+from capillary_targets.models import Target
 
+from .arrays import event_arrays, target_arrays, target_values
+from .batch import EVENT_FIELDS, EventBatch
+from .fit import misfit_of_events, misfit_of_target
 from .parts import WholeFile
-from .rows import encode, one_line, plain
-from .schemas import EVENTS, PRECISION, SCALE, TARGETS
+from .rows import Memo, one_line
+from .schemas import EVENTS, TARGETS
 
 __all__ = ["Parquet"]
 
 _ROWS_IN_A_GROUP: Final = 20_000
-
-_STEP: Final = Decimal(1).scaleb(-SCALE)
-_WIDE: Final = Context(prec=2 * PRECISION)
-
-
-def _fits(amount: Decimal) -> bool:
-    """Whether decimal128(38, 6) holds an amount exactly."""
-    if not amount:
-        return amount.is_finite()
-    _, digits, exponent = amount.as_tuple()
-    if not isinstance(exponent, int) or amount.adjusted() >= PRECISION - SCALE:
-        return False
-    too_many = -exponent - SCALE
-    return too_many <= 0 or not any(digits[-too_many:])
-
-
-def _plain(value: Any) -> Any:
-    """A nested model as what pyarrow takes: dicts, lists, clock times, instants beside them."""
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=None)
-    if isinstance(value, Decimal):
-        return value.quantize(_STEP, context=_WIDE)  # exact: it was found to fit
-    if attrs.has(type(value)):
-        made = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}
-        return _with_instants(made)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return [(key, _plain(item)) for key, item in value.items()]
-    return value
-
-
-def _with_instants(fields: Mapping[str, Any]) -> dict[str, Any]:
-    made = {}
-    for name, value in fields.items():
-        if name.endswith("_iso"):
-            moment = value or fields[name.removesuffix("_iso")]
-            known = moment is not None and moment.tzinfo is not None
-            made[name] = moment.astimezone(UTC) if known else None
-        else:
-            made[name] = _plain(value)
-    return made
-
-
-def _amounts(value: Any) -> list[Decimal]:
-    """Every amount in a model."""
-    if isinstance(value, Decimal):
-        return [value]
-    if attrs.has(type(value)):
-        return [a for f in attrs.fields(type(value)) for a in _amounts(getattr(value, f.name))]
-    if isinstance(value, tuple):
-        return [amount for item in value for amount in _amounts(item)]
-    if isinstance(value, Mapping):
-        return [amount for item in value.values() for amount in _amounts(item)]
-    return []
-
-
-def _clock(moment: datetime | None) -> datetime | None:
-    """The time as it stands, without its zone."""
-    return moment if moment is None or moment.tzinfo is None else moment.replace(tzinfo=None)
-
-
-def _instant(moment: datetime | None) -> datetime | None:
-    """The moment in UTC, where its zone is known."""
-    return None if moment is None or moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _event(user_id: int, event: TargetEvent) -> tuple[Any, ...]:
-    """An event's values in the order of the schema; there are many, so they come straight."""
-    value = event.target_value
-    return (
-        user_id,
-        event.event_log_id,
-        event.event_name,
-        event.customer_id,
-        event.event_display_name,
-        event.unique_id,
-        _clock(event.event_date),
-        _clock(event.event_processed_date),
-        event.period_id,
-        event.target_group_id,
-        event.target_rule_id,
-        None if value is None else value.quantize(_STEP, context=_WIDE),
-        _instant(event.event_date_iso or event.event_date),
-        _instant(event.event_processed_date_iso or event.event_processed_date),
-    )
-
-
-def _values(user_id: int, value: Target | TargetEvent) -> tuple[Any, ...]:
-    return _event(user_id, value) if isinstance(value, TargetEvent) else _target(user_id, value)
-
-
-def _target(user_id: int, target: Target) -> tuple[Any, ...]:
-    """A target's values in the order of the schema."""
-    fields = plain(target)
-    fields["extra"] = encode(target.extra).decode() if target.extra else None
-    return (user_id, *_with_instants(fields).values())
+_ROWS_AT_ONCE: Final = 2_000
+"""Rows that wait as Python's objects: few enough to be near when they become columns of Arrow."""
 
 
 class _Outlet:
@@ -161,49 +63,47 @@ class _Outlet:
 
 
 @define
-class _Rows:
+class _Part:
     """One part. Places are counted in rows."""
 
     _file: WholeFile
     _schema: pa.Schema
-    _raw: bool
-    rows: int = 0
+    rows: int = field(init=False, default=0)
     _outlet: _Outlet = field(init=False)
     _writer: pq.ParquetWriter = field(init=False)
-    _waiting: list[tuple[Any, ...]] = field(init=False, factory=list)
+    _users: list[int] = field(init=False, factory=list)
+    """The users of the rows that wait to become columns."""
+    _ready: list[pa.RecordBatch] = field(init=False, factory=list)
+    _in_group: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
-        if self._raw:
-            self._schema = self._schema.append(pa.field("raw", pa.string()))
         self._outlet = _Outlet(self._file)
         self._writer = pq.ParquetWriter(self._outlet, self._schema, compression="zstd")
 
-    def add(
-        self,
-        user_id: int,
-        values: Sequence[Target] | Sequence[TargetEvent],
-        sent: Sequence[bytes | None] = (),
-    ) -> tuple[int, int]:
-        start = self.rows
-        for value, raw in zip_longest(list[Target | TargetEvent](values), sent):
-            row = _values(user_id, value)
-            if self._raw:
-                row = (*row, raw and one_line(raw).decode())
-            self._waiting.append(row)
-        self.rows += len(values)
-        if len(self._waiting) >= _ROWS_IN_A_GROUP:
+    def _arrays(self) -> list[pa.Array]:
+        """The columns of the rows that wait, which are then forgotten."""
+        raise NotImplementedError
+
+    def _count(self, user_id: int, rows: int) -> None:
+        self._users += [user_id] * rows
+        self.rows += rows
+        self._in_group += rows
+        if self._in_group >= _ROWS_IN_A_GROUP:
             self._write()
-        return start, len(values)
+        elif len(self._users) >= _ROWS_AT_ONCE:
+            self._convert()
+
+    def _convert(self) -> None:
+        if self._users:
+            self._ready.append(pa.RecordBatch.from_arrays(self._arrays(), schema=self._schema))
+            self._users.clear()
 
     def _write(self) -> None:
-        if self._waiting:
-            columns = zip(*self._waiting, strict=True)
-            arrays = [
-                pa.array(values, column.type)
-                for values, column in zip(columns, self._schema, strict=True)
-            ]
-            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-            self._waiting.clear()
+        self._convert()
+        if self._ready:
+            self._writer.write_table(pa.Table.from_batches(self._ready))
+            self._ready.clear()
+            self._in_group = 0
 
     def sync(self) -> None:
         if self._writer.is_open:
@@ -223,33 +123,84 @@ class _Rows:
 
 
 @define
+class _Events(_Part):
+    _raw: bool
+    _columns: dict[str, list[Any]] = field(init=False)
+    _sent: list[bytes | None] = field(init=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        self._columns = {name: [] for name in EVENT_FIELDS}
+
+    def add(
+        self, user_id: int, events: EventBatch, sent: Sequence[bytes | None] = ()
+    ) -> tuple[int, int]:
+        start = self.rows
+        for name, values in events.columns.items():
+            self._columns[name] += values
+        if self._raw:
+            self._sent += sent or [None] * len(events)
+        self._count(user_id, len(events))
+        return start, len(events)
+
+    def _arrays(self) -> list[pa.Array]:
+        arrays = event_arrays(self._users, self._columns)
+        if self._raw:
+            sent = [None if row is None else one_line(row).decode() for row in self._sent]
+            arrays.append(pa.array(sent, pa.string()))
+        for values in (*self._columns.values(), self._sent):
+            values.clear()
+        return arrays
+
+
+@define
+class _Targets(_Part):
+    _values: Memo[tuple[Any, ...]]
+    _waiting: list[tuple[Any, ...]] = field(init=False, factory=list)
+
+    def add(self, user_id: int, targets: Sequence[Target]) -> None:
+        self._waiting += map(self._values, targets)
+        self._count(user_id, len(targets))
+
+    def _arrays(self) -> list[pa.Array]:
+        arrays = target_arrays(self._users, self._waiting, self._schema)
+        self._waiting.clear()
+        return arrays
+
+
+@define
 class Parquet:
-    """The format: Parquet files with the schemas of this module."""
+    """The format: Parquet files with the schemas of `schemas`."""
 
     _raw: bool
     suffix: str = "parquet"
+    _misfit: Memo[str | None] = field(init=False, factory=lambda: Memo(misfit_of_target))
+    _values: Memo[tuple[Any, ...]] = field(init=False)
 
-    def misfit(self, values: Sequence[Target] | Sequence[TargetEvent]) -> str | None:
+    def __attrs_post_init__(self) -> None:
+        self._values = Memo(self._target)
+
+    def misfit(self, targets: Sequence[Target], events: EventBatch) -> str | None:
         """An amount that decimal128(38, 6) does not hold."""
-        for value in values:
-            amounts = [value.target_value] if isinstance(value, TargetEvent) else _amounts(value)
-            for amount in filter(None, amounts):
-                if not _fits(amount):
-                    what = "event" if isinstance(value, TargetEvent) else "target"
-                    number = value.event_log_id if isinstance(value, TargetEvent) else value.id
-                    return (
-                        f"the amount {amount} of {what} {number} does not fit "
-                        f"decimal({PRECISION}, {SCALE}); sweep into JSON Lines to keep it"
-                    )
-        return None
+        told = (misfit for target in targets if (misfit := self._misfit(target)))
+        return next(told, None) or misfit_of_events(events)
 
-    def events(self, path: Path) -> _Rows:
+    def events(self, path: Path) -> _Events:
         """A new part of events."""
-        return _Rows(WholeFile(path), EVENTS, self._raw)
+        return _Events(WholeFile(path), self._schema(EVENTS), self._raw)
 
-    def targets(self, path: Path) -> _Rows:
+    def targets(self, path: Path) -> _Targets:
         """A new part of targets."""
-        return _Rows(WholeFile(path), TARGETS, self._raw)
+        return _Targets(WholeFile(path), self._schema(TARGETS), self._values)
+
+    def _schema(self, schema: pa.Schema) -> pa.Schema:
+        return schema.append(pa.field("raw", pa.string())) if self._raw else schema
+
+    def _target(self, target: Target) -> tuple[Any, ...]:
+        values = target_values(target)
+        if not self._raw:
+            return values
+        return (*values, None if target.raw is None else one_line(target.raw).decode())
 
     def event_ids(self, path: Path, start: int, length: int) -> list[tuple[int | None, int]]:
         """(target rule id, event id) of those rows."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import attrs
 import msgspec
@@ -12,9 +13,22 @@ import msgspec
 from capillary_targets.decoding import rows_as_sent
 from capillary_targets.models import EventsPage, Target, TargetEvent
 
-__all__ = ["EVENT_FIELDS", "TARGET_FIELDS", "by_event", "encode", "lines", "one_line", "plain"]
+from .batch import EVENT_FIELDS
 
-EVENT_FIELDS: Final = tuple(f.name for f in attrs.fields(TargetEvent) if f.name != "raw")
+__all__ = [
+    "TARGET_FIELDS",
+    "Memo",
+    "by_event",
+    "encode",
+    "event_lines",
+    "one_line",
+    "plain",
+    "target_line",
+    "target_tail",
+]
+
+T = TypeVar("T")
+
 TARGET_FIELDS: Final = tuple(f.name for f in attrs.fields(Target) if f.name != "raw")
 
 _event_values: Final = attrgetter(*EVENT_FIELDS)
@@ -56,36 +70,65 @@ def one_line(sent: bytes) -> bytes:
     return sent.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
-def lines(
-    user_id: int, values: Sequence[Target] | Sequence[TargetEvent], sent: Sequence[bytes | None]
+def event_lines(
+    user_id: int, columns: Iterable[Sequence[Any]], sent: Sequence[bytes | None] = ()
 ) -> bytes:
-    """Lines of a part: models, each headed by the id of the user who was asked for.
+    """Lines of a part from a batch's columns, headed by the id of the user who was asked for.
 
     With `sent`, which is then as long, each ends with the row as the server sent it.
     """
-    made = [
-        _EventLine(user_id, *_event_values(value))
-        if isinstance(value, TargetEvent)
-        else _TargetLine(user_id, *_target_values(value))
-        for value in values
-    ]
+    made = [*map(_EventLine, repeat(user_id), *columns)]
     for row, raw in zip(made, sent, strict=bool(sent)):
         row.raw = None if raw is None else msgspec.Raw(one_line(raw))
     return _ENCODER.encode_lines(made)
 
 
-def _line_of(name: str, fields: tuple[str, ...]) -> Any:
-    """A class for one line. msgspec writes its own classes four times as fast as dicts."""
-    return msgspec.defstruct(
-        name,
-        [
-            ("user_id", int),
-            *((field, Any) for field in fields),
-            ("raw", msgspec.Raw | None | msgspec.UnsetType, msgspec.UNSET),
-        ],
-        gc=False,
-    )
+def target_line(user_id: int, tail: bytes) -> bytes:
+    """The line of a target, of which `target_tail` is the same for every user."""
+    return b'{"user_id":%d,%b' % (user_id, tail)
 
 
-_EventLine: Final = _line_of("_EventLine", EVENT_FIELDS)
-_TargetLine: Final = _line_of("_TargetLine", TARGET_FIELDS)
+def target_tail(target: Target, *, raw: bool) -> bytes:
+    """A target's line from behind the user's id; with `raw`, also as the server sent it."""
+    sent = b"null" if target.raw is None else one_line(target.raw)
+    return encode(plain(target))[1:-1] + (b',"raw":%b}\n' % sent if raw else b"}\n")
+
+
+# msgspec writes its own classes four times as fast as dicts.
+_EventLine: Final[Any] = msgspec.defstruct(
+    "_EventLine",
+    [
+        ("user_id", int),
+        *((field, Any) for field in EVENT_FIELDS),
+        ("raw", msgspec.Raw | None | msgspec.UnsetType, msgspec.UNSET),
+    ],
+    gc=False,
+)
+
+
+class Memo(Generic[T]):
+    """What is made of a target, remembered by the bytes of its row.
+
+    A row tells of the target and not of the user, so the same bytes come with user after user.
+    Good for one client, which reads the same bytes in the same way.
+    """
+
+    def __init__(self, make: Callable[[Target], T]) -> None:
+        self._make = make
+        self._made: dict[bytes, T] = {}
+
+    def __call__(self, target: Target) -> T:
+        """What is made of that one."""
+        raw = target.raw
+        if raw is None or len(raw) > _LARGEST:
+            return self._make(target)
+        if raw not in self._made:
+            if len(self._made) >= _MOST:
+                self._made.clear()
+            self._made[raw] = self._make(target)
+        return self._made[raw]
+
+
+_MOST: Final = 512
+_LARGEST: Final = 2**16
+"""Targets remembered, and bytes of a row: so that a memo stays small."""

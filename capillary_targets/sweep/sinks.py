@@ -7,27 +7,20 @@ from pathlib import Path
 from typing import Protocol
 
 from capillary_targets.errors import UsageError
-from capillary_targets.models import Target, TargetEvent
+from capillary_targets.models import Target
 
+from .batch import EventBatch
 from .jsonl import JsonLines
 
-__all__ = ["FORMATS", "Format", "Sink", "format_named"]
+__all__ = ["FORMATS", "EventSink", "Format", "Sink", "TargetSink", "format_named"]
 
 FORMATS = ("jsonl", "parquet")
-
-Rows = Sequence[Target] | Sequence[TargetEvent]
 
 
 class Sink(Protocol):
     """One part being written."""
 
     rows: int
-
-    def add(self, user_id: int, values: Rows, sent: Sequence[bytes | None]) -> tuple[int, int]:
-        """Append a user's rows, `sent` being the same as the server sent them, if that is wanted.
-
-        Returns where they stand: start and length, for `Format.event_ids`.
-        """
 
     def sync(self) -> None:
         """Everything onto the disk, still aside. May be called from a thread."""
@@ -39,18 +32,37 @@ class Sink(Protocol):
         """As if it had never been begun."""
 
 
+class EventSink(Sink, Protocol):
+    """A part of events."""
+
+    def add(
+        self, user_id: int, events: EventBatch, sent: Sequence[bytes | None] = ()
+    ) -> tuple[int, int]:
+        """Append a user's rows, `sent` being the same as the server sent them, if that is wanted.
+
+        Returns where they stand: start and length, for `Format.event_ids`.
+        """
+
+
+class TargetSink(Sink, Protocol):
+    """A part of targets."""
+
+    def add(self, user_id: int, targets: Sequence[Target]) -> None:
+        """Append a user's rows."""
+
+
 class Format(Protocol):
     """A file format: how parts are written, and the event ids in them read back."""
 
     suffix: str
 
-    def misfit(self, values: Rows) -> str | None:
+    def misfit(self, targets: Sequence[Target], events: EventBatch) -> str | None:
         """What of a user's rows cannot be written exactly, if anything."""
 
-    def events(self, path: Path) -> Sink:
+    def events(self, path: Path) -> EventSink:
         """A new part of events."""
 
-    def targets(self, path: Path) -> Sink:
+    def targets(self, path: Path) -> TargetSink:
         """A new part of targets."""
 
     def event_ids(self, path: Path, start: int, length: int) -> list[tuple[int | None, int]]:

@@ -14,6 +14,7 @@ from typing import Final
 
 import attrs
 
+from .batch import EXACT
 from .directory import KINDS, Directory
 from .findings import Findings, Run, gather
 from .meter import Series
@@ -21,7 +22,7 @@ from .parts import WholeFile, remove_strangers, sync_directory
 from .report import write_findings
 from .rows import encode
 from .summary import Summary
-from .tally import EXACT, Tally
+from .tally import Tally
 from .users import BadLine
 
 __all__ = ["join"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from itertools import chain
+from operator import attrgetter
+from typing import Final
 
 import attrs
 from attrs import field, frozen
@@ -23,7 +26,7 @@ from capillary_targets.pagination import PagingReport
 from capillary_targets.session import Session
 
 from .incremental import Mark, digest, heal, judge, mark_after, more_follows
-from .rows import by_event, encode, plain
+from .rows import Memo, by_event, encode, plain
 
 __all__ = ["Visit", "Visitor"]
 
@@ -77,6 +80,7 @@ class Visitor:
     enrolled: bool = True
     raw: bool = False
     _under_way: set[int] = field(init=False, factory=set)
+    _digest: Memo[bytes] = field(init=False, factory=lambda: Memo(_digest))
 
     async def visit(self, user: int) -> Visit:
         """Everything of one user. A failure is told in the outcome.
@@ -108,7 +112,8 @@ class Visitor:
             raise
         except CapillaryError as error:
             failure = error
-        return _outcome(user, targets, reads, marks, failure)
+        rows = [(target, self._digest(target)) for target in targets]
+        return _outcome(user, rows, reads, marks, failure)
 
     async def _events(self, user: int, rule: int, mark: Mark | None) -> _Read:
         if mark is None:
@@ -146,13 +151,16 @@ class Visitor:
         sent: dict[int, bytes] = {}
         async with aclosing(pager.pages()) as pages:
             async for page in pages:
-                events += (_of_rule(event, rule) for event in page.events)
+                events += page.events
                 if self.raw:
                     sent |= by_event(page)
-        ids = [event.event_log_id for event in events]
-        cap = pager.report.dialect.cap or self.page_size
-        mark = mark_after(ids, page_size=min(cap, self.page_size))
-        return _Read(tuple(events), mark, pager.report, sent)
+                del page  # the answer's bytes need not wait for those of the next one
+        report = pager.report
+        size = min(report.dialect.cap or self.page_size, self.page_size)
+        before = max(0, len(events) - 1) // size * size
+        ids = [event.event_log_id for event in events[before:]]
+        mark = mark_after(ids, before=before, page_size=size)
+        return _Read(_of_rule(events, rule), mark, report, sent)
 
     async def _behind(self, user: int, rule: int, mark: Mark) -> _Read | None:
         """Go on from the mark. None where it is not where it was, or anything does not add up."""
@@ -181,9 +189,8 @@ class Visitor:
         report = PagingReport(
             events=len(new), requests=number - mark.page + 1, total=page.total, complete=True
         )
-        events = tuple(_of_rule(event, rule) for event in new)
         end = mark_after(ids, before=before, page_size=mark.page_size)
-        return _Read(events, end, report, sent)
+        return _Read(_of_rule(new, rule), end, report, sent)
 
     async def _page(self, user: int, rule: int, size: int, number: int) -> EventsPage:
         """A page, asked for as this server counts. Its total is None unless it counts rows."""
@@ -200,25 +207,37 @@ class Visitor:
         return attrs.evolve(page, pagination=attrs.evolve(page.pagination, total=None))
 
 
-def _of_rule(event: TargetEvent, rule: int) -> TargetEvent:
-    """The event, knowing the target that it was asked for, should the server not say."""
-    return event if event.target_rule_id is not None else attrs.evolve(event, target_rule_id=rule)
+_rule: Final = attrgetter("target_rule_id")
+
+
+def _of_rule(events: Sequence[TargetEvent], rule: int) -> tuple[TargetEvent, ...]:
+    """The events, knowing the target that they were asked for, should the server not say."""
+    if None not in set(map(_rule, events)):
+        return tuple(events)
+    return tuple(
+        attrs.evolve(event, target_rule_id=rule) if event.target_rule_id is None else event
+        for event in events
+    )
+
+
+def _digest(target: Target) -> bytes:
+    return digest([encode(plain(target))])
 
 
 def _outcome(
     user: int,
-    targets: Sequence[Target],
+    targets: Sequence[tuple[Target, bytes]],
     reads: Mapping[int, _Read],
     marks: Mapping[int, Mark],
     failure: CapillaryError | None,
 ) -> Visit:
-    """The outcome; of the targets, those whose row is new or has changed."""
-    rows = {target.id: digest([encode(plain(target))]) for target in targets}
-    changed = [t for t in targets if t.id not in marks or marks[t.id].target != rows[t.id]]
+    """The outcome; of the targets, given with their digests, those that are new or have changed."""
+    rows = {target.id: row for target, row in targets}
+    changed = [t for t, row in targets if t.id not in marks or marks[t.id].target != row]
     return Visit(
         user,
         tuple(changed),
-        tuple(event for read in reads.values() for event in read.events),
+        tuple(chain.from_iterable(read.events for read in reads.values())),
         {rule: read.report for rule, read in reads.items()},
         failure,
         sent=tuple(

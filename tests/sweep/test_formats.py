@@ -15,6 +15,7 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import Limits
+from capillary_targets.sweep.batch import EventBatch
 from capillary_targets.sweep.sinks import format_named
 
 from .conftest import Swept, names, needed, parts, read_jsonl, true_events
@@ -134,19 +135,19 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
     needed("pyarrow")
     from capillary_targets.sweep.parquet import Parquet
 
-    event = TargetEvent(1, target_value=amount)
+    events = EventBatch([TargetEvent(1, target_value=amount)])
     exact = amount == 0 or (
         amount.adjusted() < 32 and (amount * 10**6) % 1 == 0
         if -60 < amount.adjusted() < 60 and len(amount.as_tuple().digits) < 20
         else None
     )
-    misfit = Parquet(raw=False).misfit([event])
+    misfit = Parquet(raw=False).misfit([], events)
     if exact is not None:
         assert (misfit is None) == exact
     if misfit is None:
         path = tmp_path_factory.mktemp("fits") / "part-00000.parquet"
         sink = Parquet(raw=False).events(path)
-        sink.add(7, [event])
+        sink.add(7, events)
         sink.commit()
         assert table(path).column("target_value").to_pylist() == [amount]
 
@@ -175,7 +176,7 @@ def test_a_users_events_are_found_again(tmp_path: Path, form: str, monkeypatch: 
     places = {}
     for user in range(1, 8):
         events = [TargetEvent(100 * user + n, target_rule_id=user % 3) for n in range(user)]
-        places[user] = sink.add(user, events, ())
+        places[user] = sink.add(user, EventBatch(events))
     sink.commit()
     assert sink.rows == 28
     for user, (start, length) in places.items():
