@@ -212,7 +212,7 @@ _rule: Final = attrgetter("target_rule_id")
 
 def _of_rule(events: Sequence[TargetEvent], rule: int) -> tuple[TargetEvent, ...]:
     """The events, knowing the target that they were asked for, should the server not say."""
-    if None not in set(map(_rule, events)):
+    if all(map(_rule, events)):
         return tuple(events)
     return tuple(
         attrs.evolve(event, target_rule_id=rule) if event.target_rule_id is None else event
