@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 
 from attrs import define, field
 
@@ -35,12 +33,9 @@ class PlainPass:
     size: int
     total: int
     prefetch: int
-    taken: array[int] = field(init=False, factory=partial(array, "q"))
+    taken: list[int] = field(init=False, factory=list)
     """The ids of the events taken, in order."""
-    _highest: int = field(init=False, default=-(2**63))
-    """The greatest of them, as long as ids rise from page to page."""
-    _seen: set[int] | None = field(init=False, default=None)
-    """All of them, from where they no longer do."""
+    _seen: set[int] = field(init=False, factory=set)
     _ahead: int = field(init=False, default=0)
 
     def plan(self) -> None:
@@ -65,31 +60,17 @@ class PlainPass:
 
     def take(self, events: Sequence[TargetEvent], ids: list[int], page: EventsPage | None) -> bool:
         """Take a page in, unless an event comes twice."""
-        if ids and not self._are_new(ids):
+        taken, seen = self.taken, self._seen
+        before = len(taken)
+        seen.update(ids)
+        if len(seen) != before + len(ids):
             return False
-        taken = self.taken
-        self.book.give(page, events, len(taken))
-        taken.extend(ids)
+        taken += ids
+        self.book.give(page, events, before)
         self._ahead = self._ahead or self.size
         if len(taken) == self.total:
             self.book.end("all events that the total names have come", "totals")
         return True
-
-    def _are_new(self, ids: list[int]) -> bool:
-        """Whether all ids differ, from each other and from those taken."""
-        page = set(ids)
-        if len(page) != len(ids):
-            return False
-        if self._seen is None:
-            # Ids mostly rise with time. While they do, a page needs no look at all before it, whose
-            # set would grow out of the processor's cache in a long history.
-            if min(ids) > self._highest:
-                self._highest = max(ids)
-                return True
-            self._seen = set(self.taken)
-        before = len(self._seen)
-        self._seen |= page
-        return len(self._seen) == before + len(page)
 
     def _fits(self, request: PageRequest, page: EventsPage) -> bool:
         """Whether an unmoving list in the documented dialect would give this page."""
