@@ -93,7 +93,7 @@ class Sweep:
         if stream is not None:
             await stream.aclose()
 
-    def __aiter__(self) -> AsyncIterator[UserOutcome]:
+    def __aiter__(self) -> AsyncGenerator[UserOutcome, None]:  # noqa: PYI058 - it can be closed
         return self._begun(self._outcomes())
 
     async def events(self) -> AsyncGenerator[TargetEvent, None]:
@@ -104,7 +104,7 @@ class Sweep:
         sweep goes on user by user.
         """
         if self._ordered:
-            async with aclosing(self._begun(self._outcomes())) as outcomes:
+            async with aclosing(self.__aiter__()) as outcomes:
                 async for outcome in outcomes:
                     for event in outcome.events:
                         yield event

@@ -206,7 +206,8 @@ async def test_the_flat_stream_does_not_wait_for_a_users_last_page() -> None:
         (user,) = sandbox.world.user_ids()
         sandbox.faults.add(Fault.stall(), times=None, path_contains="offset=20")
         stream = client.sweep([user]).events()
-        early = [await anext(stream) for _ in range(200)]
+        async with asyncio.timeout(10):
+            early = [await anext(stream) for _ in range(200)]
         assert len({event.event_log_id for event in early}) == 200
         await stream.aclose()
 
