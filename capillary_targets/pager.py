@@ -152,7 +152,7 @@ class _Loop:
         except BaseException as error:
             if isinstance(error, CapillaryError):
                 error.checkpoint = self.progress.checkpoint
-            await self.aclose(error)
+            await self.aclose(error if isinstance(error, Exception) else None)
             raise
         await self.aclose()
         return None

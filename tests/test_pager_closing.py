@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,9 +15,13 @@ from capillary_targets import (
     BasicAuth,
     EventPager,
     RetryPolicy,
+    ScopeDetails,
     ServiceUnavailable,
     TargetsClient,
 )
+from capillary_targets.sandbox import Sandbox
+
+from .conftest import client_of
 
 ROWS = 1000
 
@@ -56,7 +61,7 @@ class Held:
 
 
 @asynccontextmanager
-async def serving(held: Held) -> AsyncIterator[TargetsClient]:
+async def serving(held: Held, **options) -> AsyncIterator[TargetsClient]:
     app = web.Application()
     app.router.add_get("/v3/users/1/trackedTargetEvents/2", held.answer)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01)
@@ -65,7 +70,7 @@ async def serving(held: Held) -> AsyncIterator[TargetsClient]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         retry = RetryPolicy(attempts=1)
-        async with TargetsClient(url, BasicAuth("t", "p"), retry=retry) as client:
+        async with TargetsClient(url, BasicAuth("t", "p"), retry=retry, **options) as client:
             yield client
     finally:
         await runner.cleanup()
@@ -242,3 +247,48 @@ async def test_two_loops_over_one_pager_do_not_meet(client, held) -> None:
     second = [event.event_log_id async for event in two]
     first += [event.event_log_id async for event in one]
     assert first == second == list(range(ROWS))
+
+
+async def test_a_cancelled_walk_is_over_and_has_not_failed(held) -> None:
+    told: list[ScopeDetails] = []
+
+    def hook(details: object) -> None:
+        if isinstance(details, ScopeDetails):
+            told.append(details)
+
+    async with serving(held, hooks=[hook]) as client:
+        task = asyncio.create_task(client.events(1, 2).collect())
+        await all_in_flight(held)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [(details.phase, details.error) for details in told] == [
+        ("begins", None),
+        ("over", None),
+    ]
+
+
+@pytest.fixture
+def collector_off() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.usefixtures("collector_off")
+async def test_a_page_goes_as_soon_as_it_is_dropped() -> None:
+    sandbox = Sandbox(users=1, targets=1, events=25, exact_events=True)
+    async with sandbox, client_of(sandbox) as client:
+        (user,) = sandbox.world.user_ids()
+        rule = sandbox.world.targets(user)[0].id
+        pager = client.events(user, rule, page_size=10, prefetch=0)
+        pages = pager.pages()
+        page = weakref.ref(await anext(pages))
+        assert page() is None
+        while await anext(pages, None):
+            pass
+        walk = weakref.ref(pager._progress.walk)
+        del pager, pages
+        assert walk() is None
