@@ -23,7 +23,7 @@ def is_wanted_as_json(*, asked: bool) -> bool:
 def write_rows(rows: Iterable[Target | TargetEvent]) -> None:
     """Each row as one line of JSON on stdout, handed on at once."""
     for row in rows:
-        sys.stdout.write(encode(plain(row)).decode() + "\n")
+        sys.stdout.write(encode(plain(row) if isinstance(row, Target) else row).decode() + "\n")
     sys.stdout.flush()
 
 

@@ -11,7 +11,7 @@ import attrs
 import msgspec
 
 from capillary_targets.decoding import rows_as_sent
-from capillary_targets.models import EventsPage, Target, TargetEvent
+from capillary_targets.models import EventsPage, Target
 
 from .batch import EVENT_FIELDS
 
@@ -31,7 +31,6 @@ T = TypeVar("T")
 
 TARGET_FIELDS: Final = tuple(f.name for f in attrs.fields(Target) if f.name != "raw")
 
-_event_values: Final = attrgetter(*EVENT_FIELDS)
 _target_values: Final = attrgetter(*TARGET_FIELDS)
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
@@ -45,11 +44,9 @@ def encode(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
-def plain(value: Target | TargetEvent) -> dict[str, Any]:
-    """A model's fields by name, in the order in which the class declares them."""
-    if isinstance(value, TargetEvent):
-        return dict(zip(EVENT_FIELDS, _event_values(value), strict=True))
-    return dict(zip(TARGET_FIELDS, _target_values(value), strict=True))
+def plain(target: Target) -> dict[str, Any]:
+    """A target's fields by name, in the order in which the class declares them."""
+    return dict(zip(TARGET_FIELDS, _target_values(target), strict=True))
 
 
 class _Numbered(msgspec.Struct, rename="camel"):
