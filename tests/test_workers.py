@@ -150,3 +150,17 @@ async def test_a_visit_that_waits_to_give_is_ended_with_the_stream() -> None:
     assert await anext(results) == 0
     await results.aclose()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_not_even_what_is_no_exception_is_lost() -> None:
+    class Stop(BaseException):
+        pass
+
+    async def visit(item: int) -> int:
+        if item == 3:
+            raise Stop
+        return item
+
+    results = visit_all(stream(range(9)), visit, lambda: 1)
+    with pytest.raises(Stop):
+        [result async for result in results]
