@@ -150,7 +150,9 @@ def test_a_tally_counts_each_event(users: list[list[TargetEvent]]):
 @given(LONGS, PLAIN | MIXED)
 def test_a_line_has_the_fields_of_its_event(user: int, events: list[TargetEvent]):
     lines = event_lines(user, EventBatch(events).columns.values())
-    one_by_one = [encode({"user_id": user, **msgspec.structs.asdict(event)}) + b"\n" for event in events]
+    one_by_one = [
+        encode({"user_id": user, **msgspec.structs.asdict(event)}) + b"\n" for event in events
+    ]
     assert lines == b"".join(one_by_one)
 
 
