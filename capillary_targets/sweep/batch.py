@@ -1,21 +1,19 @@
-"""A user's events as columns: taken apart once for all who count and write them."""
+"""A page's events, taken apart once for all who count and write them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from decimal import Context, Decimal, localcontext
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Final
 
 import attrs
-from msgspec.structs import astuple
 
 from capillary_targets.models import TargetEvent
 
-__all__ = ["EVENT_FIELDS", "EXACT", "EventBatch", "Sums"]
-
-EVENT_FIELDS: Final = tuple(f.name for f in attrs.fields(TargetEvent))
+__all__ = ["EXACT", "EventBatch", "Sums"]
 
 EXACT: Final = Context(prec=400, traps=[])
 """Sums of amounts: they have tens of digits, so no sum rounds."""
@@ -28,41 +26,40 @@ class Sums:
     events: int = 0
     value: Decimal = Decimal(0)
 
+    def add(self, other: Sums) -> None:
+        """Count what another has counted."""
+        self.events += other.events
+        self.value = EXACT.add(self.value, other.value)
+
 
 class EventBatch:
-    """Events as columns: each field's values, by its name.
-
-    To go through a column takes a tenth of what it takes to ask each event.
-    """
+    """Some events, and what is to be known of all of them together."""
 
     def __init__(self, events: Sequence[TargetEvent]) -> None:
-        columns: tuple[list[Any], ...] = tuple([] for _ in EVENT_FIELDS)
-        # The garbage collector looks at tuples; if there are few at a time, it is not even called.
-        for first in range(0, len(events), _ROWS_AT_ONCE):
-            rows = map(_VALUES, events[first : first + _ROWS_AT_ONCE])
-            for column, values in zip(columns, zip(*rows, strict=True), strict=True):
-                column.extend(values)
-        self.columns: Mapping[str, list[Any]] = dict(zip(EVENT_FIELDS, columns, strict=True))
+        self.events = events
 
-    def __len__(self) -> int:
-        return len(self.columns["event_log_id"])
+    @cached_property
+    def amounts(self) -> Sequence[Decimal | None]:
+        """Their values."""
+        return [event.target_value for event in self.events]
 
     @cached_property
     def sums(self) -> Mapping[int, Sums]:
         """By target id (0: the server did not say)."""
         found: dict[int, Sums] = {}
-        values, end = self.columns["target_value"], 0
-        for rule, run in groupby(self.columns["target_rule_id"]):
+        amounts, end = self.amounts, 0
+        for rule, run in groupby([event.target_rule_id for event in self.events]):
             start, end = end, end + len(list(run))
-            of_rule = found.setdefault(rule or 0, Sums())
-            of_rule.events += end - start
-            of_rule.value = EXACT.add(of_rule.value, _sum(values[start:end]))
+            found.setdefault(rule or 0, Sums()).add(Sums(end - start, _sum(amounts[start:end])))
         return found
 
-
-_ROWS_AT_ONCE: Final = 100
-_VALUES: Final[Any] = astuple
-"""An attrs class in msgspec's layout is a Struct, which no type checker knows."""
+    def days(self) -> Iterator[tuple[int, str | None]]:
+        """Each event's day, as counted by the calendar (0: without a date), and its name."""
+        return zip(
+            _days([event.event_date for event in self.events]),
+            [event.event_name for event in self.events],
+            strict=True,
+        )
 
 
 def _sum(values: Sequence[Any]) -> Decimal:
@@ -72,3 +69,10 @@ def _sum(values: Sequence[Any]) -> Decimal:
             return sum(values, Decimal(0))
         except TypeError:  # some is not there
             return sum([value for value in values if value is not None], Decimal(0))
+
+
+def _days(moments: Sequence[datetime | None]) -> list[int]:
+    try:
+        return [*map(datetime.toordinal, moments)]  # type: ignore[arg-type]
+    except TypeError:
+        return [moment.toordinal() if moment else 0 for moment in moments]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from capillary_targets.fanout import UserOutcome
+from .visit import Visit
 
 __all__ = ["failure_of"]
 
 
-def failure_of(outcome: UserOutcome) -> dict[str, Any] | None:
+def failure_of(visit: Visit) -> dict[str, Any] | None:
     """The row, or None where nothing is missing.
 
     `error` is the exception's class; `checkpoint`, where there is one, is where the walk that
     failed would have gone on.
     """
-    error = outcome.error
+    error = visit.error
     if error is not None:
         return {
-            "user_id": outcome.user_id,
+            "user_id": visit.user_id,
             "error": type(error).__name__,
             "message": error.message,
             "code": getattr(error, "code", None),
@@ -29,12 +29,12 @@ def failure_of(outcome: UserOutcome) -> dict[str, Any] | None:
             "retryable": error.retryable,
             "checkpoint": None if error.checkpoint is None else error.checkpoint.to_dict(),
         }
-    if outcome.complete:
+    if visit.complete:
         return None
-    missing = {rule: r.reason for rule, r in outcome.reports.items() if not r.complete}
+    missing = {rule: r.reason for rule, r in visit.reports.items() if not r.complete}
     told = "; ".join(f"target {rule}: {reason}" for rule, reason in missing.items())
     return {
-        "user_id": outcome.user_id,
+        "user_id": visit.user_id,
         "error": "Incomplete",
         "message": f"not every event came ({told})",
         "retryable": True,

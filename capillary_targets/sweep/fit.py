@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Final
 
 import attrs
@@ -13,9 +13,11 @@ from capillary_targets.models import Target
 from .batch import EventBatch
 from .schemas import PRECISION, SCALE
 
-__all__ = ["misfit_of_events", "misfit_of_target"]
+__all__ = ["misfit_of_events", "misfit_of_target", "scaled"]
 
 _BEYOND: Final = Decimal(1).scaleb(PRECISION - SCALE)
+_STEP: Final = Decimal(1).scaleb(-SCALE)
+_WIDE: Final = Context(prec=2 * PRECISION)
 
 
 def misfit_of_target(target: Target) -> str | None:
@@ -30,11 +32,16 @@ def misfit_of_events(events: EventBatch) -> str | None:
     """The first event's amount that does not fit, told to the user."""
     if _all_fit(events):
         return None
-    columns = events.columns
-    for event, amount in zip(columns["event_log_id"], columns["target_value"], strict=True):
+    for event in events.events:
+        amount = event.target_value
         if amount is not None and not _fits(amount):
-            return _told(amount, f"event {event}")
+            return _told(amount, f"event {event.event_log_id}")
     return None
+
+
+def scaled(amount: Decimal) -> Decimal:
+    """An amount that fits, with as many places as the schema has: exact."""
+    return amount.quantize(_STEP, context=_WIDE)
 
 
 def _told(amount: Decimal, what: str) -> str:
@@ -63,7 +70,7 @@ def _all_fit(events: EventBatch) -> bool:
         places = of_target.value.as_tuple().exponent
         if not isinstance(places, int) or places < -SCALE:  # a NaN, for one, is no int
             return False
-    amounts = [amount for amount in events.columns["target_value"] if amount is not None]
+    amounts = [amount for amount in events.amounts if amount is not None]
     return not amounts or (min(amounts) > -_BEYOND and max(amounts) < _BEYOND)
 
 

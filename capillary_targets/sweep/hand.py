@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from attrs import define, field
 
-from .batch import EventBatch
 from .directory import Directory
 from .failures import failure_of
 from .notes import Noted, UserNote
@@ -60,9 +59,9 @@ class Hand:
         """Take a user in: all rows if nothing is missing, else the failure. `now` in seconds."""
         if not self._users and not self._failures:
             self._since = now
-        failure, events = failure_of(visit), EventBatch(visit.events)
+        failure, rows = failure_of(visit), visit.rows
         if failure is None:
-            misfit = self._format.misfit(visit.targets, events)
+            misfit = self._format.misfit_of_targets(visit.targets) or rows.misfit
             if misfit:
                 failure = {"user_id": visit.user_id, "error": "Misfit", "message": misfit}
         if failure is not None:
@@ -70,18 +69,18 @@ class Hand:
             self._summary.failed += 1
             return
         start, length = None, 0
-        if visit.events:
+        if rows.events:
             if self._events is None:
                 self._events = self._format.events(self._directory.part("events", self._name()))
-            start, length = self._events.add(visit.user_id, events, visit.sent)
+            start, length = self._events.add(rows)
         if visit.targets:
             if self._targets is None:
                 self._targets = self._format.targets(self._directory.part("targets", self._name()))
             self._targets.add(visit.user_id, visit.targets)
-        self._rows += len(visit.events) + len(visit.targets)
-        self._tally.add(visit.targets, events)
-        self._summary.add(visit, events)
-        self._users.append(UserNote(visit.user_id, len(visit.events), start, length, visit.marks))
+        self._rows += rows.events + len(visit.targets)
+        self._tally.add(visit.targets, rows)
+        self._summary.add(visit)
+        self._users.append(UserNote(visit.user_id, rows.events, start, length, visit.marks))
 
     def is_full(self, now: float) -> bool:
         """Whether it is time to seal."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +12,11 @@ from attrs import define, field
 from capillary_targets.models import Target
 
 from .batch import EventBatch
+from .packed import Packed
 from .parts import WholeFile
-from .rows import Memo, event_lines, target_line, target_tail
+from .rows import Memo, event_lines, target_line, target_tail, with_sent
 
 __all__ = ["JsonLines"]
-
-_ROWS_AT_ONCE = 1000
 
 
 @define
@@ -42,21 +41,12 @@ class _Lines:
         self._file.discard()
 
 
-@define
 class _EventLines(_Lines):
-    _raw: bool
-
-    def add(
-        self, user_id: int, events: EventBatch, sent: Sequence[bytes | None] = ()
-    ) -> tuple[int, int]:
+    def add(self, rows: Packed) -> tuple[int, int]:
         start = self._bytes
-        if self._raw and not sent:
-            sent = [None] * len(events)
-        for first in range(0, len(events), _ROWS_AT_ONCE):
-            some = slice(first, first + _ROWS_AT_ONCE)
-            columns = [values[some] for values in events.columns.values()]
-            self._write(event_lines(user_id, columns, sent[some] if self._raw else ()))
-        self.rows += len(events)
+        for lines in rows.pages:
+            self._write(lines)
+        self.rows += rows.events
         return start, self._bytes - start
 
 
@@ -88,14 +78,26 @@ class JsonLines:
     def __attrs_post_init__(self) -> None:
         self._tail = Memo(partial(target_tail, raw=self._raw))
 
-    def misfit(self, targets: Sequence[Target], events: EventBatch) -> str | None:
+    def misfit_of_events(self, events: EventBatch) -> str | None:
         """Nothing: text holds everything."""
-        del targets, events
+        del events
         return None
+
+    def misfit_of_targets(self, targets: Sequence[Target]) -> str | None:
+        """Nothing: text holds everything."""
+        del targets
+        return None
+
+    def pack(self, user_id: int, events: EventBatch, sent: Mapping[int, bytes]) -> bytes:
+        """Lines."""
+        lines = event_lines(user_id, events.events)
+        if not self._raw:
+            return lines
+        return with_sent(lines, [sent.get(event.event_log_id) for event in events.events])
 
     def events(self, path: Path) -> _EventLines:
         """A new part of events."""
-        return _EventLines(WholeFile(path), self._raw)
+        return _EventLines(WholeFile(path))
 
     def targets(self, path: Path) -> _TargetLines:
         """A new part of targets."""

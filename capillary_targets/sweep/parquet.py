@@ -6,29 +6,31 @@ cannot hold exactly is a misfit, never rounded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from attrs import define, field
+from attrs import define, field, frozen
 
 from capillary_targets.models import Target
 
-from .arrays import event_arrays, target_arrays, target_values
-from .batch import EVENT_FIELDS, EventBatch
+from .batch import EventBatch
+from .event_columns import Piece, columns_of, pieces_of
 from .fit import misfit_of_events, misfit_of_target
+from .packed import Packed
 from .parts import WholeFile
 from .rows import Memo, one_line
 from .schemas import EVENTS, TARGETS
+from .target_columns import target_arrays, target_values
 
 __all__ = ["Parquet"]
 
 _ROWS_IN_A_GROUP: Final = 20_000
 _ROWS_AT_ONCE: Final = 2_000
-"""Rows that wait as Python's objects: few enough to be near when they become columns of Arrow."""
+"""Rows that wait to become columns of Arrow."""
 
 
 class _Outlet:
@@ -71,8 +73,8 @@ class _Part:
     rows: int = field(init=False, default=0)
     _outlet: _Outlet = field(init=False)
     _writer: pq.ParquetWriter = field(init=False)
-    _users: list[int] = field(init=False, factory=list)
-    """The users of the rows that wait to become columns."""
+    _waiting: int = field(init=False, default=0)
+    """Rows that wait to become columns."""
     _ready: list[pa.RecordBatch] = field(init=False, factory=list)
     _in_group: int = field(init=False, default=0)
 
@@ -84,19 +86,19 @@ class _Part:
         """The columns of the rows that wait, which are then forgotten."""
         raise NotImplementedError
 
-    def _count(self, user_id: int, rows: int) -> None:
-        self._users += [user_id] * rows
+    def _count(self, rows: int) -> None:
+        self._waiting += rows
         self.rows += rows
         self._in_group += rows
         if self._in_group >= _ROWS_IN_A_GROUP:
             self._write()
-        elif len(self._users) >= _ROWS_AT_ONCE:
+        elif self._waiting >= _ROWS_AT_ONCE:
             self._convert()
 
     def _convert(self) -> None:
-        if self._users:
+        if self._waiting:
             self._ready.append(pa.RecordBatch.from_arrays(self._arrays(), schema=self._schema))
-            self._users.clear()
+            self._waiting = 0
 
     def _write(self) -> None:
         self._convert()
@@ -122,49 +124,50 @@ class _Part:
         self._file.discard()
 
 
+@frozen
+class _Page:
+    """Some rows of one user: pieces of columns, with `raw` also the column of what was sent."""
+
+    rows: int
+    pieces: list[Piece]
+    sent: pa.Array | None
+
+
 @define
 class _Events(_Part):
-    _raw: bool
-    _columns: dict[str, list[Any]] = field(init=False)
-    _sent: list[bytes | None] = field(init=False, factory=list)
+    _pages: list[_Page] = field(init=False, factory=list)
 
-    def __attrs_post_init__(self) -> None:
-        super().__attrs_post_init__()
-        self._columns = {name: [] for name in EVENT_FIELDS}
-
-    def add(
-        self, user_id: int, events: EventBatch, sent: Sequence[bytes | None] = ()
-    ) -> tuple[int, int]:
+    def add(self, rows: Packed) -> tuple[int, int]:
         start = self.rows
-        for name, values in events.columns.items():
-            self._columns[name] += values
-        if self._raw:
-            self._sent += sent or [None] * len(events)
-        self._count(user_id, len(events))
-        return start, len(events)
+        for page in rows.pages:
+            self._pages.append(page)
+            self._count(page.rows)
+        return start, rows.events
 
     def _arrays(self) -> list[pa.Array]:
-        arrays = event_arrays(self._users, self._columns)
-        if self._raw:
-            sent = [None if row is None else one_line(row).decode() for row in self._sent]
-            arrays.append(pa.array(sent, pa.string()))
-        for values in (*self._columns.values(), self._sent):
-            values.clear()
+        arrays = columns_of([page.pieces for page in self._pages])
+        sent = [page.sent for page in self._pages if page.sent is not None]
+        if sent:
+            arrays.append(pa.concat_arrays(sent))
+        self._pages.clear()
         return arrays
 
 
 @define
 class _Targets(_Part):
     _values: Memo[tuple[Any, ...]]
-    _waiting: list[tuple[Any, ...]] = field(init=False, factory=list)
+    _users: list[int] = field(init=False, factory=list)
+    _targets: list[tuple[Any, ...]] = field(init=False, factory=list)
 
     def add(self, user_id: int, targets: Sequence[Target]) -> None:
-        self._waiting += map(self._values, targets)
-        self._count(user_id, len(targets))
+        self._users += [user_id] * len(targets)
+        self._targets += map(self._values, targets)
+        self._count(len(targets))
 
     def _arrays(self) -> list[pa.Array]:
-        arrays = target_arrays(self._users, self._waiting, self._schema)
-        self._waiting.clear()
+        arrays = target_arrays(self._users, self._targets, self._schema)
+        self._users.clear()
+        self._targets.clear()
         return arrays
 
 
@@ -180,14 +183,27 @@ class Parquet:
     def __attrs_post_init__(self) -> None:
         self._values = Memo(self._target)
 
-    def misfit(self, targets: Sequence[Target], events: EventBatch) -> str | None:
+    def misfit_of_events(self, events: EventBatch) -> str | None:
         """An amount that decimal128(38, 6) does not hold."""
-        told = (misfit for target in targets if (misfit := self._misfit(target)))
-        return next(told, None) or misfit_of_events(events)
+        return misfit_of_events(events)
+
+    def misfit_of_targets(self, targets: Sequence[Target]) -> str | None:
+        """An amount that decimal128(38, 6) does not hold."""
+        return next((misfit for target in targets if (misfit := self._misfit(target))), None)
+
+    def pack(self, user_id: int, events: EventBatch, sent: Mapping[int, bytes]) -> _Page:
+        """Pieces of columns."""
+        rows = events.events
+        raw = None
+        if self._raw:
+            lines = [sent.get(event.event_log_id) for event in rows]
+            told = [None if line is None else one_line(line).decode() for line in lines]
+            raw = pa.array(told, pa.string())
+        return _Page(len(rows), pieces_of(user_id, rows), raw)
 
     def events(self, path: Path) -> _Events:
         """A new part of events."""
-        return _Events(WholeFile(path), self._schema(EVENTS), self._raw)
+        return _Events(WholeFile(path), self._schema(EVENTS))
 
     def targets(self, path: Path) -> _Targets:
         """A new part of targets."""

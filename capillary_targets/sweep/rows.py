@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
@@ -11,9 +10,7 @@ import attrs
 import msgspec
 
 from capillary_targets.decoding import rows_as_sent
-from capillary_targets.models import EventsPage, Target
-
-from .batch import EVENT_FIELDS
+from capillary_targets.models import EventsPage, Target, TargetEvent
 
 __all__ = [
     "TARGET_FIELDS",
@@ -25,6 +22,7 @@ __all__ = [
     "plain",
     "target_line",
     "target_tail",
+    "with_sent",
 ]
 
 T = TypeVar("T")
@@ -67,17 +65,22 @@ def one_line(sent: bytes) -> bytes:
     return sent.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
-def event_lines(
-    user_id: int, columns: Iterable[Sequence[Any]], sent: Sequence[bytes | None] = ()
-) -> bytes:
-    """Lines of a part from a batch's columns, headed by the id of the user who was asked for.
+def event_lines(user_id: int, events: Sequence[TargetEvent]) -> bytes:
+    """Lines of a part, each headed by the id of the user who was asked for."""
+    # No text in JSON holds a bare quotation mark, so this begins a line wherever it stands.
+    begins = b'{"event_log_id"'
+    head = b'{"user_id":%d,"event_log_id"' % user_id
+    return head.join(_ENCODER.encode_lines(events).split(begins))
 
-    With `sent`, which is then as long, each ends with the row as the server sent it.
-    """
-    made = [*map(_EventLine, repeat(user_id), *columns)]
-    for row, raw in zip(made, sent, strict=bool(sent)):
-        row.raw = None if raw is None else msgspec.Raw(one_line(raw))
-    return _ENCODER.encode_lines(made)
+
+def with_sent(lines: bytes, sent: Iterable[bytes | None]) -> bytes:
+    """The same lines, each ending with the row as the server sent it."""
+    return b"".join(
+        [
+            b'%b,"raw":%b}\n' % (line[:-1], b"null" if row is None else one_line(row))
+            for line, row in zip(lines.split(b"\n")[:-1], sent, strict=True)
+        ]
+    )
 
 
 def target_line(user_id: int, tail: bytes) -> bytes:
@@ -89,18 +92,6 @@ def target_tail(target: Target, *, raw: bool) -> bytes:
     """A target's line from behind the user's id; with `raw`, also as the server sent it."""
     sent = b"null" if target.raw is None else one_line(target.raw)
     return encode(plain(target))[1:-1] + (b',"raw":%b}\n' % sent if raw else b"}\n")
-
-
-# msgspec writes its own classes four times as fast as dicts.
-_EventLine: Final[Any] = msgspec.defstruct(
-    "_EventLine",
-    [
-        ("user_id", int),
-        *((field, Any) for field in EVENT_FIELDS),
-        ("raw", msgspec.Raw | None | msgspec.UnsetType, msgspec.UNSET),
-    ],
-    gc=False,
-)
 
 
 class Memo(Generic[T]):

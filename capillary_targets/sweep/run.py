@@ -95,6 +95,7 @@ async def run(
         )
         visitor = Visitor(
             client.session.patiently(),
+            form,
             client.page_size,
             directory.ledger.marks,
             sweep.written,

@@ -9,8 +9,8 @@ from typing import Protocol
 from capillary_targets.errors import UsageError
 from capillary_targets.models import Target
 
-from .batch import EventBatch
 from .jsonl import JsonLines
+from .packed import Packed, Packer
 
 __all__ = ["FORMATS", "EventSink", "Format", "Sink", "TargetSink", "format_named"]
 
@@ -35,10 +35,8 @@ class Sink(Protocol):
 class EventSink(Sink, Protocol):
     """A part of events."""
 
-    def add(
-        self, user_id: int, events: EventBatch, sent: Sequence[bytes | None] = ()
-    ) -> tuple[int, int]:
-        """Append a user's rows, `sent` being the same as the server sent them, if that is wanted.
+    def add(self, rows: Packed) -> tuple[int, int]:
+        """Append a user's rows.
 
         Returns where they stand: start and length, for `Format.event_ids`.
         """
@@ -51,13 +49,13 @@ class TargetSink(Sink, Protocol):
         """Append a user's rows."""
 
 
-class Format(Protocol):
+class Format(Packer, Protocol):
     """A file format: how parts are written, and the event ids in them read back."""
 
     suffix: str
 
-    def misfit(self, targets: Sequence[Target], events: EventBatch) -> str | None:
-        """What of a user's rows cannot be written exactly, if anything."""
+    def misfit_of_targets(self, targets: Sequence[Target]) -> str | None:
+        """What of a user's targets cannot be written exactly, if anything."""
 
     def events(self, path: Path) -> EventSink:
         """A new part of events."""

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import define
 
-from .batch import EXACT, EventBatch
+from .batch import EXACT
 from .visit import Visit
 
 __all__ = ["Summary"]
@@ -56,15 +56,15 @@ class Summary:
         """Whether nothing is missing of anything that was asked for."""
         return self.finished and not self.failed and not self.bad_lines
 
-    def add(self, visit: Visit, events: EventBatch) -> None:
-        """Count a complete user, `events` being theirs."""
+    def add(self, visit: Visit) -> None:
+        """Count a complete user."""
         self.complete += 1
         self.targets += visit.enrolled
-        self.events += len(visit.events)
+        self.events += visit.rows.events
         self.healed_targets += visit.healed
         self.late_events += visit.late
         self.vanished_events += visit.vanished
-        for of_target in events.sums.values():
+        for of_target in visit.rows.sums.values():
             self.value_sum = EXACT.add(self.value_sum, of_target.value)
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from datetime import date, datetime
-from decimal import Decimal
+from collections.abc import Iterable
+from datetime import date
 from typing import Final, Self
 
 import msgspec
@@ -13,7 +12,8 @@ from attrs import define, field
 
 from capillary_targets.models import Target
 
-from .batch import EXACT, EventBatch
+from .batch import Sums
+from .packed import Packed
 from .rows import encode
 
 __all__ = ["Tally", "TargetTally"]
@@ -24,12 +24,10 @@ _MOST_FRESH: Final = 4096
 
 
 @define
-class TargetTally:
-    """One target over all users: its name, how many events, the exact sum of their values."""
+class TargetTally(Sums):
+    """One target over all users: its name too."""
 
     name: str | None = None
-    events: int = 0
-    value: Decimal = Decimal(0)
 
 
 @define
@@ -51,18 +49,15 @@ class Tally:
         self._settle()
         return self._days
 
-    def add(self, targets: Iterable[Target], events: EventBatch) -> None:
+    def add(self, targets: Iterable[Target], events: Packed) -> None:
         """Count rows."""
         for target in targets:
             self._target(target.id).name = target.name
-        days = _days(events.columns["event_date"])
-        self._fresh.update(zip(days, events.columns["event_name"], strict=True))
+        self._fresh.update(events.days)
         if len(self._fresh) >= _MOST_FRESH:
             self._settle()
         for rule, more in events.sums.items():
-            sums = self._target(rule)
-            sums.events += more.events
-            sums.value = EXACT.add(sums.value, more.value)
+            self._target(rule).add(more)
 
     def merge(self, other: Self) -> None:
         """Count what another tally has counted."""
@@ -72,8 +67,7 @@ class Tally:
         for rule, more in other.targets.items():
             sums = self._target(rule)
             sums.name = more.name or sums.name
-            sums.events += more.events
-            sums.value = EXACT.add(sums.value, more.value)
+            sums.add(more)
 
     def to_json(self) -> str:
         """As text, for the ledger."""
@@ -100,14 +94,6 @@ class Tally:
 
     def _target(self, rule: int) -> TargetTally:
         return self.targets.setdefault(rule, TargetTally())
-
-
-def _days(moments: Sequence[datetime | None]) -> list[int]:
-    """Their days, as counted by the calendar. 0: without a date."""
-    try:
-        return [*map(datetime.toordinal, moments)]  # type: ignore[arg-type]
-    except TypeError:
-        return [moment.toordinal() if moment else 0 for moment in moments]
 
 
 class _Stored(msgspec.Struct):

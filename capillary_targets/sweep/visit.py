@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from itertools import chain
 from operator import attrgetter
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from capillary_targets import endpoints
 from capillary_targets.errors import (
@@ -19,60 +19,83 @@ from capillary_targets.errors import (
     EndpointGone,
     NoRecordFound,
 )
-from capillary_targets.fanout import UserOutcome, prefetch_for
+from capillary_targets.fanout import prefetch_for
 from capillary_targets.models import EventsPage, Target, TargetEvent
 from capillary_targets.pager import EventPager
 from capillary_targets.pagination import PagingReport
 from capillary_targets.session import Session
 
 from .incremental import Mark, digest, heal, judge, mark_after, more_follows
+from .packed import Packed, Packer
 from .rows import Memo, by_event, encode, plain
 
 __all__ = ["Visit", "Visitor"]
 
+_Take: TypeAlias = Callable[[Sequence[TargetEvent], Mapping[int, bytes]], None]
+"""Takes some events, and their rows by id as the server sent them, if that was asked for."""
+
 
 @frozen
-class Visit(UserOutcome):
-    """What came of one user: `targets` and `events` are those to be written.
+class Visit:
+    """What came of one user: `targets` and `rows` are those to be written.
 
-    `marks` are where to go on from, by rule id. `healed` targets had a late or deleted event
-    before their mark: `late` events were found so, `vanished` ones are in the files but no longer
-    on the server.
+    `reports` are by rule id, and so are `marks`, where to go on from. The user is in `enrolled`
+    targets. `healed` targets had a late or deleted event before their mark: `late` events were
+    found so, `vanished` ones are in the files but no longer on the server.
     """
 
-    sent: tuple[bytes | None, ...] = ()
-    """The events' rows as the server sent them, if that was asked for."""
-    marks: Mapping[int, Mark] = field(factory=dict, hash=False)
-    enrolled: int = 0
-    healed: int = 0
-    late: int = 0
-    vanished: int = 0
+    user_id: int
+    targets: tuple[Target, ...]
+    rows: Packed
+    reports: Mapping[int, PagingReport]
+    error: CapillaryError | None
+    marks: Mapping[int, Mark]
+    enrolled: int
+    healed: int
+    late: int
+    vanished: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return self.error is None and all(report.complete for report in self.reports.values())
 
 
 @frozen
 class _Read:
-    """What was read of one target's events."""
+    """What was found out about one target's events."""
 
-    events: tuple[TargetEvent, ...]
     mark: Mark
     report: PagingReport
-    sent: Mapping[int, bytes]
     healed: bool = False
     late: int = 0
     vanished: int = 0
+
+
+@define
+class _Kept:
+    """Events that are to be held against the files before they are taken."""
+
+    events: list[TargetEvent] = field(factory=list)
+    sent: dict[int, bytes] = field(factory=dict)
+
+    def take(self, events: Sequence[TargetEvent], sent: Mapping[int, bytes]) -> None:
+        self.events += events
+        self.sent |= sent
 
 
 @frozen
 class Visitor:
     """Visits users, one at a time, many side by side.
 
-    `rules` keeps only those targets; without `enrolled`, nobody is asked which targets a user is
-    in: the events of `rules` are. `marks` gives a user's marks of earlier runs (none: everything
-    is read), `written` the event ids that the files hold of a user's target. `raw` keeps each row
-    as the server sent it.
+    `packer` makes rows of events. `marks` gives a user's marks of earlier runs (none: everything
+    is read), `written` the event ids that the files hold of a user's target. `rules` keeps only
+    those targets; without `enrolled`, nobody is asked which targets a user is in: the events of
+    `rules` are. `raw` keeps each row as the server sent it.
     """
 
     session: Session
+    packer: Packer
     page_size: int
     marks: Callable[[int], Mapping[int, Mark]]
     written: Callable[[int, int], set[int]]
@@ -97,6 +120,7 @@ class Visitor:
     async def _visit(self, user: int) -> Visit:
         marks = self.marks(user)
         targets: Sequence[Target] = ()
+        rows = Packed(user, self.packer)
         reads: dict[int, _Read] = {}
         failure: CapillaryError | None = None
         try:
@@ -107,38 +131,36 @@ class Visitor:
                 )
                 rules = [target.id for target in targets]
             for rule in rules:
-                reads[rule] = await self._events(user, rule, marks.get(rule))
+                reads[rule] = await self._events(user, rule, marks.get(rule), rows)
         except (AuthError, ClientClosed, EndpointGone):
             raise
         except CapillaryError as error:
             failure = error
-        rows = [(target, self._digest(target)) for target in targets]
-        return _outcome(user, rows, reads, marks, failure)
+        digests = [(target, self._digest(target)) for target in targets]
+        return _outcome(rows, digests, reads, marks, failure)
 
-    async def _events(self, user: int, rule: int, mark: Mark | None) -> _Read:
-        if mark is None:
-            return await self._all(user, rule)
-        read = await self._behind(user, rule, mark) if mark.count else None
+    async def _events(self, user: int, rule: int, mark: Mark | None, rows: Packed) -> _Read:
+        if mark is None or not (mark.count or mark.gone):
+            return await self._all(user, rule, rows.add)  # none of it can be in the files already
+        kept = _Kept()
+        read = await self._behind(user, rule, mark, kept.take) if mark.count else None
         moved = read is None
         if read is None:
-            read = await self._all(user, rule)
-        if not mark.gone and (not moved or not mark.count):
-            return read  # nothing of it can be in the files already
-        if not moved and not read.events:
-            return attrs.evolve(read, mark=attrs.evolve(read.mark, gone=True))
-        found = heal(read.events, self.written(user, rule))
-        if not moved:  # these are only the events behind the mark
-            return attrs.evolve(read, events=found.new, mark=attrs.evolve(read.mark, gone=True))
-        return attrs.evolve(
-            read,
-            events=found.new,
-            mark=attrs.evolve(read.mark, gone=found.vanished > 0),
-            healed=bool(found.late or found.vanished),
-            late=found.late,
-            vanished=found.vanished,
-        )
+            kept = _Kept()
+            read = await self._all(user, rule, kept.take)
+        new: Sequence[TargetEvent] = kept.events
+        gone = mark.gone
+        if moved or (gone and new):
+            found = heal(new, self.written(user, rule))
+            new = found.new
+            if moved:
+                gone = found.vanished > 0
+                healed = bool(found.late or found.vanished)
+                read = attrs.evolve(read, healed=healed, late=found.late, vanished=found.vanished)
+        rows.add(new, kept.sent)
+        return attrs.evolve(read, mark=attrs.evolve(read.mark, gone=gone))
 
-    async def _all(self, user: int, rule: int) -> _Read:
+    async def _all(self, user: int, rule: int, take: _Take) -> _Read:
         """Walk over everything."""
         pager = EventPager(
             self.session,
@@ -147,22 +169,28 @@ class Visitor:
             page_size=self.page_size,
             prefetch=prefetch_for(self.session, len(self._under_way)),
         )
-        events: list[TargetEvent] = []
-        sent: dict[int, bytes] = {}
+        count = 0
+        latest: deque[int] = deque(maxlen=self.page_size)
         async with aclosing(pager.pages()) as pages:
             async for page in pages:
-                events += page.events
-                if self.raw:
-                    sent |= by_event(page)
+                count += len(page.events)
+                latest.extend(map(_id, page.events))
+                self._pass_on(page, page.events, rule, take)
                 del page  # the answer's bytes need not wait for those of the next one
         report = pager.report
         size = min(report.dialect.cap or self.page_size, self.page_size)
-        before = max(0, len(events) - 1) // size * size
-        ids = [event.event_log_id for event in events[before:]]
-        mark = mark_after(ids, before=before, page_size=size)
-        return _Read(_of_rule(events, rule), mark, report, sent)
+        before = max(0, count - 1) // size * size
+        ids = list(latest)[before - count :] if count else []
+        return _Read(mark_after(ids, before=before, page_size=size), report)
 
-    async def _behind(self, user: int, rule: int, mark: Mark) -> _Read | None:
+    def _pass_on(
+        self, page: EventsPage, events: Sequence[TargetEvent], rule: int, take: _Take
+    ) -> None:
+        """Have events of a page taken."""
+        if events:
+            take(_of_rule(events, rule), by_event(page) if self.raw else {})
+
+    async def _behind(self, user: int, rule: int, mark: Mark, take: _Take) -> _Read | None:
         """Go on from the mark. None where it is not where it was, or anything does not add up."""
         number = mark.page
         page = await self._page(user, rule, mark.page_size, number)
@@ -170,27 +198,25 @@ class Visitor:
         if verdict.moved:
             return None
         ids = [event.event_log_id for event in page.events]
-        new = list(verdict.new)
-        sent = by_event(page) if self.raw and new else {}
+        new = len(verdict.new)
+        self._pass_on(page, verdict.new, rule, take)
         more = verdict.more
         while more:
             if page.total is None:
                 return None  # whether a page follows is for the walk to find out
             number += 1
             page = await self._page(user, rule, mark.page_size, number)
-            ids += (event.event_log_id for event in page.events)
-            new += page.events
-            if self.raw:
-                sent |= by_event(page)
+            ids += map(_id, page.events)
+            new += len(page.events)
+            self._pass_on(page, page.events, rule, take)
             more = bool(page.events) and more_follows(number, page, mark)
         before = mark.page * mark.page_size
         if len(set(ids)) != len(ids) or (page.total or before + len(ids)) != before + len(ids):
             return None
         report = PagingReport(
-            events=len(new), requests=number - mark.page + 1, total=page.total, complete=True
+            events=new, requests=number - mark.page + 1, total=page.total, complete=True
         )
-        end = mark_after(ids, before=before, page_size=mark.page_size)
-        return _Read(_of_rule(new, rule), end, report, sent)
+        return _Read(mark_after(ids, before=before, page_size=mark.page_size), report)
 
     async def _page(self, user: int, rule: int, size: int, number: int) -> EventsPage:
         """A page, asked for as this server counts. Its total is None unless it counts rows."""
@@ -207,17 +233,18 @@ class Visitor:
         return attrs.evolve(page, pagination=attrs.evolve(page.pagination, total=None))
 
 
+_id: Final = attrgetter("event_log_id")
 _rule: Final = attrgetter("target_rule_id")
 
 
-def _of_rule(events: Sequence[TargetEvent], rule: int) -> tuple[TargetEvent, ...]:
+def _of_rule(events: Sequence[TargetEvent], rule: int) -> Sequence[TargetEvent]:
     """The events, knowing the target that they were asked for, should the server not say."""
     if all(map(_rule, events)):
-        return tuple(events)
-    return tuple(
+        return events
+    return [
         attrs.evolve(event, target_rule_id=rule) if event.target_rule_id is None else event
         for event in events
-    )
+    ]
 
 
 def _digest(target: Target) -> bytes:
@@ -225,28 +252,23 @@ def _digest(target: Target) -> bytes:
 
 
 def _outcome(
-    user: int,
+    rows: Packed,
     targets: Sequence[tuple[Target, bytes]],
     reads: Mapping[int, _Read],
     marks: Mapping[int, Mark],
     failure: CapillaryError | None,
 ) -> Visit:
     """The outcome; of the targets, given with their digests, those that are new or have changed."""
-    rows = {target.id: row for target, row in targets}
+    digests = {target.id: row for target, row in targets}
     changed = [t for t, row in targets if t.id not in marks or marks[t.id].target != row]
     return Visit(
-        user,
+        rows.user_id,
         tuple(changed),
-        tuple(chain.from_iterable(read.events for read in reads.values())),
+        rows,
         {rule: read.report for rule, read in reads.items()},
         failure,
-        sent=tuple(
-            read.sent.get(event.event_log_id)
-            for read in reads.values()
-            for event in (read.events if read.sent else ())
-        ),
         marks={
-            rule: attrs.evolve(read.mark, target=rows.get(rule)) for rule, read in reads.items()
+            rule: attrs.evolve(read.mark, target=digests.get(rule)) for rule, read in reads.items()
         },
         enrolled=len(targets),
         healed=sum(read.healed for read in reads.values()),

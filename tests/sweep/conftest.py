@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from capillary_targets import BasicAuth, RetryPolicy, TargetsClient
+from capillary_targets import BasicAuth, RetryPolicy, TargetEvent, TargetsClient
 from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sweep import Summary, run
+from capillary_targets.sweep.packed import Packed
+from capillary_targets.sweep.sinks import format_named
 
 Row = tuple[int, int, int, str | None]
 """(user, rule, event log id, value as spelled)."""
@@ -87,6 +89,14 @@ def swept(tmp_path: Path) -> Swept:
             return await run(client, users, settings.pop("out", tmp_path), **settings)
 
     return sweep
+
+
+def packed(*pages: list[TargetEvent], user: int = 1, form: str = "jsonl") -> Packed:
+    """A user's rows, read in those pages."""
+    rows = Packed(user, format_named(form, raw=False))
+    for page in pages:
+        rows.add(page, {})
+    return rows
 
 
 def names(directory: Path) -> list[str]:

@@ -22,7 +22,7 @@ from capillary_targets.sweep.rows import (
 )
 from capillary_targets.sweep.tally import Tally
 
-from .conftest import needed
+from .conftest import needed, packed
 
 WIDE = Context(prec=76)
 LONGS = st.integers(-(2**63), 2**63 - 1)
@@ -87,19 +87,19 @@ def scaled(amount: Decimal | None) -> Decimal | None:
     return None if amount is None else amount.quantize(Decimal("0.000001"), context=WIDE)
 
 
-@given(PLAIN | MIXED)
-def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(events: list[TargetEvent]):
+@given(st.lists(PLAIN | MIXED, max_size=3))
+def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(pages: list[list[TargetEvent]]):
     pa = needed("pyarrow")
-    from capillary_targets.sweep.arrays import event_arrays
+    from capillary_targets.sweep.event_columns import columns_of, pieces_of
     from capillary_targets.sweep.fit import misfit_of_events
     from capillary_targets.sweep.schemas import EVENTS
 
-    batch = EventBatch(events)
-    assert misfit_of_events(batch) is None
+    pages = [events for events in pages if events]
+    assert not any(misfit_of_events(EventBatch(events)) for events in pages)
     rows = [
         {
             **msgspec.structs.asdict(event),
-            "user_id": number,
+            "user_id": -7,
             "event_date": clock(event.event_date),
             "event_processed_date": clock(event.event_processed_date),
             "event_date_iso": instant(event.event_date_iso or event.event_date),
@@ -108,10 +108,11 @@ def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(events: list[Tar
             ),
             "target_value": scaled(event.target_value),
         }
-        for number, event in enumerate(events)
+        for events in pages
+        for event in events
     ]
-    made = event_arrays(range(len(events)), batch.columns) if events else []
-    for field, array in zip(EVENTS, made, strict=bool(events)):
+    made = columns_of([pieces_of(-7, events) for events in pages]) if pages else []
+    for field, array in zip(EVENTS, made, strict=bool(pages)):
         assert array.equals(pa.array([row[field.name] for row in rows], field.type)), field
 
 
@@ -131,7 +132,7 @@ def test_one_amount_that_does_not_fit_is_found(events: list[TargetEvent], place:
 def test_a_tally_counts_each_event(users: list[list[TargetEvent]]):
     tally = Tally()
     for events in users:
-        tally.add([], EventBatch(events))
+        tally.add([], packed(events[:50], events[50:]))
     flat = [event for events in users for event in events]
     days = Counter(
         (e.event_date.date().isoformat() if e.event_date else "", e.event_name or "") for e in flat
@@ -149,7 +150,7 @@ def test_a_tally_counts_each_event(users: list[list[TargetEvent]]):
 
 @given(LONGS, PLAIN | MIXED)
 def test_a_line_has_the_fields_of_its_event(user: int, events: list[TargetEvent]):
-    lines = event_lines(user, EventBatch(events).columns.values())
+    lines = event_lines(user, events)
     one_by_one = [
         encode({"user_id": user, **msgspec.structs.asdict(event)}) + b"\n" for event in events
     ]

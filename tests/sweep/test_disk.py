@@ -15,11 +15,10 @@ import pytest
 from capillary_targets.models import TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import Limits, SweepRefused, SweepStopped
-from capillary_targets.sweep.batch import EventBatch
 from capillary_targets.sweep.parts import WholeFile
 from capillary_targets.sweep.sinks import format_named
 
-from .conftest import Swept, names, needed, true_events, written
+from .conftest import Swept, names, needed, packed, true_events, written
 
 
 class Full:
@@ -78,7 +77,7 @@ def test_a_parquet_part_that_found_no_room_is_not_tried_again(
     room = [0]
     sink._file.file = Full(sink._file.file, room)
     with pytest.raises(OSError, match="No space left"):
-        sink.add(1, EventBatch([TargetEvent(number) for number in range(100)]))
+        sink.add(packed([TargetEvent(n) for n in range(100)], form="parquet"))
     asked = room[0]
     sink.discard()
     # A writer left to itself tries once more when it is destroyed, in the middle of anything.

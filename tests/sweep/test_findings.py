@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.models import Target, TargetEvent
-from capillary_targets.sweep.batch import EventBatch
 from capillary_targets.sweep.findings import grouped_by_time
 from capillary_targets.sweep.meter import Bucket, Series
 from capillary_targets.sweep.tally import Tally
+
+from .conftest import packed
 
 DATES = st.dates(date(2019, 1, 1), date(2027, 12, 31))
 NAMES = st.sampled_from("abcdefghij")
@@ -41,7 +42,7 @@ def test_the_step_fits_the_span(days: int, step: str, bars: int):
 
 def test_events_without_a_date_are_counted_but_have_no_bar():
     tally = Tally()
-    tally.add([], EventBatch([TargetEvent(1)]))
+    tally.add([], packed([TargetEvent(1)]))
     assert tally.days == {"": {"": 1}}
     assert grouped_by_time(tally.days, 3) == ("day", [], {})
 
@@ -50,7 +51,7 @@ def test_a_tally_goes_through_the_ledger_exactly():
     value = Decimal("12345678901234567890.000000001")
     tally = Tally()
     events = [TargetEvent(n, target_rule_id=7, target_value=value) for n in range(3)]
-    tally.add([Target(7, "Seven")], EventBatch(events))
+    tally.add([Target(7, "Seven")], packed(events))
     back = Tally.from_json(tally.to_json())
     assert str(back.targets[7].value) == "37037036703703703670.000000003"
     assert back.targets[7].name == "Seven"
@@ -61,7 +62,7 @@ def test_a_tally_goes_through_the_ledger_exactly():
 
 def test_event_names_beyond_forty_are_counted_together():
     tally = Tally()
-    tally.add([], EventBatch([TargetEvent(n, event_name=f"name {n}") for n in range(100)]))
+    tally.add([], packed([TargetEvent(n, event_name=f"name {n}") for n in range(100)]))
     assert len(tally.days[""]) == 41
     assert tally.days[""]["(other names)"] == 60
 

@@ -15,10 +15,9 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import Limits
-from capillary_targets.sweep.batch import EventBatch
 from capillary_targets.sweep.sinks import format_named
 
-from .conftest import Swept, names, needed, parts, read_jsonl, true_events
+from .conftest import Swept, names, needed, packed, parts, read_jsonl, true_events
 
 USERS = [564332013, 387544807, 42381788, 42381789]
 
@@ -135,19 +134,19 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
     needed("pyarrow")
     from capillary_targets.sweep.parquet import Parquet
 
-    events = EventBatch([TargetEvent(1, target_value=amount)])
     exact = amount == 0 or (
         amount.adjusted() < 32 and (amount * 10**6) % 1 == 0
         if -60 < amount.adjusted() < 60 and len(amount.as_tuple().digits) < 20
         else None
     )
-    misfit = Parquet(raw=False).misfit([], events)
+    rows = packed([TargetEvent(1, target_value=amount)], user=7, form="parquet")
+    misfit = rows.misfit
     if exact is not None:
         assert (misfit is None) == exact
     if misfit is None:
         path = tmp_path_factory.mktemp("fits") / "part-00000.parquet"
         sink = Parquet(raw=False).events(path)
-        sink.add(7, events)
+        sink.add(rows)
         sink.commit()
         assert table(path).column("target_value").to_pylist() == [amount]
 
@@ -168,15 +167,13 @@ def test_a_users_events_are_found_again(tmp_path: Path, form: str, monkeypatch: 
     if form == "parquet":
         needed("pyarrow")
         monkeypatch.setattr("capillary_targets.sweep.parquet._ROWS_IN_A_GROUP", 4)
-    else:
-        monkeypatch.setattr("capillary_targets.sweep.jsonl._ROWS_AT_ONCE", 2)
     made = format_named(form, raw=False)
     path = tmp_path / f"part-00000.{form}"
     sink = made.events(path)
     places = {}
     for user in range(1, 8):
         events = [TargetEvent(100 * user + n, target_rule_id=user % 3) for n in range(user)]
-        places[user] = sink.add(user, EventBatch(events))
+        places[user] = sink.add(packed(events[:2], events[2:], user=user, form=form))
     sink.commit()
     assert sink.rows == 28
     for user, (start, length) in places.items():
