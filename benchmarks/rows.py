@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from statistics import median
+from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Final
 
@@ -30,6 +30,8 @@ class Scale:
     event_sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     user_sizes: tuple[int, ...] = (10, 100, 1_000, 10_000, 100_000)
     memory_marks: tuple[int, int] = (10_000, 1_000_000)
+    turns: int = 40
+    """Of each size of work that grows, at least."""
 
     @classmethod
     def quick(cls) -> Scale:
@@ -42,6 +44,7 @@ class Scale:
             event_sizes=(1_000, 10_000),
             user_sizes=(10, 1_000),
             memory_marks=(500, 3_000),
+            turns=2,
         )
 
 
@@ -160,11 +163,18 @@ def flatness(server: Server, scale: Scale) -> Iterator[Row]:
         ("event", "growth:events_grow", scale.event_sizes),
         ("user", "growth:users_grow", scale.user_sizes),
     ):
-        runs = [list(server.run(call, work, list(sizes)).values()) for _ in range(scale.fewer)]
-        found = [median(each) for each in zip(*runs, strict=True)]
-        worst = max(found) / min(found)
+        rounds = server.run(call, work, list(sizes), scale.turns)
+        # Each figure against the round that it was measured in.
+        found = {
+            size: median(one[size] / fmean(one.values()) for one in rounds) for size in rounds[0]
+        }
         how = f"dearest ÷ cheapest, from {sizes[0]:,} to {sizes[-1]:,}"
-        detail = {"seconds": dict(zip(sizes, found, strict=True)), "rounds": runs}
+        detail = {
+            "against_the_round": found,
+            "seconds": {size: median(one[size] for one in rounds) for size in found},
+            "rounds": len(rounds),
+        }
+        worst = max(found.values()) / min(found.values())
         yield Row(f"CPU seconds {_an(what)}", how, [worst], 1.1, detail=detail)
 
 
