@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Context, Decimal, localcontext
-from functools import cached_property
 from itertools import groupby
 from typing import Any, Final
 
@@ -37,20 +36,17 @@ class EventBatch:
 
     def __init__(self, events: Sequence[TargetEvent]) -> None:
         self.events = events
-
-    @cached_property
-    def amounts(self) -> Sequence[Decimal | None]:
-        """Their values."""
-        return [event.target_value for event in self.events]
-
-    @cached_property
-    def sums(self) -> Mapping[int, Sums]:
+        self.amounts: list[Decimal | None] = [event.target_value for event in events]
+        self.sums: Mapping[int, Sums] = self._sums()
         """By target id (0: the server did not say)."""
+
+    def _sums(self) -> dict[int, Sums]:
         found: dict[int, Sums] = {}
-        amounts, end = self.amounts, 0
+        end = 0
         for rule, run in groupby([event.target_rule_id for event in self.events]):
             start, end = end, end + len(list(run))
-            found.setdefault(rule or 0, Sums()).add(Sums(end - start, _sum(amounts[start:end])))
+            sums = Sums(end - start, _sum(self.amounts[start:end]))
+            found.setdefault(rule or 0, Sums()).add(sums)
         return found
 
     def days(self) -> Iterator[tuple[int, str | None]]:
