@@ -22,6 +22,8 @@ __all__ = [
     "Result",
     "client_of",
     "raw",
+    "raw_held",
+    "raw_read",
     "thrown_away",
     "typed",
     "typed_by_command_line",
@@ -41,11 +43,13 @@ async def walk(
     get: Callable[[str], Awaitable[Any]],
     targets_of: Callable[[Any], list[int]],
     rows_of: Callable[[Any], tuple[int, Any, int]],
+    *,
+    held: bool = False,
 ) -> Result:
     """The loop that all hand-written clients share: a pool of workers over an iterator of users.
 
     `get` fetches a path; `targets_of` reads the ids, `rows_of` the number of rows, the sum of
-    their values, and the total of all pages.
+    their values, and the total of all pages. With `held`, a user's pages are kept together.
     """
     users = iter(range(1, work.users + 1))
     events = 0
@@ -54,11 +58,16 @@ async def walk(
     async def work_on() -> None:
         nonlocal events, total
         for user in users:
+            kept = []
             for target in targets_of(await get(f"/v3/users/{user}/enrolledTargets")):
                 path = f"/v3/users/{user}/trackedTargetEvents/{target}?limit={work.page_size}"
                 seen = number = 0
                 while True:
-                    rows, value, promised = rows_of(await get(f"{path}&offset={number}"))
+                    page = await get(f"{path}&offset={number}")
+                    rows, value, promised = rows_of(page)
+                    if held:
+                        kept.append(page)
+                    del page
                     seen += rows
                     total += value
                     number += 1
@@ -87,6 +96,36 @@ async def raw(base: str, work: Work) -> Result:
             return len(rows), sum([row["targetValue"] for row in rows]), page["pagination"]["total"]
 
         return await walk(work, get, lambda answer: [row["id"] for row in answer["data"]], rows_of)
+
+
+async def raw_read(base: str, work: Work, *, held: bool = False) -> Result:
+    """*raw*, but for the package's own reading and exact sums: its share in what is typed."""
+    import aiohttp
+    import orjson
+
+    from capillary_targets.decoding import events_in
+
+    connector = aiohttp.TCPConnector(limit=work.in_flight)
+    async with aiohttp.ClientSession(connector=connector, headers=HEADERS) as session:
+
+        async def get(path: str) -> Any:
+            async with session.get(base + path) as response:
+                body = await response.read()
+                return events_in(body, None) if "Events" in path else orjson.loads(body)
+
+        def rows_of(page: Any) -> tuple[int, Any, int]:
+            rows = page.data
+            return len(rows), sum([row.target_value for row in rows]), page.pagination.total
+
+        def targets_of(answer: Any) -> list[int]:
+            return [row["id"] for row in answer["data"]]
+
+        return await walk(work, get, targets_of, rows_of, held=held)
+
+
+async def raw_held(base: str, work: Work) -> Result:
+    """The same, holding a user's events until the last has come, as an outcome does."""
+    return await raw_read(base, work, held=True)
 
 
 def client_of(base: str, work: Work) -> TargetsClient:

@@ -51,6 +51,8 @@ class Scale:
 RAW: Final = "contenders:raw"
 TYPED: Final = "contenders:typed"
 FLAT: Final = "contenders:typed_flat"
+READ: Final = "contenders:raw_read"
+HELD: Final = "contenders:raw_held"
 COMMAND_LINE: Final = "contenders:typed_by_command_line+uvloop"
 PEERS: Final = {
     "peers:aiohttp_orjson_cattrs": ("aiohttp + orjson + tuned cattrs", 2.0, ("orjson",)),
@@ -69,8 +71,12 @@ def sweeps(server: Server, scale: Scale) -> Iterator[Row]:
     warm = replace(work, users=min(8, work.users))
     made = server.take_count() - warm.requests
     loops = [f"{RAW}+uvloop", f"{TYPED}+uvloop", COMMAND_LINE] if find_spec("uvloop") else []
-    raw, typed, flat, *others = alternate(server, [RAW, TYPED, FLAT, *loops], work, scale.rounds)
+    raw, read, held, typed, flat, *others = alternate(
+        server, [RAW, READ, HELD, TYPED, FLAT, *loops], work, scale.rounds
+    )
     yield Row("typed sweep", how, ratios(typed, raw), 1.15, detail={"raw": raw, "typed": typed})
+    yield Row("*raw*, events read as we do", how, ratios(read, raw), detail={"read": read})
+    yield Row("... and held, user by user", how, ratios(held, raw), detail={"held": held})
     yield Row("the same, as a flat stream", how, ratios(flat, raw), detail={"typed": flat})
     if others:
         fast_raw, fast_typed, by_command_line = others
