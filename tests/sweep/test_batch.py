@@ -4,9 +4,11 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Context, Decimal
 from functools import reduce
+from sys import getrefcount
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,6 +157,27 @@ def test_a_line_has_the_fields_of_its_event(user: int, events: list[TargetEvent]
         encode({"user_id": user, **msgspec.structs.asdict(event)}) + b"\n" for event in events
     ]
     assert lines == b"".join(one_by_one)
+
+
+def test_a_later_page_does_not_make_up_for_a_misfit():
+    needed("pyarrow")
+    bad, good = Decimal("1E+32"), Decimal(1)
+    pages = [[TargetEvent(n, target_value=value)] for n, value in enumerate((good, bad, good))]
+    rows = packed(*pages, form="parquet")
+    assert rows.misfit is not None
+    assert "event 1 " in rows.misfit
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_rows_hold_neither_the_events_nor_their_values(form: str):
+    if form == "parquet":
+        needed("pyarrow")
+    event = TargetEvent(2**60, unique_id="a" * 99, target_value=Decimal("1.50"))
+    held = [event, event.event_log_id, event.unique_id, event.target_value]
+    before = [*map(getrefcount, held)]
+    rows = packed([event], form=form)
+    assert rows.events == 1
+    assert [*map(getrefcount, held)] == before
 
 
 def test_the_line_of_a_target():
