@@ -20,6 +20,7 @@ from weakref import ReferenceType, ref
 
 from attrs import define, field
 
+from .crowd import Crowd
 from .endpoints import active_targets, checked_id
 from .errors import (
     AuthError,
@@ -47,12 +48,12 @@ _Give: TypeAlias = Callable[[_Events], Awaitable[None]]
 _PREFETCH: Final = 4
 
 
-def prefetch_for(session: Session, users: int) -> int:
-    """Pages of a target to have in flight while so many users are under way.
+def prefetch_for(size: int, users: int) -> int:
+    """Pages of a target to have in flight while so many of `size` users are under way.
 
     Several only where the users leave places free.
     """
-    places = session.gate.limit // max(1, users)
+    places = size // max(1, users)
     return min(_PREFETCH, places) if places > 1 else 0
 
 
@@ -69,12 +70,17 @@ class Sweep:
     _plan: SweepPlan
     _ordered: bool = False
     _under_way: set[int] = field(init=False, factory=set, repr=False)
+    _crowd: Crowd = field(init=False, repr=False)
     _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
     _started: float = field(init=False, factory=time.monotonic, repr=False)
     _scope: Scope | None = field(init=False, default=None, repr=False)
     _stream: ReferenceType[AsyncGenerator[Any, None]] | None = field(
         init=False, default=None, repr=False
     )
+
+    def __attrs_post_init__(self) -> None:
+        gate = self._session.gate
+        self._crowd = Crowd(lambda: gate.limit)
 
     async def __aenter__(self) -> Self:
         return self
@@ -150,7 +156,7 @@ class Sweep:
         """The users, each with all that was found."""
         async with (
             aclosing(self._each()) as users,
-            aclosing(visit_all(users, self._visit, self._size, ordered=self._ordered)) as visits,
+            aclosing(visit_all(users, self._visit, self._crowd, ordered=self._ordered)) as visits,
         ):
             async for visit in visits:
                 yield self._count(visit.outcome())
@@ -162,7 +168,7 @@ class Sweep:
             return await self._visit(user_id, pool.give)
 
         async with aclosing(self._each()) as users:
-            pool = Pool[int, "_Visit | _Events"](users, visit_and_give, self._size)
+            pool = Pool[int, "_Visit | _Events"](users, visit_and_give, self._crowd)
             async with aclosing(pool.results()) as parts:
                 async for part in parts:
                     if isinstance(part, _Visit):
@@ -190,15 +196,8 @@ class Sweep:
         stats.seconds = time.monotonic() - self._started
         return stats
 
-    def _size(self) -> int:
-        """Users at a time: as many as requests may be in flight.
-
-        More would only queue at the gate: whoever works on an answer keeps all others waiting.
-        """
-        return self._session.gate.limit
-
     def _prefetch(self) -> int:
-        return prefetch_for(self._session, len(self._under_way))
+        return prefetch_for(self._crowd(), len(self._under_way))
 
     async def _each(self) -> AsyncGenerator[int, None]:
         """The users, without those who are under way at that moment."""

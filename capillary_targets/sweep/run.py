@@ -15,6 +15,7 @@ import msgspec
 from attrs import define, field
 
 from capillary_targets.client import TargetsClient
+from capillary_targets.crowd import Crowd
 from capillary_targets.errors import CapillaryError, UsageError
 from capillary_targets.workers import visit_all
 
@@ -99,6 +100,7 @@ async def run(
             client.page_size,
             directory.ledger.marks,
             sweep.written,
+            sweep.crowd,
             rules=rules,
             enrolled=enrolled,
             raw=raw,
@@ -122,6 +124,7 @@ class _Sweep:
     _clock: Callable[[], float]
     _progress: Callable[[Summary], None] | None
     _before: State
+    crowd: Crowd = field(init=False)
     _hand: Hand = field(init=False)
     _summary: Summary = field(init=False)
     _started: float = field(init=False)
@@ -129,6 +132,8 @@ class _Sweep:
 
     def __attrs_post_init__(self) -> None:
         self._started = self._clock()
+        gate = self._client.session.gate
+        self.crowd = Crowd(lambda: gate.limit)
         summary = self._summary = self._before.summary
         made = self._client.counts
         self._earlier = (
@@ -189,7 +194,7 @@ class _Sweep:
         try:
             async with (
                 aclosing(self._wanted(users, failures)) as wanted,
-                aclosing(visit_all(wanted, visitor.visit, self._size)) as visits,
+                aclosing(visit_all(wanted, visitor.visit, self.crowd)) as visits,
             ):
                 async for visit in visits:
                     self._hand.add(visit, self._clock())
@@ -228,10 +233,6 @@ class _Sweep:
                 self._tell()
                 for user in fresh:
                     yield user
-
-    def _size(self) -> int:
-        """Users at a time: as many as requests may be in flight."""
-        return self._client.session.gate.limit
 
     async def _seal(self) -> None:
         """Seal the part in hand, the slow writing aside from the event loop."""

@@ -89,9 +89,9 @@ class Visitor:
     """Visits users, one at a time, many side by side.
 
     `packer` makes rows of events. `marks` gives a user's marks of earlier runs (none: everything
-    is read), `written` the event ids that the files hold of a user's target. `rules` keeps only
-    those targets; without `enrolled`, nobody is asked which targets a user is in: the events of
-    `rules` are. `raw` keeps each row as the server sent it.
+    is read), `written` the event ids that the files hold of a user's target, `crowd` how many
+    users there may be. `rules` keeps only those targets; without `enrolled`, nobody is asked which
+    targets a user is in: the events of `rules` are. `raw` keeps each row as the server sent it.
     """
 
     session: Session
@@ -99,6 +99,7 @@ class Visitor:
     page_size: int
     marks: Callable[[int], Mapping[int, Mark]]
     written: Callable[[int, int], set[int]]
+    crowd: Callable[[], int]
     rules: tuple[int, ...] = ()
     enrolled: bool = True
     raw: bool = False
@@ -167,7 +168,7 @@ class Visitor:
             user,
             rule,
             page_size=self.page_size,
-            prefetch=prefetch_for(self.session, len(self._under_way)),
+            prefetch=prefetch_for(self.crowd(), len(self._under_way)),
         )
         count = 0
         latest: deque[int] = deque(maxlen=self.page_size)
