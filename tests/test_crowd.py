@@ -11,14 +11,14 @@ SIZES = st.integers(1, 1000)
 
 
 @given(SIZES, SIZES, st.floats(0, 2))
-def test_a_size_is_within_its_bounds(size: int, limit: int, busy: float) -> None:
+def test_only_a_busy_processor_restrains(size: int, limit: int, busy: float) -> None:
     following = next_size(size, limit, busy)
-    assert 1 <= following <= limit
-    if following < min(size, limit):
-        assert busy > 0.95
-        assert following >= 8
-    if following > size:
-        assert busy < 0.8
+    if busy > 0.95:
+        assert min(size, limit, 8) <= following <= min(size, limit)
+    elif busy < 0.8:
+        assert following > size
+    else:
+        assert following == size
 
 
 @given(SIZES, SIZES)
@@ -29,7 +29,7 @@ def test_a_busy_processor_is_left_with_few_and_an_idle_one_gets_all(size: int, l
     assert few == min(size, limit, 8)
     for _ in range(30):
         few = next_size(few, limit, 0.5)
-    assert few == limit
+    assert few > limit
 
 
 class Clocks:
@@ -58,6 +58,8 @@ def test_a_crowd_goes_by_the_threads_own_time(monkeypatch) -> None:
     clocks.pass_by(0.05, busy=1.0)
     assert crowd() == 64  # too early to say
     clocks.pass_by(0.05, busy=1.0)
+    assert crowd() == 64  # it may be a short fit
+    clocks.pass_by(0.1, busy=1.0)
     assert crowd() == 48
     assert crowd() == 48
     for _ in range(10):
@@ -70,3 +72,9 @@ def test_a_crowd_goes_by_the_threads_own_time(monkeypatch) -> None:
     assert crowd() == 12
     limit = 4
     assert crowd() == 4
+
+
+def test_a_limit_that_grows_is_followed_at_once() -> None:
+    limits = iter([8, 16, 32])
+    crowd = Crowd(lambda: next(limits))
+    assert [crowd(), crowd(), crowd()] == [8, 16, 32]

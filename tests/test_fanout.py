@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -210,6 +212,24 @@ async def test_the_flat_stream_does_not_wait_for_a_users_last_page() -> None:
             early = [await anext(stream) for _ in range(200)]
         assert len({event.event_log_id for event in early}) == 200
         await stream.aclose()
+
+
+@pytest.mark.parametrize(("busy", "least", "most"), [(1.0, 4, 8), (0.5, 20, 64)])
+async def test_a_busy_processor_has_few_users_under_way(
+    monkeypatch: pytest.MonkeyPatch, busy: float, least: int, most: int
+) -> None:
+    looks = count()
+    # A tenth of a second passes with each look.
+    clock = SimpleNamespace()
+    clock.monotonic = lambda: next(looks) / 10
+    clock.thread_time = lambda: clock.monotonic() * busy
+    monkeypatch.setattr("capillary_targets.crowd.time", clock)
+    sandbox = Sandbox(users=150, targets=1, events=3)
+    async with sandbox, client_of(sandbox, concurrency=64) as client:
+        sweep = client.sweep(sandbox.world.user_ids())
+        in_flight = [sweep.stats.in_flight async for _ in sweep]
+    assert len(in_flight) == 150
+    assert least <= max(in_flight) <= most
 
 
 async def test_stats_tell_how_far_it_is(sandbox: Sandbox) -> None:
