@@ -163,9 +163,9 @@ async def typed_flat(base: str, work: Work) -> Result:
 
 async def typed_by_command_line(base: str, work: Work) -> Result:
     """The same, with the garbage collector as the command line sets it; run it with uvloop."""
-    from capillary_targets.cli.process import collector_at_rest
+    from capillary_targets.cli.app import relaxed_gc
 
-    with collector_at_rest():
+    with relaxed_gc():
         return await typed(base, work)
 
 

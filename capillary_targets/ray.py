@@ -28,7 +28,7 @@ try:
     import ray
     from ray.exceptions import RayError
 
-    from .ray_budget import one_budget
+    from .ray_budget import shared_budget
 except ImportError as error:
     raise ImportError(
         "a sweep on a cluster needs the extra: pip install 'capillary-targets[ray]'"
@@ -126,7 +126,7 @@ async def sweep(
             raise SweepRefused("the list holds no user id")
     else:
         lists = [path for path in lists if (path.with_suffix("") / "ledger.sqlite").exists()]
-    with one_budget(settings.get("rate")) as shared:
+    with shared_budget(settings.get("rate")) as shared:
         told: Any = settings | {"rate": shared}
         asked: Any = {name: told.pop(name) for name in _Run.__annotations__ if name in told}
         server = _Server(base_url, auth, page_size, told)

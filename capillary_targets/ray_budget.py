@@ -12,12 +12,12 @@ import ray
 from .budget import Budget, SqliteBudget
 from .limits import RateLimit
 
-__all__ = ["ClusterBudget", "one_budget"]
+__all__ = ["ClusterBudget", "shared_budget"]
 
 _NAMESPACE: Final = "capillary-targets"
 
 
-class Keeper:
+class BudgetActor:
     """The actor. A window with leases, so that a worker that dies gives its places back.
 
     Were it to die itself, the one that Ray makes in its place knows nothing of the requests before:
@@ -27,12 +27,12 @@ class Keeper:
     def __init__(self, limit: RateLimit) -> None:
         self._limit = limit
         self._window = SqliteBudget(limit, ":memory:")
-        self._reborn = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
     async def take(self) -> tuple[str, float]:
         """As the budget's."""
-        if self._reborn:
-            self._reborn = False
+        if self._restarted:
+            self._restarted = False
             await self._window.pause(self._limit.per)
         return await self._window.take()
 
@@ -48,35 +48,35 @@ class Keeper:
 class ClusterBudget:
     """The budget, as a worker sees it: asks the actor that keeps it, from wherever it is sent."""
 
-    def __init__(self, keeper: Any) -> None:
-        self._keeper = keeper
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
 
     async def take(self) -> tuple[str, float]:
         """A place in the window, or how long to wait for one."""
-        ticket, wait = await self._keeper.take.remote()
+        ticket, wait = await self._actor.take.remote()
         return ticket, wait
 
     async def answered(self, ticket: str) -> None:
         """Start the time after which the place is free."""
-        await self._keeper.answered.remote(ticket)
+        await self._actor.answered.remote(ticket)
 
     async def pause(self, seconds: float) -> None:
         """Tell everybody."""
-        await self._keeper.pause.remote(seconds)
+        await self._actor.pause.remote(seconds)
 
     async def close(self) -> None:
         """The actor lives as long as its sweep."""
 
 
 @contextmanager
-def one_budget(limit: RateLimit | Budget | None) -> Iterator[RateLimit | Budget | None]:
+def shared_budget(limit: RateLimit | Budget | None) -> Iterator[RateLimit | Budget | None]:
     """The limit as the workers are told it: kept by an actor, unless it is shared already."""
     if not isinstance(limit, RateLimit) or limit.shared is not None:
         yield limit
         return
-    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Keeper)
-    keeper = remote.options(name=f"budget-{uuid4().hex}", namespace=_NAMESPACE).remote(limit)
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(BudgetActor)
+    actor = remote.options(name=f"budget-{uuid4().hex}", namespace=_NAMESPACE).remote(limit)
     try:
-        yield ClusterBudget(keeper)
+        yield ClusterBudget(actor)
     finally:
-        ray.kill(keeper)
+        ray.kill(actor)

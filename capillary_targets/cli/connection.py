@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 from capillary_targets.auth import Auth, BasicAuth, OAuth
 from capillary_targets.client import TargetsClient
 from capillary_targets.errors import UsageError
+from capillary_targets.limits import AdaptiveConcurrency, RateLimit
 from capillary_targets.sandbox import Sandbox
 
-__all__ = ["auth_of", "base_url_of", "connected"]
+__all__ = ["auth_of", "base_url_of", "concurrency_of", "connected", "rate_of"]
 
 _TRY = "or add --sandbox to try without an account"
 
@@ -91,3 +93,20 @@ async def connected(
     environment = os.environ if environment is None else environment
     async with TargetsClient(base_url_of(environment), auth_of(environment), **settings) as client:
         yield client
+
+
+def concurrency_of(text: str) -> int | AdaptiveConcurrency:
+    """`auto`, or a number of requests. Raises `UsageError`."""
+    if text == "auto":
+        return AdaptiveConcurrency()
+    if not text.isdecimal():
+        raise UsageError(f"--concurrency must be a number or auto, not {text!r}")
+    return int(text)
+
+
+def rate_of(text: str, flag: str = "--rate") -> RateLimit:
+    """`1000/60`: requests and seconds. Raises `UsageError`, naming the flag."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})/([0-9]{1,8}(?:\.[0-9]{1,6})?)", text)
+    if not found or not float(found[2]):
+        raise UsageError(f"{flag} must be REQUESTS/SECONDS, such as 1000/60, not {text!r}")
+    return RateLimit(int(found[1]), per=float(found[2]))

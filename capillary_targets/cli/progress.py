@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from capillary_targets.sweep import Summary
 
-__all__ = ["Bar", "Lines", "Shown", "progress"]
+__all__ = ["Bar", "Lines", "ProgressDisplay", "progress"]
 
 _EVERY = 5.0
 
@@ -23,7 +23,7 @@ Limit = Callable[[], int]
 Clock = Callable[[], float]
 
 
-class Shown(AbstractContextManager["Shown"], Protocol):
+class ProgressDisplay(AbstractContextManager["ProgressDisplay"], Protocol):
     """Shows a sweep's progress for as long as it is entered."""
 
     def update(self, summary: Summary) -> None:
@@ -33,7 +33,7 @@ class Shown(AbstractContextManager["Shown"], Protocol):
         """Say that it was interrupted, and how to go on."""
 
 
-def progress(limit: Limit, expected: int | None = None) -> Shown:
+def progress(limit: Limit, expected: int | None = None) -> ProgressDisplay:
     """The fitting one for where stderr goes.
 
     `limit` tells how many requests may be in flight; `expected` is about how many users the list
@@ -43,7 +43,7 @@ def progress(limit: Limit, expected: int | None = None) -> Shown:
 
 
 @define
-class _Pace:
+class _Throughput:
     """Users and events a second, over the session so far."""
 
     _limit: Limit
@@ -82,14 +82,14 @@ class Lines:
     def __init__(
         self, limit: Limit, expected: int | None = None, clock: Clock = time.monotonic
     ) -> None:
-        self._pace = _Pace(limit, clock)
+        self._throughput = _Throughput(limit, clock)
         self._expected = expected
         self._clock = clock
         self._next = clock() + _EVERY
 
     def update(self, summary: Summary) -> None:
         """Print a line if it is time."""
-        words = self._pace.words(summary)
+        words = self._throughput.words(summary)
         now = self._clock()
         if now >= self._next:
             self._next = now + _EVERY
@@ -123,7 +123,7 @@ class Bar:
         console: Console | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._pace = _Pace(limit, clock)
+        self._throughput = _Throughput(limit, clock)
         console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._bar = Progress(
             BarColumn(bar_width=20),
@@ -135,7 +135,7 @@ class Bar:
 
     def update(self, summary: Summary) -> None:
         """Move the bar."""
-        words = self._pace.words(summary)
+        words = self._throughput.words(summary)
         self._bar.update(self._task, completed=_done(summary), description=words)
 
     @property

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from capillary_targets.cli.user import _bar
+from capillary_targets.cli.queries import _bar
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox.lookups import identifiers, total
 

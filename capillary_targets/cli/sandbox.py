@@ -10,7 +10,7 @@ from cyclopts import Parameter, validators
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
 
-from .flags import rate_of
+from .connection import rate_of
 
 __all__ = ["sandbox"]
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Collection
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
+from capillary_targets.auth import BasicAuth
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import Limits, Meter, Summary, UsersFile, make_report, run
 
 from . import output
-from .cluster import sweep_on_cluster
-from .connection import connected
-from .flags import concurrency_of, rate_of
+from .connection import auth_of, base_url_of, concurrency_of, connected, rate_of
 from .progress import progress
 
 __all__ = ["report", "sweep"]
@@ -78,8 +79,8 @@ async def sweep(
     """
     server = Sandbox() if sandbox else None
     if engine == "ray":
-        return _told(
-            await sweep_on_cluster(
+        return _show_summary(
+            await _sweep_by_ray(
                 server,
                 _users(users_file, column, server, retry_failed=retry_failed),
                 out,
@@ -129,10 +130,41 @@ async def sweep(
             except asyncio.CancelledError:
                 shown.interrupted(f"the users done so far are safe in {out}")
                 raise
-    return _told(summary, out)
+    return _show_summary(summary, out)
 
 
-def _told(summary: Summary, out: Path) -> int:
+async def _sweep_by_ray(
+    sandbox: Sandbox | None, users: UsersFile | Collection[int], out: Path, **settings: Any
+) -> Summary:
+    """Sweep on a cluster; `settings` are those of `capillary_targets.ray.sweep`.
+
+    A sandbox is asked from this machine's workers only: its address means nothing elsewhere.
+    """
+    if sandbox is not None and settings.get("address"):
+        raise UsageError("--sandbox is for Ray on this machine: leave out --address")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    try:
+        from capillary_targets.ray import sweep as sweep_by_ray  # noqa: PLC0415 - the extra, which loads slowly
+    except ImportError as error:
+        raise UsageError(str(error)) from error
+    async with AsyncExitStack() as stack:
+        if sandbox is not None:
+            settings["base_url"] = await stack.enter_async_context(sandbox)
+            settings["auth"] = BasicAuth(sandbox.username, sandbox.password)
+            settings["source"] = "the sandbox"
+        else:
+            settings["base_url"] = base_url_of(os.environ)
+            settings["auth"] = auth_of(os.environ)
+        try:
+            return await sweep_by_ray(users, out, **settings)
+        except asyncio.CancelledError:
+            output.warn(
+                f"the users done so far are safe in {out}; run the same command again to go on"
+            )
+            raise
+
+
+def _show_summary(summary: Summary, out: Path) -> int:
     """Say what came of a sweep; the exit status."""
     output.show_facts("Swept", _facts(summary, out))
     if not summary.finished:
