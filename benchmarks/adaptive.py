@@ -47,7 +47,7 @@ async def run(
     sandbox.reset()
     rule = sandbox.world.rules()[0].id
     seconds_of: Counter[int] = Counter()
-    auth = BasicAuth(sandbox.username, sandbox.password)
+    auth = BasicAuth(*sandbox.credentials)
     async with TargetsClient(
         sandbox.url, auth, concurrency=concurrency, retry=RetryPolicy(quota=10**6)
     ) as client:
@@ -102,7 +102,7 @@ async def moving_knee(seconds: float) -> dict[str, object]:
     sandbox = world(MOVES[0][1], 200)
 
     def move(now: float) -> None:
-        sandbox.capacity = next(knee for start, knee in reversed(MOVES) if now >= start)
+        sandbox.settings.capacity = next(knee for start, knee in reversed(MOVES) if now >= start)
 
     async with sandbox:
         result = await run(sandbox, AdaptiveConcurrency(), seconds, meanwhile=move)

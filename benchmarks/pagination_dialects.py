@@ -80,15 +80,17 @@ def situations(paging: Paging) -> list[Situation]:
     by_page = paging == "pages"
     listed = [
         Situation("as it should be"),
-        Situation("pages capped at 50, and it says so", {"limit_mode": "capped"}),
-        Situation("pages capped at 50 without a word", {"limit_mode": "capped-silent"}),
+        Situation("pages capped at 50, and it says so", {"max_limit": 50}),
+        Situation(
+            "pages capped at 50 without a word", {"limit_mode": "capped-silent", "max_limit": 50}
+        ),
         Situation("5 late events at the head between calls", mover=at_head),
         Situation("5 events deleted at the head between calls", mover=deleting(5)),
         Situation("20 events deleted at the head between calls", mover=deleting(20)),
         Situation("5 deleted and 5 arrive between calls", mover=deleting(5, 5), blind=by_page),
-        Situation("5 events arrive between calls", {"append_each": 5}),
-        Situation("120 events arrive between calls", {"append_each": 120}),
-        Situation("one page comes back empty", {"hole_page": 3}),
+        Situation("5 events arrive between calls", {"append_per_request": 5}),
+        Situation("120 events arrive between calls", {"append_per_request": 120}),
+        Situation("one page comes back empty", {"empty_page": 3}),
         Situation("one page comes back 3 short", {"short_page": 3}),
         Situation("an event on two pages, its neighbour on none", {"repeat_rows": "instead"}),
         Situation(f"`offset` counts {swapped}", {"offset_mode": other}),
@@ -163,17 +165,17 @@ def measure(
 
     def between(world: World, number: int) -> None:
         if number >= CUT:
-            sandbox.limit_mode, sandbox.cap = "refused", 1
+            sandbox.settings.limit_mode, sandbox.settings.max_limit = "refused", 1
         elif situation.mover is not None:
             situation.mover(world, user, rule, number)
 
     def ids() -> list[int]:
         return [row.event_log_id for row in sandbox.world.events(user, rule)]
 
-    sandbox.between_requests = between
+    sandbox.settings.between_requests = between
     before, got, failure = ids(), list[int](), None
     url = asyncio.run_coroutine_threadsafe(sandbox.start(), loop).result()
-    ask = Ask(url, user, rule, sandbox.username, sandbox.password, paging, PAGE_SIZE)
+    ask = Ask(url, user, rule, *sandbox.credentials, paging, PAGE_SIZE)
     if situation.blind:
         ask = Ask(**{**asdict(ask), "anchored": True})
     try:

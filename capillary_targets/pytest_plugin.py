@@ -16,7 +16,7 @@ import pytest
 
 from .auth import BasicAuth
 from .client import TargetsClient
-from .sandbox import Sandbox
+from .sandbox import Sandbox, SandboxSettings
 from .testing import no_waiting
 
 __all__ = ["client_for", "sandbox_for"]
@@ -25,7 +25,7 @@ __all__ = ["client_for", "sandbox_for"]
 def sandbox_for(node: pytest.Item) -> Sandbox:
     """The sandbox that a test's markers describe, not started yet."""
     settings = _settings(node, "capillary_sandbox")
-    known = {field.name for field in attrs.fields(Sandbox) if field.init}
+    known = {field.name for field in attrs.fields(SandboxSettings) if field.init}
     if unknown := sorted(settings.keys() - known):
         raise pytest.UsageError(
             f"{node.nodeid}: the sandbox has no setting {', '.join(unknown)}; "
@@ -41,7 +41,7 @@ async def client_for(node: pytest.Item, sandbox: Sandbox) -> AsyncIterator[Targe
     While it is open nothing waits: retries follow at once, and pauses and budgets do not count.
     """
     settings = {
-        "auth": BasicAuth(sandbox.username, sandbox.password),
+        "auth": BasicAuth(*sandbox.credentials),
         **_settings(node, "targets_client"),
     }
     with no_waiting():

@@ -77,6 +77,6 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 @asynccontextmanager
 async def client_of(sandbox: Sandbox, **settings: Any) -> AsyncIterator[TargetsClient]:
     """A client of a running sandbox."""
-    auth = BasicAuth(sandbox.username, sandbox.password)
+    auth = BasicAuth(*sandbox.credentials)
     async with TargetsClient(sandbox.url, auth, **settings) as client:
         yield client

@@ -127,10 +127,10 @@ def test_a_budget_that_cannot_be_shared_so_is_refused(shared: str, says: str) ->
 _PROCESS = """
 import asyncio, sys
 from capillary_targets import BasicAuth, RateLimit, TargetsClient
-from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox import Sandbox, SandboxSettings
 
 async def main(url, shared, first):
-    auth = BasicAuth(Sandbox.USERNAME, Sandbox.PASSWORD)
+    auth = BasicAuth(*Sandbox().credentials)
     rate = RateLimit(40, per=0.5, shared=shared)
     async with TargetsClient(url, auth, rate=rate) as client:
         users = range(int(first), int(first) + 20)
@@ -157,14 +157,14 @@ async def test_four_processes_keep_one_budget(
         ]
         assert [await process.wait() for process in processes] == [0, 0, 0, 0]
     assert sandbox.counts["enrolledTargets"] + sandbox.counts["trackedTargetEvents"] == 160
-    assert sandbox.worst_window <= 40
+    assert sandbox.peak_window <= 40
     assert not [entry for entry in sandbox.requests if entry.status == 429]
 
 
 async def test_token_requests_and_retries_count_too() -> None:
     sandbox = Sandbox(users=5)
     async with sandbox:
-        auth = OAuth(sandbox.client_key, sandbox.client_secret)
+        auth = OAuth(sandbox.settings.client_key, sandbox.settings.client_secret)
         budget = RateLimit(4, per=1000.0)
         retry = RetryPolicy(wait_initial=1e-6)
         async with TargetsClient(sandbox.url, auth, rate=budget, retry=retry) as client:
@@ -181,7 +181,7 @@ async def test_one_client_keeps_its_budget_on_cold_connections() -> None:
     sandbox = Sandbox(users=60, targets=1, rate_limit=(50, 0.3))
     async with sandbox, client_of(sandbox, concurrency=50, rate=RateLimit(50, per=0.3)) as client:
         assert all([outcome.complete async for outcome in client.sweep(sandbox.world.user_ids())])
-    assert sandbox.worst_window <= 50
+    assert sandbox.peak_window <= 50
     assert not [entry for entry in sandbox.requests if entry.status == 429]
 
 

@@ -62,7 +62,7 @@ def test_no_secret_in_the_repr() -> None:
 
 
 async def test_a_closed_client_says_so(sandbox: Sandbox) -> None:
-    client = TargetsClient(sandbox.url, BasicAuth(sandbox.username, sandbox.password))
+    client = TargetsClient(sandbox.url, BasicAuth(*sandbox.credentials))
     with pytest.raises(ClientClosed, match="async with"):
         await client.active_targets(1)
     async with client:

@@ -126,7 +126,7 @@ async def test_unknown_users_and_groups(sandbox: Sandbox) -> None:
 
 
 async def test_a_login_by_token_serves_the_look_ups_too(sandbox: Sandbox) -> None:
-    auth = OAuth(sandbox.client_key, sandbox.client_secret)
+    auth = OAuth(sandbox.settings.client_key, sandbox.settings.client_secret)
     async with TargetsClient(sandbox.url, auth) as client:
         user = await client.find_customer(
             identifier_name="mobile", identifier_value="919001000001", source="ALL"

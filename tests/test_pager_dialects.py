@@ -65,7 +65,7 @@ async def test_capped_pages_bring_every_event(
     limit_mode: Any, offset_mode: Any, total_mode: Any
 ) -> None:
     flags = {"limit_mode": limit_mode, "offset_mode": offset_mode, "total_mode": total_mode}
-    sandbox = one_user(cap=11, **flags)
+    sandbox = one_user(max_limit=11, **flags)
     async with sandbox, client_of(sandbox) as client:
         pager = client.events(*place(sandbox), page_size=30)
         assert await ids_of(pager) == current(sandbox)
@@ -74,7 +74,7 @@ async def test_capped_pages_bring_every_event(
 
 
 ACCIDENTS = [
-    {"hole_page": 3},
+    {"empty_page": 3},
     {"short_page": 3},
     {"repeat_rows": "extra"},
     {"repeat_rows": "instead"},
@@ -82,13 +82,13 @@ ACCIDENTS = [
     {"past_end": "endless"},
 ]
 MOVES = [
-    {"append_each": 1},
-    {"append_each": 9},
-    {"append_each": 14},
-    {"late_each": 2},
-    {"delete_head_each": 3},
-    {"delete_any_each": 2},
-    {"append_each": 2, "late_each": 1, "delete_any_each": 1},
+    {"append_per_request": 1},
+    {"append_per_request": 9},
+    {"append_per_request": 14},
+    {"insert_per_request": 2},
+    {"delete_head_per_request": 3},
+    {"delete_any_per_request": 2},
+    {"append_per_request": 2, "insert_per_request": 1, "delete_any_per_request": 1},
 ]
 
 
@@ -122,7 +122,7 @@ async def test_moving_rows_lose_and_double_nothing(
 
 
 async def test_what_one_walk_learns_the_client_remembers() -> None:
-    sandbox = one_user(offset_mode="row", total_mode="pages", limit_mode="capped", cap=20)
+    sandbox = one_user(offset_mode="row", total_mode="pages", limit_mode="capped", max_limit=20)
     async with sandbox, client_of(sandbox) as client:
         spent = []
         for _ in range(3):
@@ -151,7 +151,7 @@ async def test_an_ignored_offset_raises_with_the_report() -> None:
 
 
 async def test_a_limit_that_is_refused_is_the_servers_word() -> None:
-    sandbox = one_user(limit_mode="refused", cap=8)
+    sandbox = one_user(limit_mode="refused", max_limit=8)
     async with sandbox, client_of(sandbox) as client:
         with pytest.raises(Exception, match="11029"):
             await client.events(*place(sandbox), page_size=SIZE).collect()
@@ -236,7 +236,7 @@ async def test_errors_know_the_place() -> None:
     """Two rows come again on every page that is asked for: an ignored offset, from page 3 on."""
 
     def move(_: World, number: int) -> None:
-        box.offset_mode = "ignored" if number > 3 else "row"
+        box.settings.offset_mode = "ignored" if number > 3 else "row"
 
     box = one_user(between_requests=move, total_mode="absent")
     async with box, client_of(box) as client:
@@ -253,8 +253,8 @@ async def test_errors_know_the_place() -> None:
         error = caught.value
         assert error.checkpoint == pager.checkpoint
         assert error.report.events == len(got) > 0
-        box.between_requests = None
-        box.offset_mode = "row"
+        box.settings.between_requests = None
+        box.settings.offset_mode = "row"
         rest = client.events(*place(box), page_size=SIZE, start=error.checkpoint)
         assert got + await ids_of(rest) == current(box)
 

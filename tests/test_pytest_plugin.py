@@ -89,11 +89,12 @@ def test_all_trouble_can_be_switched_on(pytester: pytest.Pytester) -> None:
         """
         import pytest
         from capillary_targets import OAuth, TargetsClient
-        from capillary_targets.sandbox import Fault, Sandbox
+        from capillary_targets.sandbox import Fault, Sandbox, SandboxSettings
 
         TROUBLE = [
             Fault.too_many_requests(5), Fault.too_many_requests(5, hint="date"),
-            Fault.http(500), Fault.gateway_page(), Fault.reset(), Fault.cut(), Fault.drip(0),
+            Fault.http(500), Fault.gateway_page(), Fault.reset(), Fault.truncated(),
+            Fault.slow_body(0),
         ]
 
         async def test_met_and_survived(capillary_sandbox, targets_client):
@@ -101,7 +102,7 @@ def test_all_trouble_can_be_switched_on(pytester: pytest.Pytester) -> None:
             for fault in TROUBLE:
                 capillary_sandbox.faults.add(fault)
                 assert await targets_client.active_targets(user)
-            assert capillary_sandbox.faults.played == len(TROUBLE)
+            assert capillary_sandbox.faults.injected == len(TROUBLE)
             assert 429 in {entry.status for entry in capillary_sandbox.requests}
 
         @pytest.mark.targets_client(timeout=0.2)
@@ -110,14 +111,14 @@ def test_all_trouble_can_be_switched_on(pytester: pytest.Pytester) -> None:
             with pytest.raises(TimeoutError):
                 await targets_client.active_targets(1_000_001)
 
-        @pytest.mark.targets_client(auth=OAuth(Sandbox.CLIENT_KEY, Sandbox.CLIENT_SECRET))
+        @pytest.mark.targets_client(auth=OAuth("sandbox-key", "sandbox-secret"))
         async def test_token_expires(capillary_sandbox, targets_client):
             await targets_client.active_targets(1_000_001)
             capillary_sandbox.expire_tokens()
             await targets_client.active_targets(1_000_001)
             assert capillary_sandbox.counts["token"] == 2
 
-        @pytest.mark.capillary_sandbox(events=40, exact_events=True, append_each=1)
+        @pytest.mark.capillary_sandbox(events=40, exact_events=True, append_per_request=1)
         async def test_rows_move(capillary_sandbox, targets_client):
             user = capillary_sandbox.world.user_ids()[0]
             (target, *_) = await targets_client.active_targets(user)

@@ -37,8 +37,8 @@ FAULTS: list[Callable[[Auth], Fault]] = [
     lambda auth: Fault.http(401),
     lambda auth: Fault.http(400),
     lambda auth: Fault.reset(),
-    lambda auth: Fault.cut(),
-    lambda auth: Fault.garbled(),
+    lambda auth: Fault.truncated(),
+    lambda auth: Fault.malformed(),
     lambda auth: Fault.http(503),
     lambda auth: Fault.http(200, f"you sent {' '.join(auth.secrets)}"),
     lambda auth: Fault.api_code(99, f"you sent {' '.join(auth.secrets)}"),
@@ -58,7 +58,7 @@ async def test_no_error_log_or_frame_shows_a_secret(
     else:
         auth = OAuth("sandbox-key", "sandbox-secret")
     sandbox = Sandbox(users=1, password="hunter2-hunter2")
-    sandbox.client_key, sandbox.client_secret = "sandbox-key", "sandbox-secret"
+    sandbox.settings.client_key, sandbox.settings.client_secret = "sandbox-key", "sandbox-secret"
     with caplog.at_level(logging.DEBUG):
         async with sandbox:
             policy = RetryPolicy(attempts=2, wait_initial=1e-6)
@@ -113,7 +113,7 @@ async def test_the_token_requests_body_is_not_shown() -> None:
     sandbox = Sandbox(users=1)
     async with sandbox:
         auth, url = OAuth("sandbox-key", "sandbox-secret"), sandbox.url
-        sandbox.faults.add(Fault.cut(), times=None, path_contains="token")
+        sandbox.faults.add(Fault.truncated(), times=None, path_contains="token")
         policy = RetryPolicy(attempts=1)
         async with TargetsClient(url, auth, retry=policy) as client:
             with pytest.raises(CapillaryError) as caught:

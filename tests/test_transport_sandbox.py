@@ -26,7 +26,7 @@ from capillary_targets import (
     ServiceUnavailable,
     TargetsClient,
 )
-from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox import Sandbox, SandboxSettings
 from capillary_targets.sandbox.faults import Fault
 from capillary_targets.testing import no_waiting
 
@@ -44,9 +44,9 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         await turns_until(lambda: sandbox.in_flight == 0)
 
 
-def oauth_client(sandbox: Sandbox, secret: str = Sandbox.CLIENT_SECRET, **settings):
+def oauth_client(sandbox: Sandbox, secret: str = SandboxSettings.CLIENT_SECRET, **settings):
     settings.setdefault("retry", QUICK)
-    auth = OAuth(Sandbox.CLIENT_KEY, secret, clock=sandbox.clock)
+    auth = OAuth(SandboxSettings.CLIENT_KEY, secret, clock=sandbox.settings.clock)
     return TargetsClient(sandbox.url, auth, **settings)
 
 
@@ -64,8 +64,8 @@ def tokens_asked(sandbox: Sandbox) -> int:
         Fault.authorisation(4001),
         Fault.gateway_page(502),
         Fault.reset(),
-        Fault.cut(),
-        Fault.garbled(),
+        Fault.truncated(),
+        Fault.malformed(),
         Fault.empty(),
     ],
     ids=str,
@@ -139,7 +139,7 @@ async def test_retry_after_within_the_deadline_is_a_floor() -> None:
 
 async def test_a_dripping_body_is_cut_at_the_deadline(sandbox: Sandbox) -> None:
     gate = asyncio.Event()
-    sandbox.faults.add(Fault.drip(gate=gate), times=None)
+    sandbox.faults.add(Fault.slow_body(gate=gate), times=None)
     async with client_of(sandbox, timeout=0.2) as client:
         with pytest.raises(RequestTimeout) as caught:
             await client.active_targets(USER)
@@ -224,7 +224,7 @@ async def test_oauth_from_first_call_to_expiry() -> None:
 async def test_a_token_rejected_early_is_renewed_once_for_all(
     sandbox: Sandbox, rejection: str
 ) -> None:
-    sandbox.rejection = rejection  # type: ignore[assignment]
+    sandbox.settings.token_rejection = rejection  # type: ignore[assignment]
     async with oauth_client(sandbox) as client:
         await client.active_targets(USER)
         sandbox.expire_tokens()

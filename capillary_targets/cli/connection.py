@@ -86,7 +86,7 @@ async def connected(
     `settings` are the client's own (`page_size`, `concurrency`, ...).
     """
     if sandbox is not None:
-        auth = BasicAuth(sandbox.username, sandbox.password)
+        auth = BasicAuth(*sandbox.credentials)
         async with sandbox as url, TargetsClient(url, auth, **settings) as client:
             yield client
         return

@@ -33,9 +33,9 @@ async def sandbox(
     capacity: int | None = None,
     error_status: int = 400,
     offset_mode: Literal["page", "row", "ignored", "clamped"] = "page",
-    cap: int | None = None,
-    late_each: int = 0,
-    append_each: int = 0,
+    max_limit: int = 1000,
+    insert_per_request: int = 0,
+    append_per_request: int = 0,
 ) -> int:
     """Serve a made-up world through the documented API until Ctrl-C.
 
@@ -54,9 +54,9 @@ async def sandbox(
         capacity: Calls served at a time; more wait in line.
         error_status: The HTTP status that an API error comes with.
         offset_mode: What offset counts.
-        cap: The most rows on a page, whatever is asked for.
-        late_each: Events that come late, before each request for them.
-        append_each: Events that come, before each request for them.
+        max_limit: The most rows on a page, whatever is asked for.
+        insert_per_request: Events that come late, before each request for them.
+        append_per_request: Events that come, before each request for them.
     """
     if rate_limit is not None:
         limit = rate_of(rate_limit, "--rate-limit")
@@ -79,10 +79,9 @@ async def sandbox(
             capacity=capacity,
             error_status=error_status,
             offset_mode=offset_mode,
-            limit_mode="kept" if cap is None else "capped",
-            cap=cap or 50,
-            late_each=late_each,
-            append_each=append_each,
+            max_limit=max_limit,
+            insert_per_request=insert_per_request,
+            append_per_request=append_per_request,
         )
         url = await server.start()
     except (OSError, ValueError, OverflowError) as error:
@@ -100,8 +99,8 @@ def _welcome(server: Sandbox, url: str) -> str:
 Paste this into another shell:
 
   export CAPILLARY_BASE_URL={url}
-  export CAPILLARY_USERNAME={server.username}
-  export CAPILLARY_PASSWORD={server.password}
+  export CAPILLARY_USERNAME={server.settings.username}
+  export CAPILLARY_PASSWORD={server.settings.password}
   capillary-targets events 564332013 1986
 
 Ctrl-C ends it."""

@@ -5,8 +5,19 @@ It imports nothing from the rest of the package, so it can be trusted to disagre
 
 from .data import World
 from .faults import Fault
-from .journal import JournalEntry
+from .journal import RecordedRequest
 from .model import Event, Group, Period, Rule
 from .server import Sandbox
+from .settings import SandboxSettings
 
-__all__ = ["Event", "Fault", "Group", "JournalEntry", "Period", "Rule", "Sandbox", "World"]
+__all__ = [
+    "Event",
+    "Fault",
+    "Group",
+    "Period",
+    "RecordedRequest",
+    "Rule",
+    "Sandbox",
+    "SandboxSettings",
+    "World",
+]

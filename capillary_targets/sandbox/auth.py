@@ -16,7 +16,7 @@ from .seeded import mix
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .settings import Settings
+    from .settings import SandboxSettings
 
 TOKEN_HEADER = "X-CAP-API-OAUTH-TOKEN"  # noqa: S105 - a header's name
 _EXPIRED = "Token expired at Wed Dec 10 05:30:00 +0530 2025"
@@ -36,7 +36,7 @@ class Gatekeeper:
 
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
         self._expiries: dict[str, float] = {}
         self._given = 0
@@ -86,6 +86,6 @@ class Gatekeeper:
         end = self._expiries.get(token)
         if end is not None and self._settings.clock() < end:
             return
-        where, _, code = self._settings.rejection.rpartition("-")
+        where, _, code = self._settings.token_rejection.rpartition("-")
         message = _EXPIRED if code == "498" else "Unauthorized"
         raise unauthorised(int(code), message, 200 if where else int(code))

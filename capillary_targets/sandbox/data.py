@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from . import samples
-from .log import Log
+from .log import EventHistory
 from .model import Event, Group, Period, Rule
 from .seeded import FIRST_USER, LOG_GAP, TODAY, History, Seeds, catalogue
 
@@ -50,7 +50,7 @@ class World:
         self._catalogue = catalogue(self._seeds.rule_count)
         self._rules = {rule.id: rule for rule in self._catalogue} | samples.RULES
         self._groups = {rule.group.id: rule.group for rule in self._rules.values()}
-        self._logs: dict[tuple[int, int], Log] = {}
+        self._logs: dict[tuple[int, int], EventHistory] = {}
         self._enrolments: dict[int, tuple[int, ...]] = {}
         self._fresh_log_id = _FRESH_LOG_ID
 
@@ -100,20 +100,20 @@ class World:
             return [self._rules[one] for one in samples.ENROLLED[user]]
         return [self._catalogue[index] for index in self._seeds.enrolled(user)]
 
-    def log(self, user: int, rule: int) -> Log:
+    def history(self, user: int, rule: int) -> EventHistory:
         """The history of a user's rule; empty if the user never was in it."""
         self._known(user)
         log = self._logs.get((user, rule))
-        return log if log is not None else Log(self._origin(user, self._rules[rule]))
+        return log if log is not None else EventHistory(self._origin(user, self._rules[rule]))
 
     def events(self, user: int, rule: int, period: int | None = None) -> list[Event]:
         """The true rows in chronological order: what a complete walk has to return."""
-        log = self.log(user, rule)
+        log = self.history(user, rule)
         return log.rows(*log.span(self._period(rule, period)))
 
     def count(self, user: int, rule: int, period: int | None = None) -> int:
         """How many rows `events` would return."""
-        start, stop = self.log(user, rule).span(self._period(rule, period))
+        start, stop = self.history(user, rule).span(self._period(rule, period))
         return stop - start
 
     # --- what happens to it ---
@@ -183,7 +183,7 @@ class World:
 
         It shows up behind all rows of that date, and shifts whatever follows by one.
         """
-        log = self.log(user, rule)
+        log = self.history(user, rule)
         rows = (
             log.rows(at, at + 1) if at is not None else log.rows(len(log) // 2, len(log) // 2 + 1)
         )
@@ -213,10 +213,10 @@ class World:
             raise LookupError(f"rule {rule} has no period {period}")
         return found
 
-    def _change(self, user: int, rule: int) -> Log:
-        return self._logs.setdefault((user, rule), self.log(user, rule))
+    def _change(self, user: int, rule: int) -> EventHistory:
+        return self._logs.setdefault((user, rule), self.history(user, rule))
 
-    def _after(self, log: Log, group: Group) -> str:
+    def _after(self, log: EventHistory, group: Group) -> str:
         last = group.periods[-1].last_moment
         if not len(log):
             return min(f"{TODAY.isoformat(' ')[:19]}.0", f"{last[:19]}.0")
@@ -225,14 +225,14 @@ class World:
         # Behind the group's last period time stands still: equal dates are allowed.
         return max(date, min(f"{later.isoformat(' ')[:19]}.0", f"{last[:19]}.0"))
 
-    def _next_log_id(self, user: int, rule: Rule, log: Log) -> int:
+    def _next_log_id(self, user: int, rule: Rule, log: EventHistory) -> int:
         if user in samples.ENROLLED or rule.id in samples.RULES:
             self._fresh_log_id += 1
             return self._fresh_log_id
         history = History(self._seeds, user, rule)
         return history.first_log_id + (len(history) + log.added + 1) * LOG_GAP
 
-    def _between(self, log: Log, place: int) -> int | None:
+    def _between(self, log: EventHistory, place: int) -> int | None:
         around = log.rows(max(0, place - 1), place + 1)
         if place == len(log) or not around:
             return None

@@ -51,7 +51,7 @@ class Desk:
     async def _index(self, request: web.Request) -> web.StreamResponse:
         del request
         sandbox = self._sandbox
-        page = front_page(sandbox, sandbox.world, sandbox.url)
+        page = front_page(sandbox.settings, sandbox.world, sandbox.url)
         return web.Response(text=page, content_type="text/html")
 
     async def _users(self, request: web.Request) -> web.StreamResponse:
@@ -75,10 +75,10 @@ class Desk:
                 "max_in_flight": sandbox.max_in_flight,
                 "waiting": sandbox.waiting,
                 "connections": sandbox.connections,
-                "worst_window": sandbox.worst_window,
+                "peak_window": sandbox.peak_window,
                 "faults": {
                     "ordered": len(sandbox.faults),
-                    "played": sandbox.faults.played,
+                    "injected": sandbox.faults.injected,
                     "stalled": sandbox.faults.stalled,
                 },
             }

@@ -13,9 +13,9 @@ from attrs import evolve, frozen
 from .refusals import Refusal, refuse
 
 if TYPE_CHECKING:
-    from .log import Log
+    from .log import EventHistory
     from .model import Event
-    from .settings import Settings
+    from .settings import SandboxSettings
 
 _FILTERED = 3
 """Rows that a short page misses, as if filtered after slicing."""
@@ -43,7 +43,11 @@ class _Cut:
 
 
 def page(
-    settings: Settings, log: Log, span: tuple[int, int], limit: int, offset: int | None
+    settings: SandboxSettings,
+    log: EventHistory,
+    span: tuple[int, int],
+    limit: int,
+    offset: int | None,
 ) -> Page:
     """Cut one page out of a history.
 
@@ -64,17 +68,15 @@ def page(
     return Page(rows, _pagination(settings, cut, echoed, echoed_offset))
 
 
-def _limit(settings: Settings, limit: int) -> tuple[int, int]:
+def _limit(settings: SandboxSettings, limit: int) -> tuple[int, int]:
     """The page size that is kept, and the one that is echoed."""
-    kept = min(limit, settings.max_limit)
-    if settings.limit_mode == "kept" or kept <= settings.cap:
-        return kept, kept
-    if settings.limit_mode == "refused":
+    if limit > settings.max_limit and settings.limit_mode == "refused":
         raise refuse(11029)
-    return settings.cap, kept if settings.limit_mode == "capped-silent" else settings.cap
+    kept = min(limit, settings.max_limit)
+    return kept, limit if settings.limit_mode == "capped-silent" else kept
 
 
-def _place(settings: Settings, count: int, limit: int, offset: int) -> tuple[_Cut, int]:
+def _place(settings: SandboxSettings, count: int, limit: int, offset: int) -> tuple[_Cut, int]:
     """The rows that the offset stands for, and the offset that is echoed."""
     match settings.offset_mode:
         case "row":
@@ -88,7 +90,7 @@ def _place(settings: Settings, count: int, limit: int, offset: int) -> tuple[_Cu
             return _Cut(offset * limit, limit, count), offset
 
 
-def _refuse_past_end(settings: Settings) -> None:
+def _refuse_past_end(settings: SandboxSettings) -> None:
     match settings.past_end:
         case "310149":
             raise refuse(310149)
@@ -100,8 +102,10 @@ def _refuse_past_end(settings: Settings) -> None:
             pass
 
 
-def _rows(settings: Settings, log: Log, span: tuple[int, int], cut: _Cut) -> list[Event]:
-    if cut.number == settings.hole_page:
+def _rows(
+    settings: SandboxSettings, log: EventHistory, span: tuple[int, int], cut: _Cut
+) -> list[Event]:
+    if cut.number == settings.empty_page:
         return []
     start, stop = span
     first = min(start + cut.first, stop)
@@ -116,7 +120,7 @@ def _rows(settings: Settings, log: Log, span: tuple[int, int], cut: _Cut) -> lis
     return rows
 
 
-def _made_up(log: Log, stop: int, indexes: range, cut: _Cut) -> list[Event]:
+def _made_up(log: EventHistory, stop: int, indexes: range, cut: _Cut) -> list[Event]:
     """Rows behind the last one: its copies, with log ids that go on rising."""
     model = log.rows(stop - 1, stop)
     return [
@@ -127,7 +131,7 @@ def _made_up(log: Log, stop: int, indexes: range, cut: _Cut) -> list[Event]:
 
 
 def _pagination(
-    settings: Settings, cut: _Cut, limit: int, offset: int
+    settings: SandboxSettings, cut: _Cut, limit: int, offset: int
 ) -> dict[str, int | str] | None:
     count = cut.count
     if settings.past_end == "endless":

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from .journal import JournalEntry
+from .journal import RecordedRequest
 from .load import Budget, Load, Overloaded
-from .playing import play
+from .playing import inject
 from .refusals import Refusal
 from .seeded import mix
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .auth import Gatekeeper
     from .faults import Fault, Faults
     from .journal import Journal
-    from .settings import Settings
+    from .settings import SandboxSettings
 
 _DATA_CALLS = ("/v3/users/", "/v3/targetGroups/", "/v2/customers/")
 _TOKEN_CALL = "/v3/oauth/"  # noqa: S105 - a path
@@ -37,7 +37,7 @@ class FrontDoor:
     """
 
     def __init__(
-        self, settings: Settings, journal: Journal, faults: Faults, gatekeeper: Gatekeeper
+        self, settings: SandboxSettings, journal: Journal, faults: Faults, gatekeeper: Gatekeeper
     ) -> None:
         self._settings = settings
         self._journal = journal
@@ -64,7 +64,7 @@ class FrontDoor:
             status = None if response is None else response.status
         finally:
             self._journal.entries.append(
-                JournalEntry(request.method, request.path, request.query_string, status, code)
+                RecordedRequest(request.method, request.path, request.query_string, status, code)
             )
         # After a reset nobody hears this; aiohttp wants an answer all the same.
         return web.Response() if response is None else response
@@ -109,7 +109,7 @@ class FrontDoor:
             assert isinstance(response, web.Response)  # noqa: S101 - only pages outside stream
             return response
 
-        return await play(fault, self._faults, request, answer), code
+        return await inject(fault, self._faults, request, answer), code
 
     async def _serve(
         self, request: web.Request, handler: Handler, *, data_call: bool

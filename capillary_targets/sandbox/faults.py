@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from .settings import RetryHint
 
-Kind = Literal["answer", "reset", "cut", "garbled", "drip", "stall", "huge", "gzip_bomb"]
+Kind = Literal[
+    "answer", "reset", "truncated", "malformed", "slow_body", "stall", "huge", "gzip_bomb"
+]
 
 _HTML = """<!DOCTYPE html>
 <html><head><title>{status}</title></head>
@@ -116,19 +118,19 @@ class Fault:
         return cls(kind="reset")
 
     @classmethod
-    def cut(cls) -> Self:
+    def truncated(cls) -> Self:
         """The connection closes in the middle of the right answer's body."""
-        return cls(kind="cut")
+        return cls(kind="truncated")
 
     @classmethod
-    def garbled(cls) -> Self:
+    def malformed(cls) -> Self:
         """The right answer, broken off and spoiled so that it is no JSON."""
-        return cls(kind="garbled")
+        return cls(kind="malformed")
 
     @classmethod
-    def drip(cls, interval: float = 0.01, gate: asyncio.Event | None = None) -> Self:
+    def slow_body(cls, interval: float = 0.01, gate: asyncio.Event | None = None) -> Self:
         """The right answer a byte at a time; with a gate, one byte and no more until it opens."""
-        return cls(kind="drip", interval=interval, gate=gate)
+        return cls(kind="slow_body", interval=interval, gate=gate)
 
     @classmethod
     def stall(cls) -> Self:
@@ -156,9 +158,9 @@ NAMED: dict[str, Callable[..., Fault]] = {
     "redirect": Fault.redirect,
     "empty": Fault.empty,
     "reset": Fault.reset,
-    "cut": Fault.cut,
-    "garbled": Fault.garbled,
-    "drip": Fault.drip,
+    "truncated": Fault.truncated,
+    "malformed": Fault.malformed,
+    "slow_body": Fault.slow_body,
     "stall": Fault.stall,
     "huge": Fault.huge,
     "gzip_bomb": Fault.gzip_bomb,
@@ -174,7 +176,7 @@ TRANSIENT = (
     Fault.api_code(521, status=200),
     Fault.authorisation(4001),
     Fault.reset(),
-    Fault.cut(),
+    Fault.truncated(),
 )
 """What `random_faults` picks from: each is worth another try."""
 
@@ -201,7 +203,7 @@ class Faults:
         self._released = asyncio.Event()
         self.stalled = 0
         """Calls that are kept waiting by `Fault.stall`."""
-        self.played = 0
+        self.injected = 0
         """Faults met so far, random ones included."""
 
     def __len__(self) -> int:
@@ -222,7 +224,7 @@ class Faults:
     def clear(self) -> None:
         """Drop all orders, release what is stalled and start the random ones anew."""
         self._orders.clear()
-        self._drawn = self.played = 0
+        self._drawn = self.injected = 0
         self.release()
 
     def release(self) -> None:
@@ -246,7 +248,7 @@ class Faults:
             self._drawn += 1
             if lot % 1_000_000 < rate * 1_000_000:
                 fault = TRANSIENT[(lot >> 32) % len(TRANSIENT)]
-        self.played += fault is not None
+        self.injected += fault is not None
         return fault
 
     def _ordered(self, path: str, *, data_call: bool) -> Fault | None:

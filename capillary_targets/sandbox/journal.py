@@ -8,7 +8,7 @@ from attrs import define, field, frozen
 
 
 @frozen(slots=True)
-class JournalEntry:
+class RecordedRequest:
     """One request. `code` is the API's own code of a refusal; no `status`: nothing was answered."""
 
     method: str
@@ -23,12 +23,12 @@ class Journal:
     """The latest requests and counters over all of them."""
 
     size: int = 10_000
-    entries: deque[JournalEntry] = field(init=False)
+    entries: deque[RecordedRequest] = field(init=False)
     counts: Counter[str] = field(init=False, factory=Counter)
     """Requests by route name, counted on arrival."""
 
     @entries.default
-    def _entries(self) -> deque[JournalEntry]:
+    def _entries(self) -> deque[RecordedRequest]:
         return deque(maxlen=self.size)
 
     def clear(self) -> None:

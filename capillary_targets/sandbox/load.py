@@ -12,7 +12,7 @@ from .faults import Fault
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from .settings import Settings
+    from .settings import SandboxSettings
 
 
 class Overloaded(Exception):
@@ -36,7 +36,7 @@ class Load:
 
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
         self._served = 0
         self._line: deque[asyncio.Future[None]] = deque()
@@ -116,18 +116,18 @@ class Budget:
 
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
         self._arrivals: deque[float] = deque()
         self._allowed: deque[float] = deque()
-        self.worst_window = 0
+        self.peak_window = 0
         """The most calls that arrived within one window, refused ones included."""
 
     def clear(self) -> None:
         """Forget every call."""
         self._arrivals.clear()
         self._allowed.clear()
-        self.worst_window = 0
+        self.peak_window = 0
 
     def spend(self) -> None:
         """Count a call, and refuse it if the window is full."""
@@ -139,7 +139,7 @@ class Budget:
             while times and times[0] <= now - seconds:
                 times.popleft()
         self._arrivals.append(now)
-        self.worst_window = max(self.worst_window, len(self._arrivals))
+        self.peak_window = max(self.peak_window, len(self._arrivals))
         if len(self._allowed) < most:
             self._allowed.append(now)
             return

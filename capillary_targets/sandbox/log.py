@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .model import Event, Period
 
 
-class Log:
+class EventHistory:
     """The rows of one (user, rule), chronological. An untouched log copies nothing.
 
     A touched one holds an index for each original row and the row itself for each new one.

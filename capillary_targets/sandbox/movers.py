@@ -8,10 +8,10 @@ from .seeded import mix
 
 if TYPE_CHECKING:
     from .data import World
-    from .settings import Settings
+    from .settings import SandboxSettings
 
 
-def move(settings: Settings, world: World, user: int, rule: int, number: int) -> None:
+def move(settings: SandboxSettings, world: World, user: int, rule: int, number: int) -> None:
     """Change the world before an events request, as the settings say.
 
     Args:
@@ -25,20 +25,20 @@ def move(settings: Settings, world: World, user: int, rule: int, number: int) ->
     if settings.between_requests is not None:
         settings.between_requests(world, number)
     by_flag = (
-        settings.append_each
-        or settings.late_each
-        or settings.delete_head_each
-        or settings.delete_any_each
+        settings.append_per_request
+        or settings.insert_per_request
+        or settings.delete_head_per_request
+        or settings.delete_any_per_request
     )
     if not by_flag or not world.count(user, rule):
         return
-    for _ in range(settings.append_each):
+    for _ in range(settings.append_per_request):
         world.add_event(user, rule)
-    for _ in range(settings.late_each):
+    for _ in range(settings.insert_per_request):
         world.insert_late(user, rule)
-    if settings.delete_head_each:
-        world.delete_events(user, rule, slice(0, settings.delete_head_each))
-    for turn in range(settings.delete_any_each):
+    if settings.delete_head_per_request:
+        world.delete_events(user, rule, slice(0, settings.delete_head_per_request))
+    for turn in range(settings.delete_any_per_request):
         count = world.count(user, rule)
         if count:
             draw = mix(mix(settings.seed, number), turn)

@@ -12,7 +12,7 @@ from .auth import basic_header
 
 if TYPE_CHECKING:
     from .data import World
-    from .settings import Settings
+    from .settings import SandboxSettings
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --dim: #5c6878; --paper: #fafaf7;
@@ -39,7 +39,7 @@ td a { display: inline-block; margin-right: .8rem; }
 _ORDER = '{"fault": "http", "arguments": {"status": 503}, "times": 2}'
 
 
-def front_page(settings: Settings, world: World, url: str) -> str:
+def front_page(settings: SandboxSettings, world: World, url: str) -> str:
     """The HTML, with commands that work when pasted.
 
     Args:

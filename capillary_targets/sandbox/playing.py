@@ -21,7 +21,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 Answer = Callable[[], Awaitable[web.Response]]
 
 
-async def play(
+async def inject(
     fault: Fault, faults: Faults, request: web.Request, answer: Answer
 ) -> web.StreamResponse | None:
     """Meet a call with a fault.
@@ -52,11 +52,11 @@ async def play(
             return await answer()
         case "huge" | "gzip_bomb":
             return await _flood(request, fault.size, packed=fault.kind == "gzip_bomb")
-        case "cut" | "garbled" | "drip":
+        case "truncated" | "malformed" | "slow_body":
             right = await answer()
             body = right.body if isinstance(right.body, bytes) else b""
             half = body[: len(body) // 2]
-            if fault.kind == "garbled":
+            if fault.kind == "malformed":
                 return web.Response(
                     status=right.status, body=half + b",,}", content_type="application/json"
                 )
@@ -65,7 +65,7 @@ async def play(
             spoilt.content_length = len(body)
             with suppress(ConnectionError):
                 await spoilt.prepare(request)
-                if fault.kind == "drip":
+                if fault.kind == "slow_body":
                     await _drip(spoilt, body, fault)
                 else:
                     await spoilt.write(half)

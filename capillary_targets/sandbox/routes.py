@@ -9,7 +9,7 @@ from aiohttp import web
 from . import dialects, render, samples
 from .movers import move
 from .refusals import refuse
-from .settings import Settings
+from .settings import SandboxSettings
 
 if TYPE_CHECKING:
     from .data import World
@@ -60,7 +60,7 @@ class DataCalls:
         world: where the rows come from.
     """
 
-    def __init__(self, settings: Settings, world: World) -> None:
+    def __init__(self, settings: SandboxSettings, world: World) -> None:
         self._settings = settings
         self._world = world
         self._events_requests = 0
@@ -100,7 +100,7 @@ class DataCalls:
             raise refuse(310019)
         move(self._settings, self._world, user, rule.id, self._events_requests)
         self._events_requests += 1
-        log = self._world.log(user, rule.id)
+        log = self._world.history(user, rule.id)
         if not len(log):
             raise refuse(310149)
         printed = samples.PRINTED_EVENTS.get((user, rule.id, period_id))
@@ -111,7 +111,7 @@ class DataCalls:
             printed is not None
             and not log.touched
             and not self._settings.iso
-            and page == dialects.page(Settings(), log, log.span(period), printed.limit, 0)
+            and page == dialects.page(SandboxSettings(), log, log.span(period), printed.limit, 0)
         ):
             return web.Response(body=printed.body, content_type=_JSON)
         text = render.events_page(page.rows, page.pagination, iso=self._settings.iso)

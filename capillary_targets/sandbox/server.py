@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from aiohttp import web
-from attrs import define, field
 
 from .auth import Gatekeeper
 from .data import World
@@ -15,17 +15,37 @@ from .faults import Faults
 from .journal import Journal
 from .lookups import Lookups
 from .routes import DataCalls
-from .settings import Settings
+from .settings import SandboxSettings
 
 if TYPE_CHECKING:
     from collections import Counter, deque
     from types import TracebackType
 
-    from .journal import JournalEntry
+    from .journal import RecordedRequest
 
 
-@define(slots=False, kw_only=True, eq=False)
-class Sandbox(Settings):
+_Settings = ParamSpec("_Settings")
+
+
+def _keywords_of(
+    settings: Callable[_Settings, SandboxSettings],
+) -> Callable[
+    [Callable[[Any, SandboxSettings], None]], Callable[Concatenate[Any, _Settings], None]
+]:
+    """Give a constructor that takes settings their keywords, types included."""
+
+    def decorate(
+        init: Callable[[Any, SandboxSettings], None],
+    ) -> Callable[Concatenate[Any, _Settings], None]:
+        def __init__(self: Any, /, *args: _Settings.args, **keywords: _Settings.kwargs) -> None:  # noqa: N807
+            init(self, settings(*args, **keywords))
+
+        return __init__
+
+    return decorate
+
+
+class Sandbox:
     """The documented API as a local server.
 
     ```python
@@ -33,33 +53,27 @@ class Sandbox(Settings):
         ...
     ```
 
-    Settings are attributes, and most may change while it runs. One sandbox can be started and
-    stopped repeatedly; its world stays as it is until `reset`.
+    The keywords are those of `SandboxSettings`. Most of `sandbox.settings` may change while it
+    runs. One sandbox can be started and stopped repeatedly; its world stays as it is until `reset`.
     """
 
-    world: World = field(init=False)
-    faults: Faults = field(init=False)
-    """What is to go wrong: `sandbox.faults.add(Fault.http(503), times=2)`."""
-    _journal: Journal = field(init=False, factory=Journal)
-    _gatekeeper: Gatekeeper = field(init=False)
-    _door: FrontDoor = field(init=False)
-    _runner: web.AppRunner | None = field(init=False, default=None)
-    _url: str = field(init=False, default="")
-
-    def __attrs_post_init__(self) -> None:
-        self.faults = Faults(self.seed)
-        self._gatekeeper = Gatekeeper(self)
-        self._door = FrontDoor(self, self._journal, self.faults, self._gatekeeper)
-
-    @world.default
-    def _world(self) -> World:
-        return World(
-            seed=self.seed,
-            users=self.users,
-            targets=self.targets,
-            events=self.events,
-            exact_events=self.exact_events,
+    @_keywords_of(SandboxSettings)
+    def __init__(self, settings: SandboxSettings) -> None:
+        self.settings = settings
+        self.world = World(
+            seed=settings.seed,
+            users=settings.users,
+            targets=settings.targets,
+            events=settings.events,
+            exact_events=settings.exact_events,
         )
+        self.faults = Faults(settings.seed)
+        """What is to go wrong: `sandbox.faults.add(Fault.http(503), times=2)`."""
+        self._journal = Journal()
+        self._gatekeeper = Gatekeeper(settings)
+        self._door = FrontDoor(settings, self._journal, self.faults, self._gatekeeper)
+        self._runner: web.AppRunner | None = None
+        self._url = ""
 
     @property
     def url(self) -> str:
@@ -69,7 +83,12 @@ class Sandbox(Settings):
         return self._url
 
     @property
-    def requests(self) -> deque[JournalEntry]:
+    def credentials(self) -> tuple[str, str]:
+        """User name and password, as for `BasicAuth(*sandbox.credentials)`."""
+        return self.settings.username, self.settings.password
+
+    @property
+    def requests(self) -> deque[RecordedRequest]:
         """The latest requests, oldest first."""
         return self._journal.entries
 
@@ -94,9 +113,9 @@ class Sandbox(Settings):
         return self._door.load.waiting
 
     @property
-    def worst_window(self) -> int:
+    def peak_window(self) -> int:
         """The most data calls that came within one window of `rate_limit`."""
-        return self._door.budget.worst_window
+        return self._door.budget.peak_window
 
     @property
     def connections(self) -> int:
@@ -128,13 +147,13 @@ class Sandbox(Settings):
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self.host, self.port).start()
+            await web.TCPSite(runner, self.settings.host, self.settings.port).start()
         except BaseException:
             await runner.cleanup()
             raise
         self._runner = runner
         port = runner.addresses[0][1]
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         self._url = f"http://{host}:{port}"
         return self._url
 
@@ -154,7 +173,7 @@ class Sandbox(Settings):
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._door.middleware])
         app.on_response_prepare.append(self._door.stamp)
-        calls = DataCalls(self, self.world)
+        calls = DataCalls(self.settings, self.world)
         user = "/v3/users/{user}"
         app.router.add_get(
             f"{user}/enrolledTargets", calls.enrolled_targets, name="enrolledTargets"

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from .data import World
 
 RequestIdHeaders = Literal["both", "X-Cap-Requestid", "X-CAP-REQUEST-ID", "none"]
-Rejection = Literal["401", "498", "body-401", "body-498"]
+TokenRejection = Literal["401", "498", "body-401", "body-498"]
 OffsetMode = Literal["page", "row", "ignored", "clamped"]
 TotalMode = Literal["rows", "pages", "absent", "zero", "text", "wrong", "wrong-high", "none"]
-LimitMode = Literal["kept", "capped", "capped-silent", "refused"]
+LimitMode = Literal["capped", "capped-silent", "refused"]
 PastEnd = Literal["empty", "310149", "error", "404", "endless"]
 RepeatRows = Literal["no", "extra", "instead"]
 RetryHint = Literal["seconds", "date", "none"]
@@ -31,7 +31,7 @@ def _words(choices: Any) -> Any:
 
 
 @define(slots=False, kw_only=True, eq=False)
-class Settings:
+class SandboxSettings:
     """The sandbox's settings. What shapes the world and the socket is fixed once made."""
 
     USERNAME: ClassVar[str] = "till.sandbox"
@@ -59,7 +59,7 @@ class Settings:
     client_secret: str = CLIENT_SECRET
     ttl_seconds: int = field(default=3600, validator=_NATURAL)
     """Life of an OAuth token by `clock` (contract §1.2)."""
-    rejection: Rejection = field(default="401", validator=_words(Rejection))
+    token_rejection: TokenRejection = field(default="401", validator=_words(TokenRejection))
     """How a rejected token looks: an HTTP status, or a code in a body with HTTP 200."""
 
     iso: bool = False
@@ -67,7 +67,7 @@ class Settings:
     default_limit: int = field(default=10, validator=_POSITIVE)
     """Rows on a page when no limit is asked for."""
     max_limit: int = field(default=1000, validator=_POSITIVE)
-    """The most rows on a page, whatever is asked for."""
+    """The most rows on a page; `limit_mode` says what becomes of a higher `limit`."""
     error_status: int = 400
     """HTTP status of v3 errors, which is undocumented (contract §5.2)."""
     request_id_headers: RequestIdHeaders = field(default="both", validator=_words(RequestIdHeaders))
@@ -83,14 +83,13 @@ class Settings:
     total_mode: TotalMode = field(default="rows", validator=_words(TotalMode))
     """What `pagination.total` says. `text`: all three numbers as strings; `wrong`: half the rows;
     `wrong-high`: twice the rows; `none`: no `pagination` at all."""
-    limit_mode: LimitMode = field(default="kept", validator=_words(LimitMode))
-    """What becomes of a `limit` above `cap`: answered (up to `max_limit`), cut and echoed as cut,
-    cut but echoed as asked for, or refused with a sibling's code 11029."""
-    cap: int = field(default=50, validator=_POSITIVE)
+    limit_mode: LimitMode = field(default="capped", validator=_words(LimitMode))
+    """What becomes of a `limit` above `max_limit`: cut and echoed as cut, cut but echoed as asked
+    for, or refused with a sibling's code 11029."""
     past_end: PastEnd = field(default="empty", validator=_words(PastEnd))
     """What a page behind the last row is. `error` is a sibling's code 11003, `404` has no envelope,
     `endless` makes rows up and never stops."""
-    hole_page: int | None = field(default=None, validator=validators.optional(_NATURAL))
+    empty_page: int | None = field(default=None, validator=validators.optional(_NATURAL))
     """The number of a page that comes back empty."""
     short_page: int | None = field(default=None, validator=validators.optional(_NATURAL))
     """The number of a page that misses its last three rows."""
@@ -102,13 +101,13 @@ class Settings:
 
     between_requests: Callable[[World, int], None] | None = None
     """Called before each events request with the world and the number of such requests before."""
-    append_each: int = field(default=0, validator=_NATURAL)
+    append_per_request: int = field(default=0, validator=_NATURAL)
     """Rows appended to the history asked for, before each request for it."""
-    late_each: int = field(default=0, validator=_NATURAL)
+    insert_per_request: int = field(default=0, validator=_NATURAL)
     """Rows inserted in its middle."""
-    delete_head_each: int = field(default=0, validator=_NATURAL)
+    delete_head_per_request: int = field(default=0, validator=_NATURAL)
     """Rows deleted at its head."""
-    delete_any_each: int = field(default=0, validator=_NATURAL)
+    delete_any_per_request: int = field(default=0, validator=_NATURAL)
     """Rows deleted anywhere, by the seed."""
 
     # --- trouble ---

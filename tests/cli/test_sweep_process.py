@@ -17,8 +17,8 @@ def environment(sandbox: Sandbox) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CAPILLARY_")}
     return kept | {
         "CAPILLARY_BASE_URL": sandbox.url,
-        "CAPILLARY_USERNAME": sandbox.username,
-        "CAPILLARY_PASSWORD": sandbox.password,
+        "CAPILLARY_USERNAME": sandbox.settings.username,
+        "CAPILLARY_PASSWORD": sandbox.settings.password,
     }
 
 
@@ -72,7 +72,7 @@ async def test_a_signal_finishes_the_part_in_hand(
             sandbox.faults.add(Fault.stall(), times=None)
             reached.set()
 
-    sandbox.between_requests = watch
+    sandbox.settings.between_requests = watch
     async with sandbox:
         users = users_file(tmp_path, sandbox)
         tokens = (users, "--out", out, "--concurrency", 1)
@@ -89,7 +89,7 @@ async def test_a_signal_finishes_the_part_in_hand(
         done = users_in(out)
         assert len(done) >= 8
         sandbox.faults.clear()
-        sandbox.between_requests = None
+        sandbox.settings.between_requests = None
         printed, _ = await (again := await started(sandbox, *tokens)).communicate()
     assert again.returncode == 0
     assert f"users: 24 ({len(done)} of the list were done before)" in printed.decode()
@@ -99,7 +99,7 @@ async def test_a_signal_finishes_the_part_in_hand(
 async def test_users_from_stdin_are_swept_as_they_come(tmp_path: Path):
     sandbox = Sandbox(users=5, targets=1, events=4)
     asked = asyncio.Event()
-    sandbox.between_requests = lambda world, before: asked.set()
+    sandbox.settings.between_requests = lambda world, before: asked.set()
     async with sandbox:
         process = await started(sandbox, "-", "--out", tmp_path / "out")
         assert process.stdin is not None
@@ -115,7 +115,7 @@ async def test_users_from_stdin_are_swept_as_they_come(tmp_path: Path):
 async def test_a_signal_while_waiting_for_stdin(tmp_path: Path):
     sandbox = Sandbox(users=5, targets=1, events=4)
     asked = asyncio.Event()
-    sandbox.between_requests = lambda world, before: asked.set()
+    sandbox.settings.between_requests = lambda world, before: asked.set()
     async with sandbox:
         process = await started(sandbox, "-", "--out", tmp_path / "out")
         assert process.stdin is not None
@@ -135,7 +135,7 @@ async def test_the_second_of_two_is_told_who_was_first(tmp_path: Path):
         sandbox.faults.add(Fault.stall(), times=None)
         asked.set()
 
-    sandbox.between_requests = stall
+    sandbox.settings.between_requests = stall
     out = tmp_path / "out"
     async with sandbox:
         users = users_file(tmp_path, sandbox)

@@ -96,8 +96,8 @@ async def _run_commands(block: Block, cluster: Sandbox, directory: Path) -> None
     environment = os.environ | {
         "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
         "CAPILLARY_BASE_URL": cluster.url,
-        "CAPILLARY_USERNAME": cluster.username,
-        "CAPILLARY_PASSWORD": cluster.password,
+        "CAPILLARY_USERNAME": cluster.settings.username,
+        "CAPILLARY_PASSWORD": cluster.settings.password,
     }
     shell = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", block.code),

@@ -36,7 +36,7 @@ async def backend(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     """Where the example listens."""
     from examples.backend.app import app  # only where FastAPI is there
 
-    in_environment(monkeypatch, sandbox.url, sandbox.username, sandbox.password)
+    in_environment(monkeypatch, sandbox.url, sandbox.settings.username, sandbox.settings.password)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -112,7 +112,7 @@ async def test_errors_have_sensible_statuses(
     assert (answer.status, said["error"]) == (status, error)
     assert answer.headers.get("Retry-After") == retry_after
     assert sandbox.url not in str(said)
-    assert sandbox.password not in str(said["message"]).split()
+    assert sandbox.settings.password not in str(said["message"]).split()
 
 
 async def test_error_in_the_middle_is_said_in_the_stream(

@@ -41,8 +41,8 @@ class Nights:
         self.directory = directory
         self.environment = os.environ | {
             "CAPILLARY_BASE_URL": sandbox.url,
-            "CAPILLARY_USERNAME": sandbox.username,
-            "CAPILLARY_PASSWORD": sandbox.password,
+            "CAPILLARY_USERNAME": sandbox.settings.username,
+            "CAPILLARY_PASSWORD": sandbox.settings.password,
             "DLT_DATA_DIR": str(directory / "dlt"),
             "RUNTIME__DLTHUB_TELEMETRY": "false",
             "PYTHONPATH": str(ROOT),

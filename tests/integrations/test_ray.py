@@ -96,7 +96,7 @@ def rows(out: Path, kind: str) -> Counter[bytes]:
 
 async def alone(sandbox: Sandbox, out: Path) -> None:
     """The same sweep by this one process."""
-    auth = BasicAuth(sandbox.username, sandbox.password)
+    auth = BasicAuth(*sandbox.credentials)
     async with TargetsClient(sandbox.url, auth) as client:
         await run(client, sandbox.world.user_ids(), out, source="the sandbox")
 
@@ -134,15 +134,15 @@ async def test_one_budget_and_then_what_is_new(
     sandbox: Sandbox, tmp_path: Path, begun: Begin
 ) -> None:
     users = list(sandbox.world.user_ids())
-    sandbox.rate_limit = (60, 2.0)
+    sandbox.settings.rate_limit = (60, 2.0)
     first = await swept(await begun(tmp_path, dataset=True, column="member", rate=[60, 2.0]))
     assert first[0] == len(users)
     assert 429 not in {entry.status for entry in sandbox.requests}
-    assert sandbox.worst_window <= 60
+    assert sandbox.peak_window <= 60
 
     rule = sandbox.world.targets(users[5])[0].id
     sandbox.world.add_event(users[5], rule, value="7.250")
-    sandbox.rate_limit = None
+    sandbox.settings.rate_limit = None
     again = await swept(await begun(tmp_path, incremental=True))
     assert again == [len(users), 1, 0, 2]
     assert all(count == 1 for count in rows(tmp_path, "events").values())

@@ -76,8 +76,8 @@ def worker(nats_url: str, sandbox: Sandbox) -> Worker:
     """Starts workers; what still runs at the end of the block is killed."""
     environment = os.environ | {
         "CAPILLARY_BASE_URL": sandbox.url,
-        "CAPILLARY_USERNAME": sandbox.username,
-        "CAPILLARY_PASSWORD": sandbox.password,
+        "CAPILLARY_USERNAME": sandbox.settings.username,
+        "CAPILLARY_PASSWORD": sandbox.settings.password,
         "NATS_URL": nats_url,
         "WORKER_ACK_WAIT": "1",
     }
@@ -267,7 +267,7 @@ async def test_what_can_never_succeed_goes_to_the_dead_letters(
     (refused,) = [one for one in dead if one["error"] == "InvalidUser"]
     assert json.loads(refused["message"]) == {"userId": 999}
     assert "request id" in refused["reason"]
-    assert sandbox.password not in str(refused).split()
+    assert sandbox.settings.password not in str(refused).split()
 
 
 async def letters(js: JetStreamContext, count: int) -> bool:

@@ -45,7 +45,7 @@ class Caller:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
         self.authorization = {
-            "Authorization": basic_header(Sandbox.USERNAME, Sandbox.PASSWORD),
+            "Authorization": basic_header(*Sandbox().credentials),
         }
 
     async def get(

@@ -46,7 +46,7 @@ async def test_faults_can_be_ordered_from_elsewhere(caller: Caller) -> None:
         {"fault": "http", "arguments": {"status": "503"}},
         {"fault": "http", "arguments": {"status": 503, "body": 5}},
         {"fault": "redirect", "arguments": {"location": 5}},
-        {"fault": "drip", "arguments": {"interval": "slow"}},
+        {"fault": "slow_body", "arguments": {"interval": "slow"}},
         {"fault": "huge", "arguments": {"megabytes": "many"}},
         {"fault": "reset", "times": "twice"},
         {"fault": "reset", "path_contains": 5},
@@ -68,11 +68,11 @@ async def test_the_state_tells_what_happened(caller: Caller) -> None:
         sandbox.faults.add(NAMED["reset"]())
         state = (await caller.get(f"{url}/sandbox/state")).json
     assert state["counts"] == {"enrolledTargets": 2, "state": 1}
-    assert state["worst_window"] == 2
+    assert state["peak_window"] == 2
     assert state["max_in_flight"] == 1
     assert state["in_flight"] == state["waiting"] == 0
     assert state["connections"] == 1
-    assert state["faults"] == {"ordered": 1, "played": 0, "stalled": 0}
+    assert state["faults"] == {"ordered": 1, "injected": 0, "stalled": 0}
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,9 @@ async def test_totals(caller: Caller, mode: Any, pagination: Any) -> None:
         assert await pages.page(1) == (pages.true[10:20], pagination)
 
 
-@pytest.mark.parametrize(
-    ("mode", "rows", "echoed"), [("kept", 20, 20), ("capped", 8, 8), ("capped-silent", 8, 20)]
-)
+@pytest.mark.parametrize(("mode", "rows", "echoed"), [("capped", 8, 8), ("capped-silent", 8, 20)])
 async def test_limits_above_the_cap(caller: Caller, mode: Any, rows: int, echoed: int) -> None:
-    async with (sandbox := one_user(limit_mode=mode, cap=8)):
+    async with (sandbox := one_user(limit_mode=mode, max_limit=8)):
         pages = Pages(caller, sandbox)
         ids, pagination = await pages.page(1, limit=20)
         assert ids == pages.true[rows : 2 * rows]
@@ -93,7 +91,7 @@ async def test_limits_above_the_cap(caller: Caller, mode: Any, rows: int, echoed
 
 
 async def test_limits_above_the_cap_refused(caller: Caller) -> None:
-    async with (sandbox := one_user(limit_mode="refused", cap=8)):
+    async with (sandbox := one_user(limit_mode="refused", max_limit=8)):
         assert (await Pages(caller, sandbox).answer(0, limit=9)).code == 11029
 
 
@@ -128,7 +126,7 @@ async def test_an_endless_server_never_repeats_and_never_ends(caller: Caller) ->
 
 
 async def test_a_hole(caller: Caller) -> None:
-    async with (sandbox := one_user(hole_page=1)):
+    async with (sandbox := one_user(empty_page=1)):
         pages = Pages(caller, sandbox)
         assert [(await pages.page(number))[0] for number in range(3)] == [
             pages.true[:10],
@@ -150,17 +148,17 @@ async def test_repeated_rows(caller: Caller) -> None:
         assert (await pages.page(0))[0] == pages.true[:10]
         assert (await pages.page(1))[0] == pages.true[9:20]
         assert (await pages.page(3))[0] == []
-        sandbox.repeat_rows = "instead"
+        sandbox.settings.repeat_rows = "instead"
         assert (await pages.page(1))[0] == [pages.true[9], *pages.true[11:20]]
 
 
 async def test_dialects_reach_the_printed_users(caller: Caller) -> None:
     async with (sandbox := Sandbox(users=1, total_mode="pages")) as url:
         pages = await caller.events(url, 564_332_013, 1986)
-        sandbox.total_mode = "rows"
-        sandbox.iso = True
+        sandbox.settings.total_mode = "rows"
+        sandbox.settings.iso = True
         iso = await caller.events(url, 564_332_013, 1986)
-        sandbox.iso = False
+        sandbox.settings.iso = False
         printed = await caller.events(url, 564_332_013, 1986)
     assert pages.json["pagination"]["total"] == 1
     assert iso.json["data"][0]["eventDateISO"] == "2025-01-09T12:00:12Z"
@@ -172,11 +170,11 @@ def test_a_word_that_is_no_dialect_is_refused() -> None:
         Sandbox(offset_mode=cast("Any", "sideways"))
     sandbox = Sandbox(users=1)
     with pytest.raises(ValueError, match="total_mode"):
-        sandbox.total_mode = cast("Any", "many")
+        sandbox.settings.total_mode = cast("Any", "many")
 
 
 async def test_rows_appended_between_requests(caller: Caller) -> None:
-    async with (sandbox := one_user(append_each=2)):
+    async with (sandbox := one_user(append_per_request=2)):
         pages = Pages(caller, sandbox)
         assert (await pages.page(0))[1]["total"] == 27
         assert (await pages.page(2)) == (
@@ -187,26 +185,26 @@ async def test_rows_appended_between_requests(caller: Caller) -> None:
 
 
 async def test_a_late_row_shifts_what_follows(caller: Caller) -> None:
-    async with (sandbox := one_user(late_each=1)):
+    async with (sandbox := one_user(insert_per_request=1)):
         pages = Pages(caller, sandbox)
-        sandbox.late_each = 0
+        sandbox.settings.insert_per_request = 0
         first = (await pages.page(0))[0]
-        sandbox.late_each = 1
+        sandbox.settings.insert_per_request = 1
         await pages.page(0)
-        sandbox.late_each = 0
+        sandbox.settings.insert_per_request = 0
         assert (await pages.page(0))[0] == first
         assert (await pages.page(2))[0] == pages.current()[20:]
         assert pages.current()[20] == pages.true[19]
 
 
 async def test_rows_deleted_at_the_head_and_anywhere(caller: Caller) -> None:
-    async with (sandbox := one_user(delete_head_each=3)):
+    async with (sandbox := one_user(delete_head_per_request=3)):
         pages = Pages(caller, sandbox)
         assert (await pages.page(0))[0] == pages.true[3:13]
-        sandbox.delete_head_each = 0
-        sandbox.delete_any_each = 2
+        sandbox.settings.delete_head_per_request = 0
+        sandbox.settings.delete_any_per_request = 2
         assert (await pages.page(0))[1]["total"] == 20
-        sandbox.delete_any_each = 30
+        sandbox.settings.delete_any_per_request = 30
         assert (await pages.answer(0)).code == 310149
 
 

@@ -64,7 +64,7 @@ async def test_answers_that_are_no_json(caller: Caller) -> None:
     async with (sandbox := Sandbox(users=1)):
         missing = await meet(caller, sandbox, Fault.not_found())
         empty = await meet(caller, sandbox, Fault.empty())
-        garbled = await meet(caller, sandbox, Fault.garbled())
+        garbled = await meet(caller, sandbox, Fault.malformed())
         moved = await meet(caller, sandbox, Fault.redirect("https://elsewhere.example/"))
     assert missing.status == 404
     assert (empty.status, empty.body) == (200, b"")
@@ -90,7 +90,7 @@ async def test_a_reset_connection(caller: Caller) -> None:
 async def test_a_cut_body(caller: Caller) -> None:
     async with (sandbox := Sandbox(users=1)):
         with pytest.raises(aiohttp.ClientPayloadError):
-            await meet(caller, sandbox, Fault.cut())
+            await meet(caller, sandbox, Fault.truncated())
         assert sandbox.requests[0].status == 200
         assert (await caller.events(sandbox.url, USER, 1986)).status == 200
 
@@ -98,14 +98,14 @@ async def test_a_cut_body(caller: Caller) -> None:
 async def test_a_dripping_body_arrives_whole_once_the_gate_opens(caller: Caller) -> None:
     gate = asyncio.Event()
     async with (sandbox := Sandbox(users=1)) as url:
-        sandbox.faults.add(Fault.drip(gate=gate))
+        sandbox.faults.add(Fault.slow_body(gate=gate))
         path = f"{url}/v3/users/{USER}/trackedTargetEvents/1986?limit=1&offset=3"
         async with caller.session.get(path, headers=caller.authorization) as response:
             assert await response.content.readany() == b"{"
             gate.set()
             rest = await response.read()
         assert rest.endswith(b"]}")
-        sandbox.faults.add(Fault.drip(interval=0))
+        sandbox.faults.add(Fault.slow_body(interval=0))
         assert (await caller.events(url, USER, 1986, limit=1, offset=3)).body == b"{" + rest
 
 
@@ -135,7 +135,7 @@ async def test_stopping_does_not_wait_for_stalled_and_dripping_calls(caller: Cal
     async with asyncio.timeout(5):
         async with (sandbox := Sandbox(users=1)) as url:
             sandbox.faults.add(Fault.stall(), times=2)
-            sandbox.faults.add(Fault.drip(gate=asyncio.Event()))
+            sandbox.faults.add(Fault.slow_body(gate=asyncio.Event()))
             waiting = [asyncio.create_task(caller.events(url, USER, 1986)) for _ in range(3)]
             await until(lambda: sandbox.in_flight == 3 and sandbox.faults.stalled == 2)
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
@@ -188,7 +188,7 @@ async def test_orders_fit_by_path_and_run_out(caller: Caller) -> None:
         for _ in range(3):
             assert (await caller.events(url, USER, 1986, limit=7)).status == 599
         assert len(sandbox.faults) == 1
-        assert sandbox.faults.played == 6
+        assert sandbox.faults.injected == 6
         sandbox.reset()
         assert (await caller.events(url, USER, 1986, limit=7)).status == 200
 
@@ -215,9 +215,9 @@ async def fates(caller: Caller, sandbox: Sandbox, number: int) -> list[tuple[int
 async def test_random_faults_follow_the_seed(caller: Caller) -> None:
     async with (sandbox := Sandbox(users=1, random_faults=0.3, seed=11)):
         first = await fates(caller, sandbox, 60)
-        assert 6 < sandbox.faults.played < 30
+        assert 6 < sandbox.faults.injected < 30
         sandbox.reset()
         assert await fates(caller, sandbox, 60) == first
-        sandbox.random_faults = 0.0
+        sandbox.settings.random_faults = 0.0
         assert {status for status, _ in await fates(caller, sandbox, 5)} == {200}
     assert len(TRANSIENT) == len(set(map(repr, TRANSIENT)))

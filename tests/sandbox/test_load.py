@@ -38,9 +38,9 @@ async def test_a_budget_refuses_what_exceeds_it_and_remembers_the_worst_window(
             got.append((answer.status, answer.headers.get("Retry-After")))
         assert (await caller.get(url)).status == 200
     assert got == [(200, None)] * 3 + [(429, "1"), (200, None), (429, "4")]
-    assert sandbox.worst_window == 5
+    assert sandbox.peak_window == 5
     sandbox.reset()
-    assert sandbox.worst_window == 0
+    assert sandbox.peak_window == 0
 
 
 @pytest.mark.parametrize(("hint", "ending"), [("date", "GMT"), ("none", None)])
@@ -63,7 +63,7 @@ async def test_calls_above_the_capacity_stand_in_line(caller: Caller) -> None:
             # One in the line leaves: the next may take its place there.
             tasks[4].cancel()
             await until(lambda: sandbox.waiting == 2)
-            sandbox.queue_limit = None
+            sandbox.settings.queue_limit = None
             tasks.append(asyncio.create_task(caller.events(url, USER, 1986)))
             await until(lambda: sandbox.waiting == 3)
             # Those being served leave: others get their places.
@@ -71,8 +71,8 @@ async def test_calls_above_the_capacity_stand_in_line(caller: Caller) -> None:
             tasks[1].cancel()
             await until(lambda: sandbox.waiting == 1)
             # A wider capacity is noticed with the next call.
-            sandbox.capacity = None
-            sandbox.latency = 0.0
+            sandbox.settings.capacity = None
+            sandbox.settings.latency = 0.0
             assert (await caller.events(url, USER, 1986)).status == 200
             await until(lambda: sandbox.waiting == 0)
         await until(lambda: sandbox.in_flight == 0)

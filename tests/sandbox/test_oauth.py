@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from capillary_targets.sandbox import Fault, Sandbox
+from capillary_targets.sandbox import Fault, Sandbox, SandboxSettings
 
 from .conftest import Answer, Caller
 
-KEYS = {"key": Sandbox.CLIENT_KEY, "secret": Sandbox.CLIENT_SECRET}
+KEYS = {"key": SandboxSettings.CLIENT_KEY, "secret": SandboxSettings.CLIENT_SECRET}
 HEADER = "X-CAP-API-OAUTH-TOKEN"
 
 
@@ -40,7 +40,7 @@ async def test_each_call_gives_a_new_token_and_all_work(caller: Caller) -> None:
     ("body", "code"),
     [
         ({"key": "x", "secret": "y"}, 320001),
-        ({"key": Sandbox.CLIENT_KEY, "secret": 5}, 320001),
+        ({"key": SandboxSettings.CLIENT_KEY, "secret": 5}, 320001),
         ({"client_id": "x"}, 300004),
     ],
 )
@@ -79,7 +79,7 @@ async def test_tokens_live_by_the_clock(caller: Caller) -> None:
 async def test_looks_of_a_rejected_token(
     caller: Caller, rejection: Any, status: int, code: str
 ) -> None:
-    async with (sandbox := Sandbox(users=1, rejection=rejection)) as url:
+    async with (sandbox := Sandbox(users=1, token_rejection=rejection)) as url:
         answer = await ask(caller, url, "made.up.token")
     legacy = answer.json["response"]["status"]
     assert (answer.status, legacy["code"], legacy["success"]) == (status, code, "true")

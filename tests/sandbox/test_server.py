@@ -7,7 +7,7 @@ import re
 import aiohttp
 import pytest
 
-from capillary_targets.sandbox import JournalEntry, Sandbox
+from capillary_targets.sandbox import RecordedRequest, Sandbox
 
 from .conftest import Caller
 
@@ -16,7 +16,7 @@ async def test_the_wrong_password_or_none_is_refused_in_the_old_envelope(caller:
     async with Sandbox(users=1) as url:
         path = f"{url}/v3/users/1000001/enrolledTargets"
         none = await caller.get(path, Accept="*/*")
-        plain = base64.b64encode(f"{Sandbox.USERNAME}:{Sandbox.PASSWORD}".encode()).decode()
+        plain = base64.b64encode(":".join(Sandbox().credentials).encode()).decode()
         unhashed = await caller.get(path, Authorization=f"Basic {plain}")
         right = await caller.get(path)
     assert none.status == unhashed.status == 401
@@ -42,9 +42,9 @@ async def test_every_answer_carries_a_request_id_of_its_own(caller: Caller) -> N
     async with sandbox as url:
         paths = ["/", "/nothing", "/sandbox/users.txt", "/v3/users/1/enrolledTargets"]
         answers = [await caller.get(url + path) for path in paths]
-        sandbox.request_id_headers = "X-CAP-REQUEST-ID"
+        sandbox.settings.request_id_headers = "X-CAP-REQUEST-ID"
         single = await caller.get(url)
-        sandbox.request_id_headers = "none"
+        sandbox.settings.request_id_headers = "none"
         bare = await caller.get(url)
     ids = {answer.headers["X-Cap-Requestid"] for answer in answers}
     assert ids == {answer.headers["X-CAP-REQUEST-ID"] for answer in answers}
@@ -62,9 +62,11 @@ async def test_the_journal_notes_requests_codes_and_counts(caller: Caller) -> No
         await caller.targets(url, 5)
         await caller.get(f"{url}/nothing")
     assert list(sandbox.requests) == [
-        JournalEntry("GET", "/v3/users/564332013/trackedTargetEvents/1986", "limit=5", 200, None),
-        JournalEntry("GET", "/v3/users/5/enrolledTargets", "", 400, 310011),
-        JournalEntry("GET", "/nothing", "", 404, None),
+        RecordedRequest(
+            "GET", "/v3/users/564332013/trackedTargetEvents/1986", "limit=5", 200, None
+        ),
+        RecordedRequest("GET", "/v3/users/5/enrolledTargets", "", 400, 310011),
+        RecordedRequest("GET", "/nothing", "", 404, None),
     ]
     assert sandbox.counts == {"trackedTargetEvents": 1, "enrolledTargets": 1, "unknown": 1}
     sandbox.world.add_event(564_332_013, 1986)
@@ -136,4 +138,4 @@ async def test_a_taken_port_is_reported_and_leaves_nothing_running() -> None:
 def test_what_shapes_the_world_is_fixed() -> None:
     sandbox = Sandbox(users=1)
     with pytest.raises(AttributeError):
-        sandbox.users = 5
+        sandbox.settings.users = 5

@@ -109,7 +109,7 @@ def test_a_million_users_and_long_histories_are_made_on_demand() -> None:
     user = world.user_ids()[-1]
     assert user == 2_000_000
     rule = world.targets(user)[0].id
-    log = world.log(user, rule)
+    log = world.history(user, rule)
     assert len(log) == 100_000
     (row,) = log.rows(99_999, 100_000)
     assert row.customer_id == user

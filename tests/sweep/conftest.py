@@ -67,7 +67,7 @@ async def connected(sandbox: Sandbox, **settings: Any) -> AsyncIterator[TargetsC
     """A client of a running sandbox. One attempt for each request, so that nothing waits."""
     settings.setdefault("retry", RetryPolicy(attempts=1))
     settings.setdefault("concurrency", 8)
-    auth = BasicAuth(sandbox.username, sandbox.password)
+    auth = BasicAuth(*sandbox.credentials)
     async with TargetsClient(sandbox.url, auth, **settings) as client:
         yield client
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from capillary_targets.sandbox import Sandbox, World
+from capillary_targets.sandbox import Sandbox, SandboxSettings, World
 from capillary_targets.sweep import Limits
 
 from .conftest import Swept, needed, parts, true_events, written
@@ -119,7 +119,7 @@ async def test_what_comes_back_is_not_taken_for_new(swept: Swept, tmp_path: Path
         kept = world.events(user, rule)
         night = await swept(sandbox, [user], page_size=4, incremental=True)
         assert (night.events, night.vanished_events) == (0, 9 - len(kept))
-        log = world.log(user, rule)
+        log = world.history(user, rule)
         for place, event in enumerate(before):
             if event not in kept:
                 log.insert(place, event)
@@ -151,14 +151,14 @@ async def test_an_interrupted_incremental_run_goes_on(swept: Swept, tmp_path: Pa
         await swept(sandbox, limits=one_each)
         for user in world.user_ids():
             world.add_event(user, world.targets(user)[0].id)
-        sandbox.password = "another"  # the run begins, and ends at once
-        sandbox.between_requests = None
+        sandbox.settings.password = "another"  # the run begins, and ends at once
+        sandbox.settings.between_requests = None
 
         def stop_after_three(summary):
             if summary.complete == 3:
                 raise RuntimeError("stop here")
 
-        sandbox.password = Sandbox.PASSWORD
+        sandbox.settings.password = SandboxSettings.PASSWORD
         with pytest.raises(RuntimeError, match="stop here"):
             await swept(sandbox, incremental=True, limits=one_each, progress=stop_after_three)
         rest = await swept(sandbox, incremental=True)
@@ -218,8 +218,8 @@ async def test_any_number_of_nights_misses_nothing(
         {"offset_mode": "row"},
         {"offset_mode": "row", "total_mode": "none"},
         {"total_mode": "pages"},
-        {"limit_mode": "capped", "cap": 3},
-        {"limit_mode": "capped-silent", "cap": 3},
+        {"limit_mode": "capped", "max_limit": 3},
+        {"limit_mode": "capped-silent", "max_limit": 3},
         {"past_end": "error"},
     ],
     ids=str,

@@ -118,8 +118,8 @@ def environment(sandbox: Sandbox) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CAPILLARY_")}
     return kept | {
         "CAPILLARY_BASE_URL": sandbox.url,
-        "CAPILLARY_USERNAME": sandbox.username,
-        "CAPILLARY_PASSWORD": sandbox.password,
+        "CAPILLARY_USERNAME": sandbox.settings.username,
+        "CAPILLARY_PASSWORD": sandbox.settings.password,
     }
 
 
@@ -159,7 +159,7 @@ async def test_twenty_kills_at_random_moments(tmp_path: Path):
             if before == fatal:
                 sweeps.kill()
 
-        sandbox.between_requests = kill
+        sandbox.settings.between_requests = kill
         users = users_file(tmp_path, sandbox.world)
         for number in range(KILLS):
             # Where the disk is slow, the early kills all come before the first part is sealed; the

@@ -132,7 +132,7 @@ async def test_a_failure_in_the_middle_of_a_walk_says_where_it_can_go_on(
         if before == 0:
             sandbox.faults.add(Fault.http(503), times=None, path_contains="trackedTargetEvents")
 
-    sandbox.between_requests = fail_from_the_second_page_on
+    sandbox.settings.between_requests = fail_from_the_second_page_on
     async with sandbox:
         await swept(sandbox, [1_000_001], page_size=4)
     (failure,) = read_jsonl(tmp_path / "failures.jsonl")
@@ -166,7 +166,7 @@ async def test_rejected_credentials_end_it_at_once(tmp_path: Path, swept: Swept)
     sandbox = Sandbox(**SMALL)
     async with sandbox:
         async with connected(sandbox) as client:
-            sandbox.password = "another"
+            sandbox.settings.password = "another"
             with pytest.raises(AuthError):
                 await run(client, sandbox.world.user_ids(), tmp_path, source="the sandbox")
         assert sandbox.counts["enrolledTargets"] <= 10
@@ -280,7 +280,7 @@ async def test_a_second_process_is_told_who_holds_it(swept: Swept, tmp_path: Pat
         sandbox.faults.add(Fault.stall(), times=None)
         asked = asyncio.Event()
         async with connected(sandbox) as client:
-            sandbox.between_requests = None
+            sandbox.settings.between_requests = None
             sweeping = asyncio.create_task(
                 run(client, sandbox.world.user_ids(), tmp_path, progress=lambda _: asked.set())
             )

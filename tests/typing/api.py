@@ -38,7 +38,7 @@ from capillary_targets import (
     open_session,
 )
 from capillary_targets.hooks import Details
-from capillary_targets.sandbox import Event, Fault, JournalEntry, Sandbox, World
+from capillary_targets.sandbox import Event, Fault, RecordedRequest, Sandbox, World
 from capillary_targets.sweep import Summary, UsersFile, run
 from capillary_targets.testing import no_waiting
 
@@ -159,7 +159,7 @@ async def plain_coroutines() -> None:
 async def in_tests(capillary_sandbox: Sandbox, targets_client: TargetsClient) -> None:
     assert_type(capillary_sandbox.world, World)
     assert_type(capillary_sandbox.world.events(1, 2), list[Event])
-    assert_type(capillary_sandbox.requests[-1], JournalEntry)
+    assert_type(capillary_sandbox.requests[-1], RecordedRequest)
     capillary_sandbox.faults.add(Fault.too_many_requests(5, hint="date"), times=None)
     with no_waiting():
         await targets_client.active_targets(1)
