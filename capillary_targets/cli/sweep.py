@@ -150,7 +150,7 @@ async def _sweep_by_ray(
     async with AsyncExitStack() as stack:
         if sandbox is not None:
             settings["base_url"] = await stack.enter_async_context(sandbox)
-            settings["auth"] = BasicAuth(sandbox.username, sandbox.password)
+            settings["auth"] = BasicAuth(*sandbox.credentials)
             settings["source"] = "the sandbox"
         else:
             settings["base_url"] = base_url_of(os.environ)
