@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,13 +18,27 @@ from hypothesis import HealthCheck, settings
 from capillary_targets import BasicAuth, RetryPolicy, TargetsClient
 from capillary_targets.sandbox import Sandbox
 
+# Properties take a new random seed in every run, in CI too; a failure prints its blob and seed.
+# A failure found becomes an `@example`. `--hypothesis-profile=nightly` asks for 5,000 of each.
 settings.register_profile(
-    "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "default",
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.load_profile("default")
+settings.register_profile("ci", settings.get_profile("default"), database=None)
+settings.register_profile("nightly", settings.get_profile("ci"), max_examples=5000)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SAMPLES = Path(__file__).parent.parent / "capillary_targets" / "sandbox" / "samples"
 BASE = "https://eu.api.capillarytech.com"
+
+
+def examples(count: int) -> settings:
+    """Settings of a property: `count` examples, or 5,000 in the profile `nightly`."""
+    nightly = settings.get_current_profile_name() == "nightly"
+    return settings(max_examples=settings.default.max_examples if nightly else count)
 
 
 class _Response(ClientResponse):

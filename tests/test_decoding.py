@@ -16,7 +16,7 @@ import cattrs
 import msgspec
 import pytest
 from attrs.exceptions import FrozenInstanceError
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capillary_targets import BadResponse, CapillaryError, TargetEvent, decoding, wire
@@ -24,7 +24,7 @@ from capillary_targets.scalars import wire_name
 from capillary_targets.structuring import structurer
 from capillary_targets.wire import Answer, read_events, read_targets
 
-from .conftest import sample
+from .conftest import examples, sample
 
 ZONES = (None, ZoneInfo("Asia/Kolkata"))
 ROW = {
@@ -162,7 +162,7 @@ def _over_cattrs(read, answer: Answer, zone) -> tuple[Any, ...]:
         return _outcome(read, answer, zone)
 
 
-@settings(max_examples=800)
+@examples(800)
 @given(pages(), st.sampled_from(ZONES), st.sampled_from([200, 200, 200, 400]))
 @example(b'{"data":[{"eventLogId":1,"brandNew":"\\ud800"}]}', None, 200)
 @example(b'{"data":[{"eventLogId":1,"eventDate":"2031-02-03 24:00:00"}]}', None, 200)
@@ -212,7 +212,7 @@ TARGET_FIELDS = st.dictionaries(
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(TARGET_FIELDS, max_size=3), st.sampled_from(ZONES))
 def test_both_ways_agree_on_targets(rows: list[dict[str, str]], zone) -> None:
     body = f'{{"data": [{",".join(map(_object, rows))}], "errors": null}}'.encode()

@@ -6,10 +6,12 @@ import asyncio
 import gzip
 from contextlib import suppress
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capillary_targets import BasicAuth, CapillaryError, RetryPolicy, TargetsClient
+
+from .conftest import examples
 
 BODY = b'{"data": [], "errors": null}'
 RIGHT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
@@ -42,7 +44,7 @@ async def answered(raw: bytes) -> None:
                 assert isinstance(await client.active_targets(1), list)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
@@ -63,7 +65,7 @@ async def test_any_bytes_for_an_answer(raw: bytes) -> None:
     await answered(raw)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(
     st.sampled_from(
         [

@@ -7,7 +7,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets import (
@@ -25,7 +25,7 @@ from capillary_targets import (
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox.lookups import identifiers
 
-from .conftest import client_of
+from .conftest import client_of, examples
 
 
 @pytest.mark.parametrize("name", ["mobile", "email", "externalId"])
@@ -49,7 +49,7 @@ async def test_from_an_identifier_to_the_events_of_the_running_period(
             assert sum(event.target_value or 0 for event in events) == one.target_achieved_value
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(seed=st.integers(0, 2**32), users=st.integers(1, 3), size=st.integers(0, 12))
 async def test_what_a_target_has_achieved_is_the_sum_of_its_events(
     seed: int, users: int, size: int

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capillary_targets import CapillaryError, EventsPage, Target
 from capillary_targets.structuring import structurer
 from capillary_targets.wire import Answer, read_events, read_targets, read_token
 
-from .conftest import sample
+from .conftest import examples, sample
 
 PLAIN = structurer()
 SAMPLES = [
@@ -64,7 +64,7 @@ def _read(body: bytes, status: int) -> None:
         assert read_token(answer, PLAIN).ttl_seconds > 0
 
 
-@settings(max_examples=700)
+@examples(700)
 @given(st.binary(max_size=64), STATUSES)
 @example(b"[" * 100_000, 200)
 @example(b'{"data":' * 50_000, 200)
@@ -76,13 +76,13 @@ def test_any_bytes(body: bytes, status: int) -> None:
     _read(body, status)
 
 
-@settings(max_examples=700)
+@examples(700)
 @given(ENVELOPES | JSON, STATUSES)
 def test_any_envelope(document: object, status: int) -> None:
     _read(json.dumps(document).encode(), status)
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(
     st.sampled_from(SAMPLES),
     st.lists(
@@ -99,7 +99,7 @@ def test_mutated_samples(body: bytes, cuts: list[tuple[int, int, bytes]], status
     _read(body, status)
 
 
-@settings(max_examples=700)
+@examples(700)
 @given(st.sampled_from(SAMPLES), st.data())
 def test_samples_with_a_value_replaced(body: bytes, data: st.DataObject) -> None:
     document = json.loads(body)

@@ -17,6 +17,7 @@ from capillary_targets.pagination import Checkpoint, Dialect, Progress, Walk
 from .simulation import Driven, Move, Server, Speech, drive, seen
 from .strategies import counts, honest, lying, moves, schedules, shares, sizes, unbalanced
 
+# Derandomised until the walk holds with any seed; then `examples` of tests/conftest.py.
 many = settings(max_examples=300, derandomize=True, deadline=None)
 some = settings(max_examples=150, derandomize=True, deadline=None)
 

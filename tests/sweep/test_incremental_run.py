@@ -4,11 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.sandbox import Sandbox, SandboxSettings, World
 from capillary_targets.sweep import Limits
+from tests.conftest import examples
 
 from .conftest import Swept, needed, parts, true_events, written
 
@@ -174,7 +175,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 @given(nights=st.lists(CHANGES, min_size=1, max_size=3), size=st.integers(1, 6))
 async def test_any_number_of_nights_misses_nothing(
     nights: list[list[tuple[str, int]]],

@@ -1,0 +1,57 @@
+"""The project's tasks: `nox -l` lists them, `nox -s NAME` runs one in the environment of nox."""
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests"]
+BIN = Path(sys.executable).parent
+
+
+def run(session: nox.Session, tool: str, *arguments: str) -> None:
+    """Run a tool of this environment."""
+    session.run(str(BIN / tool), *arguments, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, format, and the floors of docs/architecture.md."""
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+    run(session, "lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict."""
+    run(session, "mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, or those named after `--`."""
+    run(session, "pytest", "-q", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """All tests, with the branches they take in this process and in those they start."""
+    run(session, "coverage", "erase")
+    run(session, "coverage", "run", "-m", "pytest", "-q", *session.posargs)
+    run(session, "coverage", "combine", "-q")
+    run(session, "coverage", "report")
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Every property with 5,000 random examples."""
+    profile = "--hypothesis-profile=nightly"
+    run(session, "pytest", "-q", "-m", "hypothesis", profile, *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documents as a site, in `site/`."""
+    run(session, "sphinx-build", "-qW", "docs", "site")
