@@ -85,7 +85,7 @@ class _Growing:
         while (spent := time.process_time() - started) < _TURN:
             seen += await self._some()
         # What it has in flight is its own, too.
-        while self.client.session.gate.in_flight:
+        while self.client.session.limiter.in_flight:
             await asyncio.sleep(0.001)
             spent = time.process_time() - started
         return spent / seen

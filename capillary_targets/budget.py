@@ -1,74 +1,183 @@
-"""One rate budget for whoever shares it: a process, a machine (SQLite), or many (Redis).
+"""A rate budget shared by the processes of a machine (SQLite), or by many machines (Redis).
 
-The shared ones keep the same sliding window as `limits.Window`, in a table that every process can
-see: a row for each request, free again `per` seconds after its answer, and one for a pause that
-a refusal (429) asked for. A row also carries a lease, so that a process that dies gives its places
-back.
+Both keep the same sliding window as `limits.Window`, in a table that every process can see: a row
+for each request, free again `per` seconds after its answer, and one for a pause that a refusal
+(429) asked for. A row also carries a lease, so that a process that dies gives its places back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 from uuid import uuid4
 
-from .errors import UsageError
-from .limits import RateLimit, Window
+from .errors import BudgetUnavailable, CapillaryError, UsageError
+from .limits import RateLimit
 
-__all__ = ["Budget", "LocalBudget", "open_budget"]
+__all__ = ["Budget", "SharedBudget", "open_budget"]
 
 T = TypeVar("T")
 
 _LEASE: Final = 120.0
-"""Seconds after which a request whose process never came back no longer counts as under way."""
+"""Seconds after which a request whose process never came back no longer counts as in flight."""
+
+_PATIENCE: Final = 5.0
+"""Seconds to wait for the store: for another process to unlock the file, for Redis to answer."""
+_SQLITE_PASSING: Final = frozenset({5, 6, 10, 13, 15})
+"""Errors that another try may not meet: BUSY, LOCKED, IOERR, FULL, PROTOCOL."""
+
+_log = logging.getLogger("capillary_targets")
 
 
 class Budget(Protocol):
     """A place for each request, in any window of the budget's length."""
 
-    async def take(self) -> tuple[str, float]:
+    async def acquire(self) -> tuple[str, float]:
         """A ticket and 0.0, or "" and the seconds until asking again makes sense."""
 
-    async def answered(self, ticket: str) -> None:
+    async def release(self, ticket: str) -> None:
         """The request of this ticket was answered, or failed."""
 
     async def pause(self, seconds: float) -> None:
         """The server refused: nobody sends for so long."""
 
     async def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
 
-class LocalBudget:
-    """The budget of one process."""
+class SharedBudget:
+    """A shared budget for the limiter, which never waits for its store.
 
-    def __init__(self, limit: RateLimit, clock: Callable[[], float] = time.monotonic) -> None:
-        self._window = Window(limit.requests, limit.per)
+    One task fetches tickets while requests are queued for one, and delivers the reports of ended
+    requests; so a cancelled call leaves nothing half done.
+
+    Args:
+        rate: the budget to open, or the caller's own.
+        on_change: called when a ticket was fetched, or the time to wait for one became known.
+        on_error: called with the error when no ticket could be fetched.
+        clock: monotonic seconds.
+
+    """
+
+    def __init__(
+        self,
+        rate: RateLimit | Budget,
+        on_change: Callable[[], None],
+        on_error: Callable[[CapillaryError], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._budget = open_budget(rate) if isinstance(rate, RateLimit) else rate
+        self._own = isinstance(rate, RateLimit)
+        self._on_change = on_change
+        self._on_error = on_error
         self._clock = clock
+        self._tickets: deque[str] = deque()
+        self._free_at = -math.inf
+        self._wanted = False
+        self._unreported: deque[str] = deque()
+        self._pause = 0.0
+        self._task: asyncio.Task[None] | None = None
 
-    async def take(self) -> tuple[str, float]:
-        """A place in the window, or how long to wait for one."""
-        wait = self._window.take(self._clock())
-        return ("" if wait else "local"), wait
+    def delay(self, now: float) -> float:
+        """Seconds until there may be a ticket: 0 with one in hand, inf until `fetch` has asked."""
+        if self._tickets:
+            return 0.0
+        return self._free_at - now if now < self._free_at else math.inf
 
-    async def answered(self, ticket: str) -> None:  # noqa: ARG002 - places are alike
-        """Start the time after which the place is free."""
-        self._window.answered(self._clock())
+    def acquire(self) -> str:
+        """The ticket in hand, which `delay` has found."""
+        return self._tickets.popleft()
 
-    async def pause(self, seconds: float) -> None:
-        """Nothing to tell: this process knows."""
+    def fetch(self) -> None:
+        """Ask for a ticket; `on_change` or `on_error` follows."""
+        self._wanted = True
+        self._start()
 
-    async def close(self) -> None:
-        """Nothing to let go of."""
+    def release(self, ticket: str) -> None:
+        """Report that the request of this ticket is over."""
+        self._unreported.append(ticket)
+        self._start()
+
+    def pause(self, seconds: float) -> None:
+        """Tell everybody who shares the budget to send nothing for so long."""
+        self._pause = max(self._pause, seconds)
+        self._start()
+
+    async def aclose(self) -> None:
+        """Deliver what is unreported, and close the budget unless it is the caller's."""
+        self._wanted = False
+        self._unreported.extend(self._tickets)
+        self._tickets.clear()
+        self._start()
+        if self._task is not None:
+            await self._task
+        if self._own:
+            await self._budget.close()
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._exchange())
+
+    async def _exchange(self) -> None:
+        """Reports first: a place given back may be the one that is waited for."""
+        try:
+            while True:
+                if self._unreported:
+                    await self._report(self._budget.release(self._unreported.popleft()))
+                elif self._pause:
+                    seconds, self._pause = self._pause, 0.0
+                    await self._report(self._budget.pause(seconds))
+                elif self._wanted:
+                    self._wanted = False
+                    await self._fetch()
+                else:
+                    break
+        finally:
+            self._task = None
+
+    async def _report(self, delivery: Awaitable[None]) -> None:
+        try:
+            await delivery
+        except Exception as error:  # noqa: BLE001 - the request it belongs to is over
+            _log.warning("not reported to the rate budget: %s", _unavailable(error))
+
+    async def _fetch(self) -> None:
+        try:
+            ticket, wait = await self._budget.acquire()
+        except Exception as error:  # noqa: BLE001 - whatever it is, callers get a CapillaryError
+            self._on_error(_unavailable(error))
+        else:
+            if ticket:
+                self._tickets.append(ticket)
+            else:
+                self._free_at = self._clock() + wait
+        self._on_change()
+        if not self._wanted:  # whoever was queued for it has given up
+            self._unreported.extend(self._tickets)
+            self._tickets.clear()
+
+
+def _unavailable(error: Exception) -> CapillaryError:
+    if isinstance(error, CapillaryError):
+        return error
+    failed = BudgetUnavailable(f"the rate budget failed: {type(error).__name__}: {error}")
+    failed.__cause__ = error
+    return failed
 
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS places (ticket TEXT PRIMARY KEY, free_at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS places_free_at ON places (free_at);
-CREATE TABLE IF NOT EXISTS pause (one INTEGER PRIMARY KEY CHECK (one = 1), until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS pauses (since REAL NOT NULL, until REAL NOT NULL);
 """
 
 
@@ -84,11 +193,12 @@ class SqliteBudget:
     ) -> None:
         import sqlite3  # noqa: PLC0415 - not for those who share no budget
 
+        self._sqlite = sqlite3
         self._limit = limit
         self._clock = clock
         try:
             self._db = sqlite3.connect(
-                path, timeout=30.0, isolation_level=None, check_same_thread=False
+                path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
             )
             # Nothing here is worth an fsync: after a crash of the machine the window is over.
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -96,71 +206,90 @@ class SqliteBudget:
             self._db.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise UsageError(f"the shared budget {path!r} cannot be opened: {error}") from error
-        self._turn = asyncio.Lock()
+        # One thread does all the work on the file, in order, whoever stops waiting for it.
+        self._thread = ThreadPoolExecutor(1, "capillary-targets-budget")
 
     async def _run(self, job: Callable[[], T]) -> T:
-        # One at a time, and off the loop: another process may hold the file for a moment.
-        async with self._turn:
-            return await asyncio.shield(asyncio.to_thread(job))
-
-    async def take(self) -> tuple[str, float]:
-        """A place in the shared window, or how long to wait for one."""
-        return await self._run(self._take)
-
-    def _take(self) -> tuple[str, float]:
-        now = self._clock()
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            work = self._thread.submit(job)
+        except RuntimeError:
+            raise BudgetUnavailable("the shared budget is closed") from None
+        try:
+            return await asyncio.shield(asyncio.wrap_future(work))
+        except self._sqlite.Error as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            raise BudgetUnavailable(
+                f"the shared budget's file failed: {error}",
+                retryable=code in _SQLITE_PASSING,
+            ) from error
+
+    async def acquire(self) -> tuple[str, float]:
+        """A place in the shared window, or how long to wait for one."""
+        ticket = uuid4().hex
+        try:
+            wait = await self._run(lambda: self._acquire(ticket))
+        except asyncio.CancelledError:
+            with suppress(RuntimeError):  # closed meanwhile: the lease frees the place
+                self._thread.submit(self._free, ticket, -math.inf)
+            raise
+        return ("" if wait else ticket), wait
+
+    def _acquire(self, ticket: str) -> float:
+        now = self._clock()
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
             longest = max(_LEASE, self._limit.per) + self._limit.per
             self._db.execute(
                 "DELETE FROM places WHERE free_at <= ? OR free_at > ?", (now, now + longest)
             )
-            pause = self._db.execute("SELECT until FROM pause").fetchone()
-            if pause is not None and now < pause[0] <= now + longest:
-                return "", pause[0] - now
+            self._db.execute("DELETE FROM pauses WHERE until <= ? OR since > ?", (now, now))
+            (pause,) = self._db.execute("SELECT max(until) FROM pauses").fetchone()
+            if pause is not None:
+                return float(pause) - now
             taken, first = self._db.execute("SELECT count(*), min(free_at) FROM places").fetchone()
             if taken >= self._limit.requests:
-                return "", max(first - now, 0.001)
-            ticket = uuid4().hex
+                # A lease does not say when its request will be over, but then `per` follows.
+                return max(min(float(first) - now, self._limit.per), 0.001)
             lease = now + max(_LEASE, self._limit.per)
             self._db.execute("INSERT INTO places VALUES (?, ?)", (ticket, lease))
-            return ticket, 0.0
-        finally:
-            self._db.execute("COMMIT")
+            return 0.0
 
-    async def answered(self, ticket: str) -> None:
+    async def release(self, ticket: str) -> None:
         """Start the time after which the place is free."""
-        free_at = self._clock() + self._limit.per
-        statement = "UPDATE places SET free_at = ? WHERE ticket = ?"
-        await self._run(lambda: self._db.execute(statement, (free_at, ticket)))
+        await self._run(partial(self._free, ticket, self._clock() + self._limit.per))
+
+    def _free(self, ticket: str, free_at: float) -> None:
+        self._db.execute("UPDATE places SET free_at = ? WHERE ticket = ?", (free_at, ticket))
 
     async def pause(self, seconds: float) -> None:
         """Tell the other processes."""
-        until = self._clock() + seconds
-        statement = (
-            "INSERT INTO pause VALUES (1, ?) ON CONFLICT DO UPDATE SET until = max(until, ?)"
-        )
-        await self._run(lambda: self._db.execute(statement, (until, until)))
+        now = self._clock()
+        row = (now, now + seconds)
+        await self._run(lambda: self._db.execute("INSERT INTO pauses VALUES (?, ?)", row))
 
     async def close(self) -> None:
-        """Close the file."""
-        await self._run(self._db.close)
+        """Close the file, once the work on it is done."""
+        try:
+            await self._run(self._db.close)
+        finally:
+            self._thread.shutdown(wait=False)
 
 
-_TAKE: Final = """
+_ACQUIRE: Final = """
 local now = redis.call('TIME'); now = now[1] + now[2] / 1e6
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZSCORE', KEYS[1], ARGV[3]) then return '0' end
 local pause = tonumber(redis.call('GET', KEYS[2]) or '0')
 if pause > now then return tostring(pause - now) end
 if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then
   local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-  return tostring(math.max(first[2] - now, 0.001))
+  return tostring(math.max(math.min(first[2] - now, ARGV[4]), 0.001))
 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
 redis.call('EXPIRE', KEYS[1], math.ceil(ARGV[2]) * 2)
 return '0'
 """
-_ANSWERED: Final = """
+_RELEASE: Final = """
 local now = redis.call('TIME'); now = now[1] + now[2] / 1e6
 redis.call('ZADD', KEYS[1], 'XX', now + ARGV[1], ARGV[2])
 """
@@ -176,56 +305,79 @@ class RedisBudget:
 
     def __init__(self, limit: RateLimit, url: str) -> None:
         try:
-            from redis.asyncio import Redis  # noqa: PLC0415 - only who shares by Redis needs it
+            import redis  # noqa: PLC0415 - only who shares by Redis needs it
+            from redis.asyncio import Redis  # noqa: PLC0415
+            from redis.asyncio.retry import Retry  # noqa: PLC0415
+            from redis.backoff import ExponentialWithJitterBackoff  # noqa: PLC0415
         except ImportError as error:
             raise UsageError(
                 "a budget shared by Redis needs the extra: pip install 'capillary-targets[redis]'"
             ) from error
+        errors = redis.exceptions
+        self._error = errors.RedisError
+        self._final = (errors.AuthenticationError, errors.AuthorizationError)
+        self._passing = (
+            *(errors.ConnectionError, errors.TimeoutError, errors.BusyLoadingError),
+            *(errors.ReadOnlyError, errors.OutOfMemoryError, errors.TryAgainError),
+            *(errors.ClusterDownError, errors.MasterDownError),
+        )
         self._limit = limit
-        self._redis: Any = Redis.from_url(url, decode_responses=True)
+        try:
+            self._redis: Any = Redis.from_url(
+                url,
+                decode_responses=True,
+                socket_connect_timeout=_PATIENCE,
+                socket_timeout=_PATIENCE,
+                health_check_interval=30,
+                retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), 3),
+            )
+        except (ValueError, errors.RedisError) as error:
+            raise UsageError(f"the shared budget's Redis address cannot be read: {error}") from None
         key = f"capillary-targets:{{{limit.requests}/{limit.per:g}}}"
         self._places, self._paused = f"{key}:places", f"{key}:pause"
-        self._take = self._redis.register_script(_TAKE)
-        self._answered = self._redis.register_script(_ANSWERED)
+        self._acquire = self._redis.register_script(_ACQUIRE)
+        self._release = self._redis.register_script(_RELEASE)
         self._pause = self._redis.register_script(_PAUSE)
 
-    async def take(self) -> tuple[str, float]:
+    async def _run(self, script: Any, keys: list[str], *args: object) -> Any:
+        try:
+            return await script(keys=keys, args=args)
+        except self._error as error:
+            raise BudgetUnavailable(
+                f"the shared budget's Redis failed: {type(error).__name__}: {error}",
+                retryable=isinstance(error, self._passing) and not isinstance(error, self._final),
+            ) from error
+
+    async def acquire(self) -> tuple[str, float]:
         """A place in the shared window, or how long to wait for one."""
-        ticket = uuid4().hex
-        lease = max(_LEASE, self._limit.per)
-        wait = float(
-            await self._take(
-                keys=[self._places, self._paused], args=[self._limit.requests, lease, ticket]
-            )
-        )
+        ticket, per = uuid4().hex, self._limit.per
+        keys, lease = [self._places, self._paused], max(_LEASE, per)
+        wait = float(await self._run(self._acquire, keys, self._limit.requests, lease, ticket, per))
         return ("" if wait else ticket), wait
 
-    async def answered(self, ticket: str) -> None:
+    async def release(self, ticket: str) -> None:
         """Start the time after which the place is free."""
-        await self._answered(keys=[self._places], args=[self._limit.per, ticket])
+        await self._run(self._release, [self._places], self._limit.per, ticket)
 
     async def pause(self, seconds: float) -> None:
         """Tell the other processes."""
-        await self._pause(keys=[self._paused], args=[seconds])
+        await self._run(self._pause, [self._paused], seconds)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
 
 
-def open_budget(limit: RateLimit | Budget) -> Budget:
-    """The budget that a `RateLimit` describes, or the caller's own as it is.
+def open_budget(limit: RateLimit) -> Budget:
+    """Open the shared budget that a `RateLimit` describes.
 
     Raises `UsageError` if it cannot be shared so.
     """
-    if not isinstance(limit, RateLimit):
-        return limit
-    if limit.shared is None:
-        return LocalBudget(limit)
-    scheme, _, rest = limit.shared.partition("://")
+    shared = limit.shared or ""
+    scheme, _, rest = shared.partition("://")
     if scheme == "sqlite" and rest.removeprefix("/"):
         path = Path(rest) if not rest.startswith("//") else Path(rest[1:])
         return SqliteBudget(limit, str(path))
     if scheme in {"redis", "rediss", "unix"}:
-        return RedisBudget(limit, limit.shared)
-    raise UsageError(f"shared budget: sqlite:///PATH or redis://HOST:PORT/0, not {limit.shared!r}")
+        return RedisBudget(limit, shared)
+    raise UsageError(f"shared budget: sqlite:///PATH or redis://HOST:PORT/0, not {shared!r}")

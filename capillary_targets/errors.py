@@ -19,6 +19,7 @@ __all__ = [
     "AuthError",
     "AuthorizationUnavailable",
     "BadResponse",
+    "BudgetUnavailable",
     "CapillaryError",
     "ClientClosed",
     "ConnectionFailed",
@@ -245,6 +246,17 @@ class ConnectionFailed(CapillaryError, ConnectionError):
     """No connection, or it broke before a whole answer had come."""
 
     retryable = True
+
+
+class BudgetUnavailable(CapillaryError):
+    """The store of a shared rate budget (SQLite, Redis, the caller's own) failed.
+
+    `retryable` is true where another try may find it well: a lost connection, a locked file.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.retryable = retryable
 
 
 class BadResponse(CapillaryError):

@@ -30,8 +30,8 @@ from .errors import (
     TargetPeriodNotFound,
     TargetRuleNotFound,
 )
-from .gate import Waited
 from .hooks import Scope, ScopeDetails, current_scope, within
+from .limiter import WaitTimes
 from .models import Target, TargetEvent
 from .outcomes import SweepPlan, SweepStats, UserOutcome
 from .pager import EventPager
@@ -79,8 +79,8 @@ class Sweep:
     )
 
     def __attrs_post_init__(self) -> None:
-        gate = self._session.gate
-        self._crowd = Crowd(lambda: gate.limit)
+        limiter = self._session.limiter
+        self._crowd = Crowd(lambda: limiter.limit)
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,11 +188,11 @@ class Sweep:
     @property
     def stats(self) -> SweepStats:
         """How far it is: a value of this moment."""
-        stats, gate = self._counted, self._session.gate
+        stats, limiter = self._counted, self._session.limiter
         stats.requests = self._session.counts.requests
         stats.retries = self._session.counts.retries
-        stats.in_flight, stats.limit = gate.in_flight, gate.limit
-        stats.waited_for_budget = _held_back(gate.waited)
+        stats.in_flight, stats.limit = limiter.in_flight, limiter.limit
+        stats.waited_for_budget = _held_back(limiter.wait_times)
         stats.seconds = time.monotonic() - self._started
         return stats
 
@@ -299,5 +299,5 @@ async def _stream_of(users: Iterable[int] | AsyncIterable[int]) -> AsyncIterator
             yield user
 
 
-def _held_back(waited: Waited) -> float:
+def _held_back(waited: WaitTimes) -> float:
     return waited.budget + waited.pause

@@ -90,11 +90,11 @@ class RetryDetails:
 class WaitDetails:
     """A request waited `seconds` before it could be sent.
 
-    `reason`: all places were taken, the rate budget was used up, or the server had asked for a
-    pause (429).
+    `reason`: all concurrency slots were taken, the rate budget was used up, or the server had asked
+    for a pause (429).
     """
 
-    reason: Literal["place", "budget", "pause"]
+    reason: Literal["slot", "budget", "pause"]
     seconds: float
 
 

@@ -76,14 +76,14 @@ class ConcurrencyController:
     _doubling: bool = field(init=False, default=True)
     _samples: list[float] = field(init=False, factory=list)
     _overloads: int = field(init=False, default=0)
-    _busiest: int = field(init=False, default=0)
+    _peak_in_flight: int = field(init=False, default=0)
     _base: float = field(init=False, default=math.inf)
     _base_at: float = field(init=False, default=-math.inf)
     _probing: int = field(init=False, default=0)
-    _resume_at: float = field(init=False, default=0.0)
+    _limit_before_probe: float = field(init=False, default=0.0)
     _ceiling: float = field(init=False, default=math.inf)
     _ceiling_until: float = field(init=False, default=-math.inf)
-    _deaf_until: float = field(init=False, default=-math.inf)
+    _ignore_until: float = field(init=False, default=-math.inf)
 
     def __attrs_post_init__(self) -> None:
         self._limit = float(self.settings.initial)
@@ -93,25 +93,27 @@ class ConcurrencyController:
         """Requests allowed in flight now."""
         return int(self._limit)
 
-    def ended(self, now: float, seconds: float, in_flight: int, *, overload: bool = False) -> None:
+    def on_response(
+        self, now: float, seconds: float, in_flight: int, *, overload: bool = False
+    ) -> None:
         """A request ended after `seconds`; `in_flight` were under way when it was sent."""
-        self._busiest = max(self._busiest, in_flight)
+        self._peak_in_flight = max(self._peak_in_flight, in_flight)
         if overload:
             self._overloads += 1
-            if now - seconds >= self._deaf_until:  # sent after the last shrinking: news
+            if now - seconds >= self._ignore_until:  # sent after the last shrinking: news
                 self._shrink(now, seconds, in_flight)
             return
         self._samples.append(seconds)
         if len(self._samples) >= max(4, self.limit):
             self._window(now, _median(self._samples))
             self._samples.clear()
-            self._busiest = self._overloads = 0
+            self._peak_in_flight = self._overloads = 0
 
     def _shrink(self, now: float, seconds: float, in_flight: int) -> None:
         self._ceiling = max(self.settings.minimum, min(self._limit, in_flight) * 0.95)
         self._ceiling_until = now + max(4 * _HORIZON, _CALM_ROUNDS * seconds)
         self._doubling = False
-        self._deaf_until = now
+        self._ignore_until = now
         self._set(now, min(self._limit, in_flight) * _BACKOFF)
 
     def _window(self, now: float, latency: float) -> None:
@@ -123,11 +125,11 @@ class ConcurrencyController:
             self._base, self._base_at = min(latency, self._base), now
         elif now - self._base_at > horizon:
             # Nothing as quick has been seen for a while: measure the unloaded latency afresh.
-            self._resume_at = self._limit
+            self._limit_before_probe = self._limit
             self._probing = 2
             self._set(now, self._limit / 2)
             return
-        if self._overloads or self._busiest < self._limit / 2:
+        if self._overloads or self._peak_in_flight < self._limit / 2:
             return  # shrunk already, or the limit was not what held the requests back
         gradient = (_TOLERANCE * self._base + _SLACK) / latency
         if gradient >= 1.0 and self._doubling:
@@ -145,7 +147,7 @@ class ConcurrencyController:
         # Much slower than before, though unloaded: another server, so to speak. Start over.
         self._doubling = latency > 1.5 * self._base
         self._base, self._base_at = latency, now
-        self._set(now, self._limit if self._doubling else self._resume_at)
+        self._set(now, self._limit if self._doubling else self._limit_before_probe)
 
     def _set(self, now: float, limit: float) -> None:
         if now < self._ceiling_until:
@@ -181,12 +183,12 @@ class RateController:
     paused_until: float = field(default=-math.inf)
     _accepted: int = field(init=False, default=0)
     _since: float | None = field(init=False, default=None)
-    _grown: float = field(init=False, default=0.0)
+    _last_increase: float = field(init=False, default=0.0)
     _pause: float = field(init=False, default=_FIRST_PAUSE)
     _next: float = field(init=False, default=-math.inf)
 
     @property
-    def restrains(self) -> bool:
+    def active(self) -> bool:
         """Whether there was ever a refusal."""
         return self.paused_until > -math.inf
 
@@ -194,15 +196,17 @@ class RateController:
         """Seconds for which nothing may be sent."""
         return max(0.0, self.paused_until - now)
 
-    def wait(self, now: float) -> float:
-        """Seconds until the pace lets a request through; 0 takes its place in it."""
-        if self.rate == math.inf:
-            return 0.0
-        if now < self._next:
-            return self._next - now
-        # A late caller may catch up a tenth of a second, no more: a pace, not a burst.
-        self._next = max(self._next, now - 0.1) + 1.0 / self.rate
-        return 0.0
+    def delay(self, now: float) -> float:
+        """Seconds until pause and pace let a request through."""
+        if now < self.paused_until:
+            return self.paused_until - now
+        return max(0.0, self._next - now)
+
+    def sent(self, now: float) -> None:
+        """A request was let through."""
+        if self.rate < math.inf:
+            # A late caller may catch up a tenth of a second, no more: a pace, not a burst.
+            self._next = max(self._next, now - 0.1) + 1.0 / self.rate
 
     def accepted(self, now: float) -> None:
         """A request was not refused."""
@@ -210,9 +214,9 @@ class RateController:
             self._since = now
         self._accepted += 1
         if self.rate != math.inf:
-            passed = max(0.0, now - self._grown) / self._pause
+            passed = max(0.0, now - self._last_increase) / self._pause
             self.rate *= 1.0 + _GROWTH * passed * (now - self.paused_until) / self._pause
-            self._grown = max(self._grown, now)
+            self._last_increase = max(self._last_increase, now)
 
     def refused(self, now: float, sent: float, retry_after: float | None) -> None:
         """A request sent at `sent` was refused, with the server's word for how long, if any."""
@@ -230,7 +234,7 @@ class RateController:
             self._pause = max(pause, _FIRST_PAUSE)
         if self._accepted and self._since is not None:
             self.rate = _SAFETY * self._accepted / (now - self._since + pause)
-        self._accepted, self._since, self._grown = 0, self.paused_until, self.paused_until
+        self._accepted, self._since, self._last_increase = 0, self.paused_until, self.paused_until
 
 
 @define(eq=False, repr=False)
@@ -244,20 +248,23 @@ class Window:
 
     requests: int
     per: float
-    _under_way: int = field(init=False, default=0)
+    _in_flight: int = field(init=False, default=0)
     _free_at: deque[float] = field(init=False, factory=deque)
 
-    def take(self, now: float) -> float:
-        """0 if a place was taken, else the seconds until one may be free (inf: not known)."""
+    def delay(self, now: float) -> float:
+        """Seconds until a place may be free: 0 if one is, inf if none is known to become so."""
         free_at = self._free_at
         while free_at and free_at[0] <= now:
             free_at.popleft()
-        if self._under_way + len(free_at) < self.requests:
-            self._under_way += 1
+        if self._in_flight + len(free_at) < self.requests:
             return 0.0
         return free_at[0] - now if free_at else math.inf
 
-    def answered(self, now: float) -> None:
+    def acquire(self) -> None:
+        """Take a place, which `delay` has found free."""
+        self._in_flight += 1
+
+    def release(self, now: float) -> None:
         """A request that took a place was answered, or failed."""
-        self._under_way -= 1
+        self._in_flight -= 1
         self._free_at.append(now + self.per)

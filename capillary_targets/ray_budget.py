@@ -29,16 +29,16 @@ class BudgetActor:
         self._window = SqliteBudget(limit, ":memory:")
         self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
-    async def take(self) -> tuple[str, float]:
+    async def acquire(self) -> tuple[str, float]:
         """As the budget's."""
         if self._restarted:
             self._restarted = False
             await self._window.pause(self._limit.per)
-        return await self._window.take()
+        return await self._window.acquire()
 
-    async def answered(self, ticket: str) -> None:
+    async def release(self, ticket: str) -> None:
         """As the budget's."""
-        await self._window.answered(ticket)
+        await self._window.release(ticket)
 
     async def pause(self, seconds: float) -> None:
         """As the budget's."""
@@ -51,14 +51,14 @@ class ClusterBudget:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def take(self) -> tuple[str, float]:
+    async def acquire(self) -> tuple[str, float]:
         """A place in the window, or how long to wait for one."""
-        ticket, wait = await self._actor.take.remote()
+        ticket, wait = await self._actor.acquire.remote()
         return ticket, wait
 
-    async def answered(self, ticket: str) -> None:
+    async def release(self, ticket: str) -> None:
         """Start the time after which the place is free."""
-        await self._actor.answered.remote(ticket)
+        await self._actor.release.remote(ticket)
 
     async def pause(self, seconds: float) -> None:
         """Tell everybody."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 from attrs import define, field, frozen, validators
 
-__all__ = ["RetryPolicy", "RetryQuota", "parse_retry_after"]
+__all__ = ["RetryPolicy", "RetryQuota", "parse_retry_after", "waiting_disabled"]
+
+waiting_disabled: ContextVar[bool] = ContextVar("capillary_targets_waiting_disabled", default=False)
+"""Whether pauses, pace, budget and back-off are skipped: in tests, see `testing.no_waiting`."""
 
 _RETRY_COST: Final = 5
 _TIMEOUT_COST: Final = 10
@@ -35,14 +39,14 @@ class RetryPolicy:
     )
     quota: int = field(default=500, validator=validators.ge(0))
 
-    def wait(self, attempt: int, chance: float, retry_after: float | None = None) -> float:
+    def backoff(self, attempt: int, jitter: float, retry_after: float | None = None) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 1).
 
-        `chance` is a random number in [0, 1).
+        `jitter` is a random number in [0, 1).
         """
         # The exponent is bounded so that a policy of thousands of attempts cannot overflow.
         ceiling = min(self.wait_max, self.wait_initial * 2.0 ** min(attempt - 1, 60))
-        return max(chance * ceiling, retry_after or 0.0)
+        return max(jitter * ceiling, retry_after or 0.0)
 
 
 @define(eq=False, repr=False)
@@ -60,7 +64,7 @@ class RetryQuota:
     def __attrs_post_init__(self) -> None:
         self.tokens = self.capacity
 
-    def take(self, *, timed_out: bool) -> int | None:
+    def acquire(self, *, timed_out: bool) -> int | None:
         """The tokens that a retry took, or None if there are too few for one."""
         cost = _TIMEOUT_COST if timed_out else _RETRY_COST
         if cost > self.tokens:
@@ -68,7 +72,7 @@ class RetryQuota:
         self.tokens -= cost
         return cost
 
-    def give_back(self, taken: int) -> None:
+    def release(self, taken: int) -> None:
         """A call succeeded whose last retry had taken `taken` tokens (0: it needed none)."""
         self.tokens = min(self.capacity, self.tokens + (taken or _SUCCESS_REFUND))
 

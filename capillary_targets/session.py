@@ -13,10 +13,9 @@ from attrs import define, evolve, field
 from yarl import URL
 
 from .auth import Auth
-from .budget import open_budget
 from .errors import ClientClosed
-from .gate import Gate
 from .hooks import Hooks
+from .limiter import RequestLimiter
 from .pagination import Learned
 from .retry import RetryQuota
 from .settings import Options, Settings
@@ -78,7 +77,7 @@ class Session:
 
     settings: Settings
     http: aiohttp.ClientSession = field(repr=False)
-    gate: Gate = field(repr=False)
+    limiter: RequestLimiter = field(repr=False)
     structurer: Structurer = field(repr=False)
     prefix: str = field(repr=False)
     """The base URL as text, to show."""
@@ -152,18 +151,17 @@ async def opened(
     own = http is None
     if http is None:
         http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # the gate bounds what is in flight
+            connector=aiohttp.TCPConnector(limit=0),  # the limiter bounds what is in flight
             cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
             headers={"User-Agent": _user_agent(), **_HEADERS},
             middlewares=(_send_once,),
         )
     hooks = Hooks(settings.hooks)
-    budget = None if settings.rate is None else open_budget(settings.rate)
     attempt_timeout = settings.retry.attempt_timeout or settings.timeout / 2
     session = Session(
         settings,
         http,
-        gate=Gate(settings.concurrency, budget, hooks),
+        limiter=RequestLimiter(settings.concurrency, settings.rate, hooks),
         structurer=structurer(settings.timezone),
         prefix=str(settings.base_url).rstrip("/"),
         headers={} if own else _HEADERS,
@@ -178,6 +176,4 @@ async def opened(
         session.life.closed = True
         if own:
             await http.close()
-        await session.gate.settle()
-        if budget is not None and budget is not settings.rate:  # the caller's own stays open
-            await budget.close()
+        await session.limiter.aclose()

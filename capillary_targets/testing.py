@@ -8,6 +8,8 @@ from typing import Final
 
 import stamina
 
+from .retry import waiting_disabled
+
 __all__ = ["no_waiting"]
 
 _MANY: Final = 1_000_000
@@ -24,5 +26,9 @@ def no_waiting() -> Iterator[None]:
 
     It switches stamina's test mode on for the whole process, and back to what it was.
     """
-    with stamina.set_testing(True, attempts=_MANY, cap=True):
-        yield
+    token = waiting_disabled.set(True)
+    try:
+        with stamina.set_testing(True, attempts=_MANY, cap=True):
+            yield
+    finally:
+        waiting_disabled.reset(token)

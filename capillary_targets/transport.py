@@ -18,14 +18,12 @@ from .errors import (
     AuthError,
     CapillaryError,
     ClientClosed,
-    ConnectionFailed,
     RateLimited,
     RequestTimeout,
-    ServiceUnavailable,
 )
 from .exchange import Request, exchange
-from .gate import Deadline, Outcome, Ticket
 from .hooks import RequestDetails, RetryDetails, current_scope
+from .limiter import Deadline, Outcome, Permit, outcome_of
 from .private import PrivatePath
 from .session import Session
 from .structuring import Structurer
@@ -63,7 +61,7 @@ async def get(session: Session, path: str | PrivatePath, read: Read[T]) -> T:
             raise
         failure = error
     else:
-        session.quota.give_back(0)
+        session.quota.release(0)
         return result
     return await call.try_again(failure)
 
@@ -77,7 +75,7 @@ class _Call(Generic[T]):
         sent = path.sent if isinstance(path, PrivatePath) else path
         self.request = Request("GET", sent, f"{session.prefix}{path}")
         self.read = read
-        self.deadline = Deadline(session.settings.timeout, endless=session.patient)
+        self.deadline = Deadline(session.settings.timeout, paused_while_queued=session.patient)
         self.attempts = 0
         self.last: CapillaryError | None = None
         self._taken = 0  # from the retry quota, for the latest retry
@@ -97,7 +95,7 @@ class _Call(Generic[T]):
                     first, failure = failure, None
                     raise first
                 result = await self.attempt()
-        self.session.quota.give_back(self._taken)
+        self.session.quota.release(self._taken)
         return result
 
     def _wait_before_retry(self, error: Exception) -> float | bool:
@@ -112,15 +110,17 @@ class _Call(Generic[T]):
         ):
             return False
         refused = isinstance(error, RateLimited)
-        if refused and self.deadline.endless:
-            wait = 0.0  # the gate holds everybody back for as long as it takes
+        if refused and self.deadline.paused_while_queued:
+            wait = 0.0  # the limiter holds everybody back for as long as it takes
         else:
-            wait = policy.wait(self.attempts, random.random(), getattr(error, "retry_after", None))
+            wait = policy.backoff(
+                self.attempts, random.random(), getattr(error, "retry_after", None)
+            )
         if wait >= left:
             error.add_note("not retried: the deadline would pass before another attempt")
             return False
         if not refused:  # a refusal is no outage
-            taken = self.session.quota.take(timed_out=isinstance(error, RequestTimeout))
+            taken = self.session.quota.acquire(timed_out=isinstance(error, RequestTimeout))
             if taken is None:
                 error.add_note("not retried: too many requests are failing (retry quota used up)")
                 return False
@@ -153,7 +153,9 @@ class _Call(Generic[T]):
 
     async def _authorise(self) -> SecretHeaders:
         try:
-            async with asyncio.timeout(None if self.deadline.endless else self.deadline.left()):
+            async with asyncio.timeout(
+                None if self.deadline.paused_while_queued else self.deadline.left()
+            ):
                 return await self.session.settings.auth.headers(self._fetch_token)
         except TimeoutError as error:
             if isinstance(error, CapillaryError):
@@ -166,11 +168,11 @@ class _Call(Generic[T]):
         return await self._send(Request("POST", _TOKEN_PATH, url, body), {}, read_token)
 
     async def _send(self, request: Request, headers: Mapping[str, str], read: Read[R]) -> R:
-        """Pass the gate, send once, read the answer, and say to the gate how it went."""
-        session, gate = self.session, self.session.gate
+        """Acquire a permit, send once, read the answer, and release the permit."""
+        session = self.session
         answer: Answer | None = None
         failure: CapillaryError | None = None
-        ticket = gate.enter_at_once() or await self._pass_gate(request)
+        permit = await self._acquire(request)
         outcome: Outcome = "cancelled"
         ended = None
         try:
@@ -182,12 +184,10 @@ class _Call(Generic[T]):
                 result = read(answer, session.structurer)
             except CapillaryError as error:
                 failure = error
-            outcome = "served" if failure is None else _outcome(failure)
+            outcome = "ok" if failure is None else outcome_of(failure)
         finally:
             retry_after = failure.retry_after if isinstance(failure, RateLimited) else None
-            gate.leave(ticket, outcome, retry_after, ended)
-        if ticket.budget:
-            await gate.settle(refused=outcome == "refused")
+            session.limiter.release(permit, outcome, retry_after, ended)
         if isinstance(failure, RequestTimeout) and self.deadline.left() <= 0:
             failure = self._late(request)
         elif failure is not None:
@@ -198,7 +198,7 @@ class _Call(Generic[T]):
                     method=request.method,
                     url=request.shown,
                     attempt=self.attempts,
-                    seconds=(ended or time.monotonic()) - ticket.sent,
+                    seconds=(ended or time.monotonic()) - permit.sent,
                     status=None if answer is None else answer.status,
                     request_id=None if answer is None else answer.request_id,
                     error=failure,
@@ -210,10 +210,10 @@ class _Call(Generic[T]):
             raise failure.with_traceback(None) from failure.__cause__
         return result
 
-    async def _pass_gate(self, request: Request) -> Ticket:
+    async def _acquire(self, request: Request) -> Permit:
         try:
-            ticket = await self.session.gate.enter(self.deadline)
-        except RateLimited as error:
+            permit = await self.session.limiter.acquire(self.deadline)
+        except CapillaryError as error:
             self.told(error, request)
             raise
         except TimeoutError:
@@ -222,9 +222,9 @@ class _Call(Generic[T]):
             try:
                 self.session.ensure_open()
             except ClientClosed:
-                self.session.gate.leave(ticket, "cancelled")
+                self.session.limiter.release(permit, "cancelled")
                 raise
-            return ticket
+            return permit
         raise late
 
     def _late(self, request: Request) -> CapillaryError:
@@ -250,13 +250,3 @@ class _Call(Generic[T]):
             error.redact(self.private.words)
         self.last = error
         return error
-
-
-def _outcome(failure: CapillaryError | None) -> Outcome:
-    if isinstance(failure, RateLimited):
-        return "refused"
-    if isinstance(failure, RequestTimeout | ConnectionFailed):
-        return "overload"
-    if isinstance(failure, ServiceUnavailable) and failure.status != 500:
-        return "overload"  # a plain 500 is a bug of the server's more often than its load
-    return "served"

@@ -174,7 +174,7 @@ async def test_however_it_ends_nothing_is_left(how: str, what: str) -> None:
         await asyncio.wait([task])
         if how in {"raise", "cancel"}:
             assert task.cancelled() or isinstance(task.exception(), ZeroDivisionError)
-        await turns_until(lambda: client.session.gate.in_flight == 0)
+        await turns_until(lambda: client.session.limiter.in_flight == 0)
         assert client.session.http.connector._acquired == set()
     await turns_until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 

@@ -63,7 +63,7 @@ class Server:
                     begin(*queue.popleft())
             else:
                 self.refused += 1
-            controller.ended(now, now - sent, at_once, overload=not ok)
+            controller.on_response(now, now - sent, at_once, overload=not ok)
             self.limits.add(controller.limit)
 
     def share_of_best(self, since: float, until: float) -> float:
@@ -130,7 +130,7 @@ def test_the_limit_keeps_within_its_bounds() -> None:
 def test_where_the_limit_is_not_reached_it_does_not_grow() -> None:
     controller = adaptive(initial=8)
     for moment in range(1000):
-        controller.ended(moment / 10, 0.05, 1)
+        controller.on_response(moment / 10, 0.05, 1)
     assert controller.limit <= 8
 
 
@@ -160,9 +160,10 @@ def test_no_window_of_the_servers_holds_more_than_the_budget(
         now += gap
         while True:
             while answers and answers[0] <= now:
-                window.answered(heapq.heappop(answers))
-            wait = window.take(now)
+                window.release(heapq.heappop(answers))
+            wait = window.delay(now)
             if not wait:
+                window.acquire()
                 break
             now = min([now + wait, *answers[:1]])
         arrivals.append(now + took * share)
@@ -176,12 +177,13 @@ def test_the_budget_is_used_in_full() -> None:
     window = Window(100, 1.0)
     now, sent = 0.0, 0
     while now < 10:
-        wait = window.take(now)
+        wait = window.delay(now)
         if wait:
             now += wait
         else:
+            window.acquire()
             sent += 1
-            window.answered(now + 0.005)
+            window.release(now + 0.005)
     assert sent >= 0.95 * 1000
 
 
@@ -192,11 +194,12 @@ def test_refusals_teach_the_rate(budget: int, per: float) -> None:
     used: Counter[int] = Counter()
     now, sent, refused = 0.0, 0, 0
     while now < 30 * per:
-        wait = rate.pause_left(now) or rate.wait(now)
+        wait = rate.delay(now)
         if wait:
             now += wait
             continue
         sent += 1
+        rate.sent(now)
         window = int(now // per)
         used[window] += 1
         if used[window] > budget:

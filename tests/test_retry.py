@@ -15,17 +15,17 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @given(st.integers(1, 5000), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, 10_000))
 def test_a_wait_is_bounded_and_never_below_the_servers_word(
-    attempt: int, chance: float, retry_after: float | None
+    attempt: int, jitter: float, retry_after: float | None
 ) -> None:
     policy = RetryPolicy()
-    wait = policy.wait(attempt, chance, retry_after)
+    wait = policy.backoff(attempt, jitter, retry_after)
     assert wait >= (retry_after or 0)
     assert wait <= max(policy.wait_max, retry_after or 0)
 
 
 def test_backoff_doubles_up_to_its_ceiling() -> None:
     policy = RetryPolicy(wait_initial=1, wait_max=10)
-    assert [policy.wait(n, 0.5) for n in range(1, 7)] == [0.5, 1, 2, 4, 5, 5]
+    assert [policy.backoff(n, 0.5) for n in range(1, 7)] == [0.5, 1, 2, 4, 5, 5]
 
 
 @given(st.integers(0, 10**6))

@@ -110,7 +110,7 @@ async def sweep(
     ) as client:
         users = _users(users_file, column, server, retry_failed=retry_failed)
         expected = users.expected() if isinstance(users, UsersFile) else len(users)
-        with progress(lambda: client.session.gate.limit, expected) as shown:
+        with progress(lambda: client.session.limiter.limit, expected) as shown:
             try:
                 summary = await run(
                     client,

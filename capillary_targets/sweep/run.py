@@ -132,8 +132,8 @@ class _Sweep:
 
     def __attrs_post_init__(self) -> None:
         self._started = self._clock()
-        gate = self._client.session.gate
-        self.crowd = Crowd(lambda: gate.limit)
+        limiter = self._client.session.limiter
+        self.crowd = Crowd(lambda: limiter.limit)
         summary = self._summary = self._before.summary
         made = self._client.counts
         self._earlier = (

@@ -349,12 +349,12 @@ async def test_a_busy_processor_has_few_users_under_way(
     in_flight: list[int] = []
     sandbox = Sandbox(users=150, targets=1, events=3)
     async with sandbox, connected(sandbox, concurrency=64) as client:
-        gate = client.session.gate
+        limiter = client.session.limiter
         summary = await run(
             client,
             sandbox.world.all_user_ids(),
             tmp_path,
-            progress=lambda _: in_flight.append(gate.in_flight),
+            progress=lambda _: in_flight.append(limiter.in_flight),
         )
     assert summary.complete == summary.users
     assert least <= max(in_flight) <= most

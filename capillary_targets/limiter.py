@@ -1,0 +1,316 @@
+"""Limits concurrency and rate: every request acquires a permit and releases it when it is over.
+
+The sums are in `limits`; here is who waits. Two lanes: calls of people (foreground) go before calls
+of sweeps (background), each lane first come, first served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+from attrs import define
+
+from .budget import Budget, SharedBudget
+from .errors import (
+    CapillaryError,
+    ConnectionFailed,
+    RateLimited,
+    RequestTimeout,
+    ServiceUnavailable,
+)
+from .hooks import Hooks, WaitDetails
+from .limits import (
+    AdaptiveConcurrency,
+    ConcurrencyController,
+    RateController,
+    RateLimit,
+    Window,
+)
+from .retry import waiting_disabled
+
+__all__ = ["Deadline", "Outcome", "Permit", "RequestLimiter", "WaitTimes", "outcome_of"]
+
+Reason: TypeAlias = Literal["slot", "budget", "pause"]
+Outcome: TypeAlias = Literal["ok", "throttled", "overload", "cancelled"]
+"""How a request ended: `throttled` is 429; `overload` a time-out, a broken connection, 502, 503."""
+
+
+def outcome_of(error: CapillaryError) -> Outcome:
+    """What a failed request says about the server's load."""
+    if isinstance(error, RateLimited):
+        return "throttled"
+    if isinstance(error, RequestTimeout | ConnectionFailed):
+        return "overload"
+    if isinstance(error, ServiceUnavailable) and error.status != 500:
+        return "overload"  # a plain 500 is a bug of the server's more often than its load
+    return "ok"
+
+
+@define(eq=False, repr=False)
+class WaitTimes:
+    """Seconds spent waiting for permits, by all requests together, by what they waited for."""
+
+    slot: float = 0.0
+    budget: float = 0.0
+    pause: float = 0.0
+
+
+@define(eq=False, repr=False)
+class Permit:
+    """The right to send one request: when it was given, and how many were then in flight."""
+
+    sent: float
+    in_flight: int
+    ticket: str = ""
+    """Its place in a shared budget."""
+
+
+class Deadline:
+    """Until when one call may take, in monotonic seconds.
+
+    A web request would rather fail at once than wait for the rate limit. A sweep waits: its
+    deadline stands still while a request is queued (`paused_while_queued`), and its requests go
+    in the background lane.
+    """
+
+    __slots__ = ("ends", "paused_while_queued")
+
+    def __init__(self, seconds: float, *, paused_while_queued: bool = False) -> None:
+        self.ends = time.monotonic() + seconds
+        self.paused_while_queued = paused_while_queued
+
+    def left(self) -> float:
+        """Seconds until then; negative when it has passed."""
+        return self.ends - time.monotonic()
+
+
+@define(eq=False, repr=False)
+class _Waiter:
+    deadline: Deadline
+    granted: asyncio.Future[Permit]
+    unlimited: bool
+    """Whether only concurrency limits it, in tests that do not wait."""
+
+
+class RequestLimiter:
+    """Concurrency slots, pauses, pace and rate budget of a session, shared by all its calls.
+
+    Args:
+        concurrency: requests in flight at once, or the bounds to find the number within.
+        rate: the budget to keep: a `RateLimit`, which is opened and closed here, or the caller's
+            own `Budget`, which is only used.
+        hooks: told of every wait.
+        clock: monotonic seconds.
+
+    """
+
+    def __init__(
+        self,
+        concurrency: int | AdaptiveConcurrency,
+        rate: RateLimit | Budget | None,
+        hooks: Hooks,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._controller = (
+            ConcurrencyController(concurrency)
+            if isinstance(concurrency, AdaptiveConcurrency)
+            else None
+        )
+        self._fixed = concurrency if isinstance(concurrency, int) else 0
+        self._window: Window | None = None
+        self._shared: SharedBudget | None = None
+        if isinstance(rate, RateLimit) and rate.shared is None:
+            self._window = Window(rate.requests, rate.per)
+        elif rate is not None:
+            self._shared = SharedBudget(rate, self._dispatch, self._fail_next, clock)
+        self._hooks = hooks
+        self._clock = clock
+        self._foreground: deque[_Waiter] = deque()
+        self._background: deque[_Waiter] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._blocked: Reason | None = None  # what the head of the queue waits for
+        self._blocked_since = 0.0
+        self._elapsed: dict[Reason, float] = {"slot": 0.0, "budget": 0.0, "pause": 0.0}
+        self.rate = RateController()
+        self.in_flight = 0
+        self.wait_times = WaitTimes()
+
+    @property
+    def limit(self) -> int:
+        """Requests allowed in flight now."""
+        return self._fixed if self._controller is None else self._controller.limit
+
+    async def acquire(self, deadline: Deadline) -> Permit:
+        """Wait for a slot, the pace and the budget.
+
+        Raises:
+            RateLimited: a wait that is known beforehand would pass the deadline of a call whose
+                deadline does not stand still while queued.
+            BudgetUnavailable: the shared budget's store failed.
+            TimeoutError: the deadline passed.
+
+        """
+        unlimited = waiting_disabled.get()
+        lane = self._background if deadline.paused_while_queued else self._foreground
+        if not self._foreground and not lane:
+            now = self._clock()
+            if self._blocked_by(now, unlimited=unlimited)[0] is None:
+                return self._grant(now, unlimited=unlimited)
+        waiter = _Waiter(deadline, asyncio.get_running_loop().create_future(), unlimited)
+        lane.append(waiter)
+        started, before = self._clock(), self._elapse()
+        try:
+            self._dispatch()
+            async with asyncio.timeout(None if deadline.paused_while_queued else deadline.left()):
+                return await waiter.granted
+        except BaseException:
+            if waiter.granted.done() and not waiter.granted.cancelled():
+                if waiter.granted.exception() is None:  # granted just before
+                    self.release(waiter.granted.result(), "cancelled")
+            else:
+                waiter.granted.cancel()
+                self._dispatch()  # a foreground call may have held the background lane back
+            raise
+        finally:
+            self._note_wait(before)
+            if deadline.paused_while_queued:
+                deadline.ends += self._clock() - started
+
+    def release(
+        self,
+        permit: Permit,
+        outcome: Outcome,
+        retry_after: float | None = None,
+        ended: float | None = None,
+    ) -> None:
+        """Give the slot back and report how the request ended. Never raises, never waits.
+
+        Args:
+            permit: what `acquire` returned.
+            outcome: see `Outcome`.
+            retry_after: seconds for which the server asked to be left alone.
+            ended: monotonic seconds at which the answer had come; now, if not given.
+
+        """
+        now = self._clock() if ended is None else ended
+        if outcome == "throttled":
+            self.rate.refused(now, permit.sent, retry_after)
+            if self._shared is not None:
+                self._shared.pause(self.rate.pause_left(now))
+        elif outcome == "ok":
+            self.rate.accepted(now)
+        if self._controller is not None and outcome in {"ok", "overload"}:
+            self._controller.on_response(
+                now, now - permit.sent, permit.in_flight, overload=outcome == "overload"
+            )
+        self.in_flight -= 1
+        if self._window is not None and permit.ticket:
+            self._window.release(self._clock())
+        elif self._shared is not None and permit.ticket:
+            self._shared.release(permit.ticket)
+        self._dispatch()
+
+    async def aclose(self) -> None:
+        """Report to the shared budget, and close it unless it is the caller's."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._shared is not None:
+            await self._shared.aclose()
+
+    def _blocked_by(self, now: float, *, unlimited: bool) -> tuple[Reason | None, float]:
+        """What holds the next request back, and for how many seconds (inf: until told)."""
+        if self.in_flight >= self.limit:
+            return "slot", math.inf
+        if unlimited:
+            return None, 0.0
+        if self.rate.active and (wait := self.rate.delay(now)):
+            return "pause", wait
+        if self._window is not None and (wait := self._window.delay(now)):
+            return "budget", wait
+        if self._shared is not None and (wait := self._shared.delay(now)):
+            return "budget", wait
+        return None, 0.0
+
+    def _grant(self, now: float, *, unlimited: bool) -> Permit:
+        self.in_flight += 1
+        ticket = ""
+        if not unlimited:
+            self.rate.sent(now)
+            if self._window is not None:
+                self._window.acquire()
+                ticket = "local"
+            elif self._shared is not None:
+                ticket = self._shared.acquire()
+        return Permit(now, self.in_flight, ticket)
+
+    def _dispatch(self) -> None:
+        """Grant permits, the foreground lane first, until something holds the next one back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        reason, wait = None, 0.0
+        while (waiter := self._next()) is not None:
+            now = self._clock()
+            reason, wait = self._blocked_by(now, unlimited=waiter.unlimited)
+            if reason is None:
+                waiter.granted.set_result(self._grant(now, unlimited=waiter.unlimited))
+            elif wait < math.inf and self._refuse_late(reason, wait):
+                reason = None
+            else:
+                break
+        self._elapse()
+        self._blocked = reason
+        if reason is not None and wait < math.inf:
+            self._timer = asyncio.get_running_loop().call_later(wait, self._dispatch)
+        elif reason == "budget" and self._shared is not None:
+            self._shared.fetch()
+
+    def _next(self) -> _Waiter | None:
+        """The first waiter of the first lane; those who gave up are dropped."""
+        for lane in (self._foreground, self._background):
+            while lane:
+                if not lane[0].granted.done():
+                    return lane[0]
+                lane.popleft()
+        return None
+
+    def _refuse_late(self, reason: Reason, wait: float) -> bool:
+        """Fail the calls for whom a known wait is too long; returns whether the head's did."""
+        head = self._next()
+        for waiter in self._foreground:
+            if not waiter.granted.done() and waiter.deadline.left() <= wait:
+                waiter.granted.set_exception(_refusal(reason, wait))
+        return self._next() is not head
+
+    def _fail_next(self, error: CapillaryError) -> None:
+        waiter = self._next()
+        if waiter is not None:
+            waiter.granted.set_exception(error)
+
+    def _elapse(self) -> dict[Reason, float]:
+        """Seconds for which the head of the queue was blocked so far, by what blocked it."""
+        now = self._clock()
+        if self._blocked is not None:
+            self._elapsed[self._blocked] += now - self._blocked_since
+        self._blocked_since = now
+        return dict(self._elapsed)
+
+    def _note_wait(self, before: dict[Reason, float]) -> None:
+        for reason, seconds in self._elapse().items():
+            if waited := seconds - before[reason]:
+                setattr(self.wait_times, reason, getattr(self.wait_times, reason) + waited)
+                if self._hooks:
+                    self._hooks.emit(WaitDetails(reason=reason, seconds=waited))
+
+
+def _refusal(reason: Reason, wait: float) -> RateLimited:
+    return RateLimited(
+        "the rate budget is used up" if reason == "budget" else "the server has asked for a pause",
+        retry_after=wait,
+    )

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from capillary_targets import AdaptiveConcurrency, RateLimit, RateLimited, WaitDetails
+from capillary_targets.hooks import Hooks
+from capillary_targets.limiter import Deadline, RequestLimiter
+
+
+def acquire(limiter: RequestLimiter, seconds: float = 30, *, sweep: bool = False):
+    return limiter.acquire(Deadline(seconds, paused_while_queued=sweep))
+
+
+async def test_places_are_given_in_the_order_of_asking() -> None:
+    limiter = RequestLimiter(2, None, Hooks())
+    first, second = await acquire(limiter), await acquire(limiter)
+    order: list[int] = []
+
+    async def ask(number: int) -> None:
+        permit = await acquire(limiter)
+        order.append(number)
+        await asyncio.sleep(0)
+        limiter.release(permit, "ok")
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(5)]
+    await asyncio.sleep(0)
+    assert limiter.in_flight == 2
+    limiter.release(first, "ok")
+    limiter.release(second, "ok")
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3, 4]
+    assert limiter.in_flight == 0
+
+
+async def test_whoever_is_cancelled_while_waiting_takes_no_place() -> None:
+    limiter = RequestLimiter(1, None, Hooks())
+    permit = await acquire(limiter)
+    waiting = [asyncio.create_task(acquire(limiter)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    limiter.release(permit, "ok")
+    waiting[1].cancel()  # the place may have been given to this one just now
+    await asyncio.wait(waiting[:2])
+    limiter.release(await waiting[2], "ok")
+    assert limiter.in_flight == 0
+    limiter.release(await acquire(limiter), "ok")
+
+
+async def test_a_growing_limit_lets_the_waiting_in() -> None:
+    limiter = RequestLimiter(AdaptiveConcurrency(initial=1), None, Hooks())
+    permits = [await acquire(limiter)]
+    waiting = [asyncio.create_task(acquire(limiter)) for _ in range(60)]
+    await asyncio.sleep(0)
+    while waiting:
+        limiter.release(permits.pop(), "ok", ended=permits[0].sent + 1 if permits else None)
+        await asyncio.sleep(0)
+        done = [task for task in waiting if task.done()]
+        waiting = [task for task in waiting if not task.done()]
+        permits += [task.result() for task in done]
+    assert limiter.limit > 1
+
+
+async def test_the_budget_holds_back_and_the_waiting_are_told() -> None:
+    now = 0.0
+    limiter = RequestLimiter(10, RateLimit(2, per=60), Hooks(), clock=lambda: now)
+    for _ in range(2):
+        limiter.release(await acquire(limiter), "ok")
+    with pytest.raises(RateLimited, match="budget is used up") as caught:
+        await acquire(limiter)
+    assert caught.value.retry_after == 60
+    assert limiter.in_flight == 0
+    now = 60.0
+    limiter.release(await acquire(limiter), "ok")
+
+
+async def test_a_full_budget_waits_for_the_next_answer() -> None:
+    limiter = RequestLimiter(10, RateLimit(1, per=1e-9), Hooks())
+    first = await acquire(limiter)
+    second = asyncio.create_task(acquire(limiter))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not second.done()
+    limiter.release(first, "ok")
+    limiter.release(await second, "ok")
+
+
+async def test_a_patient_calls_deadline_stands_still_while_it_waits() -> None:
+    limiter = RequestLimiter(1, None, Hooks())
+    permit = await acquire(limiter)
+    patient = Deadline(-1, paused_while_queued=True)  # passed, so that any wait would be too long
+    began = patient.ends
+    waiting = asyncio.create_task(limiter.acquire(patient))
+    await asyncio.sleep(0)
+    limiter.release(permit, "ok")
+    limiter.release(await waiting, "ok")
+    assert patient.ends > began
+
+
+async def test_an_impatient_calls_deadline_passes_while_it_waits() -> None:
+    limiter = RequestLimiter(1, None, Hooks())
+    await acquire(limiter)
+    with pytest.raises(TimeoutError):
+        await acquire(limiter, seconds=-1)
+    assert limiter.in_flight == 1
+
+
+async def test_one_refusal_pauses_everybody() -> None:
+    details: list[object] = []
+    limiter = RequestLimiter(10, None, Hooks([details.append]))
+    permit = await acquire(limiter)
+    limiter.release(permit, "throttled", retry_after=1000.0)
+    with pytest.raises(RateLimited, match="pause") as caught:
+        await acquire(limiter)
+    assert caught.value.retry_after == pytest.approx(1000, abs=5)
+    limiter.rate.paused_until = permit.sent + 0.01
+    limiter.release(await acquire(limiter, sweep=True), "ok")
+    assert {detail.reason for detail in details if isinstance(detail, WaitDetails)} <= {"pause"}
