@@ -51,7 +51,7 @@ async def run(
     async with TargetsClient(
         sandbox.url, auth, concurrency=concurrency, retry=RetryPolicy(quota=10**6)
     ) as client:
-        sweep = client.sweep(sandbox.world.user_ids(), target_rule_ids=[rule], enrolled=False)
+        sweep = client.sweep(sandbox.world.user_ids(), target_rule_ids=[rule], fetch_targets=False)
         started = time.monotonic()
         async with sweep:
             async for _ in sweep:

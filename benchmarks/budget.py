@@ -69,7 +69,7 @@ async def ours(url: str, seconds: float, shared: str | None = None) -> None:
     ):
         rule = sandbox.world.rules()[0].id
         users = sandbox.world.user_ids()
-        sweep = client.sweep(users, target_rule_ids=[rule], enrolled=False)
+        sweep = client.sweep(users, target_rule_ids=[rule], fetch_targets=False)
         until = time.monotonic() + seconds
         async with sweep:
             async for _ in sweep:

@@ -28,7 +28,7 @@ async def measure(base: str, work: Work) -> list[tuple[int, float, float]]:
     async with client_of(base, work) as client:
         users = (user for user in range(1, work.users + 1))
         done = 0
-        async for outcome in client.sweep(users, target_rule_ids=[RULE], enrolled=False):
+        async for outcome in client.sweep(users, target_rule_ids=[RULE], fetch_targets=False):
             done += outcome.complete
             if done in marks:
                 found.append((done, time.monotonic() - started, resident() / 2**20))

@@ -16,7 +16,7 @@ from . import endpoints, lookups
 from .auth import Auth
 from .endpoints import checked_id
 from .errors import ClientClosed, UsageError
-from .fanout import Sweep, SweepPlan
+from .fanout import Sweep, UserQuery
 from .members import TargetPeriod, UserTargetGroups
 from .models import Target
 from .pager import EventPager
@@ -213,29 +213,35 @@ class TargetsClient:
         user_ids: Iterable[int] | AsyncIterable[int],
         *,
         target_rule_ids: Iterable[int] = (),
-        enrolled: bool = True,
-        period_id: int | None = None,
+        fetch_targets: bool = True,
+        period: int | str | None = None,
         page_size: int | None = None,
         ordered: bool = False,
     ) -> Sweep:
-        """The targets and events of many users at once: an outcome for each, as they come.
+        """The targets and events of many users concurrently: an outcome for each, as they come.
 
-        `user_ids` may be of any length, even without end: about twice as many users are started
-        as requests may be in flight, before their outcomes are consumed. A failing user has
-        `error` set and disturbs nobody; rejected credentials, or an endpoint that is gone, end
-        the sweep at once. Waiting for the rate budget counts towards nobody's deadline.
+        A failing user has `error` set and does not disturb the others. Rejected credentials, or an
+        endpoint that is gone, end the sweep at once. Waiting for the rate budget counts towards no
+        request's deadline.
 
-        `target_rule_ids` keeps to those targets; with `enrolled=False` it is not asked who is in
-        which, so that each target costs one request less. `ordered=True` keeps the users' order.
-        A user who appears again while under way is not fetched twice.
+        Args:
+            user_ids: Of any length, even endless: about twice as many users are started as
+                requests may be in flight, before their outcomes are consumed. A user who comes
+                again while in progress is not fetched twice.
+            target_rule_ids: Only these targets.
+            fetch_targets: Ask which targets a user is enrolled in. With False the events of
+                `target_rule_ids` are fetched for everybody, one request less for each user.
+            period: Only events of this period: an id, "current" or a refCode.
+            page_size: Events asked for in one request; the client's by default.
+            ordered: Keep the users' order.
+
+        Raises:
+            UsageError: A value that no request can be made of.
         """
-        rules = tuple(checked_id("target_rule_ids", rule) for rule in target_rule_ids)
-        if not enrolled and not rules:
-            raise UsageError("enrolled=False needs target_rule_ids: which events to ask for?")
-        plan = SweepPlan(
-            target_rule_ids=rules,
-            enrolled=enrolled,
-            period_id=None if period_id is None else checked_id("period_id", period_id),
+        query = UserQuery(
+            target_rule_ids=target_rule_ids,
+            fetch_targets=fetch_targets,
+            period=period,
             page_size=self.page_size if page_size is None else page_size,
         )
-        return Sweep(self.session.patiently(), user_ids, plan, ordered)
+        return Sweep(self.session.patiently(), user_ids, query, ordered)

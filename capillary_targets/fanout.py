@@ -1,9 +1,14 @@
-"""Many users at once, as a stream of outcomes."""
+"""Fan-out: many users concurrently, as a stream of results.
+
+Every sweep goes through `fan_out`, so look-ahead, order, users in progress, and which errors are
+fatal for all users are decided here and nowhere else.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -11,16 +16,18 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
+    Mapping,
+    MutableMapping,
 )
 from contextlib import aclosing
+from functools import partial
 from itertools import chain
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
 from weakref import ReferenceType, ref
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 
-from .crowd import Crowd
 from .endpoints import active_targets, checked_id
 from .errors import (
     AuthError,
@@ -29,58 +36,464 @@ from .errors import (
     EndpointGone,
     TargetPeriodNotFound,
     TargetRuleNotFound,
+    UsageError,
 )
 from .hooks import Scope, ScopeDetails, current_scope, within
-from .limiter import WaitTimes
-from .models import Target, TargetEvent
-from .outcomes import SweepPlan, SweepStats, UserOutcome
+from .models import EventsPage, Target, TargetEvent
 from .pager import EventPager
-from .pagination import PagingReport
+from .pagination import START, PagingReport
+from .periods import resolve_period
 from .session import Session
-from .workers import Pool, visit_all
 
-__all__ = ["Sweep", "SweepPlan", "SweepStats", "UserOutcome", "prefetch_for"]
+__all__ = [
+    "FanOut",
+    "Sweep",
+    "SweepStats",
+    "UserOutcome",
+    "UserQuery",
+    "WorkerPool",
+    "fan_out",
+    "prefetch_depth",
+]
 
 T = TypeVar("T")
+R = TypeVar("R")
 _Events: TypeAlias = tuple[TargetEvent, ...]
-_Give: TypeAlias = Callable[[_Events], Awaitable[None]]
 
-_PREFETCH: Final = 4
+_MOST_PREFETCH: Final = 4
+_TICK: Final = 1.0
+_STALL: Final = 3.0
+"""Seconds that the event loop must have stood still for requests to have timed out of it."""
 
 
-def prefetch_for(size: int, users: int) -> int:
-    """Pages of a target to have in flight while so many of `size` users are under way.
+def _rule_ids(rules: Iterable[int]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(checked_id("target_rule_ids", rule) for rule in rules))
 
-    Several only where the users leave places free.
+
+@frozen(kw_only=True)
+class UserQuery:
+    """What to ask for each user.
+
+    Args:
+        target_rule_ids: Only these targets; empty for all that the user is enrolled in.
+        fetch_targets: Ask which targets a user is enrolled in. False goes straight to the events
+            of `target_rule_ids`, one request less for each user.
+        period: Only events of this period: its id, or its name ("current", a refCode), which costs
+            a request or two more for each target.
+        page_size: Events asked for in one request.
+
+    Raises:
+        UsageError: A value that no request can be made of.
     """
-    places = size // max(1, users)
-    return min(_PREFETCH, places) if places > 1 else 0
+
+    target_rule_ids: tuple[int, ...] = field(default=(), converter=_rule_ids)
+    fetch_targets: bool = True
+    period: int | str | None = None
+    page_size: int = 100
+
+    def __attrs_post_init__(self) -> None:
+        if not self.fetch_targets and not self.target_rule_ids:
+            raise UsageError(
+                "fetch_targets=False needs target_rule_ids: name the targets whose events you want"
+            )
+        if isinstance(self.period, str):
+            if not self.period.strip():
+                raise UsageError('period must be "current", a refCode or an id')
+        elif self.period is not None:
+            checked_id("period", self.period)
+        if self.page_size < 1:
+            raise UsageError(f"page_size must be at least 1, not {self.page_size}")
+
+
+def prefetch_depth(limit: int, active: int) -> int:
+    """Pages of a target to keep in flight, with `active` users sharing `limit` requests."""
+    share = limit // max(1, active)
+    return min(_MOST_PREFETCH, share) if share > 1 else 0
+
+
+def is_fatal(error: CapillaryError, query: UserQuery) -> bool:
+    """Whether every other user would fail with this error too."""
+    if isinstance(error, AuthError | ClientClosed | EndpointGone):
+        return True
+    # Explicit ids that do not exist are the caller's mistake; an enrolled target's are the user's.
+    return not query.fetch_targets and isinstance(error, TargetRuleNotFound | TargetPeriodNotFound)
+
+
+class WorkerPool(Generic[T, R]):
+    """Calls `call` for every item, `size()` at a time, and yields what the calls return.
+
+    Results come as they are ready, or in the items' order. At most twice `size()` items are taken
+    and not yet consumed. The first exception of `call` or of `items` ends the stream. However it
+    ends, no task is left.
+    """
+
+    def __init__(
+        self,
+        items: AsyncIterator[T],
+        call: Callable[[T], Awaitable[R]],
+        size: Callable[[], int],
+        *,
+        ordered: bool = False,
+    ) -> None:
+        self._items = items
+        self._call = call
+        self._size = size
+        self._ordered = ordered
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._exhausted = False
+        self._lock = asyncio.Lock()
+        self._ready: deque[tuple[R, bool]] = deque()
+        """Results, and whether each is what a call returned, not what it emitted before."""
+        self._news, self._capacity = asyncio.Event(), asyncio.Event()
+        self._taken = self._returned = self._consumed = 0
+        self._reorder_buffer: dict[int, R] = {}
+
+    async def results(self) -> AsyncGenerator[R, None]:
+        """What the calls emit and return; to be iterated once."""
+        try:
+            self._spawn()
+            while True:
+                while self._ready:
+                    self._capacity.set()
+                    result, returned = self._ready.popleft()
+                    self._consumed += returned
+                    yield result
+                    del result  # not to be kept alive while the next one is awaited
+                if self._failure is not None:
+                    raise self._failure
+                if not self._tasks:
+                    return
+                self._news.clear()
+                await self._news.wait()
+        finally:
+            self._exhausted = True
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def emit(self, result: R) -> None:
+        """Yield a result before the call returns. Waits while many are not consumed yet."""
+        while len(self._ready) >= 2 * self._size():
+            await self._wait_for_consumer()
+        self._ready.append((result, False))
+        self._news.set()
+
+    async def _wait_for_consumer(self) -> None:
+        self._capacity.clear()
+        await self._capacity.wait()
+
+    def _spawn(self) -> None:
+        if not self._exhausted and len(self._tasks) < self._size():
+            self._tasks.add(asyncio.create_task(self._work()))
+
+    async def _work(self) -> None:
+        task = asyncio.current_task()
+        try:
+            # The size follows the concurrency limit, down as well as up; one worker always stays.
+            while len(self._tasks) <= max(1, self._size()):
+                async with self._lock:
+                    while self._taken - self._consumed >= 2 * self._size():
+                        await self._wait_for_consumer()
+                    if self._exhausted:
+                        break
+                    try:
+                        item = await anext(self._items)
+                    except StopAsyncIteration:
+                        self._exhausted = True
+                        break
+                    number, self._taken = self._taken, self._taken + 1
+                self._spawn()
+                self._finish(number, await self._call(item))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised by the consumer
+            self._failure, self._exhausted = error, True
+        finally:
+            if task is not None:
+                self._tasks.discard(task)
+            self._news.set()
+
+    def _finish(self, number: int, result: R) -> None:
+        if self._ordered:
+            self._reorder_buffer[number] = result
+            while self._returned in self._reorder_buffer:
+                self._ready.append((self._reorder_buffer.pop(self._returned), True))
+                self._returned += 1
+        else:
+            self._ready.append((result, True))
+        self._news.set()
+
+
+class _StallCounter:
+    """Counts how often the event loop stood still: a stopped process, a closed lid.
+
+    Its timer is due before those of the requests that were in flight, so it counts first.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._loop = asyncio.get_running_loop()
+        self._due = self._loop.time()
+        self._tick()
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        self.count += now - self._due > _STALL
+        self._due = now + _TICK
+        self._timer = self._loop.call_at(self._due, self._tick)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
+class FanOut(Generic[R]):
+    """One fan-out, as each of its fetches sees it. Made by `fan_out`."""
+
+    def __init__(self, session: Session, query: UserQuery) -> None:
+        self.session = session
+        self.query = query
+        self.emit: Callable[[R], Awaitable[None]]
+        """Yields a result before the fetch returns."""
+        self._active: set[int] = set()
+        self._stalls = _StallCounter()
+
+    async def for_each_target(
+        self, user_id: int, fetch_events: Callable[[int], Awaitable[None]]
+    ) -> tuple[tuple[Target, ...], CapillaryError | None]:
+        """Ask for a user's targets, then call `fetch_events` with each rule id, each once.
+
+        Returns the targets and the error that stopped it, if any. Raises errors that are fatal for
+        every user.
+        """
+        query = self.query
+        targets: tuple[Target, ...] = ()
+        try:
+            checked_id("user_id", user_id)
+            rules: Iterable[int] = query.target_rule_ids
+            if query.fetch_targets:
+                targets = await self._active_targets(user_id)
+                rules = dict.fromkeys(target.id for target in targets)
+            for rule in rules:
+                await fetch_events(rule)
+        except CapillaryError as error:
+            if is_fatal(error, query):
+                raise
+            return targets, error
+        return targets, None
+
+    async def _active_targets(self, user_id: int) -> tuple[Target, ...]:
+        """The targets, each row once: servers repeat them where rule ids are repeated."""
+        while True:
+            stalls = self._stalls.count
+            try:
+                found = await active_targets(
+                    self.session, user_id, target_rule_ids=self.query.target_rule_ids
+                )
+            except CapillaryError as error:
+                if not self._timed_out_asleep(error, stalls):
+                    raise
+            else:
+                return tuple(row for n, row in enumerate(found) if row not in found[:n])
+
+    async def pages(
+        self, user_id: int, rule: int, reports: MutableMapping[int, PagingReport]
+    ) -> AsyncGenerator[EventsPage, None]:
+        """A target's events, page by page; leaves the walk's report in `reports`.
+
+        A walk that timed out while the process was suspended goes on where it was.
+        """
+        query, start, before = self.query, START, PagingReport()
+        period_id, resolve = query.period, None
+        if isinstance(period_id, str):
+            resolve = partial(resolve_period, self.session, user_id, rule, period_id)
+        while True:
+            stalls = self._stalls.count
+            pager = EventPager(
+                self.session,
+                user_id,
+                rule,
+                period_id=None if isinstance(period_id, str) else period_id,
+                page_size=query.page_size,
+                start=start,
+                prefetch=self.prefetch_depth(),
+                resolve=resolve,
+            )
+            try:
+                async with aclosing(pager.pages()) as pages:
+                    async for page in pages:
+                        yield page
+                        del page  # a body of its own: it need not wait for that of the next one
+            except CapillaryError as error:
+                if not self._timed_out_asleep(error, stalls):
+                    raise
+                start = pager.checkpoint
+            else:
+                return
+            finally:
+                report = pager.report
+                reports[rule] = before = evolve(
+                    report,
+                    events=before.events + report.events,
+                    requests=before.requests + report.requests,
+                )
+
+    def prefetch_depth(self) -> int:
+        """Pages of a target to keep in flight now."""
+        return prefetch_depth(self.session.limiter.limit, len(self._active))
+
+    def _timed_out_asleep(self, error: CapillaryError, stalls: int) -> bool:
+        return error.retryable and self._stalls.count > stalls
+
+    async def unique_users(
+        self, users: Iterable[int] | AsyncIterable[int]
+    ) -> AsyncGenerator[int, None]:
+        """The users, without those who are in progress at that moment."""
+        async for user in _iterate(users):
+            if user in self._active:
+                await asyncio.sleep(0)  # a list of repetitions must not block the others
+            else:
+                self._active.add(user)
+                yield user
+
+    def done(self, user_id: int) -> None:
+        """The user is in progress no more."""
+        self._active.discard(user_id)
+
+    def close(self) -> None:
+        """Stop the timer."""
+        self._stalls.cancel()
+
+
+async def fan_out(
+    session: Session,
+    users: Iterable[int] | AsyncIterable[int],
+    query: UserQuery,
+    fetch: Callable[[int, FanOut[R]], Awaitable[R]],
+    *,
+    ordered: bool = False,
+    most: int | None = None,
+) -> AsyncGenerator[R, None]:
+    """Call `fetch` for many users concurrently; yield what the calls emit and return.
+
+    As many users are in progress as requests may be in flight: more would only queue in the
+    limiter. About twice as many are started before their results are consumed, so `users` may be
+    endless. A user who comes again while in progress is not fetched twice.
+
+    Args:
+        session: An open session, which bounds the number of users in progress.
+        users: User ids.
+        query: What to ask for each of them.
+        fetch: Fetches one user; the second argument offers what all fetches share.
+        ordered: Yield results in the order of `users`, else as they are ready.
+        most: At most so many users in progress.
+
+    Raises:
+        CapillaryError: An error that is fatal for every user. What is in flight is cancelled.
+    """
+    fan: FanOut[R] = FanOut(session, query)
+
+    async def call(user_id: int) -> R:
+        try:
+            return await fetch(user_id, fan)
+        finally:
+            fan.done(user_id)
+
+    def size() -> int:
+        limit = session.limiter.limit
+        return limit if most is None else min(limit, most)
+
+    try:
+        async with aclosing(fan.unique_users(users)) as unique:
+            pool = WorkerPool[int, R](unique, call, size, ordered=ordered)
+            fan.emit = pool.emit
+            async with aclosing(pool.results()) as results:
+                async for result in results:
+                    yield result
+                    del result
+    finally:
+        fan.close()
+
+
+async def _iterate(users: Iterable[int] | AsyncIterable[int]) -> AsyncIterator[int]:
+    if isinstance(users, AsyncIterable):
+        async for user in users:
+            yield user
+    else:
+        for user in users:
+            yield user
+
+
+@frozen
+class UserOutcome:
+    """What a sweep found for one user.
+
+    `complete` is True only if every target was asked for and every walk proved complete. Where
+    `error` is set, `targets` and `events` hold what arrived before it, and `checkpoint` is where
+    the failed walk can resume. `reports` are by target rule id.
+    """
+
+    user_id: int
+    targets: tuple[Target, ...] = ()
+    events: tuple[TargetEvent, ...] = ()
+    reports: Mapping[int, PagingReport] = field(factory=dict, hash=False)
+    error: CapillaryError | None = field(default=None, eq=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return self.error is None and all(report.complete for report in self.reports.values())
+
+    @property
+    def checkpoint(self) -> Any:
+        """Where to resume after an error, if it came in the middle of a walk."""
+        return None if self.error is None else self.error.checkpoint
+
+
+@define
+class SweepStats:
+    """Progress of a sweep; a value of the moment it was read. Times in seconds."""
+
+    users_done: int = 0
+    users_failed: int = 0
+    targets: int = 0
+    events: int = 0
+    requests: int = 0
+    retries: int = 0
+    in_flight: int = 0
+    limit: int = 0
+    """Requests allowed in flight now."""
+    waited_for_budget: float = 0.0
+    """By all requests of the client together, pauses that the server asked for included."""
+    seconds: float = 0.0
 
 
 @define(eq=False)
 class Sweep:
     """Many users' outcomes, for one `async for` over the sweep or over its `.events()`.
 
-    Also an async context manager, for whoever wants it closed at a certain line. Made by
+    Also an async context manager, for a sweep that is to be closed at a certain line. Made by
     `TargetsClient.sweep`.
     """
 
     _session: Session = field(repr=False)
     _users: Iterable[int] | AsyncIterable[int] = field(repr=False)
-    _plan: SweepPlan
+    _query: UserQuery
     _ordered: bool = False
-    _under_way: set[int] = field(init=False, factory=set, repr=False)
-    _crowd: Crowd = field(init=False, repr=False)
     _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
     _started: float = field(init=False, factory=time.monotonic, repr=False)
     _scope: Scope | None = field(init=False, default=None, repr=False)
-    _stream: ReferenceType[AsyncGenerator[Any, None]] | None = field(
+    _running: ReferenceType[AsyncGenerator[Any, None]] | None = field(
         init=False, default=None, repr=False
     )
 
     def __attrs_post_init__(self) -> None:
-        limiter = self._session.limiter
-        self._crowd = Crowd(lambda: limiter.limit)
+        if isinstance(self._users, str | bytes):
+            raise UsageError(
+                "user_ids must be numbers, not a text: for a file of ids use "
+                "capillary_targets.sweep.run with UsersFile"
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,45 +508,38 @@ class Sweep:
 
     async def aclose(self) -> None:
         """Cancel what is in flight; nothing is left running."""
-        stream = None if self._stream is None else self._stream()
+        stream = None if self._running is None else self._running()
         if stream is not None:
             await stream.aclose()
 
     def __aiter__(self) -> AsyncGenerator[UserOutcome, None]:  # noqa: PYI058 - it can be closed
-        return self._begun(self._outcomes())
+        return self._start(self._stream(self._fetch))
 
     async def events(self) -> AsyncGenerator[TargetEvent, None]:
         """Every event of every user as one flat stream. A failed user's error is raised.
 
-        Pages are given out as they come, so that not even one user's events are held together:
-        those of a user towards a target are in order, and others may come in between. An ordered
-        sweep goes on user by user.
+        Pages are yielded as they come, so that not even one user's events are held together: those
+        of a user towards a target are in order, and others may come in between. An ordered sweep
+        goes user by user.
         """
-        if self._ordered:
-            async with aclosing(self.__aiter__()) as outcomes:
-                async for outcome in outcomes:
-                    for event in outcome.events:
-                        yield event
-                    if outcome.error is not None:
-                        raise outcome.error
-            return
-        async with aclosing(self._begun(self._parts())) as parts:
-            async for part in parts:
-                if isinstance(part, UserOutcome):
-                    if part.error is not None:
-                        raise part.error
-                    continue
-                for event in part:
+        fetch = self._fetch if self._ordered else self._fetch_by_page
+        results: AsyncGenerator[UserOutcome | _Events, None] = self._start(self._stream(fetch))
+        async with aclosing(results):
+            async for result in results:
+                found = result.events if isinstance(result, UserOutcome) else result
+                for event in found:
                     yield event
+                if isinstance(result, UserOutcome) and result.error is not None:
+                    raise result.error
 
-    def _begun(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    def _start(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         self._started = time.monotonic()
-        watched = self._watched(stream)
-        # Not held: a loop that is broken off drops its stream, which closes it at once.
-        self._stream = ref(watched)
-        return watched
+        traced = self._traced(stream)
+        # A weak reference: a loop that is broken off drops its stream, which closes it at once.
+        self._running = ref(traced)
+        return traced
 
-    async def _watched(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    async def _traced(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         hooks = self._session.hooks
         if hooks:
             self._scope = Scope(kind="sweep", parent=current_scope())
@@ -141,8 +547,8 @@ class Sweep:
         failure: BaseException | None = None
         try:
             async with aclosing(stream):
-                async for part in stream:
-                    yield part
+                async for result in stream:
+                    yield result
         except Exception as error:
             failure = error
             raise
@@ -152,152 +558,59 @@ class Sweep:
                     ScopeDetails(scope=self._scope, phase="over", outcome=self.stats, error=failure)
                 )
 
-    async def _outcomes(self) -> AsyncGenerator[UserOutcome, None]:
-        """The users, each with all that was found."""
-        async with (
-            aclosing(self._each()) as users,
-            aclosing(visit_all(users, self._visit, self._crowd, ordered=self._ordered)) as visits,
-        ):
-            async for visit in visits:
-                yield self._count(visit.outcome())
-
-    async def _parts(self) -> AsyncGenerator[_Events | UserOutcome, None]:
-        """Events as they come; each user, without them, when all are given out."""
-
-        async def visit_and_give(user_id: int) -> _Visit:
-            return await self._visit(user_id, pool.give)
-
-        async with aclosing(self._each()) as users:
-            pool = Pool[int, "_Visit | _Events"](users, visit_and_give, self._crowd)
-            async with aclosing(pool.results()) as parts:
-                async for part in parts:
-                    if isinstance(part, _Visit):
-                        yield self._count(part.outcome())
-                    else:
-                        self._counted.events += len(part)
-                        yield part
-
-    def _count(self, outcome: UserOutcome) -> UserOutcome:
+    async def _stream(
+        self, fetch: Callable[[int, FanOut[Any]], Awaitable[UserOutcome]]
+    ) -> AsyncGenerator[Any, None]:
         stats = self._counted
-        stats.users_done += 1
-        stats.users_failed += not outcome.complete
-        stats.targets += len(outcome.reports)
-        stats.events += len(outcome.events)
-        return outcome
+        results = fan_out(self._session, self._users, self._query, fetch, ordered=self._ordered)
+        async with aclosing(results):
+            async for result in results:
+                if isinstance(result, UserOutcome):
+                    stats.users_done += 1
+                    stats.users_failed += not result.complete
+                    stats.targets += len(result.reports)
+                    stats.events += len(result.events)
+                else:
+                    stats.events += len(result)
+                yield result
+                del result
+
+    async def _fetch(self, user_id: int, fan: FanOut[Any]) -> UserOutcome:
+        """A user with all events."""
+        pages: list[_Events] = []
+
+        async def keep(events: _Events) -> None:
+            pages.append(events)
+
+        outcome = await self._fetch_user(user_id, fan, keep)
+        return evolve(outcome, events=tuple(chain.from_iterable(pages)))
+
+    async def _fetch_by_page(self, user_id: int, fan: FanOut[Any]) -> UserOutcome:
+        """A user whose events are emitted page by page."""
+        return await self._fetch_user(user_id, fan, fan.emit)
+
+    async def _fetch_user(
+        self, user_id: int, fan: FanOut[Any], take: Callable[[_Events], Awaitable[None]]
+    ) -> UserOutcome:
+        reports: dict[int, PagingReport] = {}
+
+        async def fetch_events(rule: int) -> None:
+            async with aclosing(fan.pages(user_id, rule, reports)) as pages:
+                async for page in pages:
+                    await take(page.events)
+                    del page
+
+        with within(self._scope):
+            targets, error = await fan.for_each_target(user_id, fetch_events)
+        return UserOutcome(user_id, targets, (), reports, error)
 
     @property
     def stats(self) -> SweepStats:
-        """How far it is: a value of this moment."""
+        """How far it is now."""
         stats, limiter = self._counted, self._session.limiter
         stats.requests = self._session.counts.requests
         stats.retries = self._session.counts.retries
         stats.in_flight, stats.limit = limiter.in_flight, limiter.limit
-        stats.waited_for_budget = _held_back(limiter.wait_times)
+        stats.waited_for_budget = limiter.wait_times.budget + limiter.wait_times.pause
         stats.seconds = time.monotonic() - self._started
         return stats
-
-    def _prefetch(self) -> int:
-        return prefetch_for(self._crowd(), len(self._under_way))
-
-    async def _each(self) -> AsyncGenerator[int, None]:
-        """The users, without those who are under way at that moment."""
-        async for user in _stream_of(self._users):
-            if user in self._under_way:
-                await asyncio.sleep(0)  # a list of nothing else must not stop the others
-            else:
-                self._under_way.add(user)
-                yield user
-
-    async def _visit(self, user_id: int, give: _Give | None = None) -> _Visit:
-        visit = _Visit(self._session, self._plan, user_id, self._prefetch, give)
-        try:
-            with within(self._scope):
-                await visit.run()
-        except (AuthError, ClientClosed, EndpointGone):
-            raise  # nobody else would fare better: the sweep ends
-        except (TargetRuleNotFound, TargetPeriodNotFound) as refusal:
-            if not self._plan.enrolled:
-                raise  # the caller named it, for everybody
-            visit.error = refusal
-        except CapillaryError as failure:
-            visit.error = failure
-        finally:
-            self._under_way.discard(user_id)
-        return visit
-
-
-class _Visit:
-    """One user's targets and events, as far as they have come.
-
-    With `give`, events are not held here but given away.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        plan: SweepPlan,
-        user_id: int,
-        prefetch: Callable[[], int],
-        give: _Give | None,
-    ) -> None:
-        self._session = session
-        self._plan = plan
-        self._user_id = user_id
-        self._prefetch = prefetch
-        self._give = give
-        self.targets: tuple[Target, ...] = ()
-        self.pages: list[_Events] = []
-        self.reports: dict[int, PagingReport] = {}
-        self.error: CapillaryError | None = None
-
-    def outcome(self) -> UserOutcome:
-        """What there is to show."""
-        return UserOutcome(
-            self._user_id,
-            self.targets,
-            tuple(chain.from_iterable(self.pages)),
-            self.reports,
-            self.error,
-        )
-
-    async def run(self) -> None:
-        plan = self._plan
-        checked_id("user_id", self._user_id)
-        rules = plan.target_rule_ids
-        if plan.enrolled:
-            self.targets = tuple(
-                await active_targets(self._session, self._user_id, target_rule_ids=rules)
-            )
-            rules = tuple(target.id for target in self.targets)
-        for rule in rules:
-            pager = EventPager(
-                self._session,
-                self._user_id,
-                rule,
-                period_id=plan.period_id,
-                page_size=plan.page_size,
-                prefetch=self._prefetch(),
-            )
-            try:
-                async with aclosing(pager.pages()) as pages:
-                    async for page in pages:
-                        if self._give is None:
-                            self.pages.append(page.events)
-                        else:
-                            await self._give(page.events)
-                        del page  # the answer's bytes need not wait for those of the next one
-            finally:
-                self.reports[rule] = pager.report
-
-
-async def _stream_of(users: Iterable[int] | AsyncIterable[int]) -> AsyncIterator[int]:
-    if isinstance(users, AsyncIterable):
-        async for user in users:
-            yield user
-    else:
-        for user in users:
-            yield user
-
-
-def _held_back(waited: WaitTimes) -> float:
-    return waited.budget + waited.pause

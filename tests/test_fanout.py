@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import count
-from types import SimpleNamespace
+import time
 
 import pytest
 
@@ -69,7 +68,7 @@ async def test_events_alone_cost_one_request_less_a_user(sandbox: Sandbox) -> No
     users = sandbox.world.user_ids()
     rule = sandbox.world.targets(users[0])[0].id
     async with client_of(sandbox) as client:
-        sweep = client.sweep(users, target_rule_ids=[rule], enrolled=False)
+        sweep = client.sweep(users, target_rule_ids=[rule], fetch_targets=False)
         outcomes = [outcome async for outcome in sweep]
     assert all(outcome.complete for outcome in outcomes)
     assert sandbox.counts["enrolledTargets"] == 0
@@ -91,7 +90,7 @@ async def test_with_enrolment_only_the_named_targets_are_walked(sandbox: Sandbox
 
 async def test_a_period_filters_the_sweep(sandbox: Sandbox) -> None:
     async with client_of(sandbox) as client:
-        (outcome,) = [o async for o in client.sweep([564332013], period_id=9889)]
+        (outcome,) = [o async for o in client.sweep([564332013], period=9889)]
     assert len(outcome.events) == 2
 
 
@@ -99,7 +98,7 @@ async def test_a_period_filters_the_sweep(sandbox: Sandbox) -> None:
     ("asked", "kind"),
     [
         ({"target_rule_ids": [5]}, TargetRuleNotFound),
-        ({"target_rule_ids": [1986], "period_id": 5}, TargetPeriodNotFound),
+        ({"target_rule_ids": [1986], "period": 5}, TargetPeriodNotFound),
     ],
 )
 async def test_a_rule_or_period_that_does_not_exist_ends_the_sweep(
@@ -107,7 +106,7 @@ async def test_a_rule_or_period_that_does_not_exist_ends_the_sweep(
 ) -> None:
     async with client_of(sandbox) as client:
         with pytest.raises(kind):
-            async for _ in client.sweep([564332013], enrolled=False, **asked):
+            async for _ in client.sweep([564332013], fetch_targets=False, **asked):
                 pass
 
 
@@ -214,24 +213,6 @@ async def test_the_flat_stream_does_not_wait_for_a_users_last_page() -> None:
         await stream.aclose()
 
 
-@pytest.mark.parametrize(("busy", "least", "most"), [(1.0, 4, 8), (0.5, 20, 64)])
-async def test_a_busy_processor_has_few_users_under_way(
-    monkeypatch: pytest.MonkeyPatch, busy: float, least: int, most: int
-) -> None:
-    looks = count()
-    # A tenth of a second passes with each look.
-    clock = SimpleNamespace()
-    clock.monotonic = lambda: next(looks) / 10
-    clock.thread_time = lambda: clock.monotonic() * busy
-    monkeypatch.setattr("capillary_targets.crowd.time", clock)
-    sandbox = Sandbox(users=150, targets=1, events=3)
-    async with sandbox, client_of(sandbox, concurrency=64) as client:
-        sweep = client.sweep(sandbox.world.user_ids())
-        in_flight = [sweep.stats.in_flight async for _ in sweep]
-    assert len(in_flight) == 150
-    assert least <= max(in_flight) <= most
-
-
 async def test_stats_tell_how_far_it_is(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.http(503), times=2)
     async with client_of(sandbox) as client:
@@ -253,7 +234,7 @@ async def test_stats_tell_how_far_it_is(sandbox: Sandbox) -> None:
 
 async def test_a_sweep_needs_to_know_what_to_ask_for(client: TargetsClient) -> None:
     with pytest.raises(UsageError, match="target_rule_ids"):
-        client.sweep([1], enrolled=False)
+        client.sweep([1], fetch_targets=False)
     with pytest.raises(UsageError, match="target_rule_ids"):
         client.sweep([1], target_rule_ids=["x"])  # type: ignore[list-item]
     with pytest.raises(UsageError, match="page_size"):
@@ -267,7 +248,7 @@ async def test_waiting_for_the_budget_counts_towards_nobodys_deadline() -> None:
     budget = RateLimit(1, per=0.3)
     async with sandbox, client_of(sandbox, rate=budget, timeout=2, concurrency=10) as client:
         users = sandbox.world.user_ids()
-        sweep = client.sweep(users, target_rule_ids=[rule], enrolled=False)
+        sweep = client.sweep(users, target_rule_ids=[rule], fetch_targets=False)
         outcomes = [outcome async for outcome in sweep]
     assert all(outcome.complete for outcome in outcomes)
     assert sweep.stats.requests == 10
@@ -281,3 +262,72 @@ async def test_a_refusal_pauses_the_sweep_and_fails_nobody() -> None:
         with no_waiting():
             outcomes = [outcome async for outcome in client.sweep(sandbox.world.user_ids())]
     assert all(outcome.complete for outcome in outcomes)
+
+
+async def test_a_target_that_comes_twice_is_walked_once(sandbox: Sandbox) -> None:
+    user = sandbox.world.user_ids()[0]
+    rule = sandbox.world.targets(user)[0].id
+    async with client_of(sandbox) as client:
+        for fetch_targets in (True, False):
+            sweep = client.sweep([user], target_rule_ids=[rule] * 2, fetch_targets=fetch_targets)
+            (outcome,) = [outcome async for outcome in sweep]
+            truth = sandbox.world.events(user, rule)
+            assert [e.event_log_id for e in outcome.events] == [e.event_log_id for e in truth]
+        answer = [*outcome.targets, *(await client.active_targets(user))] * 2
+
+        async def twice(*_: object, **__: object) -> list[object]:
+            return answer
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("capillary_targets.fanout.active_targets", twice)
+            (outcome,) = [outcome async for outcome in client.sweep([user])]
+    assert len(outcome.targets) == len(outcome.reports) == len(answer) // 2
+    assert len(outcome.events) == sum(
+        sandbox.world.count(user, rule.id) for rule in sandbox.world.targets(user)
+    )
+
+
+async def test_a_text_is_no_list_of_users(client: TargetsClient) -> None:
+    with pytest.raises(UsageError, match="UsersFile"):
+        client.sweep("users.txt")  # type: ignore[arg-type]
+
+
+async def test_a_period_by_name(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        by_id = [o async for o in client.sweep([564332013], period=9889)]
+        by_name = [o async for o in client.sweep([564332013], period="G1717-9889")]
+        with pytest.raises(UsageError, match="period"):
+            client.sweep([1], period=" ")
+    assert by_id[0].events
+    assert by_name[0].events == by_id[0].events
+
+
+@pytest.mark.parametrize("what", ["outcomes", "events", "targets"])
+async def test_time_asleep_is_no_time_out(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop stands still, as in a stopped process, while requests are in flight."""
+    monkeypatch.setattr("capillary_targets.fanout._STALL", 0.3)
+    monkeypatch.setattr("capillary_targets.fanout._TICK", 0.01)
+    sandbox = Sandbox(users=3, targets=1, events=25, exact_events=True)
+    where = "enrolledTargets" if what == "targets" else "offset=1"
+    async with sandbox, client_of(sandbox, page_size=10, timeout=0.5) as client:
+        users = sandbox.world.user_ids()
+        sandbox.faults.add(Fault.stall(), times=3, path_contains=where)
+        sweep = client.sweep(users)
+        found = 0
+
+        async def consume() -> None:
+            nonlocal found
+            if what == "events":
+                async for _ in sweep.events():
+                    found += 1
+            else:
+                async for outcome in sweep:
+                    assert outcome.complete, outcome.error
+                    assert [r.events for r in outcome.reports.values()] == [25]
+                    found += len(outcome.events)
+
+        task = asyncio.create_task(consume())
+        await turns_until(lambda: sandbox.faults.stalled > 0)
+        time.sleep(1)  # noqa: ASYNC251 - the process is stopped, and no timer runs
+        await task
+    assert found == 75

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capillary_targets.workers import Pool, visit_all
+from capillary_targets.fanout import WorkerPool
 
 
 async def stream(items: Iterable[int]) -> AsyncIterator[int]:
@@ -39,7 +39,7 @@ async def test_every_item_is_visited_once_within_the_bound(
         return item
 
     results = []
-    async for result in visit_all(source(), visit, lambda: size, ordered=ordered):
+    async for result in WorkerPool(source(), visit, lambda: size, ordered=ordered).results():
         consumed += 1
         results.append(result)
         if chance.random() < 0.3:
@@ -61,7 +61,7 @@ async def test_the_pool_follows_its_size() -> None:
         busy -= 1
         return item
 
-    results = visit_all(stream(range(1000)), visit, lambda: size)
+    results = WorkerPool(stream(range(1000)), visit, lambda: size).results()
     for size, drained in [(1, 0), (20, 0), (3, 60)]:
         for _ in range(drained):
             await anext(results)
@@ -89,7 +89,7 @@ async def test_an_exception_ends_the_stream_and_leaves_no_task(broken: str) -> N
     results = []
 
     async def consume() -> None:
-        async for result in visit_all(source(), visit, lambda: 4):
+        async for result in WorkerPool(source(), visit, lambda: 4).results():
             results.append(result)  # noqa: PERF401 - what came before it counts
 
     with pytest.raises(ZeroDivisionError):
@@ -106,7 +106,7 @@ async def test_one_slow_item_does_not_hold_the_others_up() -> None:
             await release.wait()
         return item
 
-    results = visit_all(stream(range(50)), visit, lambda: 4)
+    results = WorkerPool(stream(range(50)), visit, lambda: 4).results()
     assert [await anext(results) for _ in range(49)] == list(range(1, 50))
     release.set()
     assert await anext(results) == 0
@@ -122,7 +122,7 @@ async def test_what_a_visit_gives_comes_in_order_and_before_what_it_returns(
     async def visit(item: int) -> tuple[int, int | None]:
         nonlocal given_out
         for number in range(counts[item]):
-            await pool.give((item, number))
+            await pool.emit((item, number))
             given_out += 1
             # At most twice the size waits, and what each of the others had in its hand.
             assert given_out - consumed <= 2 * size + 1
@@ -130,7 +130,7 @@ async def test_what_a_visit_gives_comes_in_order_and_before_what_it_returns(
                 await asyncio.sleep(0)
         return item, None
 
-    pool = Pool[int, tuple[int, int | None]](stream(range(len(counts))), visit, lambda: size)
+    pool = WorkerPool[int, tuple[int, int | None]](stream(range(len(counts))), visit, lambda: size)
     found: dict[int, list[int | None]] = {}
     async for item, number in pool.results():
         consumed += number is not None
@@ -143,9 +143,9 @@ async def test_what_a_visit_gives_comes_in_order_and_before_what_it_returns(
 async def test_a_visit_that_waits_to_give_is_ended_with_the_stream() -> None:
     async def visit(item: int) -> int:
         while True:
-            await pool.give(item)
+            await pool.emit(item)
 
-    pool = Pool[int, int](stream(range(3)), visit, lambda: 2)
+    pool = WorkerPool[int, int](stream(range(3)), visit, lambda: 2)
     results = pool.results()
     assert await anext(results) == 0
     await results.aclose()
@@ -161,6 +161,6 @@ async def test_not_even_what_is_no_exception_is_lost() -> None:
             raise Stop
         return item
 
-    results = visit_all(stream(range(9)), visit, lambda: 1)
+    results = WorkerPool(stream(range(9)), visit, lambda: 1).results()
     with pytest.raises(Stop):
         [result async for result in results]

@@ -15,9 +15,8 @@ import msgspec
 from attrs import define, field
 
 from capillary_targets.client import TargetsClient
-from capillary_targets.crowd import Crowd
 from capillary_targets.errors import CapillaryError, UsageError
-from capillary_targets.workers import visit_all
+from capillary_targets.fanout import WorkerPool
 
 from .directory import Directory
 from .errors import SweepStopped
@@ -100,7 +99,7 @@ async def run(
             client.page_size,
             directory.ledger.marks,
             sweep.written,
-            sweep.crowd,
+            sweep.limit,
             rules=rules,
             enrolled=enrolled,
             raw=raw,
@@ -124,7 +123,6 @@ class _Sweep:
     _clock: Callable[[], float]
     _progress: Callable[[Summary], None] | None
     _before: State
-    crowd: Crowd = field(init=False)
     _hand: Hand = field(init=False)
     _summary: Summary = field(init=False)
     _started: float = field(init=False)
@@ -132,8 +130,6 @@ class _Sweep:
 
     def __attrs_post_init__(self) -> None:
         self._started = self._clock()
-        limiter = self._client.session.limiter
-        self.crowd = Crowd(lambda: limiter.limit)
         summary = self._summary = self._before.summary
         made = self._client.counts
         self._earlier = (
@@ -150,6 +146,10 @@ class _Sweep:
     @property
     def _ledger(self) -> Ledger:
         return self._directory.ledger
+
+    def limit(self) -> int:
+        """Users in progress at once."""
+        return self._client.session.limiter.limit
 
     def written(self, user: int, rule: int) -> set[int]:
         """The ids of the events that the files hold of a user's target."""
@@ -194,7 +194,7 @@ class _Sweep:
         try:
             async with (
                 aclosing(self._wanted(users, failures)) as wanted,
-                aclosing(visit_all(wanted, visitor.visit, self.crowd)) as visits,
+                aclosing(WorkerPool(wanted, visitor.visit, self.limit).results()) as visits,
             ):
                 async for visit in visits:
                     self._hand.add(visit, self._clock())

@@ -19,7 +19,7 @@ from capillary_targets.errors import (
     EndpointGone,
     NoRecordFound,
 )
-from capillary_targets.fanout import prefetch_for
+from capillary_targets.fanout import prefetch_depth
 from capillary_targets.models import EventsPage, Target, TargetEvent
 from capillary_targets.pager import EventPager
 from capillary_targets.pagination import PagingReport
@@ -89,7 +89,7 @@ class Visitor:
     """Visits users, one at a time, many side by side.
 
     `packer` makes rows of events. `marks` gives a user's marks of earlier runs (none: everything
-    is read), `written` the event ids that the files hold of a user's target, `crowd` how many
+    is read), `written` the event ids that the files hold of a user's target, `limit` how many
     users there may be. `rules` keeps only those targets; without `enrolled`, nobody is asked which
     targets a user is in: the events of `rules` are. `raw` keeps each row as the server sent it.
     """
@@ -99,7 +99,7 @@ class Visitor:
     page_size: int
     marks: Callable[[int], Mapping[int, Mark]]
     written: Callable[[int, int], set[int]]
-    crowd: Callable[[], int]
+    limit: Callable[[], int]
     rules: tuple[int, ...] = ()
     enrolled: bool = True
     raw: bool = False
@@ -168,7 +168,7 @@ class Visitor:
             user,
             rule,
             page_size=self.page_size,
-            prefetch=prefetch_for(self.crowd(), len(self._under_way)),
+            prefetch=prefetch_depth(self.limit(), len(self._under_way)),
         )
         count = 0
         latest: deque[int] = deque(maxlen=self.page_size)

@@ -4,9 +4,7 @@ import asyncio
 import os
 from collections import Counter
 from decimal import Decimal
-from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -335,26 +333,3 @@ async def test_a_ledger_that_is_none_is_refused(swept: Swept, tmp_path: Path):
     async with sandbox:
         with pytest.raises(SweepRefused, match=r"ledger\.sqlite cannot be used"):
             await swept(sandbox)
-
-
-@pytest.mark.parametrize(("busy", "least", "most"), [(1.0, 4, 8), (0.5, 20, 64)])
-async def test_a_busy_processor_has_few_users_under_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: float, least: int, most: int
-):
-    looks = count()
-    # A tenth of a second passes with each look.
-    clock = SimpleNamespace(monotonic=lambda: next(looks) / 10)
-    clock.thread_time = lambda: clock.monotonic() * busy
-    monkeypatch.setattr("capillary_targets.crowd.time", clock)
-    in_flight: list[int] = []
-    sandbox = Sandbox(users=150, targets=1, events=3)
-    async with sandbox, connected(sandbox, concurrency=64) as client:
-        limiter = client.session.limiter
-        summary = await run(
-            client,
-            sandbox.world.all_user_ids(),
-            tmp_path,
-            progress=lambda _: in_flight.append(limiter.in_flight),
-        )
-    assert summary.complete == summary.users
-    assert least <= max(in_flight) <= most
