@@ -19,7 +19,16 @@ from attrs import field, frozen
 from .auth import Auth
 from .client import TargetsClient
 from .settings import Options
-from .sweep import BadLine, Limits, Meter, Summary, SweepRefused, SweepStopped, UsersFile, run
+from .sweep import (
+    BadLine,
+    Limits,
+    RequestTimeline,
+    Summary,
+    SweepRefused,
+    SweepStopped,
+    UsersFile,
+    run,
+)
 from .sweep.parts import WholeFile
 from .sweep.split import split
 from .sweep.together import join
@@ -37,7 +46,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from .sweep.reading import Users
+    from .sweep.user_list import Users
 
 __all__ = ["sweep"]
 
@@ -162,9 +171,9 @@ def _partition(server: _Server, users: Path, wanted: int, asked: _Run) -> Summar
 
 async def _sweep_partition(server: _Server, users: Path, wanted: int, asked: _Run) -> Summary:
     out = users.with_suffix("")
-    meter = Meter()
+    timeline = RequestTimeline()
     options = server.options.copy()
-    options["hooks"] = [meter, *options.get("hooks", ())]
+    options["hooks"] = [timeline, *options.get("hooks", ())]
     async with TargetsClient(
         server.base_url, server.auth, page_size=server.page_size, **options
     ) as client:
@@ -172,7 +181,7 @@ async def _sweep_partition(server: _Server, users: Path, wanted: int, asked: _Ru
         given = () if failed_only else UsersFile(users)
         # A partition that was interrupted goes on with its run; one that is through begins anew.
         anew = wanted > 1 and not failed_only and _run_of(out) < wanted
-        return await run(client, given, out, incremental=anew, meter=meter, **asked)
+        return await run(client, given, out, incremental=anew, timeline=timeline, **asked)
 
 
 def _run_of(partition: Path) -> int:

@@ -15,7 +15,7 @@ from cyclopts import Parameter, validators
 from capillary_targets.auth import BasicAuth
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import Limits, Meter, Summary, UsersFile, make_report, run
+from capillary_targets.sweep import Limits, RequestTimeline, Summary, UsersFile, make_report, run
 
 from . import output
 from .connection import auth_of, base_url_of, concurrency_of, connected, rate_of
@@ -100,13 +100,13 @@ async def sweep(
         )
     if address is not None:
         raise UsageError("--address is a Ray cluster's: say --engine ray as well")
-    meter = Meter()
+    timeline = RequestTimeline()
     async with connected(
         server,
         concurrency=concurrency_of(concurrency),
         rate=None if rate is None else rate_of(rate),
         page_size=page_size,
-        hooks=[meter],
+        hooks=[timeline],
     ) as client:
         users = _users(users_file, column, server, retry_failed=retry_failed)
         expected = users.expected() if isinstance(users, UsersFile) else len(users)
@@ -124,7 +124,7 @@ async def sweep(
                     retry_failed=retry_failed,
                     source=None if server is None else "the sandbox",
                     limits=Limits(rows=part_rows),
-                    meter=meter,
+                    timeline=timeline,
                     progress=shown.update,
                 )
             except asyncio.CancelledError:

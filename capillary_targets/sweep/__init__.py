@@ -2,17 +2,16 @@
 
 from .errors import SweepRefused, SweepStopped
 from .hand import Limits
-from .meter import Meter
-from .reading import UsersFile
 from .report import make_report
 from .run import run
+from .stats import RequestTimeline
 from .summary import Summary
-from .users import BadLine
+from .user_list import BadLine, UsersFile
 
 __all__ = [
     "BadLine",
     "Limits",
-    "Meter",
+    "RequestTimeline",
     "Summary",
     "SweepRefused",
     "SweepStopped",

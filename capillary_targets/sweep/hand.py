@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from attrs import define, field
 
 from .directory import Directory
 from .failures import failure_of
 from .notes import Noted, UserNote
-from .rows import encode
-from .sinks import EventSink, Format, Sink, TargetSink
+from .rows import Format, PartFile, encode
+from .stats import PartStats
 from .summary import Summary
-from .tally import Tally
 from .visit import Visit
 
 __all__ = ["Hand", "Limits"]
@@ -43,11 +43,11 @@ class Hand:
     _state: Callable[[], str]
     _limits: Limits
     pending: set[int] = field(init=False, factory=set)
-    _events: EventSink | None = field(init=False, default=None)
-    _targets: TargetSink | None = field(init=False, default=None)
+    _events: PartFile | None = field(init=False, default=None)
+    _targets: PartFile | None = field(init=False, default=None)
     _users: list[UserNote] = field(init=False, factory=list)
     _failures: dict[int, str] = field(init=False, factory=dict)
-    _tally: Tally = field(init=False, factory=Tally)
+    _tally: PartStats = field(init=False, factory=PartStats)
     _number: int = field(init=False, default=0)
     _rows: int = field(init=False, default=0)
     _since: float = field(init=False, default=0.0)
@@ -61,26 +61,26 @@ class Hand:
             self._since = now
         failure, rows = failure_of(visit), visit.rows
         if failure is None:
-            misfit = self._format.misfit_of_targets(visit.targets) or rows.misfit
-            if misfit:
-                failure = {"user_id": visit.user_id, "error": "Misfit", "message": misfit}
+            rows.add_targets(visit.targets, visit.left, seen_at=datetime.now(UTC))
+            if rows.error is not None:
+                failure = {"user_id": visit.user_id, "error": "Unwritable", "message": rows.error}
         if failure is not None:
             self._failures[visit.user_id] = encode(failure).decode()
             self._summary.failed += 1
             return
         start, length = None, 0
-        if rows.events:
+        if rows.event_count:
             if self._events is None:
                 self._events = self._format.events(self._directory.part("events", self._name()))
             start, length = self._events.add(rows)
-        if visit.targets:
+        if rows.target_count:
             if self._targets is None:
                 self._targets = self._format.targets(self._directory.part("targets", self._name()))
-            self._targets.add(visit.user_id, visit.targets)
-        self._rows += rows.events + len(visit.targets)
-        self._tally.add(visit.targets, rows)
+            self._targets.add(rows)
+        self._rows += rows.event_count + rows.target_count
+        self._tally.merge(rows.stats)
         self._summary.add(visit)
-        self._users.append(UserNote(visit.user_id, rows.events, start, length, visit.marks))
+        self._users.append(UserNote(visit.user_id, rows.event_count, start, length, visit.marks))
 
     def is_full(self, now: float) -> bool:
         """Whether it is time to seal."""
@@ -126,12 +126,12 @@ class Hand:
 
     def _clear(self) -> None:
         self._events = self._targets = None
-        self._users, self._failures, self._tally, self._rows = [], {}, Tally(), 0
+        self._users, self._failures, self._tally, self._rows = [], {}, PartStats(), 0
 
     def _name(self) -> str:
         return f"part-{self._number:05d}.{self._format.suffix}"
 
-    def _sinks(self) -> dict[str, Sink]:
+    def _sinks(self) -> dict[str, PartFile]:
         """The parts that have been begun."""
         begun = {"events": self._events, "targets": self._targets}
         return {kind: sink for kind, sink in begun.items() if sink is not None}

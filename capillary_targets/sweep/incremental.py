@@ -120,7 +120,7 @@ class Healing:
     vanished: int = 0
 
 
-def heal(events: Sequence[TargetEvent], written: Collection[int]) -> Healing:
+def heal(events: Sequence[TargetEvent], written: Collection[int | None]) -> Healing:
     """What of `events`, which is all there is now, is missing from the ids `written` before."""
     known = [event.event_log_id in written for event in events]
     last_known = max((place for place, is_known in enumerate(known) if is_known), default=-1)

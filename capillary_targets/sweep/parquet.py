@@ -1,40 +1,160 @@
-"""Parts as Parquet (extra `parquet`): one declared schema, the same for every part.
+"""Parquet parts (extra `parquet`): one declared schema, the same for every part.
 
-Amounts are decimal128(38, 6): 32 digits before the point and 6 behind it. An amount that this
-cannot hold exactly is a misfit, never rounded.
+Amounts are decimal(38, 6); one that this cannot hold exactly makes its user a failure, never a
+rounded sum. Of times, `event_date` and its like are the clock time that the model has, without a
+zone (the API often does not say it), and the `*_iso` columns are the instant in UTC where the zone
+is known. Another value that its column cannot hold (an instant after the year 9999, an id of more
+than 64 bits) is null there and kept in the column `overflow`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import attrs
 import pyarrow as pa
 import pyarrow.parquet as pq
-from attrs import define, field, frozen
+from attrs import define, field
 
 from capillary_targets.models import Target
 
-from .batch import EventBatch
-from .event_columns import Piece, columns_of, pieces_of
-from .fit import misfit_of_events, misfit_of_target
-from .packed import Packed
 from .parts import WholeFile
-from .rows import Memo, one_line
-from .schemas import EVENTS, TARGETS
-from .target_columns import target_arrays, target_values
+from .rows import EVENT_FIELDS, TARGET_FIELDS, EncodedRows, encode, one_line, plain
+from .stats import EXACT
 
-__all__ = ["Parquet"]
+__all__ = ["EVENTS", "SCHEMA_VERSION", "TARGETS", "Parquet", "decimal_overflow"]
 
-_ROWS_IN_A_GROUP: Final = 20_000
-_ROWS_AT_ONCE: Final = 2_000
-"""Rows that wait to become columns of Arrow."""
+SCHEMA_VERSION: Final = 2
+"""Raised with every change of a schema: parts of two versions do not read as one table."""
+_GROUP_ROWS: Final = 20_000
+_MAX_CACHED: Final = 512
+_PRECISION: Final = 38
+_SCALE: Final = 6
+_STEP: Final = Decimal(1).scaleb(-_SCALE)
+_EXACT: Final = Context(prec=_PRECISION, traps=[Inexact, InvalidOperation])
+_UNFIT: Final = (pa.ArrowException, ArithmeticError, ValueError, TypeError)
+"""What pyarrow raises for a value that a column cannot hold."""
+
+_LONG, _TEXT, _FLAG = pa.int64(), pa.string(), pa.bool_()
+_AMOUNT = pa.decimal128(_PRECISION, _SCALE)
+_CLOCK, _INSTANT = pa.timestamp("us"), pa.timestamp("us", tz="UTC")
+_ACTOR = pa.struct({"id": _LONG, "code": _TEXT, "description": _TEXT, "name": _TEXT, "type": _TEXT})
+_DEFAULT = pa.struct(
+    {"id": _LONG, "period_id": _LONG, "default_value": _AMOUNT, "target_name": _TEXT}
+)
+_OF_EVENTS: Final = {
+    "event_log_id": _LONG,
+    "event_name": _TEXT,
+    "customer_id": _LONG,
+    "event_display_name": _TEXT,
+    "unique_id": _TEXT,
+    "event_date": _CLOCK,
+    "event_processed_date": _CLOCK,
+    "period_id": _LONG,
+    "target_group_id": _LONG,
+    "target_rule_id": _LONG,
+    "target_value": _AMOUNT,
+    "event_date_iso": _INSTANT,
+    "event_processed_date_iso": _INSTANT,
+}
+_OF_TARGETS: Final = {
+    "id": _LONG,
+    "name": _TEXT,
+    "target_type": _TEXT,
+    "target_entity": _TEXT,
+    "target_group_id": _LONG,
+    "active": _FLAG,
+    "expression": _TEXT,
+    "expression_json": _TEXT,
+    "filters": pa.list_(pa.struct({"entity_type": _TEXT, "entity_ids": pa.list_(_LONG)})),
+    "enrolment_method": _TEXT,
+    "attribution": pa.struct(
+        {
+            "created_on": _CLOCK,
+            "last_updated_on": _CLOCK,
+            "created_by": _ACTOR,
+            "last_updated_by": _ACTOR,
+            "created_on_iso": _INSTANT,
+            "last_updated_on_iso": _INSTANT,
+        }
+    ),
+    "description": _TEXT,
+    "event_name": _TEXT,
+    "emf_rule_set_id": _LONG,
+    "emf_unrolled_ruleset_id": _LONG,
+    "target_period_default_values_map": pa.map_(_LONG, _DEFAULT),
+    "default_values": pa.list_(_DEFAULT),
+    "extended_field_info": pa.struct(
+        {
+            "name": _TEXT,
+            "aggregate_function": _TEXT,
+            "aggregate_window": _TEXT,
+            "program_id": _LONG,
+            "alternate_currency_identifier": _TEXT,
+        }
+    ),
+    "target_milestone_triggers": pa.list_(
+        pa.struct(
+            {
+                "id": _LONG,
+                "trigger_name": _TEXT,
+                "is_active": _FLAG,
+                "trigger_type": _TEXT,
+                "trigger_value_type": _TEXT,
+                "trigger_value": _AMOUNT,
+                "target_rule_id": _LONG,
+            }
+        )
+    ),
+    "target_audience_filter": pa.list_(
+        pa.struct(
+            {
+                "audience_group_id": _LONG,
+                "version_id": _LONG,
+                "audience_filter_meta_id": _LONG,
+                "last_updated_on": _CLOCK,
+            }
+        )
+    ),
+    "extra": _TEXT,  # JSON: the keys that the client does not know
+}
+_OVERFLOW: Final = {"overflow": _TEXT}  # JSON: values that their columns cannot hold, by column
+EVENTS: Final = pa.schema({"user_id": _LONG} | _OF_EVENTS | _OVERFLOW)
+TARGETS: Final = pa.schema(
+    {"user_id": _LONG, "run": _LONG, "seen_at": _INSTANT, "enrolled": _FLAG}
+    | _OF_TARGETS
+    | _OVERFLOW
+)
+_TARGET_ROW: Final = pa.schema(_OF_TARGETS | _OVERFLOW)
+_TWINS: Final = {"event_date_iso": "event_date", "event_processed_date_iso": "event_processed_date"}
+
+
+def decimal_overflow(amount: Decimal) -> str | None:
+    """Why decimal(38, 6) does not hold an amount exactly, or None if it does."""
+    try:
+        _scaled(amount)
+    except ArithmeticError:
+        return (
+            f"the amount {amount} does not fit decimal({_PRECISION}, {_SCALE}); sweep into JSON "
+            "Lines to keep it"
+        )
+    return None
+
+
+def _scaled(amount: Decimal) -> Decimal:
+    """The amount with as many places as the schema has. Raises `ArithmeticError`."""
+    if not amount:
+        amount = Decimal(0)
+    return amount.quantize(_STEP, context=_EXACT)
 
 
 class _Outlet:
-    """What pyarrow writes into: a file, or nothing once nobody wants it.
+    """What pyarrow writes into: a file, or nothing once it is discarded.
 
     A writer that cannot finish tries again whenever it is destroyed, so it is let finish.
     """
@@ -73,39 +193,30 @@ class _Part:
     rows: int = field(init=False, default=0)
     _outlet: _Outlet = field(init=False)
     _writer: pq.ParquetWriter = field(init=False)
-    _waiting: int = field(init=False, default=0)
-    """Rows that wait to become columns."""
-    _ready: list[pa.RecordBatch] = field(init=False, factory=list)
-    _in_group: int = field(init=False, default=0)
+    _pending: list[Any] = field(init=False, factory=list)
+    _pending_rows: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         self._outlet = _Outlet(self._file)
         self._writer = pq.ParquetWriter(self._outlet, self._schema, compression="zstd")
 
-    def _arrays(self) -> list[pa.Array]:
-        """The columns of the rows that wait, which are then forgotten."""
-        raise NotImplementedError
-
-    def _count(self, rows: int) -> None:
-        self._waiting += rows
+    def _append(self, items: Sequence[Any], rows: int) -> tuple[int, int]:
+        start = self.rows
+        self._pending += items
+        self._pending_rows += rows
         self.rows += rows
-        self._in_group += rows
-        if self._in_group >= _ROWS_IN_A_GROUP:
+        if self._pending_rows >= _GROUP_ROWS:
             self._write()
-        elif self._waiting >= _ROWS_AT_ONCE:
-            self._convert()
-
-    def _convert(self) -> None:
-        if self._waiting:
-            self._ready.append(pa.RecordBatch.from_arrays(self._arrays(), schema=self._schema))
-            self._waiting = 0
+        return start, rows
 
     def _write(self) -> None:
-        self._convert()
-        if self._ready:
-            self._writer.write_table(pa.Table.from_batches(self._ready))
-            self._ready.clear()
-            self._in_group = 0
+        if self._pending:
+            self._writer.write_table(self._table())
+            self._pending.clear()
+            self._pending_rows = 0
+
+    def _table(self) -> pa.Table:
+        raise NotImplementedError
 
     def sync(self) -> None:
         if self._writer.is_open:
@@ -124,82 +235,81 @@ class _Part:
         self._file.discard()
 
 
-@frozen
-class _Page:
-    """Some rows of one user: pieces of columns, with `raw` also the column of what was sent."""
-
-    rows: int
-    pieces: list[Piece]
-    sent: pa.Array | None
-
-
-@define
 class _Events(_Part):
-    _pages: list[_Page] = field(init=False, factory=list)
+    def add(self, encoded: EncodedRows) -> tuple[int, int]:
+        return self._append(encoded.events, encoded.event_count)
 
-    def add(self, rows: Packed) -> tuple[int, int]:
-        start = self.rows
-        for page in rows.pages:
-            self._pages.append(page)
-            self._count(page.rows)
-        return start, rows.events
-
-    def _arrays(self) -> list[pa.Array]:
-        arrays = columns_of([page.pieces for page in self._pages])
-        sent = [page.sent for page in self._pages if page.sent is not None]
-        if sent:
-            arrays.append(pa.concat_arrays(sent))
-        self._pages.clear()
-        return arrays
+    def _table(self) -> pa.Table:
+        return pa.Table.from_batches(self._pending).combine_chunks()
 
 
-@define
+class _TargetRow(NamedTuple):
+    user_id: int
+    run: int
+    seen_at: datetime
+    enrolled: bool
+    target: pa.RecordBatch
+    raw: str | None
+
+
 class _Targets(_Part):
-    _values: Memo[tuple[Any, ...]]
-    _users: list[int] = field(init=False, factory=list)
-    _targets: list[tuple[Any, ...]] = field(init=False, factory=list)
+    def add(self, encoded: EncodedRows) -> tuple[int, int]:
+        return self._append(encoded.targets, encoded.target_count)
 
-    def add(self, user_id: int, targets: Sequence[Target]) -> None:
-        self._users += [user_id] * len(targets)
-        self._targets += map(self._values, targets)
-        self._count(len(targets))
-
-    def _arrays(self) -> list[pa.Array]:
-        arrays = target_arrays(self._users, self._targets, self._schema)
-        self._users.clear()
-        self._targets.clear()
-        return arrays
+    def _table(self) -> pa.Table:
+        users, runs, seen, enrolled, targets, raw = zip(*self._pending, strict=True)
+        # Few targets differ, and one that comes again is the same object.
+        distinct = {id(row): row for row in targets}
+        place = {key: number for number, key in enumerate(distinct)}
+        rows = pa.Table.from_batches(distinct.values()).combine_chunks()
+        columns = rows.take(pa.array([place[id(row)] for row in targets])).columns
+        values = [users, runs, seen, enrolled, *columns, raw]
+        return pa.Table.from_arrays(
+            [
+                pa.array(column, kind.type) if isinstance(column, tuple) else column
+                for column, kind in zip(values, self._schema, strict=False)
+            ],
+            schema=self._schema,
+        )
 
 
 @define
 class Parquet:
-    """The format: Parquet files with the schemas of `schemas`."""
+    """The format `parquet`."""
 
     _raw: bool
+    _run: int
     suffix: str = "parquet"
-    _misfit: Memo[str | None] = field(init=False, factory=lambda: Memo(misfit_of_target))
-    _values: Memo[tuple[Any, ...]] = field(init=False)
+    _targets: dict[bytes, pa.RecordBatch] = field(init=False, factory=dict)
 
-    def __attrs_post_init__(self) -> None:
-        self._values = Memo(self._target)
-
-    def misfit_of_events(self, events: EventBatch) -> str | None:
-        """An amount that decimal128(38, 6) does not hold."""
-        return misfit_of_events(events)
-
-    def misfit_of_targets(self, targets: Sequence[Target]) -> str | None:
-        """An amount that decimal128(38, 6) does not hold."""
-        return next((misfit for target in targets if (misfit := self._misfit(target))), None)
-
-    def pack(self, user_id: int, events: EventBatch, sent: Mapping[int, bytes]) -> _Page:
-        """Pieces of columns."""
-        rows = events.events
-        raw = None
+    def encode_events(
+        self, user_id: int, columns: Sequence[Sequence[Any]], raw: Sequence[bytes | None]
+    ) -> pa.RecordBatch:
+        """One batch."""
+        arrays = _event_arrays(user_id, columns)
         if self._raw:
-            lines = [sent.get(event.event_log_id) for event in rows]
-            told = [None if line is None else one_line(line).decode() for line in lines]
-            raw = pa.array(told, pa.string())
-        return _Page(len(rows), pieces_of(user_id, rows), raw)
+            arrays.append(pa.array([_text(row) for row in raw], _TEXT))
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema(EVENTS))
+
+    def encode_targets(
+        self, user_id: int, targets: Sequence[Target], left: Sequence[int], seen_at: datetime
+    ) -> list[_TargetRow]:
+        """Rows, of which each distinct target is encoded once."""
+        rows = [
+            _TargetRow(user_id, self._run, seen_at, True, self._target(target), _text(target.raw))
+            for target in targets
+        ]
+        gone = [self._target(Target(rule), known=False) for rule in left]
+        return rows + [_TargetRow(user_id, self._run, seen_at, False, row, None) for row in gone]
+
+    def _target(self, target: Target, *, known: bool = True) -> pa.RecordBatch:
+        fields = plain(target) if known else dict.fromkeys(TARGET_FIELDS) | {"id": target.id}
+        key = encode(fields)
+        if key not in self._targets:
+            if len(self._targets) >= _MAX_CACHED:
+                self._targets.clear()
+            self._targets[key] = _target_batch(fields)
+        return self._targets[key]
 
     def events(self, path: Path) -> _Events:
         """A new part of events."""
@@ -207,20 +317,19 @@ class Parquet:
 
     def targets(self, path: Path) -> _Targets:
         """A new part of targets."""
-        return _Targets(WholeFile(path), self._schema(TARGETS), self._values)
+        return _Targets(WholeFile(path), self._schema(TARGETS))
 
     def _schema(self, schema: pa.Schema) -> pa.Schema:
-        return schema.append(pa.field("raw", pa.string())) if self._raw else schema
+        about = {
+            "capillary_targets.schema": f"{SCHEMA_VERSION}",
+            "capillary_targets.run": f"{self._run}",
+        }
+        schema = schema.append(pa.field("raw", _TEXT)) if self._raw else schema
+        return schema.with_metadata(about)
 
-    def _target(self, target: Target) -> tuple[Any, ...]:
-        values = target_values(target)
-        if not self._raw:
-            return values
-        return (*values, None if target.raw is None else one_line(target.raw).decode())
-
-    def event_ids(self, path: Path, start: int, length: int) -> list[tuple[int | None, int]]:
+    def event_ids(self, path: Path, start: int, length: int) -> list[tuple[int | None, int | None]]:
         """(target rule id, event id) of those rows."""
-        found: list[tuple[int | None, int]] = []
+        found: list[tuple[int | None, int | None]] = []
         with pq.ParquetFile(path) as file:
             first = 0
             for number in range(file.num_row_groups):
@@ -232,3 +341,141 @@ class Parquet:
                     found += zip(*(column.to_pylist() for column in part.columns), strict=True)
                 first += rows
         return found
+
+
+def _text(row: bytes | None) -> str | None:
+    return None if row is None else one_line(row).decode()
+
+
+def _event_arrays(user_id: int, columns: Sequence[Sequence[Any]]) -> list[pa.Array]:
+    """The columns of `EVENTS`, from those of the models."""
+    values = dict(zip(EVENT_FIELDS, columns, strict=True))
+    overflow: dict[int, dict[str, Any]] = {}
+    arrays = [pa.array([user_id] * len(columns[0]), _LONG)]
+    for name, kind in _OF_EVENTS.items():
+        column = values[name]
+        if kind == _INSTANT:
+            pairs = zip(column, values[name.removesuffix("_iso")], strict=True)
+            column = [twin or moment for twin, moment in pairs]
+        array, unfit = _array(column, kind)
+        for place in unfit:
+            if kind == _AMOUNT:
+                about = f"event {values['event_log_id'][place]}: "
+                raise ValueError(about + (decimal_overflow(column[place]) or ""))
+            overflow.setdefault(place, {})[name] = column[place]
+        arrays.append(array)
+    noted: list[str | None] = [None] * len(columns[0])
+    for place, fields in overflow.items():
+        noted[place] = encode(fields).decode()
+    return [*arrays, pa.array(noted, _TEXT)]
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
+    """The column, and the places of values that it cannot hold: they are null there."""
+    convert = _CONVERT.get(kind)
+    try:
+        if kind == _AMOUNT and not _all_within_scale(values):
+            raise ValueError
+        if convert is None or kind == _AMOUNT:
+            return pa.array(values, kind), []
+        return pa.array([*map(convert, values)], kind), []
+    except _UNFIT:
+        pass
+    arrays, unfit = [], []
+    for place, value in enumerate(values):
+        try:
+            arrays.append(pa.array([value if convert is None else convert(value)], kind))
+        except _UNFIT:
+            arrays.append(pa.nulls(1, kind))
+            unfit.append(place)
+    return pa.concat_arrays(arrays), unfit
+
+
+def _all_within_scale(amounts: Sequence[Decimal | None]) -> bool:
+    """Whether none has more places than the schema: so the sum, being exact, has none either.
+
+    pyarrow is to be trusted only then: it takes 1E-99 for 0. It refuses what is too great.
+    """
+    with localcontext(EXACT):
+        total = sum([amount for amount in amounts if amount is not None], Decimal(0))
+    exponent = total.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -_SCALE
+
+
+def _clock(moment: datetime | None) -> datetime | None:
+    """The time as it stands, without its zone."""
+    return moment if moment is None or moment.tzinfo is None else moment.replace(tzinfo=None)
+
+
+def _instant(moment: datetime | None) -> datetime | None:
+    """The moment in UTC, where its zone is known."""
+    return None if moment is None or moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _amount(amount: Decimal | None) -> Decimal | None:
+    return None if amount is None else _scaled(amount)
+
+
+_CONVERT: Final[dict[Any, Callable[[Any], Any]]] = {
+    _CLOCK: _clock,
+    _INSTANT: _instant,
+    _AMOUNT: _amount,
+}
+
+
+def _target_batch(fields: Mapping[str, Any]) -> pa.RecordBatch:
+    """One row of a target's columns.
+
+    Raises:
+        ValueError: an amount does not fit.
+    """
+    for amount in _amounts_in(fields):
+        if why := decimal_overflow(amount):
+            raise ValueError(f"target {fields['id']}: {why}")
+    arrays = []
+    overflow: dict[str, Any] = {}
+    for name, kind in _OF_TARGETS.items():
+        value = fields[name]
+        if name == "extra":
+            value = encode(value).decode() if value else None
+        try:
+            arrays.append(pa.array([_plain(value)], kind))
+        except _UNFIT:
+            arrays.append(pa.nulls(1, kind))
+            overflow[name] = value
+    noted = encode(overflow).decode() if overflow else None
+    return pa.RecordBatch.from_arrays([*arrays, pa.array([noted], _TEXT)], schema=_TARGET_ROW)
+
+
+def _plain(value: Any) -> Any:
+    """A field of a target as what pyarrow takes: dicts, lists, clock times, instants."""
+    if isinstance(value, datetime):
+        return _clock(value)
+    if isinstance(value, Decimal):
+        return _scaled(value)
+    if attrs.has(type(value)):
+        fields = {f.name: getattr(value, f.name) for f in attrs.fields(type(value))}
+        return {
+            name: _instant(item or fields[name.removesuffix("_iso")])
+            if name.endswith("_iso")
+            else _plain(item)
+            for name, item in fields.items()
+        }
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return [(key, _plain(item)) for key, item in value.items()]
+    return value
+
+
+def _amounts_in(value: Any) -> list[Decimal]:
+    """Every amount in a model, but those in `extra`, which is text."""
+    if isinstance(value, Decimal):
+        return [value]
+    if attrs.has(type(value)):
+        return [a for f in attrs.fields(type(value)) for a in _amounts_in(getattr(value, f.name))]
+    if isinstance(value, tuple):
+        return [amount for item in value for amount in _amounts_in(item)]
+    if isinstance(value, Mapping):
+        return [a for key, item in value.items() if key != "extra" for a in _amounts_in(item)]
+    return []

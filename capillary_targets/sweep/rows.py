@@ -1,35 +1,48 @@
-"""Models to lines of JSON: snake_case names, amounts with the digits that the server sent."""
+"""Rows of the files: a user's events encoded page by page, and the protocol of file formats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import attrs
 import msgspec
+from attrs import define, field
 
 from capillary_targets.decoding import rows_as_sent
-from capillary_targets.models import EventsPage, Target, TargetEvent
+from capillary_targets.errors import UsageError
+from capillary_targets.models import Target, TargetEvent
+
+from .stats import PartStats
 
 __all__ = [
+    "EVENT_FIELDS",
+    "FORMATS",
     "TARGET_FIELDS",
-    "Memo",
-    "by_event",
+    "EncodedRows",
+    "Format",
+    "PartFile",
+    "RowEncoder",
     "encode",
-    "event_lines",
+    "format_named",
     "one_line",
     "plain",
-    "target_line",
-    "target_tail",
-    "with_sent",
+    "raw_rows",
 ]
 
-T = TypeVar("T")
-
+FORMATS: Final = ("jsonl", "parquet")
+EVENT_FIELDS: Final = tuple(f.name for f in attrs.fields(TargetEvent))
 TARGET_FIELDS: Final = tuple(f.name for f in attrs.fields(Target) if f.name != "raw")
 
 _target_values: Final = attrgetter(*TARGET_FIELDS)
+_event_values: Final = attrgetter(*EVENT_FIELDS)
+_STATS_COLUMNS: Final = [
+    EVENT_FIELDS.index(name)
+    for name in ("target_rule_id", "event_date", "event_name", "target_value")
+]
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -47,76 +60,149 @@ def plain(target: Target) -> dict[str, Any]:
     return dict(zip(TARGET_FIELDS, _target_values(target), strict=True))
 
 
-class _Numbered(msgspec.Struct, rename="camel"):
-    event_log_id: Any = None
-
-
-_NUMBERED: Final = msgspec.json.Decoder(_Numbered)
-
-
-def by_event(page: EventsPage) -> dict[int, bytes]:
-    """The rows of a page as the server sent them, by event id."""
-    rows = rows_as_sent(page.body)
-    return {int(_NUMBERED.decode(row).event_log_id): row for row in rows}
-
-
-def one_line(sent: bytes) -> bytes:
+def one_line(raw: bytes) -> bytes:
     """A JSON text without line ends: it has them only where blanks may stand."""
-    return sent.replace(b"\r", b" ").replace(b"\n", b" ")
+    return raw.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
-def event_lines(user_id: int, events: Sequence[TargetEvent]) -> bytes:
-    """Lines of a part, each headed by the id of the user who was asked for."""
-    # No text in JSON holds a bare quotation mark, so this begins a line wherever it stands.
-    begins = b'{"event_log_id"'
-    head = b'{"user_id":%d,"event_log_id"' % user_id
-    return head.join(_ENCODER.encode_lines(events).split(begins))
+class _Identity(msgspec.Struct, rename="camel"):
+    event_log_id: Any = None
+    unique_id: Any = None
 
 
-def with_sent(lines: bytes, sent: Iterable[bytes | None]) -> bytes:
-    """The same lines, each ending with the row as the server sent it."""
-    return b"".join(
-        [
-            b'%b,"raw":%b}\n' % (line[:-1], b"null" if row is None else one_line(row))
-            for line, row in zip(lines.split(b"\n")[:-1], sent, strict=True)
-        ]
-    )
+_IDENTITY: Final = msgspec.json.Decoder(_Identity)
 
 
-def target_line(user_id: int, tail: bytes) -> bytes:
-    """The line of a target, of which `target_tail` is the same for every user."""
-    return b'{"user_id":%d,%b' % (user_id, tail)
+def raw_rows(body: bytes, events: Sequence[TargetEvent]) -> list[bytes | None]:
+    """The rows of events as the server sent them, from the answer they were read from.
+
+    The events may be some of its rows, in their order. Ids repeat and may be missing, so rows are
+    matched in sequence. None: no such row.
+    """
+    rows = iter(rows_as_sent(body))
+    return [_next_row(rows, event) for event in events]
 
 
-def target_tail(target: Target, *, raw: bool) -> bytes:
-    """A target's line from behind the user's id; with `raw`, also as the server sent it."""
-    sent = b"null" if target.raw is None else one_line(target.raw)
-    return encode(plain(target))[1:-1] + (b',"raw":%b}\n' % sent if raw else b"}\n")
+def _next_row(rows: Iterator[bytes], event: TargetEvent) -> bytes | None:
+    wanted = (str(event.event_log_id), str(event.unique_id))
+    for row in rows:
+        sent = _IDENTITY.decode(row)
+        if (str(sent.event_log_id), str(sent.unique_id)) == wanted:
+            return row
+    return None
 
 
-class Memo(Generic[T]):
-    """What is made of a target, remembered by the bytes of its row.
+class RowEncoder(Protocol):
+    """Encodes rows for a file format. Raises `ValueError` for what the format cannot hold."""
 
-    A row tells of the target and not of the user, so the same bytes come with user after user.
-    Good for one client, which reads the same bytes in the same way.
+    def encode_events(
+        self,
+        user_id: int,
+        columns: Sequence[Sequence[Any]],
+        raw: Sequence[bytes | None],
+    ) -> Any:
+        """Encode a page of events, given as columns in the order of `EVENT_FIELDS`."""
+
+    def encode_targets(
+        self, user_id: int, targets: Sequence[Target], left: Sequence[int], seen_at: datetime
+    ) -> Any:
+        """Encode the targets of a user, and the ids of targets that the user has left."""
+
+
+@define(eq=False)
+class EncodedRows:
+    """One user's rows, encoded as each page arrives, with their statistics.
+
+    The models are not kept: encoded, a long history takes half the memory.
     """
 
-    def __init__(self, make: Callable[[Target], T]) -> None:
-        self._make = make
-        self._made: dict[bytes, T] = {}
+    user_id: int
+    _encoder: RowEncoder
+    events: list[Any] = field(init=False, factory=list)
+    """`RowEncoder.encode_events` of each page."""
+    targets: Any = field(init=False, default=None)
+    """`RowEncoder.encode_targets`, if there are any."""
+    event_count: int = field(init=False, default=0)
+    target_count: int = field(init=False, default=0)
+    stats: PartStats = field(init=False, factory=PartStats)
+    error: str | None = field(init=False, default=None)
+    """Why the rows cannot be written, if so: the failure of this user alone."""
 
-    def __call__(self, target: Target) -> T:
-        """What is made of that one."""
-        raw = target.raw
-        if raw is None or len(raw) > _LARGEST:
-            return self._make(target)
-        if raw not in self._made:
-            if len(self._made) >= _MOST:
-                self._made.clear()
-            self._made[raw] = self._make(target)
-        return self._made[raw]
+    def add_events(self, events: Sequence[TargetEvent], raw: Sequence[bytes | None] = ()) -> None:
+        """Encode a page of events; `raw` are their rows as the server sent them, if wanted."""
+        if not events or self.error is not None:
+            return
+        columns = [*zip(*map(_event_values, events), strict=True)]
+        try:
+            self.stats.add_events(*(columns[place] for place in _STATS_COLUMNS))
+            self.events.append(self._encoder.encode_events(self.user_id, columns, raw))
+        except (ValueError, ArithmeticError, TypeError) as error:
+            self.error = str(error)
+        self.event_count += len(events)
+
+    def add_targets(
+        self, targets: Sequence[Target], left: Sequence[int] = (), *, seen_at: datetime
+    ) -> None:
+        """Encode the targets that are new or have changed, and ids of those the user has left."""
+        if not (targets or left) or self.error is not None:
+            return
+        try:
+            self.targets = self._encoder.encode_targets(self.user_id, targets, left, seen_at)
+        except (ValueError, ArithmeticError, TypeError) as error:
+            self.error = str(error)
+        self.stats.add_targets(targets)
+        self.target_count = len(targets) + len(left)
 
 
-_MOST: Final = 512
-_LARGEST: Final = 2**16
-"""Targets remembered, and bytes of a row: so that a memo stays small."""
+class PartFile(Protocol):
+    """One part being written."""
+
+    rows: int
+
+    def add(self, encoded: EncodedRows) -> tuple[int, int]:
+        """Append a user's rows. Returns their start and length, for `Format.read_events`."""
+
+    def sync(self) -> None:
+        """Everything onto the disk, still under a temporary name. May be called from a thread."""
+
+    def commit(self) -> None:
+        """Sync, and rename to its final name."""
+
+    def discard(self) -> None:
+        """Delete the temporary file."""
+
+
+class Format(RowEncoder, Protocol):
+    """A file format: parts of events and of targets, and the events in them read back."""
+
+    suffix: str
+
+    def events(self, path: Path) -> PartFile:
+        """A new part of events."""
+
+    def targets(self, path: Path) -> PartFile:
+        """A new part of targets."""
+
+    def event_ids(self, path: Path, start: int, length: int) -> list[tuple[int | None, int | None]]:
+        """(target rule id, event id) of the rows that stand there."""
+
+
+def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
+    """The format of that name, for the rows of run number `run`; `raw` adds rows as sent.
+
+    Raises:
+        UsageError: there is no such format, or its extra is not installed.
+    """
+    if name == "jsonl":
+        from .jsonl import JsonLines  # noqa: PLC0415 - the formats build on this module
+
+        return JsonLines(raw=raw, run=run)
+    if name != "parquet":
+        raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
+    try:
+        from .parquet import Parquet  # noqa: PLC0415 - pyarrow comes with an extra
+    except ImportError:
+        raise UsageError(
+            "Parquet needs pyarrow: install it with `pip install 'capillary-targets[parquet]'`"
+        ) from None
+    return Parquet(raw=raw, run=run)

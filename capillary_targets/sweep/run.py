@@ -22,15 +22,13 @@ from .directory import Directory
 from .errors import SweepStopped
 from .hand import Hand, Limits
 from .ledger import Ledger
-from .meter import Meter
 from .parts import WholeFile
-from .reading import Users, batches
 from .report import write_report
-from .rows import encode
-from .sinks import Format, format_named
+from .rows import Format, encode, format_named
 from .state import State
+from .stats import RequestTimeline
 from .summary import Summary
-from .users import BadLine
+from .user_list import BadLine, Users, read_batches
 from .visit import Visitor
 
 __all__ = ["run"]
@@ -49,7 +47,7 @@ async def run(
     retry_failed: bool = False,
     source: str | None = None,
     limits: Limits | None = None,
-    meter: Meter | None = None,
+    timeline: RequestTimeline | None = None,
     progress: Callable[[Summary], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
@@ -61,9 +59,9 @@ async def run(
     `rules` are asked for whoever is in them. `format` is jsonl or parquet; `raw` adds each row as
     the server sent it. `incremental` begins the next run if the latest one came to its end: only
     what is new since is written. `retry_failed` sweeps those who failed, and `users` may be empty.
-    `source` stands for the server in the directory's settings (by default its base URL). `meter`,
-    if it is one of the client's hooks, gives the report requests over time. `progress` is told
-    after each user.
+    `source` stands for the server in the directory's settings (by default its base URL).
+    `timeline`, if it is one of the client's hooks, gives the report requests over time. `progress`
+    is told after each user.
 
     Cancelling it finishes the part in hand. Raises `SweepRefused` before anything was asked;
     `SweepStopped` where the files can no longer be written, a full disk for one. In either case
@@ -80,15 +78,16 @@ async def run(
         "format": format,
         "raw": raw,
     }
-    form = format_named(format, raw=raw)
+    format_named(format, raw=raw)  # refuses before anything is written
     with Directory(Path(out), settings) as directory:
         state = directory.ledger.begin(settings, _now(), anew=incremental)
+        form = format_named(format, raw=raw, run=directory.ledger.run)
         sweep = _Sweep(
             client,
             directory,
             form,
             limits or Limits(),
-            meter or Meter(clock),
+            timeline or RequestTimeline(clock),
             clock,
             progress,
             msgspec.json.decode(state, type=State),
@@ -119,7 +118,7 @@ class _Sweep:
     _directory: Directory
     _format: Format
     _limits: Limits
-    _meter: Meter
+    _timeline: RequestTimeline
     _clock: Callable[[], float]
     _progress: Callable[[Summary], None] | None
     _before: State
@@ -140,7 +139,7 @@ class _Sweep:
         summary.run = self._ledger.run
         summary.bad_lines = summary.skipped = summary.failed = 0
         summary.finished = False
-        self._meter.resume(self._before.series, summary.seconds)
+        self._timeline.resume(self._before.timeline, summary.seconds)
         self._hand = Hand(self._directory, self._format, summary, self._state, self._limits)
 
     @property
@@ -151,7 +150,7 @@ class _Sweep:
         """Users in progress at once."""
         return self._client.session.limiter.limit
 
-    def written(self, user: int, rule: int) -> set[int]:
+    def written(self, user: int, rule: int) -> set[int | None]:
         """The ids of the events that the files hold of a user's target."""
         return {
             event
@@ -210,7 +209,7 @@ class _Sweep:
     async def _wanted(self, users: Users, failures: WholeFile) -> AsyncGenerator[int, None]:
         """The users to ask: not yet done, each once."""
         pending = self._hand.pending
-        async with aclosing(batches(users)) as found:
+        async with aclosing(read_batches(users)) as found:
             async for batch in found:
                 await asyncio.sleep(0)  # where all are done, nothing else lets a signal through
                 ids = []
@@ -258,7 +257,7 @@ class _Sweep:
 
     def _state(self) -> str:
         self._count()
-        return encode({"summary": self._summary, "series": self._meter.series}).decode()
+        return encode({"summary": self._summary, "timeline": self._timeline.as_dict()}).decode()
 
     def _close(self, failures: WholeFile, *, finished: bool) -> None:
         """The list of failures and the summary."""

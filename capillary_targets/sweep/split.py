@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from .parts import WholeFile
-from .reading import Users, batches
-from .users import BadLine
+from .user_list import BadLine, Users, read_batches
 
 __all__ = ["partition_of", "split"]
 
@@ -30,7 +29,7 @@ async def split(users: Users, lists: list[Path]) -> tuple[list[int], list[BadLin
     bad: list[BadLine] = []
     with ExitStack() as stack:
         files = [stack.enter_context(WholeFile(path)) for path in lists]
-        async with aclosing(batches(users)) as found:
+        async with aclosing(read_batches(users)) as found:
             async for batch in found:
                 for user in batch:
                     if isinstance(user, BadLine):

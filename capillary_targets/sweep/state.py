@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import define, field
 
-from .meter import Series
 from .summary import Summary
 
 __all__ = ["State"]
@@ -15,4 +16,5 @@ class State:
     """The run's running sums, and requests over its time."""
 
     summary: Summary = field(factory=Summary)
-    series: Series = field(factory=Series)
+    timeline: dict[str, Any] = field(factory=dict)
+    """`RequestTimeline.as_dict()`."""

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from attrs import define
 
-from .batch import EXACT
+from .stats import EXACT
 from .visit import Visit
 
 __all__ = ["Summary"]
@@ -60,12 +60,11 @@ class Summary:
         """Count a complete user."""
         self.complete += 1
         self.targets += visit.enrolled
-        self.events += visit.rows.events
+        self.events += visit.rows.event_count
         self.healed_targets += visit.healed
         self.late_events += visit.late
         self.vanished_events += visit.vanished
-        for of_target in visit.rows.sums.values():
-            self.value_sum = EXACT.add(self.value_sum, of_target.value)
+        self.value_sum = EXACT.add(self.value_sum, visit.rows.stats.value_sum)
 
     def as_dict(self) -> dict[str, Any]:
         """For `summary.json`."""

@@ -14,16 +14,13 @@ from typing import Final
 
 import attrs
 
-from .batch import EXACT
 from .directory import KINDS, Directory
-from .findings import Findings, Run, gather
-from .meter import Series
 from .parts import WholeFile, remove_strangers, sync_directory
-from .report import write_findings
+from .report import ReportData, Run, collect, write_data
 from .rows import encode
+from .stats import EXACT, PartStats, RequestTimeline
 from .summary import Summary
-from .tally import Tally
-from .users import BadLine
+from .user_list import BadLine
 
 __all__ = ["join"]
 
@@ -49,7 +46,7 @@ def join(
             failures.write(encode(about) + b"\n")
         for number, path in partitions:
             with Directory(path, None) as directory:
-                found.append(gather(directory.ledger))
+                found.append(collect(directory.ledger))
                 for detail in directory.ledger.failures():
                     failures.write(detail.encode() + b"\n")
                 for kind in KINDS:
@@ -63,7 +60,7 @@ def join(
     summary.bad_lines, summary.seconds = len(bad), round(seconds, 3)
     with WholeFile(out / "summary.json") as file:
         file.write(encode(summary.as_dict()) + b"\n")
-    write_findings(out, together)
+    write_data(out, together)
     return summary
 
 
@@ -83,22 +80,22 @@ def _link(part: Path, directory: Path, partition: int) -> str:
     return name
 
 
-def _together(found: Sequence[Findings]) -> Findings:
-    tally, failures, users = Tally(), Counter[str](), Counter[int]()
+def _together(found: Sequence[ReportData]) -> ReportData:
+    stats, failures, users = PartStats(), Counter[str](), Counter[int]()
     for one in found:
-        tally.merge(one.tally)
+        stats.merge(one.stats)
         failures += one.failures
         users.update(dict(one.users_by_events))
     runs = sorted({run.number for one in found for run in one.runs})
-    return Findings(
+    return ReportData(
         found[0].settings if found else {},
         [
             _run(number, [r for one in found for r in one.runs if r.number == number])
             for number in runs
         ],
-        tally,
+        stats,
         sorted(users.items()),
-        _series([one for one in found if one.runs]),
+        _timeline([one for one in found if one.runs]),
         failures,
     )
 
@@ -129,9 +126,9 @@ def _sum(parts: Sequence[Summary]) -> Summary:
     return total
 
 
-def _series(found: Sequence[Findings]) -> Series:
+def _timeline(found: Sequence[ReportData]) -> RequestTimeline:
     """Requests over the latest run's time: each partition's, from when it began."""
-    total = Series()
+    total = RequestTimeline()
     if not found:
         return total
     latest = max(one.runs[-1].number for one in found)
@@ -143,6 +140,5 @@ def _series(found: Sequence[Findings]) -> Series:
     first = min(begun.values())
     for place, started in begun.items():
         offset = (started - first).total_seconds()
-        for number, bucket in enumerate(found[place].series.buckets):
-            total.at(offset + number * found[place].series.width).merge(bucket)
+        total.merge(found[place].timeline.as_dict(), offset)
     return total

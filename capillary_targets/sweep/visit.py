@@ -26,13 +26,12 @@ from capillary_targets.pagination import PagingReport
 from capillary_targets.session import Session
 
 from .incremental import Mark, digest, heal, judge, mark_after, more_follows
-from .packed import Packed, Packer
-from .rows import Memo, by_event, encode, plain
+from .rows import EncodedRows, RowEncoder, encode, plain, raw_rows
 
 __all__ = ["Visit", "Visitor"]
 
-_Take: TypeAlias = Callable[[Sequence[TargetEvent], Mapping[int, bytes]], None]
-"""Takes some events, and their rows by id as the server sent them, if that was asked for."""
+_Take: TypeAlias = Callable[[Sequence[TargetEvent], Sequence[bytes | None]], None]
+"""Takes some events, and their rows as the server sent them, if that was asked for."""
 
 
 @frozen
@@ -40,17 +39,19 @@ class Visit:
     """What came of one user: `targets` and `rows` are those to be written.
 
     `reports` are by rule id, and so are `marks`, where to go on from. The user is in `enrolled`
-    targets. `healed` targets had a late or deleted event before their mark: `late` events were
-    found so, `vanished` ones are in the files but no longer on the server.
+    targets, and has `left` those rule ids since the last run. `healed` targets had a late or
+    deleted event before their mark: `late` events were found so, `vanished` ones are in the files
+    but no longer on the server.
     """
 
     user_id: int
     targets: tuple[Target, ...]
-    rows: Packed
+    rows: EncodedRows
     reports: Mapping[int, PagingReport]
     error: CapillaryError | None
     marks: Mapping[int, Mark]
     enrolled: int
+    left: tuple[int, ...]
     healed: int
     late: int
     vanished: int
@@ -77,34 +78,34 @@ class _Kept:
     """Events that are to be held against the files before they are taken."""
 
     events: list[TargetEvent] = field(factory=list)
-    sent: dict[int, bytes] = field(factory=dict)
+    raw: dict[int, bytes | None] = field(factory=dict)
+    """By the identity of the event: event ids may repeat."""
 
-    def take(self, events: Sequence[TargetEvent], sent: Mapping[int, bytes]) -> None:
+    def take(self, events: Sequence[TargetEvent], raw: Sequence[bytes | None]) -> None:
         self.events += events
-        self.sent |= sent
+        self.raw.update(zip(map(id, events), raw, strict=False))
 
 
 @frozen
 class Visitor:
     """Visits users, one at a time, many side by side.
 
-    `packer` makes rows of events. `marks` gives a user's marks of earlier runs (none: everything
+    `encoder` encodes the rows. `marks` gives a user's marks of earlier runs (none: everything
     is read), `written` the event ids that the files hold of a user's target, `limit` how many
     users there may be. `rules` keeps only those targets; without `enrolled`, nobody is asked which
     targets a user is in: the events of `rules` are. `raw` keeps each row as the server sent it.
     """
 
     session: Session
-    packer: Packer
+    encoder: RowEncoder
     page_size: int
     marks: Callable[[int], Mapping[int, Mark]]
-    written: Callable[[int, int], set[int]]
+    written: Callable[[int, int], set[int | None]]
     limit: Callable[[], int]
     rules: tuple[int, ...] = ()
     enrolled: bool = True
     raw: bool = False
     _under_way: set[int] = field(init=False, factory=set)
-    _digest: Memo[bytes] = field(init=False, factory=lambda: Memo(_digest))
 
     async def visit(self, user: int) -> Visit:
         """Everything of one user. A failure is told in the outcome.
@@ -121,7 +122,7 @@ class Visitor:
     async def _visit(self, user: int) -> Visit:
         marks = self.marks(user)
         targets: Sequence[Target] = ()
-        rows = Packed(user, self.packer)
+        rows = EncodedRows(user, self.encoder)
         reads: dict[int, _Read] = {}
         failure: CapillaryError | None = None
         try:
@@ -137,12 +138,14 @@ class Visitor:
             raise
         except CapillaryError as error:
             failure = error
-        digests = [(target, self._digest(target)) for target in targets]
+        digests = [(target, _digest(target)) for target in targets]
         return _outcome(rows, digests, reads, marks, failure)
 
-    async def _events(self, user: int, rule: int, mark: Mark | None, rows: Packed) -> _Read:
+    async def _events(self, user: int, rule: int, mark: Mark | None, rows: EncodedRows) -> _Read:
         if mark is None or not (mark.count or mark.gone):
-            return await self._all(user, rule, rows.add)  # none of it can be in the files already
+            return await self._all(
+                user, rule, rows.add_events
+            )  # none of it can be in the files already
         kept = _Kept()
         read = await self._behind(user, rule, mark, kept.take) if mark.count else None
         moved = read is None
@@ -158,7 +161,7 @@ class Visitor:
                 gone = found.vanished > 0
                 healed = bool(found.late or found.vanished)
                 read = attrs.evolve(read, healed=healed, late=found.late, vanished=found.vanished)
-        rows.add(new, kept.sent)
+        rows.add_events(new, [kept.raw.get(id(event)) for event in new])
         return attrs.evolve(read, mark=attrs.evolve(read.mark, gone=gone))
 
     async def _all(self, user: int, rule: int, take: _Take) -> _Read:
@@ -189,7 +192,7 @@ class Visitor:
     ) -> None:
         """Have events of a page taken."""
         if events:
-            take(_of_rule(events, rule), by_event(page) if self.raw else {})
+            take(_of_rule(events, rule), raw_rows(page.body, events) if self.raw else ())
 
     async def _behind(self, user: int, rule: int, mark: Mark, take: _Take) -> _Read | None:
         """Go on from the mark. None where it is not where it was, or anything does not add up."""
@@ -253,7 +256,7 @@ def _digest(target: Target) -> bytes:
 
 
 def _outcome(
-    rows: Packed,
+    rows: EncodedRows,
     targets: Sequence[tuple[Target, bytes]],
     reads: Mapping[int, _Read],
     marks: Mapping[int, Mark],
@@ -262,6 +265,7 @@ def _outcome(
     """The outcome; of the targets, given with their digests, those that are new or have changed."""
     digests = {target.id: row for target, row in targets}
     changed = [t for t, row in targets if t.id not in marks or marks[t.id].target != row]
+    left = () if failure else [r for r, m in marks.items() if m.target and r not in digests]
     return Visit(
         rows.user_id,
         tuple(changed),
@@ -269,9 +273,14 @@ def _outcome(
         {rule: read.report for rule, read in reads.items()},
         failure,
         marks={
-            rule: attrs.evolve(read.mark, target=digests.get(rule)) for rule, read in reads.items()
+            **{rule: attrs.evolve(marks[rule], target=None) for rule in left},
+            **{
+                rule: attrs.evolve(read.mark, target=digests.get(rule))
+                for rule, read in reads.items()
+            },
         },
         enrolled=len(targets),
+        left=tuple(left),
         healed=sum(read.healed for read in reads.values()),
         late=sum(read.late for read in reads.values()),
         vanished=sum(read.vanished for read in reads.values()),

@@ -15,8 +15,7 @@ import pytest
 from capillary_targets import BasicAuth, RetryPolicy, TargetEvent, TargetsClient
 from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sweep import Summary, run
-from capillary_targets.sweep.packed import Packed
-from capillary_targets.sweep.sinks import format_named
+from capillary_targets.sweep.rows import EncodedRows, format_named
 
 Row = tuple[int, int, int, str | None]
 """(user, rule, event log id, value as spelled)."""
@@ -91,11 +90,11 @@ def swept(tmp_path: Path) -> Swept:
     return sweep
 
 
-def packed(*pages: list[TargetEvent], user: int = 1, form: str = "jsonl") -> Packed:
+def encoded(*pages: list[TargetEvent], user: int = 1, form: str = "jsonl") -> EncodedRows:
     """A user's rows, read in those pages."""
-    rows = Packed(user, format_named(form, raw=False))
+    rows = EncodedRows(user, format_named(form, raw=False))
     for page in pages:
-        rows.add(page, {})
+        rows.add_events(page)
     return rows
 
 

@@ -16,9 +16,9 @@ from capillary_targets.models import TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import Limits, SweepRefused, SweepStopped
 from capillary_targets.sweep.parts import WholeFile
-from capillary_targets.sweep.sinks import format_named
+from capillary_targets.sweep.rows import format_named
 
-from .conftest import Swept, names, needed, packed, true_events, written
+from .conftest import Swept, encoded, names, needed, true_events, written
 
 
 class Full:
@@ -72,12 +72,12 @@ def test_a_parquet_part_that_found_no_room_is_not_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     needed("pyarrow")
-    monkeypatch.setattr("capillary_targets.sweep.parquet._ROWS_IN_A_GROUP", 1)
+    monkeypatch.setattr("capillary_targets.sweep.parquet._GROUP_ROWS", 1)
     sink: Any = format_named("parquet", raw=False).events(tmp_path / "part-00000.parquet")
     room = [0]
     sink._file.file = Full(sink._file.file, room)
     with pytest.raises(OSError, match="No space left"):
-        sink.add(packed([TargetEvent(n) for n in range(100)], form="parquet"))
+        sink.add(encoded([TargetEvent(n) for n in range(100)], form="parquet"))
     asked = room[0]
     sink.discard()
     # A writer left to itself tries once more when it is destroyed, in the middle of anything.

@@ -15,9 +15,9 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import Limits
-from capillary_targets.sweep.sinks import format_named
+from capillary_targets.sweep.rows import format_named
 
-from .conftest import Swept, names, needed, packed, parts, read_jsonl, true_events
+from .conftest import Swept, encoded, names, needed, parts, read_jsonl, true_events
 
 USERS = [564332013, 387544807, 42381788, 42381789]
 
@@ -66,7 +66,7 @@ async def test_rows_as_sent_in_parquet_and_after_a_night(swept: Swept, tmp_path:
 
 
 async def test_parquet_has_one_schema_and_every_value(swept: Swept, tmp_path: Path):
-    from capillary_targets.sweep import schemas
+    from capillary_targets.sweep import parquet as schemas
 
     sandbox = Sandbox(users=8, targets=2, events=9, iso=True)
     async with sandbox:
@@ -119,7 +119,7 @@ async def test_an_amount_that_does_not_fit_is_a_failure(swept: Swept, tmp_path: 
         summary = await swept(sandbox, format="parquet")
     assert (summary.complete, summary.failed) == (5, 1)
     (failure,) = read_jsonl(tmp_path / "failures.jsonl")
-    assert (failure["user_id"], failure["error"]) == (user, "Misfit")
+    assert (failure["user_id"], failure["error"]) == (user, "Unwritable")
     assert str(Decimal(value)) in failure["message"]
     assert user not in table(tmp_path / "events").column("user_id").to_pylist()
 
@@ -139,13 +139,13 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
         if -60 < amount.adjusted() < 60 and len(amount.as_tuple().digits) < 20
         else None
     )
-    rows = packed([TargetEvent(1, target_value=amount)], user=7, form="parquet")
-    misfit = rows.misfit
+    rows = encoded([TargetEvent(1, target_value=amount)], user=7, form="parquet")
+    misfit = rows.error
     if exact is not None:
         assert (misfit is None) == exact
     if misfit is None:
         path = tmp_path_factory.mktemp("fits") / "part-00000.parquet"
-        sink = Parquet(raw=False).events(path)
+        sink = Parquet(raw=False, run=1).events(path)
         sink.add(rows)
         sink.commit()
         assert table(path).column("target_value").to_pylist() == [amount]
@@ -153,27 +153,28 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
 
 def test_every_field_of_the_models_has_a_column():
     needed("pyarrow")
-    from capillary_targets.sweep import schemas
+    from capillary_targets.sweep import parquet as schemas
 
     def fields(cls: type) -> list[str]:
-        return ["user_id", *(f.name for f in attrs.fields(cls) if f.name != "raw")]
+        return [f.name for f in attrs.fields(cls) if f.name != "raw"]
 
-    assert schemas.EVENTS.names == fields(TargetEvent)
-    assert schemas.TARGETS.names == fields(Target)
+    head = ["user_id", "run", "seen_at", "enrolled"]
+    assert schemas.EVENTS.names == ["user_id", *fields(TargetEvent), "overflow"]
+    assert schemas.TARGETS.names == [*head, *fields(Target), "overflow"]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_a_users_events_are_found_again(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch):
     if form == "parquet":
         needed("pyarrow")
-        monkeypatch.setattr("capillary_targets.sweep.parquet._ROWS_IN_A_GROUP", 4)
+        monkeypatch.setattr("capillary_targets.sweep.parquet._GROUP_ROWS", 4)
     made = format_named(form, raw=False)
     path = tmp_path / f"part-00000.{form}"
     sink = made.events(path)
     places = {}
     for user in range(1, 8):
         events = [TargetEvent(100 * user + n, target_rule_id=user % 3) for n in range(user)]
-        places[user] = sink.add(packed(events[:2], events[2:], user=user, form=form))
+        places[user] = sink.add(encoded(events[:2], events[2:], user=user, form=form))
     sink.commit()
     assert sink.rows == 28
     for user, (start, length) in places.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import Limits, Meter, SweepRefused, make_report, run
+from capillary_targets.sweep import Limits, RequestTimeline, SweepRefused, make_report, run
 
 from .browser import browser
 from .conftest import Swept, connected, names, read_jsonl
@@ -34,11 +34,11 @@ LIGHTNESS = """(selector => {
 async def report(tmp_path: Path) -> Path:
     """The report of a sweep with failures, over several parts and two runs."""
     sandbox = Sandbox(users=30, targets=3, events=12)
-    meter = Meter()
+    timeline = RequestTimeline()
     async with sandbox:
         users = [*sandbox.world.all_user_ids(), 5, 6]
-        async with connected(sandbox, hooks=[meter]) as client:
-            settings = {"limits": Limits(users=7), "source": "the <sandbox>", "meter": meter}
+        async with connected(sandbox, hooks=[timeline]) as client:
+            settings = {"limits": Limits(users=7), "source": "the <sandbox>", "timeline": timeline}
             await run(client, users, tmp_path, **settings)
             sandbox.world.add_event(1_000_001, sandbox.world.targets(1_000_001)[0].id)
             await run(client, users, tmp_path, incremental=True, **settings)

@@ -12,16 +12,15 @@ from hypothesis import strategies as st
 
 from capillary_targets.errors import UsageError
 from capillary_targets.sweep import BadLine, SweepRefused, UsersFile
-from capillary_targets.sweep.reading import batches
-from capillary_targets.sweep.users import Lines
+from capillary_targets.sweep.user_list import UserListParser, read_batches
 
 
 async def read(users) -> list[int | BadLine]:
-    return [user async for batch in batches(users) for user in batch]
+    return [user async for batch in read_batches(users) for user in batch]
 
 
 async def read_once(users: UsersFile) -> list[int | BadLine]:
-    return await anext(aiter(batches(users)))
+    return await anext(aiter(read_batches(users)))
 
 
 async def test_text(tmp_path: Path):
@@ -165,7 +164,7 @@ async def test_memory_is_flat(tmp_path: Path):
     tracemalloc.start()
     try:
         number = 0
-        async for batch in batches(UsersFile(path)):
+        async for batch in read_batches(UsersFile(path)):
             number += len(batch)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -176,7 +175,7 @@ async def test_memory_is_flat(tmp_path: Path):
 
 @given(st.lists(st.one_of(st.integers(), st.text(max_size=12)), max_size=30))
 def test_every_line_is_an_id_a_bad_line_or_does_not_count(texts: list[int | str]):
-    lines = Lines("x")
+    lines = UserListParser("x")
     for number, text in enumerate(texts, 1):
         found = lines.feed(str(text))
         if isinstance(text, int) and -(2**63) <= text < 2**63:

@@ -1,0 +1,206 @@
+"""Statistics for the report: `PartStats` of rows, `RequestTimeline` of requests."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
+from itertools import groupby
+from typing import Any, Final, Self
+
+import msgspec
+from attrs import define, field
+
+from capillary_targets.errors import NoRecordFound
+from capillary_targets.hooks import Details, RequestDetails
+from capillary_targets.models import Target
+
+__all__ = ["EXACT", "PartStats", "RequestTimeline"]
+
+EXACT: Final = Context(prec=2000, traps=[Inexact, InvalidOperation])
+"""Sums of amounts, with room for every one of up to `_MAX_EXPONENT` digits on either side."""
+_MAX_EXPONENT: Final = 500
+_MAX_NAMES: Final = 40
+_OTHER_NAMES: Final = "(other names)"
+_MAX_BUCKETS: Final = 240
+
+
+@define
+class PartStats:
+    """Counts and exact sums over the events of a user, a part or a directory.
+
+    `days` counts events by day (ordinal; 0: without a date) and event name. The API leaves names
+    open: merged, those beyond the first forty are counted together. `events` and `values` are by
+    target id (0: the server did not say), `names` are the targets' names.
+    """
+
+    days: Counter[tuple[int, str]] = field(factory=Counter)
+    events: Counter[int] = field(factory=Counter)
+    values: dict[int, Decimal] = field(factory=dict)
+    names: dict[int, str] = field(factory=dict)
+
+    @property
+    def value_sum(self) -> Decimal:
+        """The exact sum of all amounts."""
+        with localcontext(EXACT):
+            return sum(self.values.values(), Decimal(0))
+
+    def add_events(
+        self,
+        rules: Sequence[int | None],
+        dates: Sequence[datetime | None],
+        names: Sequence[str | None],
+        amounts: Sequence[Decimal | None],
+    ) -> None:
+        """Count events, given as columns.
+
+        Raises:
+            ValueError: an amount is too large or too fine to be summed exactly.
+        """
+        end = 0
+        for rule, run in groupby(rules):
+            start, end = end, end + len(list(run))
+            total = _sum(amounts[start:end])
+            self.events[rule or 0] += end - start
+            self.values[rule or 0] = EXACT.add(self.values.get(rule or 0, Decimal(0)), total)
+        days = [moment.toordinal() if moment else 0 for moment in dates]
+        self.days.update(zip(days, [name or "" for name in names], strict=True))
+
+    def add_targets(self, targets: Iterable[Target]) -> None:
+        """Take the targets' names."""
+        self.names.update((target.id, target.name or "") for target in targets)
+
+    def merge(self, other: Self) -> None:
+        """Add what `other` has counted."""
+        known = {name for _, name in self.days}
+        for (day, name), number in other.days.items():
+            if name not in known and len(known) >= _MAX_NAMES:
+                name = _OTHER_NAMES  # noqa: PLW2901
+            known.add(name)
+            self.days[day, name] += number
+        self.events.update(other.events)
+        for rule, value in other.values.items():
+            self.values[rule] = EXACT.add(self.values.get(rule, Decimal(0)), value)
+        self.names.update(other.names)
+
+    def to_json(self) -> str:
+        """JSON for the ledger: days as [[YYYY-MM-DD or "", name, events], ...]."""
+        days = [
+            (date.fromordinal(day).isoformat() if day else "", name, number)
+            for (day, name), number in self.days.items()
+        ]
+        rest = {"events": self.events, "values": self.values, "names": self.names}
+        return msgspec.json.encode({"days": days, **rest}).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The counterpart of `to_json`."""
+        stored = msgspec.json.decode(text, type=_Stored)
+        days = {
+            (date.fromisoformat(day).toordinal() if day else 0, name): number
+            for day, name, number in stored.days
+        }
+        return cls(Counter(days), Counter(stored.events), stored.values, stored.names)
+
+
+class _Stored(msgspec.Struct):
+    days: list[tuple[str, str, int]]
+    events: dict[int, int]
+    values: dict[int, Decimal]
+    names: dict[int, str]
+
+
+def _sum(amounts: Sequence[Decimal | None]) -> Decimal:
+    with localcontext(EXACT):
+        try:
+            total = sum([amount for amount in amounts if amount is not None], Decimal(0))
+        except Inexact:
+            total = Decimal("NaN")
+    exponent = total.as_tuple().exponent
+    if (
+        isinstance(exponent, int)
+        and exponent >= -_MAX_EXPONENT
+        and total.adjusted() <= _MAX_EXPONENT
+    ):
+        return total
+    raise ValueError(
+        f"an amount has more than {_MAX_EXPONENT} digits before or behind the point and cannot be "
+        "summed exactly"
+    )
+
+
+@define
+class RequestTimeline:
+    """Requests over the sweep's time, as a hook: `TargetsClient(..., hooks=[timeline])`.
+
+    Columns of at most 240 buckets, each `width` seconds long; beyond that the width doubles.
+    `requests` ended in a bucket, `errors` of them failed, `busy` is the seconds spent in them and
+    `slowest` the longest one. Time starts when it is made; `clock` counts seconds.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    width: float = field(init=False, default=0.125)
+    requests: list[int] = field(init=False, factory=list)
+    errors: list[int] = field(init=False, factory=list)
+    busy: list[float] = field(init=False, factory=list)
+    slowest: list[float] = field(init=False, factory=list)
+    _start: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._start = self.clock()
+
+    def __call__(self, details: Details) -> None:
+        """Count a request that has ended."""
+        if isinstance(details, RequestDetails):
+            failed = not isinstance(details.error, NoRecordFound | None)
+            took = details.seconds
+            self._add(self.clock() - self._start, 1, int(failed), took, took)
+
+    def _add(self, at: float, requests: int, errors: int, busy: float, slowest: float) -> None:
+        while at >= self.width * _MAX_BUCKETS:
+            self.halve()
+        place = int(max(0.0, at) / self.width)
+        while len(self.requests) <= place:
+            self.requests.append(0)
+            self.errors.append(0)
+            self.busy.append(0.0)
+            self.slowest.append(0.0)
+        self.requests[place] += requests
+        self.errors[place] += errors
+        self.busy[place] += busy
+        self.slowest[place] = max(self.slowest[place], slowest)
+
+    def halve(self) -> None:
+        """Merge every two buckets into one."""
+        self.width *= 2
+        self.requests = [*map(sum, _pairs(self.requests))]
+        self.errors = [*map(sum, _pairs(self.errors))]
+        self.busy = [*map(sum, _pairs(self.busy))]
+        self.slowest = [*map(max, _pairs(self.slowest))]
+
+    def merge(self, saved: Mapping[str, Any], offset: float = 0.0) -> None:
+        """Add the buckets of `as_dict()`, which began `offset` seconds after this timeline."""
+        columns = zip(*(saved.get(name, ()) for name in _COLUMNS), strict=True)
+        for place, values in enumerate(columns):
+            self._add(offset + place * saved["width"], *values)
+
+    def resume(self, saved: Mapping[str, Any], seconds: float) -> None:
+        """Continue an earlier session's timeline (`as_dict()`), which ended after `seconds`."""
+        mine = self.as_dict()
+        self.width, self.requests, self.errors, self.busy, self.slowest = 0.125, [], [], [], []
+        self._start -= seconds
+        self.merge(saved)
+        self.merge(mine, seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The width and the columns, as the ledger keeps them."""
+        return {"width": self.width, **{name: getattr(self, name) for name in _COLUMNS}}
+
+
+_COLUMNS: Final = ("requests", "errors", "busy", "slowest")
+
+
+def _pairs(values: Sequence[Any]) -> list[Sequence[Any]]:
+    return [values[place : place + 2] for place in range(0, len(values), 2)]

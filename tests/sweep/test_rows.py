@@ -1,0 +1,253 @@
+"""Rows: what is counted and written is what each event and target says."""
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Context, Decimal
+from functools import reduce
+from sys import getrefcount
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capillary_targets.models import Attribution, Filter, Target, TargetEvent
+from capillary_targets.sweep.rows import EncodedRows, encode, format_named, plain, raw_rows
+from capillary_targets.sweep.stats import EXACT, PartStats
+
+from .conftest import encoded, needed
+
+WIDE = Context(prec=76)
+LONGS = st.integers(-(2**63), 2**63 - 1)
+ZONES = st.none() | st.integers(-1439, 1439).map(lambda n: timezone(timedelta(minutes=n)))
+ODD = st.just(timezone(timedelta(hours=5, minutes=53, seconds=28)))
+"""A mean local time: ISO 8601 has no seconds in an offset."""
+# Any other zone's instant may lie outside of what a datetime holds.
+NEAR = st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29), timezones=ZONES | ODD)  # noqa: DTZ001
+NAIVE = st.datetimes()
+AMOUNTS = (
+    st.decimals(-(10**32) + 1, 10**32 - 1, places=6)
+    | st.decimals(-(10**6), 10**6, places=3)
+    | st.sampled_from(["0E+50", "0E-50", "-0", "1E+31", "1.0000000", "1000"]).map(Decimal)
+)
+
+
+def events_of(
+    moments: st.SearchStrategy[Any], amounts: st.SearchStrategy[Any]
+) -> st.SearchStrategy[list[TargetEvent]]:
+    text = st.text(max_size=5)
+    event = st.builds(
+        TargetEvent,
+        LONGS,
+        event_name=st.sampled_from(["A", "B"]) | text,
+        customer_id=LONGS,
+        unique_id=text,
+        event_date=moments,
+        event_processed_date=moments,
+        target_rule_id=st.sampled_from([1, 2, 0]),
+        target_value=amounts,
+    )
+    return st.lists(event, max_size=120)
+
+
+PLAIN = events_of(NAIVE, AMOUNTS)
+MIXED = st.lists(
+    st.builds(
+        TargetEvent,
+        LONGS,
+        event_name=st.none() | st.text(max_size=3),
+        customer_id=st.none() | LONGS,
+        event_date=st.none() | NEAR,
+        event_processed_date=st.none() | NEAR,
+        target_rule_id=st.none() | st.sampled_from([1, 2]),
+        target_value=st.none() | AMOUNTS,
+        event_date_iso=st.none() | NEAR,
+        event_processed_date_iso=st.none() | NEAR,
+    ),
+    max_size=20,
+)
+
+
+def clock(moment: datetime | None) -> datetime | None:
+    return moment and moment.replace(tzinfo=None)
+
+
+def instant(moment: datetime | None) -> datetime | None:
+    return None if moment is None or moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def scaled(amount: Decimal | None) -> Decimal | None:
+    return None if amount is None else amount.quantize(Decimal("0.000001"), context=WIDE)
+
+
+@given(st.lists(PLAIN | MIXED, max_size=3))
+def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(pages: list[list[TargetEvent]]):
+    pa = needed("pyarrow")
+    from capillary_targets.sweep.parquet import EVENTS
+
+    pages = [events for events in pages if events]
+    rows = [
+        {
+            **msgspec.structs.asdict(event),
+            "user_id": -7,
+            "event_date": clock(event.event_date),
+            "event_processed_date": clock(event.event_processed_date),
+            "event_date_iso": instant(event.event_date_iso or event.event_date),
+            "event_processed_date_iso": instant(
+                event.event_processed_date_iso or event.event_processed_date
+            ),
+            "target_value": scaled(event.target_value),
+            "overflow": None,
+        }
+        for events in pages
+        for event in events
+    ]
+    made = encoded(*pages, user=-7, form="parquet")
+    assert made.error is None
+    if pages:
+        table = pa.Table.from_batches(made.events)
+        assert table.equals(pa.Table.from_pylist(rows, EVENTS))
+
+
+@given(PLAIN, st.integers(0), st.sampled_from(["1E+32", "-1E+32", "0.0000001", "1E-99"]))
+def test_one_amount_that_does_not_fit_is_found(events: list[TargetEvent], place: int, amount: str):
+    needed("pyarrow")
+    place %= len(events) + 1
+    events.insert(place, TargetEvent(7, target_rule_id=1, target_value=Decimal(amount)))
+    rows = encoded(events, form="parquet")
+    assert f"event 7: the amount {Decimal(amount)} does not fit" in (rows.error or "")
+
+
+LATE = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(-timedelta(hours=5)))
+EARLY = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=5)))
+
+
+@pytest.mark.parametrize("moment", [LATE, EARLY])
+def test_an_instant_beyond_all_calendars_is_null_and_noted(moment: datetime):
+    needed("pyarrow")
+    events = [TargetEvent(1, event_date=datetime(2025, 1, 1)), TargetEvent(2, event_date=moment)]  # noqa: DTZ001
+    rows = encoded(events, form="parquet")
+    assert rows.error is None
+    (_, row) = rows.events[0].to_pylist()
+    assert row["event_date"] == clock(moment)
+    assert row["event_date_iso"] is None
+    assert json.loads(row["overflow"]) == {"event_date_iso": moment.isoformat()}
+    (line,) = encoded(events[1:]).events
+    assert json.loads(line)["event_date"] == moment.isoformat()
+
+
+def test_an_id_of_more_than_64_bits_in_a_target_is_null_and_noted(tmp_path):
+    needed("pyarrow")
+    made = format_named("parquet", raw=False)
+    rows = EncodedRows(1, made)
+    odd = Target(7, "Seven", emf_rule_set_id=2**70, filters=(Filter("STORE", (1, 2**64)),))
+    moment = Attribution(created_on=LATE)
+    rows.add_targets([odd, Target(8, attribution=moment)], seen_at=datetime.now(UTC))
+    assert rows.error is None
+    path = tmp_path / "part-00000.parquet"
+    part = made.targets(path)
+    part.add(rows)
+    part.commit()
+    first, second = needed("pyarrow.parquet").read_table(path).to_pylist()
+    assert (first["id"], first["name"], first["emf_rule_set_id"]) == (7, "Seven", None)
+    assert json.loads(first["overflow"]) == {
+        "emf_rule_set_id": 2**70,
+        "filters": [{"entity_type": "STORE", "entity_ids": [1, 2**64]}],
+    }
+    assert second["attribution"] is None
+    assert "9999-12-31T23:59:59-05:00" in second["overflow"]
+
+
+@given(st.lists(PLAIN | MIXED, max_size=4))
+def test_part_stats_count_each_event(users: list[list[TargetEvent]]):
+    stats = PartStats()
+    for events in users:
+        stats.merge(encoded(events[:50], events[50:]).stats)
+    flat = [event for events in users for event in events]
+    days = Counter(
+        (e.event_date.toordinal() if e.event_date else 0, e.event_name or "") for e in flat
+    )
+    names = {name for _, name in days}
+    if len(names) <= 40:
+        assert days == stats.days
+    assert stats.days.total() == len(flat)
+    for rule, value in stats.values.items():
+        mine = [event for event in flat if (event.target_rule_id or 0) == rule]
+        amounts = [event.target_value for event in mine if event.target_value is not None]
+        assert stats.events[rule] == len(mine)
+        assert value == reduce(EXACT.add, amounts, Decimal(0))
+
+
+@given(LONGS, PLAIN | MIXED)
+def test_a_line_has_the_fields_of_its_event(user: int, events: list[TargetEvent]):
+    made = b"".join(encoded(events, user=user).events)
+    one_by_one = [
+        encode({"user_id": user, **msgspec.structs.asdict(event)}) + b"\n" for event in events
+    ]
+    assert made == b"".join(one_by_one)
+
+
+def test_a_later_page_does_not_make_up_for_one_that_cannot_be_written():
+    needed("pyarrow")
+    bad, good = Decimal("1E+32"), Decimal(1)
+    pages = [[TargetEvent(n, target_value=value)] for n, value in enumerate((good, bad, good))]
+    rows = encoded(*pages, form="parquet")
+    assert rows.error is not None
+    assert "event 1:" in rows.error
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_rows_hold_neither_the_events_nor_their_values(form: str):
+    if form == "parquet":
+        needed("pyarrow")
+    event = TargetEvent(2**60, unique_id="a" * 99, target_value=Decimal("1.50"))
+    held = [event, event.event_log_id, event.unique_id, event.target_value]
+    before = [*map(getrefcount, held)]
+    rows = encoded([event], form=form)
+    assert rows.event_count == 1
+    assert [*map(getrefcount, held)] == before
+
+
+SEEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_lines_of_targets(raw: bool):
+    rows = EncodedRows(5, format_named("jsonl", raw=raw, run=3))
+    target = Target(7, "Seven", extra={"more": [1]}, raw=b'{"id":\n7}')
+    rows.add_targets([target, Target(8)], left=[9], seen_at=SEEN)
+    seven, eight, nine = map(json.loads, rows.targets.splitlines())
+    head = {"user_id": 5, "run": 3, "seen_at": "2026-01-02T03:04:05Z"}
+    assert seven == {
+        **head,
+        "enrolled": True,
+        **json.loads(encode(plain(target))),
+        **({"raw": {"id": 7}} if raw else {}),
+    }
+    assert (eight["id"], eight["enrolled"], eight.get("raw", None)) == (8, True, None)
+    assert nine == {**dict.fromkeys(seven), **head, "enrolled": False, "id": 9}
+    assert [*nine] == [*seven]
+
+
+class _Row(msgspec.Struct):
+    event_log_id: int | None
+    unique_id: str | None
+
+
+ROWS = st.lists(st.tuples(st.sampled_from([None, 1, 2]), st.sampled_from([None, "a", "b"])))
+
+
+@given(ROWS, st.randoms())
+def test_each_event_finds_its_row_though_ids_repeat_or_are_missing(rows, random):
+    sent = [
+        b'{"eventLogId":%b,"uniqueId":%b,"n":%d}' % (encode(i), encode(u), n)
+        for n, (i, u) in enumerate(rows)
+    ]
+    chosen = sorted(random.sample(range(len(rows)), random.randint(0, len(rows))))
+    events = [_Row(*rows[n]) for n in chosen]
+    found = raw_rows(b'{"data":[%b]}' % b",".join(sent), events)
+    assert [(json.loads(row)["eventLogId"], json.loads(row)["uniqueId"]) for row in found] == [
+        rows[n] for n in chosen
+    ]

@@ -1,0 +1,103 @@
+"""Statistics behind the report: bars of days, weeks, months; sums that add up."""
+
+from datetime import date
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capillary_targets.hooks import RequestDetails
+from capillary_targets.models import Target, TargetEvent
+from capillary_targets.sweep.report import grouped_by_time
+from capillary_targets.sweep.stats import PartStats, RequestTimeline
+
+from .conftest import encoded
+
+DATES = st.dates(date(2019, 1, 1), date(2027, 12, 31)).map(date.toordinal)
+NAMES = st.sampled_from("abcdefghij")
+
+
+@given(st.dictionaries(st.tuples(DATES, NAMES), st.integers(1, 9), max_size=40))
+def test_every_event_is_in_a_bar(days: dict[tuple[int, str], int]):
+    _, bars, series = grouped_by_time(days, 3)
+    assert len(bars) <= 36
+    assert sorted(bars) == bars
+    assert len(series) <= 4
+    assert sum(sum(row) for row in series.values()) == sum(days.values())
+    assert all(len(row) == len(bars) for row in series.values())
+
+
+@pytest.mark.parametrize(
+    ("days", "step", "bars"), [(1, "day", 1), (36, "day", 36), (37, "week", 6), (400, "month", 14)]
+)
+def test_the_step_fits_the_span(days: int, step: str, bars: int):
+    first = date(2025, 1, 6).toordinal()
+    last = first + days - 1
+    found = grouped_by_time({(first, "a"): 1, (last, "a"): 1}, 3)
+    assert (found[0], len(found[1])) == (step, bars)
+
+
+def test_events_without_a_date_are_counted_but_have_no_bar():
+    stats = encoded([TargetEvent(1)]).stats
+    assert stats.days == {(0, ""): 1}
+    assert grouped_by_time(stats.days, 3) == ("day", [], {})
+
+
+def test_part_stats_go_through_the_ledger_exactly():
+    value = Decimal("12345678901234567890.000000001")
+    events = [TargetEvent(n, target_rule_id=7, target_value=value) for n in range(3)]
+    stats = encoded(events).stats
+    stats.add_targets([Target(7, "Seven")])
+    back = PartStats.from_json(stats.to_json())
+    assert back == stats
+    assert str(back.values[7]) == "37037036703703703670.000000003"
+    back.merge(stats)
+    assert back.events[7] == 6
+    assert back.names == {7: "Seven"}
+    assert str(back.value_sum) == "74074073407407407340.000000006"
+
+
+def test_event_names_beyond_forty_are_counted_together():
+    stats = PartStats()
+    stats.merge(encoded([TargetEvent(n, event_name=f"name {n}") for n in range(100)]).stats)
+    assert len(stats.days) == 41
+    assert stats.days[0, "(other names)"] == 60
+
+
+@pytest.mark.parametrize("amount", ["1E+400", "1E-400", "-9E+499"])
+def test_an_enormous_amount_is_summed_exactly(amount: str):
+    events = [TargetEvent(n, target_value=Decimal(v)) for n, v in enumerate((amount, "0.01"))]
+    rows = encoded(events)
+    assert rows.error is None
+    assert Fraction(rows.stats.value_sum) == Fraction(amount) + Fraction("0.01")
+
+
+@pytest.mark.parametrize("amount", ["1E+600", "1E-600", "1E+999999", "-1E+99999"])
+def test_an_amount_beyond_all_sums_is_its_users_failure(amount: str):
+    events = [TargetEvent(n, target_value=Decimal(v)) for n, v in enumerate(("1", amount))]
+    assert "cannot be summed exactly" in (encoded(events).error or "")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(st.lists(st.floats(0, 100_000), max_size=300), st.floats(0, 1000))
+def test_a_timeline_is_bounded_and_loses_no_request(moments: list[float], offset: float):
+    clock = Clock()
+    timeline = RequestTimeline(clock)
+    for moment in moments:
+        clock.now = moment
+        timeline(RequestDetails(method="GET", url="x", attempt=1, seconds=0.5))
+    resumed = RequestTimeline(clock)
+    resumed.resume(timeline.as_dict(), offset)
+    for found in (timeline, resumed):
+        assert len(found.requests) <= 240
+        assert sum(found.requests) == len(moments)
+        assert sum(found.busy) == 0.5 * len(moments)
+        assert max(found.slowest, default=0.5) == 0.5
