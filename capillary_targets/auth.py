@@ -1,10 +1,11 @@
-"""Who asks: the headers that authorise a request (API pages "Basic authentication" and "OAuth")."""
+"""Credentials: headers that authorise a request (API pages "Basic authentication" and "OAuth")."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import hashlib
+import math
 import re
 import time
 from base64 import b64encode
@@ -14,12 +15,18 @@ from typing import Final, NoReturn, Protocol, TypeAlias
 from attrs import frozen
 
 from .errors import CapillaryError, UsageError
+from .retry import waiting_disabled
 
 __all__ = ["Auth", "BasicAuth", "FetchToken", "OAuth", "SecretHeaders", "Token"]
 
 _MD5: Final = re.compile(r"[0-9a-fA-F]{32}")
 _MARGIN: Final = 60.0
 """Seconds before a token's end at which a new one is fetched; a tenth of its life if shorter."""
+_PROPAGATION: Final = 0.5
+"""Seconds in which not every node of the service may know a new token yet."""
+_BACKOFF: Final = 0.25
+_BACKOFF_MAX: Final = 20.0
+"""Seconds between failed token requests: the first pause, doubled up to the second."""
 
 
 class SecretHeaders(dict[str, str]):
@@ -45,21 +52,24 @@ FetchToken: TypeAlias = Callable[[Mapping[str, str]], Awaitable[Token]]
 
 
 class Auth(Protocol):
-    """What a session wants of its credentials."""
+    """Credentials as a session uses them."""
 
     @property
-    def at_hand(self) -> SecretHeaders | None:
-        """The headers that authorise one request, if there are any to be had without waiting."""
+    def cached_headers(self) -> SecretHeaders | None:
+        """Headers that authorise one request, if there are any without waiting."""
 
     async def headers(self, fetch: FetchToken) -> SecretHeaders:
-        """The headers that authorise one request; `fetch` is there to get a token with."""
+        """Headers that authorise one request; `fetch` requests a token."""
 
-    def rejected(self, headers: Mapping[str, str]) -> bool:
-        """The server rejected these headers. True if others may be had, so that a retry helps."""
+    def rejected(self, headers: Mapping[str, str], *, again: bool) -> bool:
+        """Note that the server rejected these headers; True if another try may be accepted.
+
+        `again`: the same call was rejected before.
+        """
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Texts that must never be shown: whatever echoes them is redacted."""
+        """Texts to redact wherever the server repeats them."""
 
 
 class BasicAuth:
@@ -83,6 +93,10 @@ class BasicAuth:
             problem = "give either the password or password_md5, and only one of them"
         elif password_md5 is not None and not _MD5.fullmatch(password_md5):
             problem = "password_md5 must be 32 hexadecimal digits"
+        elif not f"{username}{password or ''}".isprintable():
+            problem = (
+                "the till id and the password cannot contain line breaks or control characters"
+            )
         if problem is not None:
             password = password_md5 = None  # a traceback that shows locals shows no secret
             _refuse(problem)
@@ -95,7 +109,7 @@ class BasicAuth:
         return f"BasicAuth({self.username!r}, ...)"
 
     @property
-    def at_hand(self) -> SecretHeaders:
+    def cached_headers(self) -> SecretHeaders:
         """The `Authorization` header; the same one each time."""
         return self._headers
 
@@ -103,8 +117,8 @@ class BasicAuth:
         """The `Authorization` header; the same one each time."""
         return self._headers
 
-    def rejected(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - there are no others
-        """False: a password that was wrong once stays wrong."""
+    def rejected(self, headers: Mapping[str, str], *, again: bool) -> bool:  # noqa: ARG002
+        """False: a wrong password stays wrong."""
         return False
 
     @property
@@ -116,12 +130,22 @@ class BasicAuth:
 class OAuth:
     """A client key and secret, exchanged for a token that is renewed before it ends.
 
-    However many calls need a token at once, one token request is made and all share its outcome.
-    There is no refresh token: a new one is generated each time. One `OAuth` may serve several
-    clients of one event loop. `clock` gives monotonic seconds.
+    However many calls need a token at once, one token request is made and all share its outcome;
+    after a failed one, the next follows only after a pause, which doubles. There is no refresh
+    token: a new one is generated each time. One `OAuth` may serve several clients, also of several
+    event loops and threads: they share the token, and at worst each loop requests one. `clock`
+    gives monotonic seconds.
     """
 
-    __slots__ = ("_client_secret", "_clock", "_expires", "_flight", "_headers", "client_key")
+    __slots__ = (
+        "_client_secret",
+        "_clock",
+        "_failures",
+        "_issued",
+        "_refreshing",
+        "_retry_at",
+        "client_key",
+    )
 
     def __init__(
         self, client_key: str, client_secret: str, *, clock: Callable[[], float] = time.monotonic
@@ -132,64 +156,92 @@ class OAuth:
             _refuse("both the client key and the client secret must be given")
         self._client_secret = client_secret
         self._clock = clock
-        self._headers: SecretHeaders | None = None
-        self._expires = 0.0
-        self._flight: asyncio.Future[None] | None = None
+        self._issued = _NO_TOKEN
+        self._failures = 0
+        self._retry_at = 0.0
+        self._refreshing: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"OAuth({self.client_key!r}, ...)"
 
     @property
-    def at_hand(self) -> SecretHeaders | None:
+    def cached_headers(self) -> SecretHeaders | None:
         """The token's header, unless there is none or it is about to end."""
-        return self._headers if self._clock() < self._expires else None
+        issued = self._issued
+        return issued.headers if self._clock() < issued.ends else None
 
     async def headers(self, fetch: FetchToken) -> SecretHeaders:
         """The token's header. Raises `AuthError` where key or secret are wrong (320001)."""
-        while (headers := self.at_hand) is None:
-            if self._flight is None:
-                await self._fly(fetch)
+        while (headers := self.cached_headers) is None:
+            refreshing = self._refreshing
+            if refreshing is None or refreshing.get_loop() is not asyncio.get_running_loop():
+                await self._refresh(fetch)
             else:
-                await self._follow(self._flight)
+                await self._wait_for_refresh(refreshing)
         return headers
 
-    async def _fly(self, fetch: FetchToken) -> None:
-        """Get a token for all who wait. If this caller is cancelled, another takes over."""
-        flight = self._flight = asyncio.get_running_loop().create_future()
+    async def _refresh(self, fetch: FetchToken) -> None:
+        """Get a token for everybody who waits. If this caller is cancelled, another takes over."""
+        refreshing = self._refreshing = asyncio.get_running_loop().create_future()
         try:
-            token = await fetch(
-                SecretHeaders({"key": self.client_key, "secret": self._client_secret})
-            )
-            margin = min(_MARGIN, token.ttl_seconds / 10)
-            self._expires = self._clock() + token.ttl_seconds - margin
-            self._headers = SecretHeaders({"X-CAP-API-OAUTH-TOKEN": token.access_token})
+            pause = self._retry_at - self._clock()
+            if pause > 0 and not waiting_disabled.get():
+                await asyncio.sleep(pause)
+            body = SecretHeaders({"key": self.client_key, "secret": self._client_secret})
+            token = await fetch(body)
         except CapillaryError as error:
-            flight.set_exception(copy.copy(error))
-            flight.exception()  # retrieved: nobody may be waiting
+            pause = min(_BACKOFF * 2.0 ** min(self._failures, 60), _BACKOFF_MAX)
+            self._retry_at = self._clock() + max(pause, error.retry_after or 0.0)
+            self._failures += 1
+            refreshing.set_exception(copy.copy(error))
+            refreshing.exception()  # retrieved: nobody may be waiting
             raise
+        else:
+            margin = min(_MARGIN, token.ttl_seconds / 10)
+            now = self._clock()
+            headers = SecretHeaders({"X-CAP-API-OAUTH-TOKEN": token.access_token})
+            self._issued = _Issued(headers, now, now + token.ttl_seconds - margin)
+            self._failures, self._retry_at = 0, 0.0
         finally:
-            self._flight = None
-            if not flight.done():
-                flight.set_result(None)
+            if self._refreshing is refreshing:
+                self._refreshing = None
+            if not refreshing.done():
+                refreshing.set_result(None)
 
     @staticmethod
-    async def _follow(flight: asyncio.Future[None]) -> None:
+    async def _wait_for_refresh(refreshing: asyncio.Future[None]) -> None:
         """Wait for another caller's token request; share its error, never its cancellation."""
-        await asyncio.wait([flight])
-        error = flight.exception()
+        await asyncio.wait([refreshing])
+        error = refreshing.exception()
         if error is not None:
             raise copy.copy(error)
 
-    def rejected(self, headers: Mapping[str, str]) -> bool:
-        """Drop the token if it is still the one in use; True, for a new one may be had."""
-        if headers is self._headers:
-            self._headers = None
+    def rejected(self, headers: Mapping[str, str], *, again: bool = False) -> bool:
+        """Drop the token if it is still the one in use; True, for a new one may be accepted.
+
+        A token that was issued just now is kept at first: not every node may know it yet.
+        """
+        issued = self._issued
+        if headers is issued.headers and (again or self._clock() - issued.at >= _PROPAGATION):
+            self._issued = _NO_TOKEN
         return True
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """The client secret, and the token in use."""
-        return (self._client_secret, *(self._headers or {}).values())
+        return (self._client_secret, *(self._issued.headers or {}).values())
+
+
+@frozen
+class _Issued:
+    """A token's header, when it was issued, and from when on it is not used any more."""
+
+    headers: SecretHeaders | None
+    at: float
+    ends: float
+
+
+_NO_TOKEN: Final = _Issued(None, -math.inf, -math.inf)
 
 
 def _md5(password: str) -> str:

@@ -21,9 +21,8 @@ from .members import TargetPeriod, UserTargetGroups
 from .models import Target
 from .pager import EventPager
 from .pagination import NOTHING, Checkpoint, Dialect
-from .periods import CURRENT, resolve_period
-from .session import Counts, Session, opened
-from .settings import Options, Settings
+from .session import Counts, Session, open_session
+from .settings import Options, Settings, whole_number
 
 __all__ = ["TargetsClient"]
 
@@ -54,10 +53,8 @@ class TargetsClient:
         session: aiohttp.ClientSession | None = None,
         **options: Unpack[Options],
     ) -> None:
-        if page_size < 1:
-            raise UsageError(f"page_size must be at least 1, not {page_size}")
         self._settings = Settings(base_url=base_url, auth=auth, **options)
-        self.page_size = page_size
+        self.page_size = whole_number("page_size", page_size)
         self._http = session
         self._stack = AsyncExitStack()
         self._session: Session | None = None
@@ -68,7 +65,9 @@ class TargetsClient:
     async def __aenter__(self) -> Self:
         if self._session is not None:
             raise ClientClosed("this client was opened before; make a new one")
-        self._session = await self._stack.enter_async_context(opened(self._settings, self._http))
+        self._session = await self._stack.enter_async_context(
+            open_session(self._settings, session=self._http)
+        )
         return self
 
     async def __aexit__(
@@ -150,9 +149,9 @@ class TargetsClient:
         if isinstance(period, str):
             if not period.strip():
                 raise UsageError('period must be "current", a refCode or an id')
-            if period == CURRENT and start is not None:
+            if period == lookups.CURRENT and start is not None:
                 raise UsageError('a checkpoint is of one period: give its id, not "current"')
-            resolve = partial(resolve_period, self.session, user_id, target_rule_id, period)
+            resolve = partial(lookups.resolve_period, self.session, user_id, target_rule_id, period)
         elif period is not None:
             period_id = checked_id("period", period)
         return EventPager(
@@ -244,4 +243,4 @@ class TargetsClient:
             period=period,
             page_size=self.page_size if page_size is None else page_size,
         )
-        return Sweep(self.session.patiently(), user_ids, query, ordered)
+        return Sweep(self.session.with_options(wait_for_limits=True), user_ids, query, ordered)

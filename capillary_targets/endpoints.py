@@ -1,18 +1,19 @@
-"""One coroutine for each documented endpoint, fed by a session of `open_session`."""
+"""Endpoint coroutines: one for each of the two calls. Their first argument is the session."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from operator import index
 from typing import Final
 from urllib.parse import urlencode
 
 from .errors import UsageError
-from .models import EventsPage, Target
+from .models import EventsPage, TargetList
 from .session import Session
 from .transport import get
-from .wire import read_events, read_targets
+from .wire import NullData, read_events, read_targets
 
 __all__ = ["active_targets", "checked_id", "target_events", "with_query"]
 
@@ -41,13 +42,25 @@ async def active_targets(
     tracking_date: datetime | None = None,
     enrollment_type: str | None = None,
     only_user_created: bool | None = None,
-) -> list[Target]:
-    """The targets that a user is enrolled in (API page "Get active targets").
+) -> TargetList:
+    """The targets that a user is enrolled in (API page "Get active targets"), as a list.
 
-    `target_rule_ids` keeps only those targets. `tracking_date` must be aware; it is sent as epoch
-    milliseconds. `enrollment_type` is TRANSACTION, IMPORT or AUDIENCE_FILTER.
+    Where the service answers null and no error, it is asked again, as often as the retry policy
+    allows; if it stays null, the list is empty, and its `warnings` say so.
 
-    Raises `InvalidUser`, `InvalidEnrollmentType`, and whatever any request can raise.
+    Args:
+        session: of `open_session`.
+        user_id: 64 bits.
+        target_rule_ids: only these targets; none given: all.
+        tracking_date: as of when; aware, sent as epoch milliseconds.
+        enrollment_type: TRANSACTION, IMPORT or AUDIENCE_FILTER.
+        only_user_created: only challenges that users made for themselves.
+
+    Raises:
+        InvalidUser: no member has this id.
+        InvalidEnrollmentType: not one of the three.
+        CapillaryError: whatever any request can raise.
+
     """
     query: dict[str, str] = {}
     rules = [str(checked_id("target_rule_ids", rule)) for rule in target_rule_ids]
@@ -62,7 +75,12 @@ async def active_targets(
     if only_user_created is not None:
         query["includeOnlyUserCreated"] = "true" if only_user_created else "false"
     path = f"/v3/users/{checked_id('user_id', user_id)}/enrolledTargets"
-    return await get(session, with_query(path, query), read_targets)
+    try:
+        return await get(session, with_query(path, query), read_targets)
+    except NullData as error:
+        if error.attempts < session.settings.retry.attempts:
+            raise  # the deadline came first
+        return TargetList(warnings=(error.as_warning(),))
 
 
 async def target_events(
@@ -76,13 +94,25 @@ async def target_events(
 ) -> EventsPage:
     """One page of the events that counted towards a target (API page "Get target events").
 
-    `limit` is the number of events asked for; `offset` the number of the page, from 0.
+    Args:
+        session: of `open_session`.
+        user_id: 64 bits.
+        target_rule_id: the `id` of a `Target`.
+        period_id: only the events of this period.
+        limit: events asked for.
+        offset: the number of the page, from 0.
 
-    Raises `InvalidUser`, `TargetRuleNotFound`, `TargetPeriodNotFound`, `NoRecordFound` (which an
-    iterator reads as "no events"), and whatever any request can raise.
+    Raises:
+        InvalidUser: no member has this id.
+        TargetRuleNotFound: no target has this id.
+        TargetPeriodNotFound: no period has this id.
+        NoRecordFound: the user has no record in this target; a pager reads it as "no events".
+        CapillaryError: whatever any request can raise.
+
     """
     path = _events_path(user_id, target_rule_id, period_id=period_id, limit=limit, offset=offset)
-    return await get(session, path, read_events)
+    read = partial(read_events, user_id=user_id, target_rule_id=target_rule_id)
+    return await get(session, path, read)
 
 
 def _events_path(

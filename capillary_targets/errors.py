@@ -1,17 +1,30 @@
-"""Everything this package raises on purpose, under one base class.
+"""Exceptions: everything that a caller of this package can see, under one base class.
 
-The tree follows what a handler wants to know: was I refused (`ApiError`), am I let in
-(`AuthError`), was the server busy or away (`RateLimited`, `ServiceUnavailable`, `RequestTimeout`,
-`ConnectionFailed`), did it talk nonsense (`BadResponse`, `PaginationError`)? Codes: API pages "Get
-active targets", "Get target events", "Get Customer ID", "Authorisation", and the global status
-table.
+CapillaryError
+├─ UsageError · ClientClosed        wrong argument or setting; the client is not open
+├─ ApiError                         the service refused: one class for each documented code
+│  ├─ InvalidUser · InvalidEnrollmentType · TargetRuleNotFound · TargetPeriodNotFound ·
+│  │  NoRecordFound · TargetGroupNotFound · CustomerNotFound · ...
+│  └─ ServerBusy · AuthorizationUnavailable
+├─ UnknownPeriod                    no period of that name
+├─ AuthError                        401, 403, 498, 320001, 4000
+├─ EndpointGone                     404 and 410 without the API's envelope
+├─ RateLimited                      429, or the budget is used up
+├─ ServiceUnavailable · RequestTimeout · ConnectionFailed
+├─ BudgetUnavailable                the shared budget's store failed
+├─ BadResponse                      not the documented shape
+└─ PaginationError                  the pages do not add up
+
+Codes: API pages "Get active targets", "Get target events", "Get Customer ID", "Authorisation", and
+the global status table.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 __all__ = [
     "AccountIdMissing",
@@ -45,18 +58,49 @@ __all__ = [
 ]
 
 
-_LONGEST_WAIT: Final = 10 * 365 * 86400  # ten years: whoever says more means "never"
+ErrorScope: TypeAlias = Literal["request", "server", "credentials", "client"]
+
+_LONGEST_WAIT: Final = 10 * 365 * 86400  # ten years: a datetime holds no more than year 9999
+_CREDENTIALS: Final = re.compile(
+    r"(?P<scheme>\b(?:Basic|Bearer)\s+)[\w+/=.~-]{8,}|(?P<user>://)[^\s/@]+@", re.IGNORECASE
+)
+
+
+def _escape(text: str) -> str:
+    """Control characters escaped, so that a server cannot forge or garble a line of the log."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def _redacted(text: str, secrets: Iterable[str]) -> str:
+    """`text` without secrets.
+
+    A long secret is replaced wherever it occurs; a short one only as a whole word, and a very
+    short one only as a value (`password=ab`): blanks in every word would give it away.
+    """
+    for secret in secrets:
+        before, after = "", ""
+        if len(secret) < 8:
+            before, after = r"(?<!\w)" if len(secret) > 3 else r"(?<=[=:\"'])\s*", r"(?!\w)"
+        text = re.sub(f"{before}{re.escape(secret)}{after}", "[secret]", text)
+    return _CREDENTIALS.sub(lambda found: f"{found['scheme'] or found['user']}[secret]", text)
 
 
 class CapillaryError(Exception):
-    """Base of all.
+    """Base of all. No attribute holds a secret.
 
-    Attributes are filled in by whoever knows them: the wire the message and `status`, the
-    transport the request, the pager the `checkpoint` to go on from. None of them holds a secret.
+    `retryable` and `scope` say what to do: `"request"` errors concern this request alone,
+    `"server"` errors everything asked of the service now, `"credentials"` everything until the
+    credentials are right, `"client"` this process or its configuration. `retry_after` is the number
+    of seconds to wait that the server asked for, or None. The transport fills in `method`, `url`,
+    `status`, `request_id` and `attempts`, the pager the `checkpoint` to go on from.
     """
 
     retryable: bool = False
-    """Whether the same request may succeed later: "retry me" or "never retry me"."""
+    scope: ErrorScope = "request"
 
     def __init__(
         self,
@@ -68,6 +112,7 @@ class CapillaryError(Exception):
         url: str | None = None,
         attempts: int = 0,
         checkpoint: Any = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -77,15 +122,17 @@ class CapillaryError(Exception):
         self.url = url
         self.attempts = attempts
         self.checkpoint = checkpoint
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         return f"{self.message}{self._where()}"
 
     def redact(self, secrets: Iterable[str]) -> None:
-        """Take the secrets out of everything the server said."""
-        for secret in secrets:
-            self.message = self.message.replace(secret, "[secret]")
+        """Take secrets and control characters out of everything the server said."""
+        self.message = _escape(_redacted(self.message, secrets))
         self.args = (self.message,)
+        if self.request_id is not None:
+            self.request_id = _escape(self.request_id)
 
     def _where(self) -> str:
         facts = []
@@ -101,11 +148,13 @@ class CapillaryError(Exception):
 
 
 class UsageError(CapillaryError, ValueError):
-    """The caller's argument cannot be sent: nothing went over the network."""
+    """The caller's argument or setting cannot be used: nothing went over the network."""
 
 
 class ClientClosed(CapillaryError, RuntimeError):
     """The client or session is not open: not yet entered, or already closed."""
+
+    scope = "client"
 
 
 class ApiError(CapillaryError):
@@ -117,6 +166,12 @@ class ApiError(CapillaryError):
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]{self._where()}"
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether the code alone says that the request is refused, whatever the HTTP status."""
+        code = self.code
+        return type(self) is not ApiError or code == 300004 or (code or 0) // 1000 == 310
 
 
 class InvalidUser(ApiError):
@@ -175,16 +230,23 @@ class ServerBusy(ApiError):
     """461 or 521: "search engine is busy", "multiple actions are running for the same customer"."""
 
     retryable = True
+    scope = "server"
 
 
 class AuthorizationUnavailable(ApiError):
     """4001: the authorisation status is unavailable for now."""
 
     retryable = True
+    scope = "server"
 
 
 class AuthError(CapillaryError):
-    """Not let in: 401, 403, 498, 320001 (bad key or secret), 4000 (access denied)."""
+    """Not let in: 401, 403, 498, 320001 (bad key or secret), 4000 (access denied).
+
+    `retryable` only where a token was rejected although tokens of the same client have worked.
+    """
+
+    scope = "credentials"
 
     def __init__(self, message: str, *, code: int | None = None, **context: Any) -> None:
         super().__init__(message, **context)
@@ -199,6 +261,8 @@ class AuthError(CapillaryError):
 class EndpointGone(CapillaryError):
     """404 or 410 without the API's envelope: a wrong host, or the endpoint is no longer served."""
 
+    scope = "server"
+
 
 class RateLimited(CapillaryError):
     """The budget is used up and waiting would pass the deadline, or every attempt was refused.
@@ -208,15 +272,18 @@ class RateLimited(CapillaryError):
     """
 
     retryable = True
+    scope = "server"
 
-    def __init__(self, message: str, *, retry_after: float | None = None, **context: Any) -> None:
+    def __init__(self, message: str, **context: Any) -> None:
         super().__init__(message, **context)
-        self.retry_after = retry_after
-        self.retry_at = (
-            None
-            if retry_after is None
-            else datetime.now(UTC) + timedelta(seconds=min(retry_after, _LONGEST_WAIT))
-        )
+        self._raised_at = datetime.now(UTC)
+
+    @property
+    def retry_at(self) -> datetime | None:
+        """When to try again, aware, in UTC."""
+        if self.retry_after is None:
+            return None
+        return self._raised_at + timedelta(seconds=min(self.retry_after, _LONGEST_WAIT))
 
     def _where(self) -> str:
         when = f"; try again at {self.retry_at:%Y-%m-%d %H:%M:%SZ}" if self.retry_at else ""
@@ -224,28 +291,24 @@ class RateLimited(CapillaryError):
 
 
 class ServiceUnavailable(CapillaryError):
-    """The server, or a gateway before it, failed: 408, 425, 5xx.
-
-    `retry_after` is in seconds, None where the server did not say.
-    """
+    """The server, or a gateway before it, failed: 408, 425, 5xx."""
 
     retryable = True
-
-    def __init__(self, message: str, *, retry_after: float | None = None, **context: Any) -> None:
-        super().__init__(message, **context)
-        self.retry_after = retry_after
+    scope = "server"
 
 
 class RequestTimeout(CapillaryError, TimeoutError):
     """The deadline passed before a whole answer had come."""
 
     retryable = True
+    scope = "server"
 
 
 class ConnectionFailed(CapillaryError, ConnectionError):
     """No connection, or it broke before a whole answer had come."""
 
     retryable = True
+    scope = "server"
 
 
 class BudgetUnavailable(CapillaryError):
@@ -253,6 +316,8 @@ class BudgetUnavailable(CapillaryError):
 
     `retryable` is true where another try may find it well: a lost connection, a locked file.
     """
+
+    scope = "client"
 
     def __init__(self, message: str, *, retryable: bool = False, **context: Any) -> None:
         super().__init__(message, **context)
@@ -279,13 +344,14 @@ class BadResponse(CapillaryError):
         self.where = where
         self.excerpt = excerpt
         self.retryable = retryable
+        if retryable:
+            self.scope = "server"
 
     def redact(self, secrets: Iterable[str]) -> None:
-        """Take the secrets out of everything the server said."""
+        """Take secrets and control characters out of everything the server said."""
         secrets = tuple(secrets)
         super().redact(secrets)
-        for secret in secrets:
-            self.excerpt = self.excerpt.replace(secret, "[secret]")
+        self.excerpt = _escape(_redacted(self.excerpt, secrets))
 
 
 class PaginationError(CapillaryError):

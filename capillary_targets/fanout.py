@@ -39,10 +39,10 @@ from .errors import (
     UsageError,
 )
 from .hooks import Scope, ScopeDetails, current_scope, within
+from .lookups import resolve_period
 from .models import EventsPage, Target, TargetEvent
 from .pager import EventPager
 from .pagination import START, PagingReport
-from .periods import resolve_period
 from .session import Session
 
 __all__ = [

@@ -1,6 +1,6 @@
 """The door through which the client shows what it does: requests, retries, waits, walks, sweeps.
 
-A hook is a callable that takes one frozen details object (stamina's shape). It runs in the middle
+A hook is a callable that takes one frozen details object. It runs in the middle
 of the client's work, so it must be quick and must not block; an exception it raises is logged and
 otherwise ignored, for a broken gauge must not fail a request.
 """

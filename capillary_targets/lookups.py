@@ -1,29 +1,40 @@
-"""The calls around the two: from an identifier to a customer, to its targets, to their periods.
+"""Look-ups: from an identifier to a customer, to its target groups, to their periods.
 
-One coroutine for each endpoint, fed by a session of `open_session`, as in `endpoints`. Which of
-them the vendor is phasing out: `docs/lookups.md`.
+One coroutine for each endpoint, and `resolve_period` from a period's name to its id. Their first
+argument is the session of `open_session`, as in `endpoints`. Which of the endpoints the vendor is
+phasing out: `docs/lookups.md`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from .endpoints import checked_id, with_query
-from .errors import UsageError
-from .lookup_wire import read_customer_id, read_target_groups, read_target_periods
-from .members import TargetPeriod, UserTargetGroups
-from .private import PrivatePath
-from .session import Session
-from .transport import get
+from attrs import evolve
 
-__all__ = ["find_customer", "target_groups", "target_periods"]
+from .endpoints import checked_id, with_query
+from .errors import BadResponse, UnknownPeriod, UsageError
+from .members import TargetPeriod, UserTarget, UserTargetGroups
+from .models import ApiWarning
+from .session import Session
+from .structuring import Structurer
+from .transport import RedactedPath, get
+from .wire import Answer, data_of, success, warnings_of
+
+__all__ = ["CURRENT", "find_customer", "resolve_period", "target_groups", "target_periods"]
+
+CURRENT: Final = "current"
+"""The name of the period that is running, whatever its refCode."""
 
 _NAMES: Final = re.compile(r"[A-Za-z_]+(,[A-Za-z_]+)*")
 _HIDDEN: Final = "[hidden]"
-_TELLING: Final = 4
-"""From so many characters on, a text says something about a person wherever it is repeated."""
+_REDACTED_LENGTH: Final = 4
+"""Shorter texts are no personal data by themselves, and occur in other words."""
+_RUNNING: Final = frozenset({"RUNNING", "LIVE"})
 
 
 async def find_customer(
@@ -54,8 +65,8 @@ async def find_customer(
     query["identifierName"] = identifier_name
     shown = f"{_lookup(query)}&identifierValue={_HIDDEN}"
     sent = _lookup(query | {"identifierValue": identifier_value})
-    path = PrivatePath(sent, shown, _words(identifier_value))
-    return await get(session, path, read_customer_id)
+    path = RedactedPath(sent, shown, _spellings(identifier_value))
+    return await get(session, path, _read_customer_id)
 
 
 async def target_groups(
@@ -82,7 +93,7 @@ async def target_groups(
     if include_inactive_targets is not None:
         query["includeInactiveTargets"] = _flag(include_inactive_targets)
     path = f"/v3/users/{checked_id('user_id', user_id)}/targetGroups"
-    return await get(session, with_query(path, query), read_target_groups)
+    return await get(session, with_query(path, query), partial(_read_target_groups, user_id))
 
 
 async def target_periods(session: Session, target_group_id: int) -> list[TargetPeriod]:
@@ -91,7 +102,8 @@ async def target_periods(session: Session, target_group_id: int) -> list[TargetP
     Raises `TargetGroupNotFound`, and whatever any request can raise.
     """
     group = checked_id("target_group_id", target_group_id)
-    return await get(session, f"/v3/targetGroups/{group}/targetPeriods", read_target_periods)
+    read = partial(_read_target_periods, group)
+    return await get(session, f"/v3/targetGroups/{group}/targetPeriods", read)
 
 
 def _check(name: str, value: str, source: str, account_id: str | None) -> None:
@@ -118,7 +130,7 @@ def _flag(value: bool) -> str:  # noqa: FBT001 - it is the value
     return "true" if value else "false"
 
 
-def _words(value: str) -> tuple[str, ...]:
+def _spellings(value: str) -> tuple[str, ...]:
     """The spellings in which a server may repeat an identifier, longest first."""
     words = set()
     for part in {value, *value.split(",")}:
@@ -127,4 +139,141 @@ def _words(value: str) -> tuple[str, ...]:
         words |= {plain, plain.lower(), plain.upper(), quote(plain, safe=""), plain.lstrip("+0")}
         if plain.strip("+0123456789 ()-.") == "":  # a telephone number: with or without its prefix
             words |= {digits, digits[-10:], f"+{digits}"}
-    return tuple(sorted((word for word in words if len(word) >= _TELLING), key=len, reverse=True))
+    return tuple(
+        sorted((word for word in words if len(word) >= _REDACTED_LENGTH), key=len, reverse=True)
+    )
+
+
+# --- answers to models ---
+
+
+def _read_customer_id(answer: Answer, structurer: Structurer) -> int:
+    """The answer of "Get Customer ID" (v2): the id stands under `entity`."""
+    with _without_excerpt():
+        return structurer.structure(success(answer).get("entity"), int, "entity")
+
+
+def _read_target_groups(user_id: int, answer: Answer, structurer: Structurer) -> UserTargetGroups:
+    """The answer of "Get Associated Target Groups of a User"."""
+    with _without_excerpt():
+        document = success(answer)
+        found = structurer.structure(
+            data_of(document, answer), UserTargetGroups, "data", answer.notes
+        )
+    warnings = warnings_of(document.get("warnings"), answer.notes)
+    if found.user_id != user_id:  # it may be right: of merged accounts one is left
+        note = f"the answer names another user than {user_id}: {found.user_id}"
+        warnings += (ApiWarning(None, note),)
+    return evolve(found, warnings=warnings, request_id=answer.request_id)
+
+
+def _read_target_periods(
+    group_id: int, answer: Answer, structurer: Structurer
+) -> list[TargetPeriod]:
+    """The answer of "Get target periods"."""
+    data = data_of(success(answer), answer)
+    found = list(structurer.structure(data, tuple[TargetPeriod, ...], "data"))
+    if found and all(one.target_group_id not in {group_id, None} for one in found):
+        raise BadResponse(
+            f"an answer to another call: no period is of target group {group_id}",
+            where="data[0].targetGroupId",
+            retryable=True,
+        )
+    return found
+
+
+@contextmanager
+def _without_excerpt() -> Iterator[None]:
+    """Keep no excerpt of an answer about a person: it would be personal data."""
+    try:
+        yield
+    except BadResponse as error:
+        error.excerpt = ""
+        raise
+
+
+# --- a period by its name ---
+
+
+async def resolve_period(session: Session, user_id: int, target_rule_id: int, name: str) -> int:
+    """The id of the period that a user's target calls `name`: "current", or a refCode ("Cycle_3").
+
+    The answer about the user's groups mostly has it: that is one request. Otherwise the periods of
+    the target's group are asked for as well. What is current, the service decides (`currentPeriod`,
+    or the status RUNNING), not a clock of ours in another zone. RefCodes are compared without the
+    blanks around them.
+
+    Raises `UnknownPeriod`, which names those that exist, if there is none or more than one, and
+    whatever `lookups.target_groups` and `lookups.target_periods` can raise.
+    """
+    answer = await target_groups(
+        session,
+        user_id,
+        target_rule_id=target_rule_id,
+        # Events are kept of periods that are over, and of targets that were deactivated.
+        include_inactive=True,
+        include_inactive_targets=True,
+    )
+    # The server may ignore targetRuleId.
+    held = {
+        group.id: [one for one in group.targets if one.target_rule_id == target_rule_id]
+        for group in answer.target_groups
+    }
+    groups = [group for group, targets in held.items() if targets]
+    if not groups:
+        raise UnknownPeriod(
+            f"user {user_id} is not in target {target_rule_id}: it has no period {name!r} for them"
+        )
+    found = _of_targets(name, (one for group in groups for one in held[group]))
+    if not found:
+        periods = [one for group in groups for one in await target_periods(session, group)]
+        found = _of_periods(name, periods)
+        if not found:
+            raise _none(name, target_rule_id, periods)
+    if len(found) > 1:
+        raise _several(name, target_rule_id, found)
+    (only,) = found
+    return only
+
+
+def _of_targets(name: str, targets: Iterable[UserTarget]) -> dict[int, str | None]:
+    """The periods of that name among a user's targets: id to refCode."""
+    return {
+        one.period_id: one.period_ref_code
+        for one in targets
+        if one.period_id is not None
+        and (one.current_period if name == CURRENT else _same(one.period_ref_code, name))
+    }
+
+
+def _of_periods(name: str, periods: Iterable[TargetPeriod]) -> dict[int, str | None]:
+    """The periods of that name among a group's: id to refCode."""
+    return {
+        one.id: one.ref_code
+        for one in periods
+        if (one.period_status in _RUNNING if name == CURRENT else _same(one.ref_code, name))
+    }
+
+
+def _same(ref_code: str | None, name: str) -> bool:
+    """Whether a refCode is that name: one has been printed with a blank at its end."""
+    return ref_code is not None and ref_code.strip() == name.strip()
+
+
+def _none(name: str, target_rule_id: int, periods: Sequence[TargetPeriod]) -> UnknownPeriod:
+    listed = [(one.ref_code or f"id {one.id}", one.period_status) for one in periods]
+    there = ", ".join(f"{code} ({status})" if status else code for code, status in listed)
+    said = "is running" if name == CURRENT else f"has the refCode {name!r}"
+    return UnknownPeriod(
+        f"no period of target {target_rule_id} {said}; there are: {there or 'none at all'}",
+        known=[one.ref_code for one in periods if one.ref_code],
+    )
+
+
+def _several(name: str, target_rule_id: int, found: Mapping[int, str | None]) -> UnknownPeriod:
+    listed = ", ".join(f"{id_} ({code})" if code else str(id_) for id_, code in found.items())
+    said = "are running" if name == CURRENT else f"have the refCode {name!r}"
+    return UnknownPeriod(
+        f"several periods of target {target_rule_id} {said}: give the id of one: {listed}",
+        known=[code for code in found.values() if code],
+    )

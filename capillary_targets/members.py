@@ -85,6 +85,7 @@ class Milestone:
     trigger_name: str | None = None
     trigger_value: Decimal | None = None
     is_achieved: bool | None = None
+    extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
 @frozen
@@ -149,6 +150,7 @@ class Streak:
     total_target_count_of_sequence: int | None = None
     streak_achieved_date_time: datetime | None = None
     streak_achieved_user_target_id: str | None = None
+    extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
 @frozen

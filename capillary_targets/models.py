@@ -9,15 +9,14 @@ API never says that a zoneless time is UTC, so neither do we.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar
 
+import attrs
+import msgspec
 from attrs import field, frozen
-from msgspec import Meta
-
-from .compact import compact
 
 __all__ = [
     "Actor",
@@ -32,10 +31,56 @@ __all__ = [
     "PeriodDefault",
     "Target",
     "TargetEvent",
+    "TargetList",
+    "wire_name",
 ]
 
-Long: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+T = TypeVar("T")
+
+Long: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """The API's ids: integers of 64 bits."""
+
+_UNNAMED: Final = frozenset({"extra", "raw"})
+"""Fields that no key of the API's fills."""
+
+
+def wire_name(name: str) -> str:
+    """`event_date_iso` as the API spells it: `eventDateISO`; empty for fields that are ours."""
+    if name in _UNNAMED:
+        return ""
+    head, *rest = name.split("_")
+    return head + "".join("ISO" if part == "iso" else part.capitalize() for part in rest)
+
+
+if TYPE_CHECKING:
+    from attrs import frozen as wired
+else:
+
+    def wired(cls: type[T]) -> type[T]:
+        """A frozen attrs class that msgspec reads, under the names that the API gives its fields.
+
+        To attrs, cattrs and everybody else it is an attrs class: `fields`, `asdict`, `evolve`; to
+        msgspec it is a `Struct`, which refuses unknown keys if they belong in `extra`. For rows
+        that come by the million: made as attrs objects, a page of them would take three times as
+        long to read. The garbage collector does not track them, so no field may hold a reference
+        back to its own row.
+        """
+        body = dict(vars(cls))
+        for own in ("__dict__", "__weakref__"):
+            body.pop(own, None)
+        options = {"forbid_unknown_fields": "extra" in cls.__annotations__, "rename": wire_name}
+        made = msgspec.StructMeta(
+            cls.__name__, (msgspec.Struct,), body, frozen=True, gc=False, **options
+        )
+        fields = {
+            one.name: attrs.field(factory=one.default_factory)
+            if one.default_factory is not msgspec.NODEFAULT
+            else attrs.field(default=attrs.NOTHING if one.required else one.default)
+            for one in msgspec.structs.fields(made)
+        }
+        # What a Struct has (__init__, __eq__, ...) stays its own.
+        kept = dict.fromkeys(("slots", "init", "eq", "repr", "match_args"), False)
+        return attrs.frozen(made, these=fields, **kept)
 
 
 @frozen
@@ -146,17 +191,19 @@ class Target:
     raw: bytes | None = field(default=None, eq=False, repr=False)
 
 
-@compact
+@wired
 class TargetEvent:
     """One event that counted towards a target.
 
-    `unique_id` is a request id (UUID) for behavioural events and digits for others: always text.
+    `event_log_id` names the event, not the row: several rows may share one, and old rows may have
+    none. `unique_id` is a request id (UUID) for behavioural events and digits for others: a text.
     `target_value` is the amount, or 1.000 for a behavioural event. `event_date` is aware if the
     server sent `eventDateISO` or the client knows the cluster's zone, else naive server time;
-    likewise `event_processed_date`, which for transactions merely repeats `event_date`.
+    likewise `event_processed_date`, which for transactions merely repeats `event_date`. `extra`
+    holds the keys this class does not know, as the server named them.
     """
 
-    event_log_id: Long
+    event_log_id: Long | None = None
     event_name: str | None = None
     customer_id: Long | None = None
     event_display_name: str | None = None
@@ -169,9 +216,13 @@ class TargetEvent:
     target_value: Decimal | None = None
     event_date_iso: datetime | None = None
     event_processed_date_iso: datetime | None = None
+    extra: Mapping[str, Any] = {}
+
+    def __hash__(self) -> int:
+        return hash((self.event_log_id, self.unique_id, self.event_date, self.target_value))
 
 
-@compact
+@wired
 class Pagination:
     """The numbers as the server gave them: page size, page number, rows in all. None: not given."""
 
@@ -182,15 +233,29 @@ class Pagination:
 
 @frozen
 class ApiWarning:
-    """The request succeeded, something beside it did not."""
+    """The request succeeded, something beside it did not. `code` is None for a client's note."""
 
     code: int | None = None
     message: str | None = None
 
 
+class TargetList(list[Target]):
+    """The targets of one user; `warnings` tell what the service, or this client, noticed."""
+
+    def __init__(
+        self, targets: Iterable[Target] = (), warnings: tuple[ApiWarning, ...] = ()
+    ) -> None:
+        super().__init__(targets)
+        self.warnings = warnings
+
+
 @frozen
 class EventsPage:
-    """One page of events, in chronological order. `body` is the answer it was read from."""
+    """One page of events, in chronological order.
+
+    `warnings` holds the service's own and this client's notes (those have no code): values read as
+    None, characters replaced, rows of another customer. `body` is the answer it was read from.
+    """
 
     events: tuple[TargetEvent, ...]
     pagination: Pagination = field(factory=Pagination)

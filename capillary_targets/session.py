@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
+from urllib.request import getproxies, proxy_bypass
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.http_parser import RawResponseMessage
 from attrs import define, evolve, field
 from yarl import URL
 
 from .auth import Auth
-from .errors import ClientClosed
+from .errors import ClientClosed, UsageError
 from .hooks import Hooks
 from .limiter import RequestLimiter
 from .pagination import Learned
@@ -21,16 +25,13 @@ from .retry import RetryQuota
 from .settings import Options, Settings
 from .structuring import Structurer, structurer
 
-__all__ = ["Counts", "Session", "open_session", "opened", "time_limit"]
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+
+__all__ = ["Counts", "Session", "open_session"]
 
 
 _HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
-
-
-def time_limit(seconds: float) -> aiohttp.ClientTimeout:
-    """For one request, from asking for a connection to the last byte; exact, not whole seconds."""
-    # 0 would mean no limit.
-    return aiohttp.ClientTimeout(total=max(seconds, 1e-6), ceil_threshold=math.inf)
 
 
 @cache
@@ -45,35 +46,38 @@ def _user_agent() -> str:
 
 @define
 class Counts:
-    """What has been done so far; what a sweep does counts for its client too."""
+    """Requests and retries so far; those of a sweep count for its client too."""
 
     requests: int = 0
     retries: int = 0
-    _whole: Counts | None = None
+    _parent: Counts | None = None
 
     def requested(self) -> None:
         """A request is sent."""
         self.requests += 1
-        if self._whole is not None:
-            self._whole.requested()
+        if self._parent is not None:
+            self._parent.requested()
 
     def retried(self) -> None:
         """Another attempt follows."""
         self.retries += 1
-        if self._whole is not None:
-            self._whole.retried()
+        if self._parent is not None:
+            self._parent.retried()
 
 
 @define(eq=False, repr=False)
-class Life:
-    """Whether a session is still open; shared by its patient twin."""
+class _State:
+    """State shared with copies made by `with_options()`."""
 
+    loop: asyncio.AbstractEventLoop
     closed: bool = False
+    authorised: bool = False
+    """Whether these credentials have ever been accepted."""
 
 
 @define(eq=False)
 class Session:
-    """An open session, which the endpoint coroutines are fed. Made by `open_session`."""
+    """An open session, the first argument of the endpoint coroutines. Made by `open_session`."""
 
     settings: Settings
     http: aiohttp.ClientSession = field(repr=False)
@@ -82,98 +86,156 @@ class Session:
     prefix: str = field(repr=False)
     """The base URL as text, to show."""
     headers: Mapping[str, str] = field(repr=False)
-    """What every request says besides who asks, unless the aiohttp session says it."""
-    attempt_timeout: float
-    attempt_limit: aiohttp.ClientTimeout = field(repr=False)
+    """Headers of every request that the aiohttp session does not add itself."""
+    override_auth: bool = field(repr=False)
+    """Whether the aiohttp session would add credentials of its own (`auth=`, a `.netrc`)."""
     quota: RetryQuota = field(repr=False)
     hooks: Hooks = field(repr=False)
+    state: _State = field(repr=False)
     counts: Counts = field(factory=Counts)
     learned: Learned = field(factory=Learned, repr=False)
-    life: Life = field(factory=Life, repr=False)
-    patient: bool = False
-    """Whether waiting for places and budget counts towards a call's deadline: not in a sweep."""
+    wait_for_limits: bool = False
+    """Whether waiting for the limiter is no part of a call's deadline, and goes behind others."""
 
-    def patiently(self) -> Session:
-        """A twin for work that would rather wait than fail, with counts of its own."""
-        return evolve(self, patient=True, counts=Counts(whole=self.counts))
+    def with_options(self, *, wait_for_limits: bool) -> Session:
+        """A copy with counts of its own, for work that would rather wait than fail: a sweep."""
+        counts = Counts(parent=self.counts)
+        return evolve(self, wait_for_limits=wait_for_limits, counts=counts)
 
     def ensure_open(self) -> None:
-        """Raise `ClientClosed` unless requests can be made."""
-        if self.life.closed:
+        """Raise `ClientClosed` or `UsageError` unless requests can be made here and now."""
+        if self.state.closed:
             raise ClientClosed("this client is closed; open a new one")
         if self.http.closed:
             raise ClientClosed("the aiohttp session given to this client has been closed")
+        if asyncio.get_running_loop() is not self.state.loop:
+            error = UsageError(
+                "this client was opened in another event loop: open one client in each loop, "
+                "inside the coroutine that asyncio.run is given"
+            )
+            error.scope = "client"
+            raise error
 
 
 @asynccontextmanager
 async def open_session(
-    base_url: str | URL,
-    auth: Auth,
+    base_url: str | URL | Settings,
+    auth: Auth | None = None,
     *,
     session: aiohttp.ClientSession | None = None,
     **options: Unpack[Options],
 ) -> AsyncIterator[Session]:
     """Open a session for the bare endpoint coroutines; the client holds one of these.
 
-    `session`, an aiohttp session of the caller's, is used and never closed. The other settings
-    are those of `Settings`. Raises `UsageError` for settings that cannot work.
+    Args:
+        base_url: a cluster's short name, an address, or checked `Settings`, which hold all else.
+        auth: `BasicAuth` or `OAuth`.
+        session: an aiohttp session of the caller's, which is used and never closed.
+        options: the other fields of `Settings`.
+
+    Raises:
+        UsageError: settings that cannot work.
+
     """
-    settings = Settings(base_url=base_url, auth=auth, **options)
-    async with opened(settings, session) as opened_session:
-        yield opened_session
+    if isinstance(base_url, Settings):
+        settings = base_url
+    else:
+        settings = Settings(base_url=base_url, auth=auth, **options)
+    hooks = Hooks(settings.hooks)
+    async with AsyncExitStack() as stack:
+        limiter = RequestLimiter(settings.concurrency, settings.rate, hooks)
+        stack.push_async_callback(limiter.aclose)
+        http = session or await stack.enter_async_context(_open_http(settings))
+        opened = Session(
+            settings,
+            http,
+            limiter=limiter,
+            structurer=structurer(settings.timezone),
+            prefix=str(settings.base_url).rstrip("/"),
+            headers={} if session is None else _HEADERS,
+            override_auth=session is not None and (session.trust_env or session.auth is not None),
+            quota=RetryQuota(settings.retry.quota),
+            hooks=hooks,
+            state=_State(asyncio.get_running_loop()),
+        )
+        try:
+            yield opened
+        finally:
+            opened.state.closed = True
+
+
+def _open_http(settings: Settings) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=_Connector(limit=0),  # the limiter bounds what is in flight
+        cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
+        headers={"User-Agent": _user_agent(), **_HEADERS},
+        middlewares=(_resend,),
+        # Looked up once: aiohttp's own trust_env asks two threads at each request, and lets a
+        # .netrc override our credentials.
+        proxy=_proxy_from_env(settings.base_url) if settings.trust_env else None,
+    )
+
+
+def _proxy_from_env(url: URL) -> URL | None:
+    """The proxy that the environment names for an address; its user and password are kept."""
+    if proxy_bypass(url.host or ""):
+        return None
+    proxies = getproxies()
+    found = proxies.get(url.scheme) or proxies.get("all")
+    if not found:
+        return None
+    proxy = URL(found if "://" in found else f"http://{found}")
+    if proxy.scheme != "http" or not proxy.host:
+        raise UsageError(
+            f"proxy: only http://HOST:PORT can be used, not {proxy.scheme}://{proxy.host or ''}; "
+            "see HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
+        )
+    return proxy
+
+
+_reused: ContextVar[bool] = ContextVar("capillary_targets_reused", default=False)
+"""Whether the request of the running task went out on a connection that had been used before."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Drops pooled connections on which something arrived while they were idle."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: WeakSet[Any] = WeakSet()
+
+    async def connect(self, *args: Any, **options: Any) -> Connection:
+        """A connection; an unasked-for answer would be taken for the next request's."""
+        _reused.set(False)
+        while True:
+            connection = await super().connect(*args, **options)
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                break
+            connection.close()
+        _reused.set(protocol in self._used)
+        self._used.add(protocol)
+        return connection
 
 
 class ConnectionDropped(aiohttp.ClientError):
     """The connection broke after the request was sent."""
 
 
-async def _send_once(
+async def _resend(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending a GET again by itself when its connection breaks.
+    """Send again at once what met a pooled connection that the server had closed meanwhile.
 
-    Such a second request would be outside quota and budget. aiohttp repeats only on its own
-    classes of error.
+    Such a request was never read, so it is no attempt and costs nothing. Any other break is raised
+    under a name that aiohttp does not know: it would send again by itself, outside of the limits.
     """
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise ConnectionDropped(str(error)) from error
-
-
-@asynccontextmanager
-async def opened(
-    settings: Settings, http: aiohttp.ClientSession | None = None
-) -> AsyncIterator[Session]:
-    """A session for checked settings, closed at the end whatever happens."""
-    own = http is None
-    if http is None:
-        http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # the limiter bounds what is in flight
-            cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
-            headers={"User-Agent": _user_agent(), **_HEADERS},
-            middlewares=(_send_once,),
-        )
-    hooks = Hooks(settings.hooks)
-    attempt_timeout = settings.retry.attempt_timeout or settings.timeout / 2
-    session = Session(
-        settings,
-        http,
-        limiter=RequestLimiter(settings.concurrency, settings.rate, hooks),
-        structurer=structurer(settings.timezone),
-        prefix=str(settings.base_url).rstrip("/"),
-        headers={} if own else _HEADERS,
-        attempt_timeout=attempt_timeout,
-        attempt_limit=time_limit(attempt_timeout),
-        quota=RetryQuota(settings.retry.quota),
-        hooks=hooks,
-    )
-    try:
-        yield session
-    finally:
-        session.life.closed = True
-        if own:
-            await http.close()
-        await session.limiter.aclose()
+    while True:
+        try:
+            return await handler(request)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            begun = isinstance(getattr(error, "message", None), RawResponseMessage)
+            if begun or not _reused.get():
+                raise ConnectionDropped(str(error)) from error

@@ -1,8 +1,10 @@
-"""What a session is told, checked when it is told."""
+"""Session settings, validated on construction."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import tzinfo
 from ipaddress import ip_address
 from typing import Final, TypedDict
@@ -17,7 +19,7 @@ from .hooks import Hook
 from .limits import AdaptiveConcurrency, RateLimit
 from .retry import RetryPolicy
 
-__all__ = ["CLUSTERS", "Options", "Settings"]
+__all__ = ["CLUSTERS", "Options", "Settings", "whole_number"]
 
 CLUSTERS: Final = {
     "apac": "https://apac.api.capillarytech.com",
@@ -25,7 +27,7 @@ CLUSTERS: Final = {
     "eu": "https://eu.api.capillarytech.com",
     "us": "https://us.api.capillarytech.com",
 }
-"""Short names for the cluster hosts. A tenant lives on exactly one; it is told, never found."""
+"""Short names of the cluster hosts. A tenant lives on exactly one, which it has to know."""
 
 
 class Options(TypedDict, total=False):
@@ -35,10 +37,11 @@ class Options(TypedDict, total=False):
     retry: RetryPolicy | None
     concurrency: int | AdaptiveConcurrency | None
     rate: RateLimit | Budget | None
-    timezone: tzinfo | None
+    timezone: tzinfo | str | None
     max_body: int
     allow_insecure: bool
-    hooks: Iterable[Hook]
+    trust_env: bool
+    hooks: Iterable[Hook] | Hook
 
 
 def _base_url(given: str | URL) -> URL:
@@ -46,7 +49,7 @@ def _base_url(given: str | URL) -> URL:
     text = CLUSTERS.get(given, given) if isinstance(given, str) else given
     try:
         url = URL(text)
-    except ValueError:
+    except (TypeError, ValueError):
         url = URL()
     if url.scheme not in {"http", "https"} or not url.host:
         names = ", ".join(sorted(CLUSTERS))
@@ -65,45 +68,100 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def whole_number(name: str, given: object) -> int:
+    """`given` as a whole number of at least 1: also `8.0`, or "8". Raises `UsageError`."""
+    number = given
+    if isinstance(given, str | float) and not isinstance(given, bool):
+        with suppress(ValueError, OverflowError):
+            number = int(given)
+        if isinstance(given, float) and number != given:
+            number = given
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise UsageError(f"{name} must be a whole number of at least 1, not {given!r}")
+    return number
+
+
+def _seconds(given: object) -> float:
+    seconds = math.nan
+    if isinstance(given, int | float | str) and not isinstance(given, bool):
+        with suppress(ValueError, OverflowError):
+            seconds = float(given)
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"timeout must be a positive number of seconds, not {given!r}")
+    return seconds
+
+
 def _retry(given: RetryPolicy | None) -> RetryPolicy:
+    if not isinstance(given, RetryPolicy | None):
+        raise UsageError(f"retry must be RetryPolicy(attempts=...), not {given!r}")
     return given or RetryPolicy()
 
 
 def _concurrency(given: int | AdaptiveConcurrency | None) -> int | AdaptiveConcurrency:
-    return AdaptiveConcurrency() if given is None else given
+    if given is None:
+        return AdaptiveConcurrency()
+    if isinstance(given, AdaptiveConcurrency):
+        return given
+    return whole_number("concurrency", given)
 
 
-def _hooks(given: Iterable[Hook]) -> tuple[Hook, ...]:
-    return tuple(given)
+def _rate(given: RateLimit | Budget | None) -> RateLimit | Budget | None:
+    if given is None or isinstance(given, RateLimit) or hasattr(given, "acquire"):
+        return given
+    raise UsageError(f"rate must be RateLimit(1000, per=60) or a budget, not {given!r}")
+
+
+def _timezone(given: tzinfo | str | None) -> tzinfo | None:
+    if isinstance(given, str):
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - few name a zone
+
+        try:
+            return ZoneInfo(given)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise UsageError(f"timezone: there is no time zone {given!r}") from None
+    if not isinstance(given, tzinfo | None):
+        raise UsageError(f'timezone must be a zone or its name ("Asia/Kolkata"), not {given!r}')
+    return given
+
+
+def _max_body(given: int) -> int:
+    return whole_number("max_body", given)
+
+
+def _hooks(given: Iterable[Hook] | Hook) -> tuple[Hook, ...]:
+    hooks = (given,) if callable(given) else tuple(given) if isinstance(given, Iterable) else ()
+    if not all(map(callable, hooks)) or (not hooks and given not in ((), None)):
+        raise UsageError(f"hooks must be callables, not {given!r}")
+    return hooks
 
 
 @frozen(kw_only=True)
 class Settings:
-    """Everything that a session is told. One that cannot work raises `UsageError` at once."""
+    """Settings of a session. One that cannot work raises `UsageError` at once."""
 
     base_url: URL = field(converter=_base_url)
     """A cluster's short name (`eu`) or an address, whose path prefix is kept."""
     auth: Auth
-    timeout: float = 30.0
+    timeout: float = field(default=30.0, converter=_seconds)
     """The deadline of one call in seconds: all its attempts and waits, and the whole body."""
     retry: RetryPolicy = field(default=None, converter=_retry)
     concurrency: int | AdaptiveConcurrency = field(default=None, converter=_concurrency)
     """Requests in flight at once: a number, or found by itself."""
-    rate: RateLimit | Budget | None = None
+    rate: RateLimit | Budget | None = field(default=None, converter=_rate)
     """A budget to keep, which may be shared with other processes; or one of the caller's making."""
-    timezone: tzinfo | None = None
-    """The cluster's zone, for aware times where the server sends none."""
-    max_body: int = 64 * 2**20
+    timezone: tzinfo | None = field(default=None, converter=_timezone)
+    """The cluster's zone or its name, for aware times where the server sends none."""
+    max_body: int = field(default=64 * 2**20, converter=_max_body)
     """The largest body read, in bytes after decompression."""
     allow_insecure: bool = False
     """Whether credentials may go over plain http to another machine."""
+    trust_env: bool = False
+    """Whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are read."""
     hooks: tuple[Hook, ...] = field(default=(), converter=_hooks)
 
     def __attrs_post_init__(self) -> None:
-        if not self.timeout > 0:
-            raise UsageError(f"timeout must be a positive number of seconds, not {self.timeout!r}")
-        if isinstance(self.concurrency, int) and self.concurrency < 1:
-            raise UsageError(f"concurrency must be at least 1, not {self.concurrency!r}")
+        if not hasattr(self.auth, "cached_headers"):
+            raise UsageError("auth must be BasicAuth(...) or OAuth(...)")
         url = self.base_url
         if url.scheme == "http" and not self.allow_insecure and not _is_loopback(url.host or ""):
             raise UsageError(

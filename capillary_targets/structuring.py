@@ -1,37 +1,256 @@
-"""Plain JSON values to models: one structurer for each cluster time zone.
+"""JSON to models. No I/O.
 
-Two converters share the hooks: a quick one, and one with detailed validation that runs only after
-the quick one has failed, to name the field (`data[3].targetValue`).
+A page of events in the documented shape is read by msgspec straight into `TargetEvent`. All else,
+and whatever does not fit, is read as plain values and structured by cattrs, which accepts more
+(numbers as text, epoch milliseconds, empty dates) and names the field that is wrong.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import tzinfo
+from contextvars import ContextVar
+from copy import deepcopy
+from datetime import UTC, date, datetime, tzinfo
+from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import attrs
+import msgspec
 
 from .errors import BadResponse
+from .models import Pagination, Target, TargetEvent, wire_name
 
 if TYPE_CHECKING:
-    from .converting import Converter
+    from cattrs import Converter
 
-__all__ = ["Structurer", "structurer"]
+__all__ = ["EventsAnswer", "Structurer", "json_type", "raw_rows", "structurer"]
 
 T = TypeVar("T")
+Hook = Callable[[Any, Any], Any]
 
+STRUCTURE_ERRORS: Final = (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError)
+"""What reading JSON raises where it does not fit."""
+
+_DIGITS: Final = re.compile(r"-?[0-9]{1,19}")
+_ZERO_DATE: Final = re.compile(r"0{4}-0{2}-0{2}([ T][0:.]*(Z|[+-]00:?00)?)?")
+_LONG: Final = 2**63
 _EXCERPT: Final = 80
+_CACHED_TARGETS: Final = 512
+_LARGEST_CACHED: Final = 2**16
+"""Bytes of one target's row: longer ones are read each time, so that the cache stays small."""
+
+_notes: ContextVar[list[str]] = ContextVar("capillary_targets_notes")
+
+
+# --- one plain value ---
+
+
+def json_type(value: object) -> str:
+    """The JSON type of a plain value, with its article."""
+    if isinstance(value, bool):
+        return "a boolean"
+    names = {dict: "an object", list: "an array", str: "a string", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def parse_int(value: object) -> int:
+    """A 64-bit integer: a number, one with zeros behind the point, or its digits as text."""
+    number = value
+    is_whole = isinstance(value, Decimal) and abs(value) <= _LONG and value % 1 == 0
+    if is_whole or (isinstance(value, str) and _DIGITS.fullmatch(value)):
+        number = int(value)  # type: ignore[call-overload]
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError(f"expected an integer, got {json_type(value)}")
+    if not -_LONG <= number < _LONG:
+        raise ValueError("expected an integer of 64 bits, got a longer one")
+    return number
+
+
+def parse_decimal(value: object) -> Decimal:
+    """A finite number, exact: JSON numbers are Decimal or int here, siblings send text."""
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Decimal(value)
+    if isinstance(value, str):
+        with suppress(InvalidOperation):
+            number = Decimal(value)
+            if number.is_finite():
+                return number
+    raise ValueError(f"expected a number, got {json_type(value)}")
+
+
+def parse_str(value: object) -> str:
+    """A text, or an integer that siblings send in its place."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"expected a string, got {json_type(value)}")
+
+
+def parse_bool(value: object) -> bool:
+    """True or false; no number or text stands for them."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"expected true or false, got {json_type(value)}")
+
+
+def parse_datetime(value: object) -> datetime:
+    """Any of the API's forms: `2025-01-22 14:00:00.0`, `…T…Z`, `…+0530`, epoch milliseconds."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return datetime.fromtimestamp(value / 1000, UTC)
+        except (OverflowError, OSError, ValueError):
+            raise ValueError("expected a time, got a number out of range") from None
+    if not isinstance(value, str):
+        raise ValueError(f"expected a time, got {json_type(value)}")
+    try:
+        return msgspec.convert(value, datetime)
+    except msgspec.ValidationError:
+        raise ValueError("expected a time, got some other text") from None
+
+
+def parse_date(value: object) -> date:
+    """A calendar day, `2024-08-30`. A time of day behind it, as siblings send, is left off."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected a date, got {json_type(value)}")
+    day, _, _ = value.replace("T", " ").partition(" ")
+    try:
+        return msgspec.convert(day, date)
+    except msgspec.ValidationError:
+        raise ValueError("expected a date, got some other text") from None
+
+
+def _is_blank(value: object, type_: Any) -> bool:
+    """Whether a text stands for "no value": empty, or a date of zeros."""
+    if not isinstance(value, str) or type_ is str:
+        return False
+    text = value.strip()
+    is_time = type_ in {date, datetime}
+    return text.lower() in {"", "null"} or (is_time and _ZERO_DATE.fullmatch(text) is not None)
+
+
+# --- plain values to models, by cattrs ---
+
+
+def _object(value: object) -> dict[str, Any]:
+    """An object without its nulls: absent and null both mean "not given"."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {json_type(value)}")
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def _class_hook(cls: type[Any], converter: Converter) -> Hook:
+    """Structures an attrs class under the API's names; unknown keys go to `extra`."""
+    from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415 - see `Structurer`
+
+    names = {field.name: wire_name(field.name) for field in attrs.fields(cls)}
+    renamed: dict[str, Any] = {
+        name: override(rename=wire) if wire else override(omit=True) for name, wire in names.items()
+    }
+    make = make_dict_structure_fn(cls, converter, **renamed)
+    times = [names[name] for name, hint in get_type_hints(cls).items() if hint == datetime | None]
+    known = frozenset(filter(None, names.values()))
+
+    def structure(value: object, _: object) -> Any:
+        given = _object(value)
+        for name in times:
+            # The ISO twin has a zone: prefer it (API page on additional timezone fields).
+            if f"{name}ISO" in given:
+                given[name] = given[f"{name}ISO"]
+        made = make(given, cls)
+        if "extra" in names:
+            extra = {key: item for key, item in given.items() if key not in known}
+            return attrs.evolve(made, extra=extra) if extra else made
+        return made
+
+    return structure
+
+
+def _optional_hook(type_: Any, converter: Converter) -> Hook:
+    """Structures `X | None`; what stands for "no value" reads as None, and is noted."""
+    (item,) = (one for one in get_args(type_) if one is not NoneType)
+    structure = converter.get_structure_hook(item)
+
+    def optional(value: object, _: object) -> Any:
+        if value is None:
+            return None
+        if _is_blank(value, item):
+            _notes.get().append(f"{value!r} was read as no value")
+            return None
+        return structure(value, item)
+
+    return optional
+
+
+def _tuple_hook(type_: Any, converter: Converter) -> Hook:
+    from cattrs.cols import list_structure_factory  # noqa: PLC0415 - see `Structurer`
+
+    listed: Any = list.__class_getitem__(get_args(type_)[0])
+    inner = list_structure_factory(listed, converter)
+
+    def array(value: object, _: object) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise ValueError(f"expected an array, got {json_type(value)}")
+        return tuple(inner(value, listed))
+
+    return array
+
+
+def _mapping_hook(type_: Any, converter: Converter) -> Hook:
+    key_type, item_type = get_args(type_)
+    item = converter.get_structure_hook(item_type)
+
+    def mapping(value: object, _: object) -> dict[Any, Any]:
+        return {
+            converter.structure(key, key_type): item(entry, item_type)
+            for key, entry in _object(value).items()
+        }
+
+    return mapping
+
+
+def _is_optional(type_: Any) -> bool:
+    return get_origin(type_) in {Union, UnionType} and NoneType in get_args(type_)
+
+
+def first_error(error: Any, path: str) -> tuple[str, Exception]:
+    """The first bad field of a cattrs error, as a path in the server's spelling."""
+    from cattrs import (  # noqa: PLC0415 - see `Structurer`
+        AttributeValidationNote,
+        ClassValidationError,
+        IterableValidationError,
+    )
+
+    while isinstance(error, ClassValidationError | IterableValidationError):
+        noted, others = error.group_exceptions()
+        if not noted:
+            return path, others[0]
+        error, note = noted[0]
+        if isinstance(note, AttributeValidationNote):
+            path += f".{wire_name(note.name)}"
+        else:
+            path += f"[{note.index}]"
+    return path, error
 
 
 class Structurer:
-    """Makes models of plain JSON values; knows the cluster's zone (or None)."""
+    """Makes models of JSON; `timezone` is the cluster's zone, or None.
+
+    cattrs is imported when it is first needed: most processes read nothing but pages of events in
+    the documented shape.
+    """
 
     def __init__(self, timezone: tzinfo | None = None) -> None:
         self.timezone = timezone
 
     @cached_property
-    def _quick(self) -> Converter:
+    def _fast(self) -> Converter:
         return self._converter(detailed=False)
 
     @cached_property
@@ -39,35 +258,129 @@ class Structurer:
         return self._converter(detailed=True)
 
     def _converter(self, *, detailed: bool) -> Converter:
-        from .converting import converter  # noqa: PLC0415 - cattrs, which few processes need
+        """A converter; a detailed one is slower and says where the error is."""
+        from cattrs import Converter  # noqa: PLC0415 - see the class
 
-        return converter(self.timezone, detailed=detailed)
+        converter = Converter(detailed_validation=detailed)
+        readers: dict[Any, Callable[[object], Any]] = {
+            int: parse_int,
+            str: parse_str,
+            bool: parse_bool,
+            Decimal: parse_decimal,
+            date: parse_date,
+            datetime: lambda value: self._assume_timezone(parse_datetime(value)),
+        }
+        for type_, reader in readers.items():
+            converter.register_structure_hook(type_, lambda value, _, reader=reader: reader(value))
+        factories: list[tuple[Callable[[Any], bool], Any]] = [
+            (attrs.has, _class_hook),
+            (_is_optional, _optional_hook),
+            (lambda type_: get_origin(type_) is tuple, _tuple_hook),
+            (lambda type_: get_origin(type_) is Mapping, _mapping_hook),
+        ]
+        for predicate, factory in factories:
+            converter.register_structure_hook_factory(predicate, factory)
+        return converter
 
-    def quick(self, value: object, type_: type[T]) -> T:
+    def structure_fast(self, value: object, type_: type[T]) -> T:
         """`value` as a `type_`. Raises anything at all where it does not fit."""
-        return self._quick.structure(value, type_)
+        return self._fast.structure(value, type_)
 
-    def structure(self, value: object, type_: type[T], where: str) -> T:
-        """`value` as a `type_`. Raises `BadResponse`, naming the field below `where`."""
-        with suppress(Exception):  # whatever it was, the detailed converter says it better
-            return self.quick(value, type_)
-        from .converting import REFUSALS, first_fault  # noqa: PLC0415 - as above
+    def structure(
+        self, value: object, type_: type[T], where: str, notes: list[str] | None = None
+    ) -> T:
+        """`value`, found at the place `where` of an answer, as a `type_`.
 
+        What was read as no value is added to `notes`. Raises `BadResponse` naming the field.
+        """
+        found: list[str] = []
+        token = _notes.set(found)
         try:
-            return self._detailed.structure(value, type_)
-        except REFUSALS as error:
-            path, fault = first_fault(error, where)
+            made = self.structure_fast(value, type_)
+        except Exception:  # noqa: BLE001 - the detailed converter says which field it is
+            _notes.reset(token)
+        else:
+            _notes.reset(token)
+            if notes is not None:
+                notes += dict.fromkeys(found)
+            return made
+        raise self._error(value, type_, where)
+
+    def _error(self, value: object, type_: type[Any], where: str) -> BadResponse:
+        token = _notes.set([])
+        try:
+            self._detailed.structure(value, type_)
+        except Exception as error:  # noqa: BLE001 - cattrs groups errors of every kind
+            path, fault = first_error(error, where)
             reason = "it is missing" if isinstance(fault, KeyError) else str(fault)
-        # Raised outside the handler: the error must not drag along what the server sent.
-        raise BadResponse(
+        finally:
+            _notes.reset(token)
+        return BadResponse(
             f"not the documented shape at {path}: {reason}",
             where=path,
             excerpt=repr(_at(value, path.removeprefix(where)))[:_EXCERPT],
         )
 
+    def _assume_timezone(self, time: datetime) -> datetime:
+        if time.tzinfo is None and self.timezone is not None:
+            return time.replace(tzinfo=self.timezone)
+        return time
+
+    def events(self, body: bytes) -> EventsAnswer | None:
+        """A successful page of events in the documented shape; None if `body` is anything else."""
+        try:
+            answer = _EVENTS.decode(body)
+        except STRUCTURE_ERRORS:
+            return None
+        if answer.errors or answer.response is not None or answer.status is not None:
+            return None
+        for event in answer.data or ():
+            for name in _AMOUNTS:
+                value = getattr(event, name)
+                if value is not None and not value.is_finite():  # msgspec takes "NaN" for a number
+                    return None
+            for name, iso in _ISO_TWINS:
+                # The ISO twin has a zone: prefer it (API page on additional timezone fields).
+                time = getattr(event, iso)
+                if time is not None:
+                    _set(event, name, time)
+            if self.timezone is not None:
+                for name in _TIMES:
+                    time = getattr(event, name)
+                    if time is not None:
+                        _set(event, name, self._assume_timezone(time))
+        return answer
+
+    def targets(self, body: bytes) -> list[Target] | None:
+        """A successful answer of active targets in the documented shape; else None.
+
+        A row tells of the target, not of the user, so the same bytes come with user after user:
+        they are read once.
+        """
+        try:
+            answer = _ROWS.decode(body)
+            if answer.errors or answer.response is not None or answer.status is not None:
+                return None
+            return (
+                None if answer.data is None else [self._target(bytes(row)) for row in answer.data]
+            )
+        except Exception:  # noqa: BLE001 - the other way names the error
+            return None
+
+    def _target(self, row: bytes) -> Target:
+        if len(row) > _LARGEST_CACHED:
+            return _read_target.__wrapped__(row, self)
+        known = _read_target(row, self)
+        # All else in a target is immutable, so users may share it.
+        return attrs.evolve(
+            known,
+            extra=deepcopy(known.extra) if known.extra else {},
+            target_period_default_values_map=dict(known.target_period_default_values_map),
+        )
+
 
 def _at(value: Any, path: str) -> object:
-    """What stands at `path`, as far as it can be followed."""
+    """The value at `path`, as far as it can be followed."""
     for name, index in re.findall(r"\.([^.\[\]]+)|\[([^\]]*)\]", path):
         if isinstance(value, dict) and name in value:
             value = value[name]
@@ -82,3 +395,55 @@ def _at(value: Any, path: str) -> object:
 def structurer(timezone: tzinfo | None = None) -> Structurer:
     """The structurer for a zone: building one costs milliseconds, so it is built once."""
     return Structurer(timezone)
+
+
+# --- bytes to models, by msgspec ---
+
+
+class _Envelope(msgspec.Struct):
+    """Beside the data: where an error may be reported, which `wire` judges."""
+
+    errors: Any = None
+    response: Any = None
+    status: Any = None
+
+
+class EventsAnswer(_Envelope, kw_only=True):
+    """A page of events. `warnings` are plain values."""
+
+    data: tuple[TargetEvent, ...] | None
+    pagination: Pagination | None = None
+    warnings: Any = None
+
+
+class _Rows(_Envelope, kw_only=True):
+    data: list[msgspec.Raw] | None = None
+
+
+# Not `strict=False`: it would read epoch milliseconds as seconds.
+_EVENTS: Final = msgspec.json.Decoder(EventsAnswer)
+_ROWS: Final = msgspec.json.Decoder(_Rows)
+_PLAIN: Final = msgspec.json.Decoder(float_hook=Decimal)
+_set: Final = msgspec.structs.force_setattr
+
+
+def _fields_of_type(type_: type[object]) -> tuple[str, ...]:
+    return tuple(name for name, hint in get_type_hints(TargetEvent).items() if hint == type_ | None)
+
+
+_AMOUNTS: Final = _fields_of_type(Decimal)
+_TIMES: Final = _fields_of_type(datetime)
+_ISO_TWINS: Final = tuple((name, f"{name}_iso") for name in _TIMES if f"{name}_iso" in _TIMES)
+
+
+def raw_rows(body: bytes) -> list[bytes]:
+    """The rows under `data`, byte for byte. Empty where there are none."""
+    try:
+        return [bytes(row) for row in _ROWS.decode(body).data or ()]
+    except STRUCTURE_ERRORS:
+        return []
+
+
+@lru_cache(maxsize=_CACHED_TARGETS)
+def _read_target(row: bytes, structurer: Structurer) -> Target:
+    return attrs.evolve(structurer.structure_fast(_PLAIN.decode(row), Target), raw=row)

@@ -1,7 +1,7 @@
-"""One GET: authorise, wait for a place, send, retry, read.
+"""One call: authorise, acquire a permit, send, read, release, and maybe again.
 
-Everything that can go wrong leaves it as a `CapillaryError` that knows the request and holds no
-secret.
+The only room that touches aiohttp's requests. Whatever goes wrong leaves it as a `CapillaryError`
+that names the request and holds no secret.
 """
 
 from __future__ import annotations
@@ -11,242 +11,383 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
+
+import aiohttp
+import msgspec
+from attrs import define, field, frozen
+from yarl import URL
 
 from .auth import SecretHeaders, Token
 from .errors import (
     AuthError,
+    BadResponse,
+    BudgetUnavailable,
     CapillaryError,
     ClientClosed,
+    ConnectionFailed,
     RateLimited,
     RequestTimeout,
+    ServiceUnavailable,
+    UsageError,
 )
-from .exchange import Request, exchange
 from .hooks import RequestDetails, RetryDetails, current_scope
 from .limiter import Deadline, Outcome, Permit, outcome_of
-from .private import PrivatePath
+from .retry import waiting_disabled
 from .session import Session
 from .structuring import Structurer
-from .wire import Answer, read_token
+from .wire import Answer, NullData, read_token
 
-__all__ = ["get"]
+__all__ = ["RedactedPath", "get"]
 
 T = TypeVar("T")
-R = TypeVar("R")
-Read = Callable[[Answer, Structurer], T]
+Read: TypeAlias = Callable[[Answer, Structurer], T]
 
-_NAME: Final = "capillary_targets"
-_log = logging.getLogger(_NAME)
-# Stamina logs every retry too, without saying which request; ours says it, so its own is dropped.
-logging.getLogger("stamina").addFilter(
-    lambda record: getattr(record, "stamina.callable", None) != _NAME
-)
+_log = logging.getLogger("capillary_targets")
 
 _TOKEN_PATH: Final = "/v3/oauth/token/generate"  # noqa: S105 - a path
+_TOKEN_PROPAGATION: Final = 0.5
+"""Seconds to wait after a new token was rejected: not every node may know it yet."""
+_NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, sock_connect=None)
+_LASTING: Final = (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL)
+"""Errors that another attempt would meet again."""
 
 
-async def get(session: Session, path: str | PrivatePath, read: Read[T]) -> T:
+@frozen
+class RedactedPath:
+    """A path and query that hold personal data.
+
+    `path` is sent. `redacted` stands for it in errors, log lines and hooks. `secrets` are taken
+    out of whatever the server says.
+    """
+
+    path: str = field(repr=False)
+    redacted: str
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+@define(eq=False)
+class _Request:
+    """A request as it is sent below the base URL, and the whole address that is shown for it."""
+
+    method: str
+    path: str = field(repr=False)
+    shown: str
+    body: Mapping[str, str] | None = field(default=None, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+@define(eq=False)
+class _Call:
+    """One call: its session, its deadline, and what became of its attempts so far."""
+
+    session: Session
+    deadline: Deadline
+    attempts: int = 0
+    rejections: int = 0
+    """Tokens of ours that the server rejected."""
+    last: CapillaryError | None = None
+
+
+async def get(session: Session, path: str | RedactedPath, read: Read[T]) -> T:
     """GET `path` below the base URL and `read` the answer.
 
-    One deadline covers everything: authorising, waiting for a place, all attempts, and the whole
-    body. Raises whatever `read` raises for the answer, `AuthError`, `ConnectionFailed`,
-    `RateLimited` or `RequestTimeout`.
+    One deadline covers everything: authorising, waiting for a permit, all attempts, and the whole
+    body. A rejected token is renewed; retryable errors are retried as often as policy, quota and
+    deadline allow.
+
+    Raises:
+        CapillaryError: what `read` raises for the answer, `AuthError`, `BudgetUnavailable`,
+            `ClientClosed`, `ConnectionFailed`, `RateLimited`, `RequestTimeout`, `UsageError`.
+
     """
     session.ensure_open()
-    call = _Call(session, path, read)
-    try:
-        result = await call.attempt()
-    except CapillaryError as error:
-        if not error.retryable:
-            raise
-        failure = error
+    if isinstance(path, RedactedPath):
+        shown = f"{session.prefix}{path.redacted}"
+        request = _Request("GET", path.path, shown, secrets=path.secrets)
     else:
-        session.quota.release(0)
-        return result
-    return await call.try_again(failure)
-
-
-class _Call(Generic[T]):
-    """One logical request and the attempts made for it."""
-
-    def __init__(self, session: Session, path: str | PrivatePath, read: Read[T]) -> None:
-        self.session = session
-        self.private = path if isinstance(path, PrivatePath) else None
-        sent = path.sent if isinstance(path, PrivatePath) else path
-        self.request = Request("GET", sent, f"{session.prefix}{path}")
-        self.read = read
-        self.deadline = Deadline(session.settings.timeout, paused_while_queued=session.patient)
-        self.attempts = 0
-        self.last: CapillaryError | None = None
-        self._taken = 0  # from the retry quota, for the latest retry
-        self._renewed = False
-
-    async def try_again(self, failure: CapillaryError | None) -> T:
-        """After a first failure: as often as policy, quota and deadline allow."""
-        # The retry machinery is entered only now, and the failure replayed to it; with all it
-        # brings along, it would be a quarter of what importing this package costs.
-        import stamina  # noqa: PLC0415
-
-        async for attempt in stamina.retry_context(
-            on=self._wait_before_retry, attempts=self.session.settings.retry.attempts, timeout=None
-        ).with_name(_NAME, (), {}):
-            with attempt:
-                if failure is not None:
-                    first, failure = failure, None
-                    raise first
-                result = await self.attempt()
-        self.session.quota.release(self._taken)
-        return result
-
-    def _wait_before_retry(self, error: Exception) -> float | bool:
-        """Stamina's hook: seconds to wait before another attempt, or False for none."""
-        policy = self.session.settings.retry
-        left = self.deadline.left()
-        if (
-            not isinstance(error, CapillaryError)
-            or not error.retryable
-            or self.attempts >= policy.attempts
-            or left <= 0
-        ):
-            return False
-        refused = isinstance(error, RateLimited)
-        if refused and self.deadline.paused_while_queued:
-            wait = 0.0  # the limiter holds everybody back for as long as it takes
-        else:
-            wait = policy.backoff(
-                self.attempts, random.random(), getattr(error, "retry_after", None)
-            )
-        if wait >= left:
-            error.add_note("not retried: the deadline would pass before another attempt")
-            return False
-        if not refused:  # a refusal is no outage
-            taken = self.session.quota.acquire(timed_out=isinstance(error, RequestTimeout))
-            if taken is None:
-                error.add_note("not retried: too many requests are failing (retry quota used up)")
-                return False
-            self._taken = taken
-        self.session.counts.retried()
-        _log.info("attempt %d failed, next in %.2f s: %s", self.attempts, wait, error)
-        if self.session.hooks:
-            self.session.hooks.emit(
-                RetryDetails(
-                    method="GET",
-                    url=self.request.shown,
-                    attempt=self.attempts,
-                    wait=wait,
-                    error=error,
-                )
-            )
-        return wait
-
-    async def attempt(self) -> T:
-        """Authorise, send and read. A rejected token is renewed once a call."""
-        auth = self.session.settings.auth
-        headers = auth.at_hand or await self._authorise()
+        request = _Request("GET", path, f"{session.prefix}{path}")
+    timeout, auth = session.settings.timeout, session.settings.auth
+    call = _Call(session, Deadline(timeout, paused_while_queued=session.wait_for_limits))
+    quota = 0
+    while True:
+        call.attempts += 1
+        headers = auth.cached_headers
         try:
-            return await self._send(self.request, headers, self.read)
-        except AuthError as error:
-            if self._renewed or not error.token_rejected or not auth.rejected(headers):
-                raise
-        self._renewed = True
-        return await self.attempt()
-
-    async def _authorise(self) -> SecretHeaders:
-        try:
-            async with asyncio.timeout(
-                None if self.deadline.paused_while_queued else self.deadline.left()
-            ):
-                return await self.session.settings.auth.headers(self._fetch_token)
-        except TimeoutError as error:
-            if isinstance(error, CapillaryError):
-                raise
-        raise self._late(self.request)
-
-    async def _fetch_token(self, body: Mapping[str, str]) -> Token:
-        """POST the client key and secret, read the token (API page "OAuth")."""
-        url = self.session.prefix + _TOKEN_PATH
-        return await self._send(Request("POST", _TOKEN_PATH, url, body), {}, read_token)
-
-    async def _send(self, request: Request, headers: Mapping[str, str], read: Read[R]) -> R:
-        """Acquire a permit, send once, read the answer, and release the permit."""
-        session = self.session
-        answer: Answer | None = None
-        failure: CapillaryError | None = None
-        permit = await self._acquire(request)
-        outcome: Outcome = "cancelled"
-        ended = None
-        try:
-            try:
-                left = self.deadline.left()
-                self.attempts += request is self.request
-                answer = await exchange(session, request, headers, left)
-                ended = time.monotonic()
-                result = read(answer, session.structurer)
-            except CapillaryError as error:
-                failure = error
-            outcome = "ok" if failure is None else outcome_of(failure)
-        finally:
-            retry_after = failure.retry_after if isinstance(failure, RateLimited) else None
-            session.limiter.release(permit, outcome, retry_after, ended)
-        if isinstance(failure, RequestTimeout) and self.deadline.left() <= 0:
-            failure = self._late(request)
-        elif failure is not None:
-            self.told(failure, request, answer)
-        if session.hooks:
-            session.hooks.emit(
-                RequestDetails(
-                    method=request.method,
-                    url=request.shown,
-                    attempt=self.attempts,
-                    seconds=(ended or time.monotonic()) - permit.sent,
-                    status=None if answer is None else answer.status,
-                    request_id=None if answer is None else answer.request_id,
-                    error=failure,
-                    scope=current_scope(),
-                )
-            )
-        if failure is not None:
-            # Raised afresh: the reader's frames hold what the server said before redaction.
-            raise failure.with_traceback(None) from failure.__cause__
-        return result
-
-    async def _acquire(self, request: Request) -> Permit:
-        try:
-            permit = await self.session.limiter.acquire(self.deadline)
+            if headers is None:
+                headers = await _authorise(call)
+                if call.rejections > 1 and not waiting_disabled.get():
+                    await asyncio.sleep(min(_TOKEN_PROPAGATION, max(0.0, call.deadline.left())))
+            result = await _send(call, request, headers, read)
         except CapillaryError as error:
-            self.told(error, request)
-            raise
-        except TimeoutError:
-            late = self._late(request)
-        else:
-            try:
-                self.session.ensure_open()
-            except ClientClosed:
-                self.session.limiter.release(permit, "cancelled")
+            error.attempts = call.attempts
+            call.last = error.with_traceback(None)
+            if headers is not None and _token_rejected(call, error, headers):
+                call.rejections += 1
+                if call.rejections == 1 and error.retry_after is None:
+                    continue  # the token was an old one: a new one may do at once
+            spent = await _retry(call, request, error)
+            if spent is None:
                 raise
-            return permit
-        raise late
+            quota = spent
+        else:
+            session.state.authorised = True
+            session.quota.release(quota)
+            return result
 
-    def _late(self, request: Request) -> CapillaryError:
-        """The deadline has passed; `last` is what became of the attempt before."""
-        late = RequestTimeout(
-            f"no whole answer within the deadline of {self.session.settings.timeout:g} s"
+
+async def _authorise(call: _Call) -> SecretHeaders:
+    """The headers of the credentials, for which a token may have to be requested first."""
+
+    async def fetch(body: Mapping[str, str]) -> Token:
+        """POST the client key and secret (API page "OAuth")."""
+        request.body = body
+        return await _send(call, request, {}, read_token)
+
+    session, deadline = call.session, call.deadline
+    request = _Request("POST", _TOKEN_PATH, f"{session.prefix}{_TOKEN_PATH}")
+    seconds = None if deadline.paused_while_queued else deadline.left()
+    try:
+        async with asyncio.timeout(seconds):
+            return await session.settings.auth.headers(fetch)
+    except CapillaryError:
+        raise
+    except TimeoutError:
+        failure = _deadline_exceeded(call, request)
+    except Exception as error:  # noqa: BLE001 - credentials of the caller's making
+        failure = AuthError(f"the credentials failed: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        _annotate(session, request, failure)
+    raise failure
+
+
+def _token_rejected(call: _Call, error: CapillaryError, headers: Mapping[str, str]) -> bool:
+    """Whether a rejected token is reason to try again: with another one, or after a short wait.
+
+    Where no token of this client has ever worked, two more tries are enough.
+    """
+    if not isinstance(error, AuthError) or not error.token_rejected:
+        return False
+    auth, authorised = call.session.settings.auth, call.session.state.authorised
+    others = auth.rejected(headers, again=call.rejections > 0)
+    error.retryable = others and (authorised or call.rejections < 2)
+    if error.retryable and auth.cached_headers is headers:
+        error.retry_after = _TOKEN_PROPAGATION
+    return error.retryable
+
+
+async def _retry(call: _Call, request: _Request, error: CapillaryError) -> int | None:
+    """Back off before another attempt; tokens taken from the retry quota, None for no attempt."""
+    session, deadline, attempts = call.session, call.deadline, call.attempts
+    policy = session.settings.retry
+    if not error.retryable or attempts >= policy.attempts or deadline.left() <= 0:
+        return None
+    throttled = isinstance(error, RateLimited)
+    outage = isinstance(error, ServiceUnavailable) and error.retry_after is not None
+    if session.wait_for_limits and (throttled or outage):
+        wait = 0.0  # the limiter holds everybody back for as long as it takes
+    else:
+        wait = policy.backoff(attempts, random.random(), error.retry_after)
+    if wait >= deadline.left():
+        error.add_note("not retried: the deadline would pass before another attempt")
+        return None
+    spent: int | None = 0
+    if not (throttled or isinstance(error, AuthError | NullData)):  # those are no outage
+        spent = session.quota.acquire(timed_out=isinstance(error, RequestTimeout))
+    if spent is None:
+        error.add_note("not retried: too many requests are failing (retry quota used up)")
+        return None
+    session.counts.retried()
+    _log.info("attempt %d failed, next in %.2f s: %s", attempts, wait, error)
+    if session.hooks:
+        session.hooks.emit(
+            RetryDetails(
+                method=request.method, url=request.shown, attempt=attempts, wait=wait, error=error
+            )
         )
-        late.__cause__ = self.last
-        return self.told(late, request)
+    await asyncio.sleep(0 if waiting_disabled.get() else wait)
+    return spent
 
-    def told(
-        self, error: CapillaryError, request: Request, answer: Answer | None = None
-    ) -> CapillaryError:
-        """The error, knowing the request it belongs to; whatever echoes a secret is redacted."""
-        error.method = request.method
-        error.url = request.shown
-        error.attempts = self.attempts
-        if answer is not None:
-            error.status = answer.status
-            error.request_id = answer.request_id
-        error.redact(self.session.settings.auth.secrets)
-        if self.private is not None:
-            error.redact(self.private.words)
-        self.last = error
-        return error
+
+async def _send(call: _Call, request: _Request, headers: Mapping[str, str], read: Read[T]) -> T:
+    """Acquire a permit, send once, read the answer, release the permit."""
+    session, deadline = call.session, call.deadline
+    permit = await _acquire(call, request)
+    answer: Answer | None = None
+    failure: CapillaryError | None = None
+    outcome: Outcome = "cancelled"
+    ended = None
+    try:
+        session.ensure_open()
+        answer = await _exchange(session, request, headers, deadline.left())
+        ended = time.monotonic()
+        result = read(answer, session.structurer)
+        outcome = "ok"
+    except ClientClosed as error:
+        failure = error
+    except CapillaryError as error:
+        failure, outcome = error, outcome_of(error)
+    except Exception as error:  # noqa: BLE001 - a reader's fault must not look like anything else
+        failure, outcome = BadResponse(f"the answer cannot be read: {error!r}"), "ok"
+    finally:
+        retry_after = None if failure is None else failure.retry_after
+        session.limiter.release(permit, outcome, retry_after, ended)
+    if failure is not None:
+        if isinstance(failure, RequestTimeout) and deadline.left() <= 0:
+            failure = _deadline_exceeded(call, request)
+        _annotate(session, request, failure, answer)
+    if session.hooks:
+        session.hooks.emit(
+            RequestDetails(
+                method=request.method,
+                url=request.shown,
+                attempt=call.attempts,
+                seconds=(ended or time.monotonic()) - permit.sent,
+                status=None if answer is None else answer.status,
+                request_id=None if answer is None else answer.request_id,
+                error=failure,
+                scope=current_scope(),
+            )
+        )
+    if failure is not None:
+        # Raised afresh: the reader's frames hold what the server said before redaction.
+        raise failure.with_traceback(None) from failure.__cause__
+    return result
+
+
+async def _acquire(call: _Call, request: _Request) -> Permit:
+    session = call.session
+    try:
+        return await session.limiter.acquire(call.deadline)
+    except CapillaryError as error:
+        _annotate(session, request, error)
+        raise
+    except TimeoutError:
+        failure = _deadline_exceeded(call, request)
+    except Exception as error:  # noqa: BLE001 - a budget of the caller's making
+        failure = BudgetUnavailable(f"the rate budget failed: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        _annotate(session, request, failure)
+    raise failure
+
+
+async def _exchange(
+    session: Session, request: _Request, headers: Mapping[str, str], left: float
+) -> Answer:
+    """Send once; the whole answer, its body bounded. `left` are the seconds until the deadline.
+
+    Raises `RequestTimeout` when they or the attempt's time are up, `ConnectionFailed` when there is
+    no connection or it breaks, `BadResponse` when the body is too large, `ClientClosed` when the
+    session was closed meanwhile.
+    """
+    session.counts.requested()
+    settings = session.settings
+    seconds = min(left, settings.retry.attempt_timeout or settings.timeout / 2)
+    failure: CapillaryError
+    try:
+        # Not aiohttp's own timers, which a connection with an answer from before can escape.
+        async with (
+            asyncio.timeout(seconds) as timeout,
+            session.http.request(
+                request.method,
+                _address(settings.base_url, request.path),
+                data=None if request.body is None else msgspec.json.encode(dict(request.body)),
+                allow_redirects=False,
+                raise_for_status=False,
+                timeout=_NO_LIMIT,
+                **_credentials(session, headers),
+            ) as response,
+        ):
+            return Answer(
+                response.status,
+                await _read_body(response, settings.max_body),
+                response.headers,
+            )
+    except CapillaryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - nothing foreign escapes
+        session.ensure_open()
+        if timeout.expired():
+            failure = RequestTimeout(f"no whole answer within {seconds:g} s")
+        else:
+            failure = _connection_failed(error)
+    raise failure from failure.__cause__
+
+
+def _credentials(session: Session, headers: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments that make aiohttp send these headers, and no credentials of its own."""
+    if not session.override_auth:
+        return {"headers": SecretHeaders({**session.headers, **headers})}
+
+    async def override(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.headers.pop("Authorization", None)
+        request.headers.update(headers)
+        return await handler(request)
+
+    given = session.http._middlewares  # noqa: SLF001 - those of a request replace the session's
+    return {"headers": session.headers, "middlewares": (*given, override)}
+
+
+def _address(base: URL, path: str) -> URL:
+    """The address of a path and query, both encoded, below the base URL."""
+    path, _, query = path.partition("?")
+    return URL.build(
+        scheme=base.scheme,
+        authority=base.raw_authority,
+        path=base.raw_path.rstrip("/") + path,
+        query_string=query,
+        encoded=True,
+    )
+
+
+async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body after decompression. Raises `BadResponse` if it is longer than `limit` bytes."""
+    content = response.content
+    chunks, size = [], 0
+    while size <= limit:
+        chunks.append(await content.readany())
+        size += len(chunks[-1])
+        if content.at_eof():
+            break
+    if size > limit:
+        raise BadResponse(
+            f"the body is larger than the limit of {limit} bytes", status=response.status
+        )
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _connection_failed(error: Exception) -> CapillaryError:
+    """What broke the connection, as an error whose cause may be shown."""
+    said = getattr(error, "message", "") or str(error)
+    name = type(error).__name__
+    failed: CapillaryError
+    if isinstance(error, RuntimeError):
+        failed = UsageError(f"the aiohttp session cannot be used here: {said}")
+        failed.scope = "client"
+    else:
+        failed = ConnectionFailed(f"the connection failed: {name}: {said}" if said else name)
+        failed.retryable = not isinstance(error, _LASTING)
+    # aiohttp's response errors carry the request's headers: they stay behind.
+    failed.__cause__ = None if isinstance(error, aiohttp.ClientResponseError) else error
+    return failed
+
+
+def _deadline_exceeded(call: _Call, request: _Request) -> RequestTimeout:
+    """The deadline of the call has passed; its cause is the error of the attempt before."""
+    seconds = call.session.settings.timeout
+    exceeded = RequestTimeout(f"no whole answer within the deadline of {seconds:g} s")
+    exceeded.__cause__ = call.last
+    _annotate(call.session, request, exceeded)
+    return exceeded
+
+
+def _annotate(
+    session: Session, request: _Request, error: CapillaryError, answer: Answer | None = None
+) -> None:
+    """Name the request in the error, and redact what the server said."""
+    error.method, error.url = request.method, request.shown
+    if answer is not None:
+        error.status, error.request_id = answer.status, answer.request_id
+    error.redact((*session.settings.auth.secrets, *request.secrets))

@@ -6,99 +6,169 @@ answer HTML), so every reader decides by the body first and by the status second
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-import attrs
 import msgspec
-from attrs import define, field
+from attrs import define, evolve, field
 
 from .auth import Token
-from .decoding import events_in, rows_as_sent, targets_in
 from .errors import (
     ApiError,
     AuthError,
     BadResponse,
     CapillaryError,
+    ConnectionFailed,
     EndpointGone,
     RateLimited,
     ServerBusy,
     ServiceUnavailable,
     api_error,
 )
-from .models import ApiWarning, EventsPage, Pagination, Target, TargetEvent
-from .structuring import Structurer
+from .models import ApiWarning, EventsPage, Pagination, Target, TargetEvent, TargetList
+from .retry import parse_retry_after
+from .structuring import STRUCTURE_ERRORS, Structurer, raw_rows
 
 __all__ = [
     "Answer",
+    "NullData",
     "data_of",
     "read_events",
     "read_targets",
     "read_token",
-    "request_id_of",
     "success",
     "warnings_of",
 ]
 
 _JSON: Final = msgspec.json.Decoder(float_hook=Decimal)
 _EXCERPT: Final = 200
-_BUSY_STATUSES: Final = frozenset({408, 425, 500, 502, 503, 504, *range(520, 531)})
+_BUSY: Final = frozenset({408, 425, 500, 502, 503, 504, *range(520, 531)})
 _TEXT_ERROR: Final = re.compile(r"errorMessage=(?P<message>.*?)\s+errorCode=(?P<code>\d{1,9})")
+_CHARSET: Final = re.compile(r"charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE)
+_ESCAPE: Final = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole pair
+    r"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+)
 
 
 @define(eq=False)
 class Answer:
-    """What came back, whole: status, body after decompression, and the two headers that matter."""
+    """A whole response: status, body after decompression, and headers."""
 
     status: int
     body: bytes = field(repr=False)
-    request_id: str | None = None
-    retry_after: float | None = None
+    headers: Mapping[str, str] = field(factory=dict, repr=False)
+    notes: list[str] = field(factory=list)
+    """What had to be replaced to read it."""
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id of the request; it spells the header with one hyphen more or less."""
+        return self.headers.get("X-Cap-Requestid") or self.headers.get("X-CAP-REQUEST-ID")
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds for which the server asks to be left alone."""
+        value = self.headers.get("Retry-After")
+        return None if value is None else parse_retry_after(value, datetime.now(UTC))
+
+    @property
+    def charset(self) -> str | None:
+        """The declared encoding of the body."""
+        found = _CHARSET.search(self.headers.get("Content-Type", ""))
+        return None if found is None else found[1]
 
 
-def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """The server's id of a request; it spells the header in two ways that differ by a hyphen."""
-    return headers.get("X-Cap-Requestid") or headers.get("X-CAP-REQUEST-ID")
+class NullData(BadResponse):
+    """`data: null` and no error beside it: now and then in place of rows that exist."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(
+            "the server answered `data: null` without an error",
+            where="data",
+            status=answer.status,
+            retryable=True,
+        )
+
+    def as_warning(self) -> ApiWarning:
+        """The note for a caller who reads it as "nothing" after the last attempt."""
+        return ApiWarning(None, f"{self.message}, {self.attempts} times; read as no rows")
 
 
-def read_targets(answer: Answer, structurer: Structurer) -> list[Target]:
-    """The answer of "Get active targets". A null `data` without errors is "enrolled in nothing"."""
+def read_targets(answer: Answer, structurer: Structurer) -> TargetList:
+    """The answer of "Get active targets". Raises `NullData` for a null without an error."""
     if 200 <= answer.status < 300:
-        targets = targets_in(answer.body, structurer)
+        targets = structurer.targets(answer.body)
         if targets is not None:
-            return targets
+            return TargetList(targets)
     document = success(answer)
-    data = data_of(document, answer)
-    found = structurer.structure(data, tuple[Target, ...], "data")
-    rows = rows_as_sent(answer.body)
-    if len(rows) != len(found):
-        return list(found)
-    return [attrs.evolve(target, raw=row) for target, row in zip(found, rows, strict=True)]
-
-
-def read_events(answer: Answer, structurer: Structurer) -> EventsPage:
-    """The answer of "Get target events": one page. Raises `NoRecordFound` for 310149."""
-    if 200 <= answer.status < 300:
-        page = events_in(answer.body, structurer.timezone)
-        if page is not None:
-            return EventsPage(
-                page.data or (),
-                page.pagination or Pagination(),
-                warnings_of(page.warnings) if page.warnings else (),
-                answer.request_id,
-                answer.body,
-            )
-    document = success(answer)
-    data = data_of(document, answer)
-    return EventsPage(
-        structurer.structure(data, tuple[TargetEvent, ...], "data"),
-        pagination=structurer.structure(document.get("pagination") or {}, Pagination, "pagination"),
-        warnings=warnings_of(document.get("warnings")),
-        request_id=answer.request_id,
-        body=answer.body,
+    found = structurer.structure(
+        data_of(document, answer), tuple[Target, ...], "data", answer.notes
     )
+    rows = raw_rows(answer.body)
+    if len(rows) == len(found):
+        found = tuple(evolve(target, raw=row) for target, row in zip(found, rows, strict=True))
+    return TargetList(found, warnings_of(document.get("warnings"), answer.notes))
+
+
+def read_events(
+    answer: Answer,
+    structurer: Structurer,
+    user_id: int | None = None,
+    target_rule_id: int | None = None,
+) -> EventsPage:
+    """The answer of "Get target events": one page, asked for with these two ids.
+
+    Raises `NoRecordFound` for 310149, and `NullData` for a null where rows should be.
+    """
+    page = structurer.events(answer.body) if 200 <= answer.status < 300 else None
+    if page is not None and page.data is not None:
+        events, pagination = page.data, page.pagination or Pagination()
+        warnings = warnings_of(page.warnings) if page.warnings else ()
+    else:
+        document, notes = success(answer), answer.notes
+        place = document.get("pagination") or {}
+        pagination = structurer.structure(place, Pagination, "pagination", notes)
+        if document.get("data", "") is not None or not _is_past_end(pagination):
+            data = data_of(document, answer)
+            events = structurer.structure(data, tuple[TargetEvent, ...], "data", notes)
+        else:
+            events = ()
+        warnings = warnings_of(document.get("warnings"), notes)
+    if events and user_id is not None:
+        warnings += _check_asked_for(events, user_id, target_rule_id)
+    return EventsPage(events, pagination, warnings, answer.request_id, answer.body)
+
+
+def _is_past_end(place: Pagination) -> bool:
+    """Whether the numbers beside the rows say that there are none at this place."""
+    if place.total is None:
+        return False
+    return place.total <= (place.offset or 0) * (place.limit or 1)
+
+
+def _check_asked_for(
+    events: tuple[TargetEvent, ...], user_id: int, target_rule_id: int | None
+) -> tuple[ApiWarning, ...]:
+    """Raise `BadResponse` for the answer to another call; note rows of another customer."""
+    if events[0].target_rule_id != target_rule_id:
+        rules = {event.target_rule_id for event in events}
+        if rules.isdisjoint({target_rule_id, None}):
+            raise BadResponse(
+                f"an answer to another call: all rows are of target rule {min(rules)}, "  # type: ignore[type-var]
+                f"not {target_rule_id}",
+                where="data[0].targetRuleId",
+                retryable=True,
+            )
+    others = {event.customer_id for event in events} - {user_id, None}
+    if not others:
+        return ()
+    named = ", ".join(map(str, sorted(others)[:3]))  # type: ignore[type-var]
+    return (ApiWarning(None, f"rows name another customer than {user_id}: {named}"),)
 
 
 def read_token(answer: Answer, structurer: Structurer) -> Token:
@@ -108,13 +178,16 @@ def read_token(answer: Answer, structurer: Structurer) -> Token:
     except BadResponse as error:
         error.excerpt = ""  # it may hold the token
         raise
+    text = token.access_token
+    if not text.isascii() or not text.isprintable() or not text.strip():
+        raise BadResponse("the token given cannot be sent", where="data.accessToken")
     if token.ttl_seconds <= 0:
         raise BadResponse("the token given has no time to live", where="data.ttlSeconds")
     return token
 
 
 def data_of(document: Mapping[str, Any], answer: Answer) -> object:
-    """What stands under `data`; an empty list for null. Raises `BadResponse` if nothing does."""
+    """What stands under `data`. Raises `NullData` for null, `BadResponse` if it is missing."""
     if "data" not in document:
         raise BadResponse(
             "not the documented shape at data: it is missing",
@@ -122,18 +195,19 @@ def data_of(document: Mapping[str, Any], answer: Answer) -> object:
             excerpt=_excerpt(answer.body),
             status=answer.status,
         )
-    data = document["data"]
-    return [] if data is None else data
+    if document["data"] is None:
+        raise NullData(answer)
+    return document["data"]
 
 
-def warnings_of(value: object) -> tuple[ApiWarning, ...]:
-    """Whatever stands under `warnings`: they are shown, never raised, so never insisted on."""
+def warnings_of(value: object, notes: list[str] | tuple[()] = ()) -> tuple[ApiWarning, ...]:
+    """Whatever stands under `warnings`, and notes of our own; never insisted on."""
     items = value if isinstance(value, list) else []
     return tuple(
         ApiWarning(_code(item.get("code")), _text(item.get("message")))
         if isinstance(item, dict)
         else ApiWarning(None, _text(item))
-        for item in items
+        for item in (*items, *notes)
     )
 
 
@@ -143,7 +217,7 @@ def success(answer: Answer) -> dict[str, Any]:
     if isinstance(document, dict):
         _raise_error_inside(document, answer)
     if not 200 <= answer.status < 300:
-        _raise_by_status(answer, document)
+        raise _error_by_status(answer, document)
     if isinstance(document, dict):
         return document
     what = "an empty body" if not answer.body.strip() else "something that is not the API's JSON"
@@ -157,10 +231,33 @@ def success(answer: Answer) -> dict[str, Any]:
 
 def _load(answer: Answer) -> object:
     """The body as plain values, floats as Decimal; None where it is no JSON."""
-    try:
-        return _JSON.decode(answer.body)
-    except (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError):
-        return None
+    for body in (answer.body, _repaired(answer)):
+        try:
+            document = _JSON.decode(body)
+        except STRUCTURE_ERRORS:
+            continue
+        if body is not answer.body:
+            answer.body = body
+            answer.notes.append("the answer was not plain UTF-8; what could not be read is U+FFFD")
+        return document
+    return None
+
+
+def _repaired(answer: Answer) -> bytes:
+    """The body as UTF-8: BOM and declared charset heeded, what is no character replaced."""
+    body = answer.body
+    for charset in (answer.charset, json.detect_encoding(body), "utf-8"):
+        try:
+            text = body.decode(
+                charset or "utf-8-sig", "replace" if charset == "utf-8" else "strict"
+            )
+        except (LookupError, ValueError):
+            continue
+        break
+    text = text.removeprefix("\ufeff")
+    return _ESCAPE.sub(lambda found: "\ufffd" if found["half"] else found[0], text).encode(
+        "utf-8", "replace"
+    )
 
 
 def _raise_error_inside(document: dict[str, Any], answer: Answer) -> None:
@@ -184,50 +281,64 @@ def _raise_error_inside(document: dict[str, Any], answer: Answer) -> None:
 
 
 def _error(code: int | None, message: str | None, answer: Answer) -> CapillaryError:
+    """The exception for an error in the body; an undocumented code is judged by the status."""
     text = message or "the service refused without saying why"
-    error = api_error(code, text, status=answer.status)
-    if type(error) is ApiError:
-        # Not a documented code: the status is the better guide to "try again" or "never".
-        if answer.status in {401, 403, 498}:
-            return AuthError(text, status=answer.status)
-        error.retryable = answer.status in _BUSY_STATUSES
-    if isinstance(error, RateLimited) or (type(error) is ApiError and answer.status == 429):
-        return RateLimited(text, status=answer.status, retry_after=answer.retry_after)
+    status = answer.status
+    error = api_error(code, text, status=status)
+    if type(error) is ApiError and not error.is_answer:
+        if status == 429:
+            error = RateLimited(text, status=status)
+        elif status in {401, 403, 498}:
+            error = AuthError(text, status=status)
+        elif code in _BUSY:
+            error = ServiceUnavailable(text, status=status)
+        else:
+            error.retryable = status in _BUSY
+    return _with_retry_after(error, answer)
+
+
+def _with_retry_after(error: CapillaryError, answer: Answer) -> CapillaryError:
+    if error.retryable:
+        error.retry_after = answer.retry_after
     return error
 
 
-def _raise_by_status(answer: Answer, document: object) -> NoReturn:
-    """Raise what an HTTP status says, where the body said nothing in a known form."""
+def _error_by_status(answer: Answer, document: object) -> CapillaryError:
+    """The exception for an HTTP status, where the body said nothing in a known form."""
     status = answer.status
     told = _text(document.get("message")) if isinstance(document, dict) else None
     found = _TEXT_ERROR.search(answer.body[:4096].decode("utf-8", "replace"))
     if found:
-        raise api_error(int(found["code"]), found["message"], status=status)
+        return _error(int(found["code"]), found["message"], answer)
     said = f": {told}" if told else ""
+    error: CapillaryError
     if status in {401, 498}:
-        raise AuthError(f"credentials or token rejected{said}", status=status)
-    if status == 403:
-        raise AuthError(
+        error = AuthError(f"credentials or token rejected{said}", status=status)
+    elif status == 403:
+        error = AuthError(
             f"access denied, by the service or a gateway before it{said}", status=status
         )
-    if status in {404, 410}:
-        raise EndpointGone(
+    elif status in {404, 410}:
+        error = EndpointGone(
             f"nothing is served at this address: wrong host, or the endpoint is gone{said}",
             status=status,
         )
-    if status == 429:
-        raise RateLimited(f"too many requests{said}", status=status, retry_after=answer.retry_after)
-    if status == 461:
-        raise ServerBusy(told or "the service is busy", code=461, status=status)
-    if status in _BUSY_STATUSES:
-        raise ServiceUnavailable(
-            f"the service failed{said}", status=status, retry_after=answer.retry_after
-        )
-    if 300 <= status < 400:
-        raise BadResponse(
+    elif status == 407:
+        error = ConnectionFailed(f"the proxy wants other credentials{said}", status=status)
+        error.retryable = False
+    elif status == 429:
+        error = RateLimited(f"too many requests{said}", status=status)
+    elif status == 461:
+        error = ServerBusy(told or "the service is busy", code=461, status=status)
+    elif status in _BUSY:
+        error = ServiceUnavailable(f"the service failed{said}", status=status)
+    elif 300 <= status < 400:
+        error = BadResponse(
             "the server redirects, which is not followed: check the base URL", status=status
         )
-    raise ApiError(told or f"the service refused with HTTP {status}", status=status)
+    else:
+        error = ApiError(told or f"the service refused with HTTP {status}", status=status)
+    return _with_retry_after(error, answer)
 
 
 def _code(value: object) -> int | None:

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode
+from typing import Any
 
 import pytest
 
 from capillary_targets import AuthError, BasicAuth, OAuth, ServiceUnavailable, UsageError
 from capillary_targets.auth import Token
+
+from .conftest import turns_until
 
 
 async def no_token(body: object) -> Token:
@@ -113,11 +116,67 @@ async def test_a_rejected_token_is_renewed_once_however_many_saw_it() -> None:
     desk = TokenDesk()
     oauth = desk.oauth()
     old = await oauth.headers(desk.fetch)
+    desk.now = 1.0
     assert all([oauth.rejected(old) for _ in range(50)])  # noqa: C419 - every one is called
     new = await oauth.headers(desk.fetch)
-    assert oauth.rejected(old)  # a late one, about the old token, drops nothing
+    desk.now = 2.0
+    assert oauth.rejected(old, again=True)  # a late one, about the old token, drops nothing
     assert await oauth.headers(desk.fetch) is new
     assert len(desk.asked) == 2
+
+
+async def test_a_new_token_is_kept_at_its_first_rejection_not_at_the_second() -> None:
+    desk = TokenDesk()
+    oauth = desk.oauth()
+    token = await oauth.headers(desk.fetch)
+    assert oauth.rejected(token)
+    assert oauth.cached_headers is token
+    assert oauth.rejected(token, again=True)
+    assert oauth.cached_headers is None
+
+
+async def test_failed_token_requests_pause_and_the_pause_doubles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = TokenDesk()
+    desk.fail = ServiceUnavailable("down")
+    oauth = desk.oauth()
+    slept: list[float] = []
+
+    async def sleep(seconds: float, _sleep: Any = asyncio.sleep) -> None:
+        if seconds:
+            slept.append(seconds)
+            desk.now += seconds
+        await _sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    for _ in range(10):
+        with pytest.raises(ServiceUnavailable):
+            await oauth.headers(desk.fetch)
+    assert slept == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0]
+    desk.fail = ServiceUnavailable("down", retry_after=60.0)
+    with pytest.raises(ServiceUnavailable):
+        await oauth.headers(desk.fetch)
+    desk.fail = None
+    await oauth.headers(desk.fetch)
+    assert slept[-1] == 60.0
+
+
+async def test_two_event_loops_share_a_token_and_wait_each_for_itself() -> None:
+    desk = TokenDesk()
+    desk.hold = asyncio.Event()
+    oauth = desk.oauth()
+    held = asyncio.create_task(oauth.headers(desk.fetch))
+    await turns_until(lambda: len(desk.asked) == 1)
+
+    async def elsewhere(body: object) -> Token:
+        return Token("other", 100)
+
+    other = await asyncio.to_thread(asyncio.run, oauth.headers(elsewhere))
+    assert other == {"X-CAP-API-OAUTH-TOKEN": "other"}
+    desk.hold.set()
+    assert await held == {"X-CAP-API-OAUTH-TOKEN": "t1"}
+    assert oauth.cached_headers == {"X-CAP-API-OAUTH-TOKEN": "t1"}
 
 
 async def test_if_the_caller_who_asks_is_cancelled_another_takes_over() -> None:

@@ -278,7 +278,7 @@ async def test_periods_are_read_whole(mocked: aioresponses, client: TargetsClien
     assert (second.id, second.start_date) == (19337, None)
 
 
-@pytest.mark.parametrize("start", ["2025-13-01", "yesterday", 20250522, ""])
+@pytest.mark.parametrize("start", ["2025-13-01", "yesterday", 20250522, "0000-00-01"])
 async def test_a_day_is_a_day(mocked: aioresponses, client: TargetsClient, start: object) -> None:
     body = json.dumps({"data": [{"id": 1, "startDate": start}]}).encode()
     mocked.get(PERIODS, body=body)

@@ -10,7 +10,7 @@ from aioresponses import aioresponses
 from yarl import URL
 
 from capillary_targets import Checkpoint, InvalidUser, TargetsClient, UnknownPeriod, UsageError
-from capillary_targets.periods import resolve_period
+from capillary_targets.lookups import resolve_period
 from capillary_targets.sandbox import Sandbox
 
 from .conftest import BASE, client_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from capillary_targets import errors
 from capillary_targets.structuring import structurer
-from capillary_targets.wire import Answer, read_events, read_targets, request_id_of
+from capillary_targets.wire import Answer, NullData, read_events, read_targets
 
 from .conftest import sample
 
@@ -100,11 +101,38 @@ def test_the_other_fields_of_a_target_read_and_unknown_ones_are_kept() -> None:
     assert target.attribution.created_on == datetime(2031, 2, 2, 22, 35, 6, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("data", ["null", "[]"])
-def test_null_data_without_errors_is_nothing(data: str) -> None:
-    body = f'{{"data": {data}, "errors": null, "warnings": null}}'.encode()
+def test_an_empty_list_is_nothing() -> None:
+    body = b'{"data": [], "errors": null, "warnings": null}'
     assert read_targets(Answer(200, body), PLAIN) == []
     assert _events(body).events == ()
+
+
+@pytest.mark.parametrize("read", [read_targets, read_events])
+def test_null_data_without_errors_is_asked_again(read: Any) -> None:
+    with pytest.raises(NullData) as caught:
+        read(Answer(200, b'{"data": null, "errors": null, "warnings": null}'), PLAIN)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("pagination", "empty"),
+    [
+        ('{"limit": 10, "offset": 0, "total": 0}', True),
+        ('{"limit": 10, "offset": 3, "total": 30}', True),
+        ('{"limit": 10, "offset": 2, "total": 30}', False),
+        ('{"limit": 10, "offset": 0, "total": null}', False),
+        ("{}", False),
+    ],
+)
+def test_null_events_are_nothing_where_the_numbers_beside_say_so(
+    pagination: str, empty: bool
+) -> None:
+    body = f'{{"data": null, "errors": null, "pagination": {pagination}}}'
+    if empty:
+        assert _events(body).events == ()
+    else:
+        with pytest.raises(NullData):
+            _events(body)
 
 
 def test_pagination_may_be_text_or_absent() -> None:
@@ -164,7 +192,6 @@ def test_amounts_keep_their_spelling(text: str) -> None:
 @pytest.mark.parametrize(
     ("row", "where", "says"),
     [
-        ({"eventLogId": None}, "data[1].eventLogId", "missing"),
         ({"eventLogId": True}, "data[1].eventLogId", "boolean"),
         ({"eventLogId": 2**63}, "data[1].eventLogId", "64 bits"),
         ({"targetValue": "12,5"}, "data[1].targetValue", "a string"),
@@ -279,6 +306,6 @@ def test_an_error_item_with_code_0_is_no_error() -> None:
 
 
 def test_both_spellings_of_the_request_id() -> None:
-    assert request_id_of({"X-Cap-Requestid": "a"}) == "a"
-    assert request_id_of({"X-CAP-REQUEST-ID": "b"}) == "b"
-    assert request_id_of({}) is None
+    assert Answer(200, b"", {"X-Cap-Requestid": "a"}).request_id == "a"
+    assert Answer(200, b"", {"X-CAP-REQUEST-ID": "b"}).request_id == "b"
+    assert Answer(200, b"").request_id is None

@@ -12,7 +12,7 @@ import attrs
 import msgspec
 from attrs import define, field
 
-from capillary_targets.decoding import rows_as_sent
+from capillary_targets import structuring
 from capillary_targets.errors import UsageError
 from capillary_targets.models import Target, TargetEvent
 
@@ -79,7 +79,7 @@ def raw_rows(body: bytes, events: Sequence[TargetEvent]) -> list[bytes | None]:
     The events may be some of its rows, in their order. Ids repeat and may be missing, so rows are
     matched in sequence. None: no such row.
     """
-    rows = iter(rows_as_sent(body))
+    rows = iter(structuring.raw_rows(body))
     return [_next_row(rows, event) for event in events]
 
 

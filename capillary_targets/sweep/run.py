@@ -93,7 +93,7 @@ async def run(
             msgspec.json.decode(state, type=State),
         )
         visitor = Visitor(
-            client.session.patiently(),
+            client.session.with_options(wait_for_limits=True),
             form,
             client.page_size,
             directory.ledger.marks,

@@ -19,9 +19,9 @@ from attrs.exceptions import FrozenInstanceError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from capillary_targets import BadResponse, CapillaryError, TargetEvent, decoding, wire
-from capillary_targets.scalars import wire_name
-from capillary_targets.structuring import structurer
+from capillary_targets import BadResponse, CapillaryError, TargetEvent, structuring
+from capillary_targets.models import wire_name
+from capillary_targets.structuring import Structurer, structurer
 from capillary_targets.wire import Answer, read_events, read_targets
 
 from .conftest import examples, sample
@@ -156,8 +156,8 @@ def _outcome(read, answer: Answer, zone) -> tuple[Any, ...]:
 
 def _over_cattrs(read, answer: Answer, zone) -> tuple[Any, ...]:
     with (
-        patch.object(wire, "events_in", lambda *_: None),
-        patch.object(wire, "targets_in", lambda *_: None),
+        patch.object(Structurer, "events", lambda *_: None),
+        patch.object(Structurer, "targets", lambda *_: None),
     ):
         return _outcome(read, answer, zone)
 
@@ -168,8 +168,8 @@ def _over_cattrs(read, answer: Answer, zone) -> tuple[Any, ...]:
 @example(b'{"data":[{"eventLogId":1,"eventDate":"2031-02-03 24:00:00"}]}', None, 200)
 @example(b'{"data":[{"eventLogId":1,"eventLogId":null}]}', None, 200)
 def test_both_ways_agree_on_every_page(body: bytes, zone, status: int) -> None:
-    answer = Answer(status, body)
-    quick, reference = _outcome(read_events, answer, zone), _over_cattrs(read_events, answer, zone)
+    quick = _outcome(read_events, Answer(status, body), zone)
+    reference = _over_cattrs(read_events, Answer(status, body), zone)
     if quick != reference:
         # Only what no model holds may differ: the quick way does not look inside unknown fields.
         assert reference[0] is BadResponse
@@ -185,7 +185,7 @@ def test_both_ways_agree_on_every_page(body: bytes, zone, status: int) -> None:
 @pytest.mark.parametrize("zone", ZONES)
 def test_the_samples_take_the_quick_way(name: str, zone) -> None:
     answer = Answer(200, sample(f"target_events_{name}"))
-    assert decoding.events_in(answer.body, zone) is not None
+    assert structurer(zone).events(answer.body) is not None
     assert _outcome(read_events, answer, zone) == _over_cattrs(read_events, answer, zone)
 
 
@@ -193,7 +193,7 @@ def test_the_samples_take_the_quick_way(name: str, zone) -> None:
 @pytest.mark.parametrize("zone", ZONES)
 def test_targets_take_the_quick_way(name: str, zone) -> None:
     answer = Answer(200, sample(name))
-    assert decoding.targets_in(answer.body, structurer(zone)) is not None
+    assert structurer(zone).targets(answer.body) is not None
     for _ in range(2):
         quick = _outcome(read_targets, answer, zone)
         assert quick == _over_cattrs(read_targets, answer, zone)
@@ -242,15 +242,15 @@ def test_a_zone_is_part_of_what_is_remembered() -> None:
 
 
 def test_a_long_row_is_read_but_not_kept() -> None:
-    before = decoding._read_target.cache_info().currsize
+    before = structuring._read_target.cache_info().currsize
     body = json.dumps({"data": [{"id": 7, "name": "x" * 2**16}]}).encode()
     (target,) = read_targets(Answer(200, body), structurer())
     assert len(target.name) == 2**16
-    assert decoding._read_target.cache_info().currsize == before
+    assert structuring._read_target.cache_info().currsize == before
 
 
 def test_an_event_read_quickly_is_an_event_like_any_other() -> None:
-    page = decoding.events_in(sample("target_events_transactional"), None)
+    page = structurer().events(sample("target_events_transactional"))
     event = page.data[0]
     made = TargetEvent(**{f.name: getattr(event, f.name) for f in attrs.fields(TargetEvent)})
     assert type(event) is TargetEvent
@@ -268,17 +268,20 @@ def test_an_event_is_an_attrs_class_that_the_garbage_collector_does_not_look_at(
     event = TargetEvent(7, target_value=Decimal("1.000"))
     assert attrs.asdict(event)["target_value"] == Decimal("1.000")
     assert attrs.evolve(event, event_name="x") == TargetEvent(7, "x", target_value=Decimal("1.000"))
-    assert [field.default for field in attrs.fields(TargetEvent)] == [attrs.NOTHING, *[None] * 12]
+    *plain, extra = attrs.fields(TargetEvent)
+    assert [field.default for field in plain] == [None] * 13
+    assert extra.default == attrs.Factory(dict)
     assert cattrs.structure(cattrs.unstructure(TargetEvent(7)), TargetEvent) == TargetEvent(7)
     assert not gc.is_tracked(event)
 
 
-def test_an_event_is_read_under_the_apis_names_and_written_under_its_own() -> None:
+def test_an_event_is_read_and_written_under_the_apis_names() -> None:
     names = [field.name for field in attrs.fields(TargetEvent)]
-    spelled = [field.encode_name for field in msgspec.structs.fields(decoding._EventAsSent)]
+    spelled = [field.encode_name for field in msgspec.structs.fields(TargetEvent)]
     assert spelled == [wire_name(name) for name in names]
-    event = decoding.events_in(sample("target_events_transactional"), None).data[0]
-    assert list(msgspec.json.decode(msgspec.json.encode(event))) == names
+    event = structurer().events(sample("target_events_transactional")).data[0]
+    assert list(msgspec.json.decode(msgspec.json.encode(event))) == spelled
+    assert list(msgspec.structs.asdict(event)) == list(attrs.asdict(event)) == names
 
 
 @pytest.mark.parametrize("text", ["NaN", "-inf", "Infinity", "sNaN12"])
