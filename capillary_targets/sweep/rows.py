@@ -123,7 +123,7 @@ def row_key(values: Sequence[Any]) -> int:
     where there is no id: whether it has a zone depends on the client's settings.
     """
     event_log_id, *rest, value, date = values
-    amount = value.normalize(EXACT) if value else value is not None and 0
+    amount = 0 if value == 0 else value and value.normalize(EXACT)  # -0, 0.00 and 0 are one
     clock = date.replace(tzinfo=None) if date and event_log_id is None else None
     told = repr((event_log_id, *rest, f"{amount}", f"{clock}"))
     return int.from_bytes(blake2b(told.encode("utf-8", "replace"), digest_size=8).digest())
@@ -233,10 +233,7 @@ class EncodedRows:
         """Likewise where the parts are gone and only ids are known: all else is null."""
         if event_log_ids:
             with self._adding("vanished", len(event_log_ids)) as pages:
-                known = [
-                    TargetEvent(event_log_id=i, target_rule_id=rule)  # type: ignore[arg-type]
-                    for i in event_log_ids
-                ]
+                known = [TargetEvent(event_log_id=i, target_rule_id=rule) for i in event_log_ids]
                 none = [None] * len(known)
                 rows = self._encoder.encode_events(self.user_id, _columns(known), none)
                 pages.append(

@@ -108,6 +108,7 @@ def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(pages: list[list
                 event.event_processed_date_iso or event.event_processed_date
             ),
             "target_value": scaled(event.target_value),
+            "extra": None,
             "overflow": None,
         }
         for events in pages
@@ -193,7 +194,8 @@ def test_part_stats_count_each_event(users: list[list[TargetEvent]]):
 def test_a_line_has_the_fields_of_its_event(user: int, events: list[TargetEvent]):
     made = b"".join(encoded(events, user=user).pages["events"])
     one_by_one = [
-        encode({"user_id": user, **msgspec.structs.asdict(event)}) + b"\n" for event in events
+        encode({"user_id": user, **msgspec.structs.asdict(event), "extra": None}) + b"\n"
+        for event in events
     ]
     assert made == b"".join(one_by_one)
 
@@ -277,7 +279,8 @@ def stored_rows(path: Path, form: str, events: list[TargetEvent]) -> StoredRows:
 def read(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
         return read_jsonl(path)
-    return needed("pyarrow.parquet").read_table(path).to_pylist()
+    rows: list[dict[str, Any]] = needed("pyarrow.parquet").read_table(path).to_pylist()
+    return rows
 
 
 @pytest.mark.parametrize("form", FORMS)
