@@ -120,7 +120,7 @@ def is_fatal(error: CapillaryError, query: UserQuery) -> bool:
 
 
 class WorkerPool(Generic[T, R]):
-    """Calls `call` for every item, `size()` at a time, and yields what the calls return.
+    """Worker pool: calls `call` for every item, `size()` at a time, and yields the results.
 
     Results come as they are ready, or in the items' order. At most twice `size()` items are taken
     and not yet consumed. The first exception of `call` or of `items` ends the stream. However it

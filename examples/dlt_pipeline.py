@@ -3,9 +3,9 @@
     CAPILLARY_BASE_URL=eu CAPILLARY_USERNAME=till.id CAPILLARY_PASSWORD=... \
         python -m examples.dlt_pipeline users.txt
 
-Two ledgers, one number between them. The sweep's own one (in `sweep/`) knows how far each target
-was read, so that a night asks for what is new, and a killed night goes on. dlt's state knows which
-part was loaded last; dlt commits it together with that part's rows, so none comes twice.
+Two ledgers, one number between them. The sweep's ledger (in `sweep/`) records how far each target
+was read, so a night fetches what is new, and a killed night resumes. dlt's state records which part
+was loaded last; dlt commits it together with that part's rows, so no row is loaded twice.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def sweep(users: Path) -> Summary:
 
 
 def parts(kind: str, columns: list[str] | None = None) -> Iterator[Any]:
-    """The parts that are not loaded yet, in Arrow batches. The state is one number."""
+    """Parts not loaded yet, in Arrow batches. The state is one number."""
     state = dlt.current.resource_state()
     for part in sorted((SWEEP / kind).glob("part-*.parquet"), key=number):
         if number(part) > state.get("loaded", -1):
@@ -50,7 +50,7 @@ def capillary() -> Any:
     return (
         # An event never changes: rows are only added.
         dlt.resource(parts("events"), name="events", write_disposition="append"),
-        # A target's row comes again when it changed: the latest one is kept.
+        # A target's row is written again when it changed: keep the latest one.
         dlt.resource(
             parts("targets", OF_TARGETS),
             name="targets",

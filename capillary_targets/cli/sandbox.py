@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
@@ -11,7 +10,6 @@ from cyclopts import Parameter, validators
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
 
-from . import output
 from .connection import rate_of
 
 __all__ = ["sandbox"]
@@ -40,10 +38,6 @@ async def sandbox(
     append_per_request: int = 0,
 ) -> int:
     """Serve a made-up world through the documented API until Ctrl-C.
-
-    Try it:
-
-        capillary-targets sandbox --port 0
 
     Args:
         port: Where to listen; 0 takes a free port.
@@ -92,12 +86,11 @@ async def sandbox(
         url = await server.start()
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(f"the sandbox cannot start: {error}; try other flags") from None
-    with suppress(asyncio.CancelledError):  # a signal is how it ends
-        try:
-            output.write(f"{_welcome(server, url)}\n")
-            await asyncio.get_running_loop().create_future()
-        finally:
-            await server.stop()
+    try:
+        print(_welcome(server, url), flush=True)
+        await asyncio.get_running_loop().create_future()  # until a signal cancels us
+    finally:
+        await server.stop()
     return 0
 
 

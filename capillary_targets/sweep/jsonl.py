@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
@@ -15,17 +14,7 @@ from attrs import define, field
 from capillary_targets.models import Target
 
 from .parts import WholeFile
-from .rows import (
-    EVENT_FIELDS,
-    TARGET_FIELDS,
-    EncodedRows,
-    StoredRows,
-    extra_text,
-    key_values,
-    one_line,
-    plain,
-    row_key,
-)
+from .rows import EVENT_FIELDS, TARGET_FIELDS, EncodedRows, one_line, plain
 
 __all__ = ["JsonLines"]
 
@@ -36,50 +25,44 @@ _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 _NO_TARGET: Final[Mapping[str, Any]] = dict.fromkeys(TARGET_FIELDS)
 
 
-class _Stored(msgspec.Struct):
-    event_log_id: int | None = None
-    unique_id: str | None = None
-    event_name: str | None = None
-    customer_id: int | None = None
-    target_value: Decimal | None = None
-    event_date: datetime | None = None
+class _Identity(msgspec.Struct):
+    event_log_id: int | None
     target_rule_id: int | None = None
 
 
-_STORED: Final = msgspec.json.Decoder(_Stored)
-_LINE: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_IDENTITY: Final = msgspec.json.Decoder(_Identity)
 
 
 @define
 class _Part:
-    """One part of a kind. Places are counted in bytes."""
+    """One part. Places are counted in bytes."""
 
-    file: WholeFile
-    _kind: str
+    _file: WholeFile
+    _events: bool
     rows: int = field(init=False, default=0)
     _size: int = field(init=False, default=0)
 
     def add(self, encoded: EncodedRows) -> tuple[int, int]:
         start = self._size
-        for lines in encoded.pages[self._kind]:
-            self.file.write(lines)
+        for lines in encoded.events if self._events else [encoded.targets]:
+            self._file.write(lines)
             self._size += len(lines)
-        self.rows += encoded.counts[self._kind]
+        self.rows += encoded.event_count if self._events else encoded.target_count
         return start, self._size - start
 
     def sync(self) -> None:
-        self.file.sync()
+        self._file.sync()
 
     def commit(self) -> None:
-        self.file.commit()
+        self._file.commit()
 
     def discard(self) -> None:
-        self.file.discard()
+        self._file.discard()
 
 
 @define
 class JsonLines:
-    """The format `jsonl`; a page is lines."""
+    """The format `jsonl`."""
 
     _raw: bool
     _run: int
@@ -88,7 +71,7 @@ class JsonLines:
     def encode_events(
         self, user_id: int, columns: Sequence[Sequence[Any]], raw: Sequence[bytes | None]
     ) -> bytes:
-        """A line for each event."""
+        """Lines."""
         users = repeat(user_id)
         if not self._raw:
             return _ENCODER.encode_lines([*map(_Event, users, *columns)])
@@ -97,53 +80,31 @@ class JsonLines:
     def encode_targets(
         self, user_id: int, targets: Sequence[Target], left: Sequence[int], seen_at: datetime
     ) -> bytes:
-        """A line for each target."""
+        """Lines."""
         head = {"user_id": user_id, "run": self._run, "seen_at": seen_at}
         rows: list[dict[str, Any]] = []
         for target in targets:
-            fields = plain(target) | {"extra": extra_text(target.extra)}
-            row = {**head, "enrolled": True, **fields}
+            row = {**head, "enrolled": True, **plain(target)}
             rows.append(row | {"raw": _raw(target.raw)} if self._raw else row)
         for rule in left:
             row = {**head, "enrolled": False, **_NO_TARGET, "id": rule}
             rows.append(row | {"raw": None} if self._raw else row)
         return _ENCODER.encode_lines(rows)
 
-    def encode_vanished(
-        self, rows: bytes, indices: Sequence[int], *, deleted: bool, seen_at: datetime
-    ) -> bytes:
-        """The same lines, with when that was seen."""
-        lines = rows.splitlines()
-        about = {"run": self._run, "seen_at": seen_at, "deleted": deleted}
-        found = (_LINE.decode(lines[place]) for place in indices)
-        return _ENCODER.encode_lines(
-            [{"user_id": line.pop("user_id"), **about, **line} for line in found]
-        )
-
     def events(self, path: Path) -> _Part:
         """A new part of events."""
-        return _Part(WholeFile(path), "events")
+        return _Part(WholeFile(path), events=True)
 
     def targets(self, path: Path) -> _Part:
         """A new part of targets."""
-        return _Part(WholeFile(path), "targets")
+        return _Part(WholeFile(path), events=False)
 
-    def vanished(self, path: Path) -> _Part:
-        """A new part of vanished events."""
-        return _Part(WholeFile(path), "vanished")
-
-    def read_events(self, path: Path, start: int, length: int) -> StoredRows:
-        """The rows in those bytes."""
+    def event_ids(self, path: Path, start: int, length: int) -> list[tuple[int | None, int | None]]:
+        """(target rule id, event id) of the rows in those bytes."""
         with path.open("rb") as file:
             file.seek(start)
-            lines = file.read(length)
-        rows = _STORED.decode_lines(lines)
-        return StoredRows(
-            [row.target_rule_id for row in rows],
-            [row.event_log_id for row in rows],
-            [row_key(key_values(row)) for row in rows],
-            lines,
-        )
+            rows = _IDENTITY.decode_lines(file.read(length))
+        return [(row.target_rule_id, row.event_log_id) for row in rows]
 
 
 def _raw(row: bytes | None) -> msgspec.Raw | None:

@@ -9,6 +9,7 @@ Then open /members/USER_ID.
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -42,36 +43,42 @@ Client = Annotated[TargetsClient, Depends(the_client)]
 
 @app.get("/users/{user_id}/progress")
 async def progress(user_id: int, client: Client) -> list[dict[str, object]]:
-    """The member's targets with the exact sum of their events: text, for JSON has no decimals."""
-    found: list[dict[str, object]] = []
-    for target in await client.active_targets(user_id):
-        events = await client.events(user_id, target.id).collect()
-        total = sum(event.target_value or 0 for event in events)
-        found.append(
-            {"id": target.id, "name": target.name, "events": len(events), "total": str(total)}
-        )
-    return found
+    """The service's own figures for each target. Amounts are text, because JSON has no decimals."""
+    groups = await client.target_groups(user_id)
+    return [
+        {
+            "id": target.target_rule_id,
+            "name": target.target_name,
+            "achieved": amount(target.target_achieved_value),
+            "target": amount(target.target_value),
+        }
+        for target in groups.targets()
+    ]
+
+
+def amount(value: Decimal | None) -> str | None:
+    return None if value is None else str(value)
 
 
 @app.get("/users/{user_id}/events")
 async def events(user_id: int, client: Client) -> Response:
     """Every event as it arrives, as server-sent events; `end` is the last one."""
-    targets = await client.active_targets(user_id)  # a refusal still gets its HTTP status here
+    targets = await client.active_targets(user_id)  # an error here still gets its HTTP status
     return StreamingResponse(stream(client, user_id, targets), media_type="text/event-stream")
 
 
 async def stream(
     client: TargetsClient, user_id: int, targets: list[Target]
 ) -> AsyncIterator[bytes]:
-    # When the browser goes away the server cancels this generator, wherever it waits. `aclosing`
-    # then ends the walk at once, with the pages that it was fetching ahead.
+    # When the browser disconnects, the server cancels this generator. `aclosing` then ends the walk
+    # at once and cancels the pages being fetched ahead.
     try:
         for target in targets:
             async with aclosing(aiter(client.events(user_id, target.id))) as found:
                 async for event in found:
                     yield b"data: " + msgspec.json.encode(event) + b"\n\n"
         yield b"event: end\ndata: {}\n\n"
-    except CapillaryError as error:  # too late for an HTTP status: said in the stream
+    except CapillaryError as error:  # too late for an HTTP status
         yield b"event: failed\ndata: " + msgspec.json.encode(described(error)) + b"\n\n"
 
 

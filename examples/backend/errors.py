@@ -1,4 +1,4 @@
-"""What the visitor of a backend is told when the API behind it says no."""
+"""API errors as HTTP responses of the backend."""
 
 import math
 
@@ -12,23 +12,23 @@ from capillary_targets import (
 )
 
 _STATUS = {
-    UsageError: 422,  # the visitor's argument cannot even be sent
+    UsageError: 422,  # the visitor's argument is invalid
     InvalidUser: 404,
-    RateLimited: 503,  # our budget is used up, not the visitor's: "come back later", not 429
+    RateLimited: 503,  # our rate budget is used up, not the visitor's: so not 429
     ServiceUnavailable: 503,
     RequestTimeout: 504,
 }
 
 
 def status_of(error: Exception) -> tuple[int, dict[str, str]]:
-    """The HTTP status and headers. The rest, rejected credentials included, is our fault: 502."""
+    """The HTTP status and headers. All other errors, rejected credentials too, are 502."""
     status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 502)
     seconds = getattr(error, "retry_after", None)
     return status, {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
 
 
 def described(error: Exception) -> dict[str, object]:
-    """What may be shown to anybody. The log gets the rest: `str(error)` has address and status."""
+    """The error without internals, safe to show. Log `str(error)` for the URL and status."""
     message = error.message if isinstance(error, CapillaryError) else "internal error"
     return {
         "error": type(error).__name__,

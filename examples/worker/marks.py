@@ -1,4 +1,4 @@
-"""How far each member's target has been published: a checkpoint in a NATS key-value bucket."""
+"""How far each target of each member was published: checkpoints in a NATS key-value bucket."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from capillary_targets.pagination import Checkpoint
 
 
 class Moved(Exception):
-    """Somebody else has moved the mark since it was read."""
+    """Another worker has moved the mark since it was read."""
 
 
 @dataclass(frozen=True)
 class Mark:
     key: str
-    revision: int  # 0: there is none yet
+    revision: int  # 0: no mark yet
     checkpoint: Checkpoint | None
 
 
@@ -34,7 +34,7 @@ class Marks:
         return Mark(key, entry.revision or 0, checkpoint)
 
     async def move(self, mark: Mark, to: Checkpoint) -> None:
-        """Forward only: raises `Moved` rather than put back what another worker has written."""
+        """Compare-and-set. Raises `Moved` if another worker has written since."""
         try:
             await self._bucket.update(mark.key, msgspec.json.encode(to.to_dict()), mark.revision)
         except KeyWrongLastSequenceError as error:

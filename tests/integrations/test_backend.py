@@ -6,14 +6,14 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from decimal import Decimal
 
 import aiohttp
 import pytest
 
+from capillary_targets import UserTarget
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.testing import no_waiting
-from tests.conftest import turns_until
+from tests.conftest import client_of, turns_until
 from tests.needs import required
 from tests.sweep.browser import Page, browser
 
@@ -56,18 +56,27 @@ async def visitor(backend: str) -> AsyncIterator[aiohttp.ClientSession]:
 Visitor = aiohttp.ClientSession
 
 
-def total(sandbox: Sandbox, user: int, rule: int) -> Decimal:
-    values = [event.target_value for event in sandbox.world.events(user, rule)]
-    return sum((Decimal(value) for value in values if value is not None), Decimal())
+async def figures(sandbox: Sandbox, user: int) -> list[UserTarget]:
+    """What the service says of a member's progress."""
+    async with client_of(sandbox) as client:
+        return [*(await client.target_groups(user)).targets()]
 
 
-async def test_progress_is_the_exact_sum(sandbox: Sandbox, visitor: Visitor) -> None:
+async def test_progress_is_the_services_own_figure(sandbox: Sandbox, visitor: Visitor) -> None:
     user = sandbox.world.user_ids()[0]
     async with visitor.get(f"/users/{user}/progress") as answer:
         found = await answer.json()
-    assert {one["id"]: (one["events"], Decimal(one["total"])) for one in found} == {
-        rule.id: (250, total(sandbox, user, rule.id)) for rule in sandbox.world.targets(user)
-    }
+    expected = await figures(sandbox, user)
+    assert len(expected) == 2
+    assert found == [
+        {
+            "id": target.target_rule_id,
+            "name": target.target_name,
+            "achieved": str(target.target_achieved_value),
+            "target": str(target.target_value),
+        }
+        for target in expected
+    ]
 
 
 async def test_stream_has_every_event_once_and_an_end(sandbox: Sandbox, visitor: Visitor) -> None:
@@ -76,7 +85,7 @@ async def test_stream_has_every_event_once_and_an_end(sandbox: Sandbox, visitor:
         assert answer.content_type == "text/event-stream"
         *events, end, _ = (await answer.text()).split("\n\n")
     assert end.startswith("event: end")
-    assert [json.loads(one.removeprefix("data: "))["event_log_id"] for one in events] == [
+    assert [json.loads(one.removeprefix("data: "))["eventLogId"] for one in events] == [
         event.event_log_id
         for rule in sandbox.world.targets(user)
         for event in sandbox.world.events(user, rule.id)
@@ -140,7 +149,7 @@ async def all_quiet(sandbox: Sandbox) -> dict[str, int]:
     return dict(sandbox.counts)
 
 
-async def test_page_draws_the_progress(sandbox: Sandbox, backend: str) -> None:
+async def test_page_shows_progress_and_draws_events(sandbox: Sandbox, backend: str) -> None:
     user = sandbox.world.user_ids()[0]
     async with browser() as page:
         await page.open(f"{backend}/members/{user}", width=390)
@@ -149,14 +158,18 @@ async def test_page_draws_the_progress(sandbox: Sandbox, backend: str) -> None:
             "[...document.querySelectorAll('section')].map(one => ["
             "  one.querySelector('h2').textContent, one.querySelector('output').textContent,"
             "  one.querySelector('small').textContent,"
-            "  one.querySelector('path').getAttribute('d').split('H').length - 3])"
+            "  one.querySelector('path').getAttribute('d').split('M').length - 1])"
         )
         fits = await page.ask("document.documentElement.scrollWidth <= window.innerWidth")
-    rules = sandbox.world.targets(user)
-    assert [(name, Decimal(shown)) for name, shown, *_ in drawn] == [
-        (rule.name, total(sandbox, user, rule.id)) for rule in rules
+    assert drawn == [
+        [
+            target.target_name,
+            f"{target.target_achieved_value} of {target.target_value}",
+            "250 events",
+            250,
+        ]
+        for target in await figures(sandbox, user)
     ]
-    assert [one[2:] for one in drawn] == [["250 of 250 events", 250]] * len(rules)
     assert fits
     assert page.complaints == []
     assert {url.split("/")[2] for url in page.requested if "://" in url} == {backend[7:]}
@@ -189,13 +202,13 @@ async def test_nothing_is_fetched_once_the_browser_is_gone(sandbox: Sandbox, bac
         await page.call("Page.navigate", url="about:blank")
         before = await all_quiet(sandbox)
     sandbox.faults.clear()
-    # Whoever still walked would go on now: to the pages that follow, and to the second target.
+    # A walk that was still alive would go on now, with more pages and the second target.
     async with (
         aiohttp.ClientSession(backend) as other,
         other.get(f"/users/{user + 1}/progress") as answer,
     ):
         assert answer.status == 200
-    asked_by_other = {"enrolledTargets": 1, "trackedTargetEvents": 6}
+    asked_by_other = {"targetGroups": 1}
     assert await all_quiet(sandbox) == {
         name: count + asked_by_other.get(name, 0) for name, count in before.items()
     }

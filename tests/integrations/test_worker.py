@@ -137,7 +137,7 @@ async def messages(js: JetStreamContext, stream: str, subject: str) -> list[dict
 
 async def events(js: JetStreamContext) -> Counter[tuple[Any, ...]]:
     return Counter(
-        (one["customer_id"], one["target_rule_id"], one["event_log_id"], one["target_value"])
+        (one["customerId"], one["targetRuleId"], one["eventLogId"], one["targetValue"])
         for one in await messages(js, "EVENTS", "events.*")
     )
 
@@ -268,6 +268,26 @@ async def test_what_can_never_succeed_goes_to_the_dead_letters(
     assert json.loads(refused["message"]) == {"userId": 999}
     assert "request id" in refused["reason"]
     assert sandbox.settings.password not in str(refused).split()
+
+
+async def test_a_rotated_password_buries_no_message(
+    js: JetStreamContext, sandbox: Sandbox, worker: Worker
+) -> None:
+    user = sandbox.world.user_ids()[0]
+    await js.add_stream(name="MEMBERS", subjects=["members.*"])
+    password, sandbox.settings.password = sandbox.settings.password, "rotated"
+
+    async def refused_twice() -> bool:
+        return [one.status for one in sandbox.requests].count(401) >= 2
+
+    await send(js, about(user))
+    async with worker():
+        await until(refused_twice)
+        assert await stored(js, "MEMBERS") == 1  # no dead letter
+        sandbox.settings.password = password
+        await until(lambda: at_least(js, 2 * 230))
+        await all_done(js)
+    assert await stored(js, "MEMBERS") == 1
 
 
 async def letters(js: JetStreamContext, count: int) -> bool:
