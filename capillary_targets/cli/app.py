@@ -6,38 +6,43 @@ import asyncio
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
-from typing import Any
+from types import FrameType
+from typing import Any, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
-from capillary_targets.errors import CapillaryError, UsageError
+from capillary_targets.errors import ApiError, CapillaryError, UsageError
 from capillary_targets.sweep import SweepRefused, SweepStopped
 
+from . import output
 from .queries import events, targets, user
 from .sandbox import sandbox
 from .sweep import report, sweep
 
 __all__ = ["main", "relaxed_gc"]
 
-OK, FAILED, USAGE, PIPE_CLOSED = 0, 1, 2, 141
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-_COMMANDS = (user, targets, events, sweep, report, sandbox)
+_OK, _FAILED, _USAGE, _REFUSED, _PIPE_CLOSED = 0, 1, 2, 3, 141
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_COMMANDS: Final = (user, targets, events, sweep, report, sandbox)
 
 _HELP = """Ask the Capillary targets API which targets users are in, and which events counted.
 
 Settings come from the environment: `CAPILLARY_BASE_URL` (a cluster's name such as `eu`, or an
 address), and either `CAPILLARY_USERNAME` with `CAPILLARY_PASSWORD` or `CAPILLARY_PASSWORD_MD5`,
-or `CAPILLARY_CLIENT_KEY` with `CAPILLARY_CLIENT_SECRET`.
-Without an account, add `--sandbox`: the command then runs against a made-up API on this machine.
+or `CAPILLARY_CLIENT_KEY` with `CAPILLARY_CLIENT_SECRET`. With `_FILE` behind its name
+(`CAPILLARY_PASSWORD_FILE`), a variable names a file that holds the value. `CAPILLARY_TIMEZONE` is
+the cluster's time zone; `HTTPS_PROXY` and `NO_PROXY` are kept to.
 
-Exit status: 0 everything is there, 1 something failed, 2 nothing was begun because a setting, a
-flag or a file is wrong.
+Try it without an account: with `--sandbox` a command asks a made-up API on this machine.
+
+    capillary-targets user --mobile 919001000001 --sandbox
+
+Exit status: 0 everything is there; 1 something failed that may be tried again; 3 it is finished,
+but something was refused for good, such as a user id that nobody has; 2 nothing was begun because
+a setting, a flag or a file is wrong.
 """
 
 
@@ -46,54 +51,55 @@ def _app() -> App:
         name="capillary-targets",
         help=_HELP,
         version=lambda: f"capillary-targets {version('capillary-targets')}",
-        default_parameter=Parameter(negative=""),
+        default_parameter=Parameter(negative="", show_default=lambda given: given or None),
     )
     for command in _COMMANDS:
         app.command(command)
+    app.register_install_completion_command(help="Make your shell complete this command.")
     return app
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line (by default the process's own) and return its exit status."""
+    output.open_streams()
     try:
-        status = _run(sys.argv[1:] if tokens is None else tokens)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read us has gone, `| head` for one. The interpreter must not flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+        return _run(tokens)
     except (UsageError, SweepRefused) as error:
-        return _fail(str(error), USAGE)
+        output.fail(str(error))
+        return _USAGE
+    except output.OutputLost as error:
+        if isinstance(error.error, BrokenPipeError):  # its reader has seen enough: `| head`
+            return _PIPE_CLOSED
+        output.fail(str(error))
     except (CapillaryError, SweepStopped) as error:
-        return _fail(str(error), FAILED)
-    return status
+        output.fail(str(error))
+        return _REFUSED if isinstance(error, ApiError) and not error.retryable else _FAILED
+    except OSError as error:
+        output.fail(f"{error}; mend that, then run the same command again")
+    except KeyboardInterrupt:
+        output.note("interrupted")
+        return 128 + signal.SIGINT
+    return _FAILED
 
 
-def _run(tokens: Sequence[str]) -> int:
+def _run(tokens: Sequence[str] | None) -> int:
     try:
         command, bound, _ = _app().parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        asked = next((token for token in tokens if not token.startswith("-")), "")
-        known = asked if asked in {command.__name__ for command in _COMMANDS} else ""
-        hint = " ".join(filter(None, ("capillary-targets", known, "--help")))
-        return _fail(f"{' '.join(str(error).split())} See `{hint}`", USAGE)
-    result: Any = command(*bound.args, **bound.kwargs)
-    if result is None:  # help or version has been printed
-        return OK
-    status: int = run_until_done(result)
-    return status
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return status
+        chain = getattr(error, "command_chain", None) or ()
+        hint = " ".join(("capillary-targets", *chain, "--help"))
+        what = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(f"{what}. See `{hint}`") from None
+    with output.guarded():
+        result: Any = command(*bound.args, **bound.kwargs)
+    return _OK if result is None else run_until_done(result)  # None: help or the like was printed
 
 
 def run_until_done(command: Coroutine[Any, Any, int]) -> int:
     """Run a command to its exit status.
 
-    SIGINT and SIGTERM cancel it, so that it can put its things in order, and give 130 and 143. A
-    second signal ends the process on the spot.
+    SIGINT, SIGTERM and SIGHUP cancel it, so that it can put its things in order, and give 130,
+    143 and 129. A second one ends the process on the spot.
     """
     with relaxed_gc(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_with_signals(command))
@@ -101,10 +107,10 @@ def run_until_done(command: Coroutine[Any, Any, int]) -> int:
 
 @contextmanager
 def relaxed_gc() -> Iterator[None]:
-    """Let the garbage collector look rarely, and not at what was imported, for as long as it lasts.
+    """Freeze imported objects and raise the gc thresholds, for as long as it is entered.
 
-    A sweep makes events by the hundred thousand, all of them freed without its help; looking
-    through them takes a fifth of the time.
+    A sweep makes events by the hundred thousand, all of them freed without the collector's help;
+    its looking through them takes a fifth of the time.
     """
     thresholds = gc.get_threshold()
     gc.freeze()
@@ -130,21 +136,26 @@ async def _with_signals(command: Coroutine[Any, Any, int]) -> int:
     task = asyncio.current_task()
     caught: list[int] = []
 
-    def stop(number: int) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         if caught:
             os._exit(128 + number)
         caught.append(number)
         if task is not None:
-            task.cancel()
+            loop.call_soon_threadsafe(task.cancel)
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop, number)
+    # Python's own handlers, not the loop's: the second signal has to work while the loop is stuck
+    # in a write. One that is ignored stays so: nohup, or a shell's background job.
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in handled:
+        signal.signal(number, stop)
     try:
-        return await command
-    except asyncio.CancelledError:
+        status = await command
+    except asyncio.CancelledError as interruption:
         if not caught:
             raise
-        return 128 + caught[0]
+        output.note(": ".join(("interrupted", *interruption.args)))
     finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
+        for number in handled:
+            signal.signal(number, before[number])
+    return 128 + caught[0] if caught else status

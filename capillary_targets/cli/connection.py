@@ -1,4 +1,4 @@
-"""From the environment to a client; or to a sandbox started for the occasion."""
+"""From flags and the environment to an open client; or to one of a sandbox, started for it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,117 @@ import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Final
+from zoneinfo import ZoneInfo
+
+from attrs import frozen
+from cyclopts import Parameter
 
 from capillary_targets.auth import Auth, BasicAuth, OAuth
 from capillary_targets.client import TargetsClient
 from capillary_targets.errors import UsageError
+from capillary_targets.hooks import Details, RequestDetails, RetryDetails, WaitDetails
 from capillary_targets.limits import AdaptiveConcurrency, RateLimit
 from capillary_targets.sandbox import Sandbox
 
-__all__ = ["auth_of", "base_url_of", "concurrency_of", "connected", "rate_of"]
+from . import output
 
-_TRY = "or add --sandbox to try without an account"
+__all__ = [
+    "DEFAULT",
+    "Connection",
+    "auth_of",
+    "concurrency_of",
+    "max_failures_of",
+    "period_of",
+    "rate_of",
+]
+
+_TRY: Final = "or add --sandbox to try without an account"
+_LONGEST_SECRET: Final = 64 * 1024
+_TILL: Final = ("USERNAME", "PASSWORD", "PASSWORD_MD5")
+_OAUTH: Final = ("CLIENT_KEY", "CLIENT_SECRET")
 
 
-def base_url_of(environment: Mapping[str, str]) -> str:
-    """Where to ask. Raises `UsageError` where it is not set."""
+@Parameter(name="*")
+@frozen(kw_only=True)
+class Connection:
+    """The flags that every command has which asks the API.
+
+    Args:
+        sandbox: Ask a sandbox started for the occasion: no account needed.
+        timeout: Seconds that one call may take, with all its attempts and waits.
+        timezone: The cluster's time zone, such as Asia/Kolkata, for dates that come without one
+            (or set CAPILLARY_TIMEZONE).
+        verbose: Log each request, retry and wait on stderr.
+        quiet: No progress and no warnings on stderr.
+    """
+
+    sandbox: bool = False
+    timeout: float = 30.0
+    timezone: str | None = None
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"])] = False
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False
+
+    @asynccontextmanager
+    async def server(self) -> AsyncIterator[tuple[str, Auth]]:
+        """Whom to ask, and as whom: an address and credentials. Raises `UsageError`."""
+        if self.sandbox:
+            sandbox = Sandbox()
+            async with sandbox as url:
+                yield url, BasicAuth(*sandbox.credentials)
+        else:
+            yield _base_url(os.environ), auth_of(os.environ)
+
+    @asynccontextmanager
+    async def client(self, **settings: Any) -> AsyncIterator[TargetsClient]:
+        """An open client. `settings` are the client's own (`page_size`, `concurrency`, ...)."""
+        async with (
+            self.server() as (url, auth),
+            TargetsClient(url, auth, **self.settings(**settings)) as client,
+        ):
+            yield client
+
+    def settings(self, **settings: Any) -> dict[str, Any]:
+        """A client's settings: these flags', and `settings`."""
+        hooks = [*settings.pop("hooks", ()), *([_log] if self.verbose else [])]
+        zone, origin = self.timezone, "--timezone"
+        if zone is None:
+            zone, origin = os.environ.get("CAPILLARY_TIMEZONE") or None, "CAPILLARY_TIMEZONE"
+        timezone = None if zone is None else _zone(zone, origin)
+        return settings | {"timeout": self.timeout, "timezone": timezone, "hooks": hooks}
+
+    def warn(self, message: str) -> None:
+        """Print a `warning:` line, unless it is to be quiet."""
+        if not self.quiet:
+            output.warn(message)
+
+
+DEFAULT: Final = Connection()
+
+
+def _log(details: Details) -> None:
+    """A hook: a line for each request, retry and wait."""
+    match details:
+        case RequestDetails():
+            result = details.error or f"HTTP {details.status}"
+            output.log(f"{details.method} {details.url}: {result}, {details.seconds:.3f} s")
+        case RetryDetails():
+            output.log(f"attempt {details.attempt} failed; next in {details.wait:.1f} s")
+        case WaitDetails():
+            output.log(f"waited {details.seconds:.1f} s ({details.reason})")
+
+
+def _zone(name: str, origin: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError):  # an unknown name, a folder's, or no name at all
+        raise UsageError(
+            f"{origin}: there is no time zone {name!r}; give one such as UTC or Asia/Kolkata"
+        ) from None
+
+
+def _base_url(environment: Mapping[str, str]) -> str:
     url = environment.get("CAPILLARY_BASE_URL", "").strip()
     if not url:
         raise UsageError(
@@ -31,75 +127,68 @@ def base_url_of(environment: Mapping[str, str]) -> str:
 
 
 def auth_of(environment: Mapping[str, str]) -> Auth:
-    """Who asks: a till, or an OAuth client.
+    """The credentials that the environment names: a till's, or an OAuth client's.
 
-    Raises `UsageError` where a variable is missing, or two contradict each other.
+    Each variable may instead end in `_FILE` and name a file that holds the value.
+    Raises `UsageError` where one is missing, or two contradict each other.
     """
-    till = _given(environment, "USERNAME", "PASSWORD", "PASSWORD_MD5")
-    client = _given(environment, "CLIENT_KEY", "CLIENT_SECRET")
+    given = {name: text for name in _TILL + _OAUTH if (text := _value(environment, name))}
+    till, client = ([name for name in names if name in given] for names in (_TILL, _OAUTH))
     if till and client:
         raise UsageError(
-            f"{next(iter(till))} and {next(iter(client))} are both set: a till or an OAuth "
+            f"CAPILLARY_{till[0]} and CAPILLARY_{client[0]} are both set: a till or an OAuth "
             "client, unset the variables of one of them"
         )
     if client:
-        for name in ("CAPILLARY_CLIENT_KEY", "CAPILLARY_CLIENT_SECRET"):
-            if name not in client:
-                raise UsageError(f"{name} is not set: set it to that of your OAuth client, {_TRY}")
-        return OAuth(client["CAPILLARY_CLIENT_KEY"], client["CAPILLARY_CLIENT_SECRET"])
-    return _till(till)
-
-
-def _given(environment: Mapping[str, str], *names: str) -> dict[str, str]:
-    """Those of the variables that are set to something."""
-    found = {f"CAPILLARY_{name}": environment.get(f"CAPILLARY_{name}", "") for name in names}
-    return {name: value for name, value in found.items() if value}
-
-
-def _till(till: Mapping[str, str]) -> BasicAuth:
-    username = till.get("CAPILLARY_USERNAME")
-    password = till.get("CAPILLARY_PASSWORD")
-    hashed = till.get("CAPILLARY_PASSWORD_MD5")
-    if not username:
+        for name in _OAUTH:
+            if name not in given:
+                raise UsageError(
+                    f"CAPILLARY_{name} is not set: set it to that of your OAuth client, {_TRY}"
+                )
+        return OAuth(given["CLIENT_KEY"], given["CLIENT_SECRET"])
+    if "USERNAME" not in given:
         raise UsageError(
             "CAPILLARY_USERNAME is not set: set it to your till id (or, for OAuth, set "
             f"CAPILLARY_CLIENT_KEY and CAPILLARY_CLIENT_SECRET), {_TRY}"
         )
-    if password and hashed:
+    if len(till) > 2:
         raise UsageError(
             "CAPILLARY_PASSWORD and CAPILLARY_PASSWORD_MD5 are both set: unset one of them"
         )
-    if not password and not hashed:
+    if len(till) < 2:
         raise UsageError(
             "CAPILLARY_PASSWORD is not set: set it to the till's password, or "
             f"CAPILLARY_PASSWORD_MD5 to its MD5, {_TRY}"
         )
-    return BasicAuth(username, password, password_md5=hashed)
+    return BasicAuth(
+        given["USERNAME"], given.get("PASSWORD"), password_md5=given.get("PASSWORD_MD5")
+    )
 
 
-@asynccontextmanager
-async def connected(
-    sandbox: Sandbox | None, environment: Mapping[str, str] | None = None, **settings: Any
-) -> AsyncIterator[TargetsClient]:
-    """An open client: of `sandbox`, which runs as long, or else of what the environment names.
-
-    `settings` are the client's own (`page_size`, `concurrency`, ...).
-    """
-    if sandbox is not None:
-        auth = BasicAuth(*sandbox.credentials)
-        async with sandbox as url, TargetsClient(url, auth, **settings) as client:
-            yield client
-        return
-    environment = os.environ if environment is None else environment
-    async with TargetsClient(base_url_of(environment), auth_of(environment), **settings) as client:
-        yield client
+def _value(environment: Mapping[str, str], name: str) -> str:
+    """A variable's value, or that in the file which `NAME_FILE` names; "" where neither is set."""
+    name = f"CAPILLARY_{name}"
+    value, path = environment.get(name, ""), environment.get(f"{name}_FILE", "")
+    if not path:
+        return value
+    if value:
+        raise UsageError(f"{name} and {name}_FILE are both set: unset one of them")
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_LONGEST_SECRET).decode().removesuffix("\n").removesuffix("\r")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UsageError(f"{name}_FILE: {path} cannot be read: {reason}") from None
+    if not text or "\n" in text:
+        raise UsageError(f"{name}_FILE: {path} must hold one line, the value and nothing else")
+    return text
 
 
 def concurrency_of(text: str) -> int | AdaptiveConcurrency:
     """`auto`, or a number of requests. Raises `UsageError`."""
     if text == "auto":
         return AdaptiveConcurrency()
-    if not text.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,9}", text):
         raise UsageError(f"--concurrency must be a number or auto, not {text!r}")
     return int(text)
 
@@ -110,3 +199,21 @@ def rate_of(text: str, flag: str = "--rate") -> RateLimit:
     if not found or not float(found[2]):
         raise UsageError(f"{flag} must be REQUESTS/SECONDS, such as 1000/60, not {text!r}")
     return RateLimit(int(found[1]), per=float(found[2]))
+
+
+def max_failures_of(text: str) -> int | float:
+    """`100`: a number of users; `5%` or `0.05`: a share of them. Raises `UsageError`."""
+    if re.fullmatch(r"[0-9]{1,18}", text):
+        return int(text)
+    found = re.fullmatch(r"([0-9]{0,3}(?:\.[0-9]{1,6})?)(%?)", text)
+    share = float(found[1]) / (100 if found[2] else 1) if found and found[1] else 2.0
+    if share > 1:
+        raise UsageError(
+            f"--max-failures must be a number of users, or a share such as 5%, not {text!r}"
+        )
+    return share
+
+
+def period_of(text: str | None) -> int | str | None:
+    """A period: its id, or whatever else it may be called by."""
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,18}", text) else text

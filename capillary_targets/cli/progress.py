@@ -1,107 +1,111 @@
-"""Long work shows itself: a bar on a terminal, a line now and then elsewhere. Both on stderr."""
+"""Progress on stderr: one line that renews itself on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, Self
-
-from attrs import define, field
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import Final, Self
 
 from capillary_targets.sweep import Summary
 
-__all__ = ["Bar", "Lines", "ProgressDisplay", "progress"]
+from . import output
 
-_EVERY = 5.0
+__all__ = ["ProgressDisplay"]
 
-Limit = Callable[[], int]
-Clock = Callable[[], float]
+_RENEW: Final = 0.2
+_LOG_EVERY: Final = 5.0
+_BAR: Final = 10
 
 
-class ProgressDisplay(AbstractContextManager["ProgressDisplay"], Protocol):
-    """Shows a sweep's progress for as long as it is entered."""
+class ProgressDisplay:
+    """Shows how far a sweep is, for as long as it is entered.
+
+    A thread of its own does the writing. Whatever becomes of stderr (nobody reads it, its reader
+    has gone, the terminal was stopped with Ctrl-S), the sweep goes on.
+
+    Args:
+        limit: Tells how many requests may be in flight.
+        expected: About how many users the list holds, if that is known.
+        quiet: Show nothing.
+        clock: Seconds, from whenever.
+    """
+
+    def __init__(
+        self,
+        limit: Callable[[], int],
+        expected: int | None = None,
+        *,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = limit
+        self._expected = expected
+        self._clock = clock
+        self._started = clock()
+        self._before: tuple[int, int] | None = None
+        self._summary: Summary | None = None
+        self._over = threading.Event()
+        self._thread = None if quiet else threading.Thread(target=self._show, daemon=True)
 
     def update(self, summary: Summary) -> None:
         """Take note of how far it is."""
+        if self._before is None:  # what earlier sessions did says nothing about this one's pace
+            self._before = summary.users, summary.events
+        self._summary = summary
 
-    def interrupted(self, what: str) -> None:
-        """Say that it was interrupted, and how to go on."""
-
-
-def progress(limit: Limit, expected: int | None = None) -> ProgressDisplay:
-    """The fitting one for where stderr goes.
-
-    `limit` tells how many requests may be in flight; `expected` is about how many users the list
-    holds, if that is known.
-    """
-    return Bar(limit, expected) if sys.stderr.isatty() else Lines(limit, expected)
-
-
-@define
-class _Throughput:
-    """Users and events a second, over the session so far."""
-
-    _limit: Limit
-    _clock: Clock
-    _started: float = field(init=False)
-    _first: tuple[int, int] | None = field(init=False, default=None)
-
-    def __attrs_post_init__(self) -> None:
-        self._started = self._clock()
-
-    def words(self, summary: Summary) -> str:
-        """All of it in one line."""
-        if self._first is None:  # what earlier sessions did is not of this one's making
-            self._first = (summary.users, summary.events)
+    def line(self, width: int | None = None) -> str:
+        """How far it is in one line, of at most `width` cells: what matters less is left out."""
+        summary = self._summary
+        if summary is None or self._before is None:
+            return "asking ..."
         seconds = max(self._clock() - self._started, 0.001)
-        users, events = summary.users - self._first[0], summary.events - self._first[1]
-        told = [
-            f"{summary.users} users ({users / seconds:.0f}/s)",
-            f"{summary.events} events ({events / seconds:.0f}/s)",
-            f"{self._limit()} at a time",
-            f"{summary.failed} failed",
+        users = (summary.users - self._before[0]) / seconds
+        events = (summary.events - self._before[1]) / seconds
+        done = summary.users + summary.skipped + summary.bad_lines
+        facts = [  # each with its rank: the highest go first
+            (0, f"{summary.users} users ({users:.0f}/s)"),
+            (4, f"{summary.skipped} skipped" if summary.skipped else ""),
+            (5, f"{summary.events} events ({events:.0f}/s)"),
+            (6, f"{self._limit()} at a time"),
+            (1, f"{summary.failed} failed"),
+            (2, f"{_time(seconds)} elapsed"),
         ]
-        if summary.skipped:
-            told.insert(1, f"{summary.skipped} skipped")
-        return ", ".join(told)
+        bar = percent = ""
+        if self._expected:
+            share = min(1.0, done / self._expected)
+            full = int(share * _BAR)
+            bar = f"{'█' * full}{'░' * (_BAR - full)} " if width else ""
+            percent = f"{share:.0%}: "
+            if users:
+                left = (self._expected - done) / users
+                facts.append((0, f"{_time(max(0, left))} left"))
+        rank = 7
+        while True:
+            words = ", ".join(text for at, text in facts if text and at < rank)
+            line = f"{bar if rank > 3 else ''}{percent}{words}"
+            if width is None or len(line) <= width or not rank:
+                return line[:width]
+            rank -= 1
 
-
-def _done(summary: Summary) -> int:
-    """Lines of the list that are dealt with."""
-    return summary.users + summary.skipped + summary.bad_lines
-
-
-class Lines:
-    """A plain line at most every five seconds, for logs."""
-
-    def __init__(
-        self, limit: Limit, expected: int | None = None, clock: Clock = time.monotonic
-    ) -> None:
-        self._throughput = _Throughput(limit, clock)
-        self._expected = expected
-        self._clock = clock
-        self._next = clock() + _EVERY
-
-    def update(self, summary: Summary) -> None:
-        """Print a line if it is time."""
-        words = self._throughput.words(summary)
-        now = self._clock()
-        if now >= self._next:
-            self._next = now + _EVERY
-            if self._expected:
-                words = f"{min(1.0, _done(summary) / self._expected):.0%}: {words}"
-            print(words, file=sys.stderr, flush=True)
-
-    def interrupted(self, what: str) -> None:
-        """Print it."""
-        print(f"interrupted: {what}; run the same command again to go on", file=sys.stderr)
+    def _show(self) -> None:
+        """The thread."""
+        live = sys.stderr.isatty() and not output.is_dumb()
+        while not self._over.wait(_RENEW if live else _LOG_EVERY):
+            if live:
+                _write(f"{output.CLEAR_LINE}{self.line(_columns() - 1)}")
+            elif self._summary is not None:
+                _write(f"{output.timestamp()} {self.line()}\n")
+        if live:
+            _write(output.CLEAR_LINE)
 
     def __enter__(self) -> Self:
+        if self._thread is not None:
+            self._thread.start()
         return self
 
     def __exit__(
@@ -110,52 +114,27 @@ class Lines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        pass
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(1)  # it may be stuck in a write
 
 
-class Bar:
-    """A rich progress bar; with the time left, where the list's length is known."""
+def _write(text: str) -> None:
+    """Past Python's buffer, whose lock a blocked write would keep, even from the process's exit."""
+    with suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), text.encode())
 
-    def __init__(
-        self,
-        limit: Limit,
-        expected: int | None = None,
-        console: Console | None = None,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self._throughput = _Throughput(limit, clock)
-        console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
-        self._bar = Progress(
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}", markup=False),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-        )
-        self._task: TaskID = self._bar.add_task("asking ...", total=expected)
 
-    def update(self, summary: Summary) -> None:
-        """Move the bar."""
-        words = self._throughput.words(summary)
-        self._bar.update(self._task, completed=_done(summary), description=words)
+def _columns() -> int:
+    """The width of stderr's terminal as it is now."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
-    @property
-    def fraction(self) -> float | None:
-        """How much of the list is dealt with; None where its length is not known."""
-        task = self._bar.tasks[0]
-        return None if task.total is None else task.completed / task.total
 
-    def interrupted(self, what: str) -> None:
-        """Print it above the bar."""
-        self._bar.console.print(f"interrupted: {what}; run the same command again to go on")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+def _time(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Final
 
 import attrs
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
 
 from capillary_targets.errors import UsageError
 from capillary_targets.members import Customer, Streak, UserTarget, UserTargetGroups
-from capillary_targets.sandbox import Sandbox
+from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sweep.rows import encode
 
 from . import output
-from .connection import connected
+from .connection import DEFAULT, Connection, period_of
+from .output import NoWrap
 
 __all__ = ["events", "targets", "user"]
 
-_WIDTH: Final = 10
+_BAR: Final = 10
 
 JsonFlag = Annotated[bool, Parameter(name="--json")]
 UserId = Annotated[int | None, Parameter(name="--id")]
@@ -38,9 +37,13 @@ async def targets(
     tracking_date: datetime | None = None,
     only_user_created: bool | None = None,
     as_json: JsonFlag = False,
-    sandbox: bool = False,
+    connection: Connection = DEFAULT,
 ) -> int:
     """Show the targets that a user is enrolled in.
+
+    Try it without an account:
+
+        capillary-targets targets 42381788 --sandbox
 
     Args:
         user: The user's id.
@@ -49,13 +52,13 @@ async def targets(
         tracking_date: As of this moment, with its zone: 2024-08-09T08:44:44+00:00.
         only_user_created: Only targets that the user made.
         as_json: JSON Lines even on a terminal; elsewhere they are what comes anyway.
-        sandbox: Ask a sandbox started for the occasion: no account needed.
+        connection: How to reach the API.
     """
     if tracking_date is not None and tracking_date.tzinfo is None:
         raise UsageError(
             f"--tracking-date needs a time zone: write {tracking_date.isoformat()}+00:00 for UTC"
         )
-    async with connected(Sandbox() if sandbox else None) as client:
+    async with connection.client() as client:
         found = await client.active_targets(
             user,
             target_rule_ids=rules or (),
@@ -66,8 +69,21 @@ async def targets(
     if output.is_wanted_as_json(asked=as_json):
         output.write_rows(found)
     else:
-        output.show_targets(user, found)
+        title = f"Targets of user {user}: {len(found)}"
+        output.show_records(title, [_target(one) for one in found])
     return 0
+
+
+def _target(one: Target) -> Mapping[str, object]:
+    return {
+        "id": one.id,
+        "name": one.name,
+        "type, entity": ", ".join(filter(None, (one.target_type, one.target_entity))),
+        "group": one.target_group_id,
+        "active": one.active,
+        "enrolment": one.enrolment_method,
+        "created on": one.attribution and one.attribution.created_on,
+    }
 
 
 async def events(
@@ -79,9 +95,13 @@ async def events(
     page_size: int = 100,
     max_items: int | None = None,
     as_json: JsonFlag = False,
-    sandbox: bool = False,
+    connection: Connection = DEFAULT,
 ) -> int:
     """Show the events that counted towards one of a user's targets, oldest first.
+
+    Try it without an account:
+
+        capillary-targets events 564332013 1986 --sandbox
 
     Args:
         user: The user's id.
@@ -90,21 +110,34 @@ async def events(
         page_size: Events asked for in one request.
         max_items: At most so many events.
         as_json: JSON Lines even on a terminal; elsewhere they are what comes anyway.
-        sandbox: Ask a sandbox started for the occasion: no account needed.
+        connection: How to reach the API.
     """
-    async with connected(Sandbox() if sandbox else None, page_size=page_size) as client:
-        named = int(period) if period is not None and period.isdecimal() else period
-        pager = client.events(user, rule, period=named, max_items=max_items)
-        if not output.is_wanted_as_json(asked=as_json):
-            output.show_events(user, rule, await pager.collect())
-        else:
+    async with connection.client(page_size=page_size) as client:
+        pager = client.events(user, rule, period=period_of(period), max_items=max_items)
+        if output.is_wanted_as_json(asked=as_json):
             async for page in pager.pages():
                 output.write_rows(page.events)
+        else:
+            found = await pager.collect()
+            title = f"Events of user {user} towards target {rule}: {len(found)}"
+            output.show_records(title, [_event(one) for one in found])
     report = pager.report
     if report.complete or max_items is not None:
         return 0
-    output.warn(f"not everything came: {report.events} of {report.total} events; {report.reason}")
+    output.fail(f"not everything came: {report.events} of {report.total} events; {report.reason}")
     return 1
+
+
+def _event(one: TargetEvent) -> Mapping[str, object]:
+    return {
+        "event log id": one.event_log_id,
+        "date": one.event_date,
+        "event": one.event_name,
+        "display name": one.event_display_name,
+        "unique id": one.unique_id,
+        "period": one.period_id,
+        "value": one.target_value,
+    }
 
 
 async def user(
@@ -118,9 +151,13 @@ async def user(
     all_periods: bool = False,
     show_profile: bool = False,
     as_json: JsonFlag = False,
-    sandbox: bool = False,
+    connection: Connection = DEFAULT,
 ) -> int:
     """Show who a member is, which targets they are in, how far along, and what to ask next.
+
+    Try it without an account:
+
+        capillary-targets user --mobile 919001000001 --sandbox
 
     Args:
         mobile: The member's mobile number, with its country code: 919001000001.
@@ -132,13 +169,13 @@ async def user(
         all_periods: Not only the running period of each target, but all of them.
         show_profile: The member's name and addresses too: personal data.
         as_json: One line of JSON even on a terminal; elsewhere it is what comes anyway.
-        sandbox: Ask a sandbox started for the occasion: no account needed.
+        connection: How to reach the API.
     """
     identifiers = {"mobile": mobile, "email": email, "externalId": external_id}
     given = [(name, value) for name, value in identifiers.items() if value is not None]
     if len(given) + (user_id is not None) != 1:
         raise UsageError("give one of --mobile, --email, --external-id and --id, and only one")
-    async with connected(Sandbox() if sandbox else None) as client:
+    async with connection.client() as client:
         if user_id is None:
             ((name, value),) = given
             user_id = await client.find_customer(
@@ -146,44 +183,36 @@ async def user(
             )
         groups = await client.target_groups(user_id, include_inactive=all_periods or None)
     if output.is_wanted_as_json(asked=as_json):
-        _write(groups, show_profile=show_profile)
+        line = attrs.asdict(groups)
+        if not show_profile:
+            del line["customer"]
+        output.write_json([encode(line)])
     else:
-        _show(groups, show_profile=show_profile, sandbox=sandbox)
+        _show_user(groups, show_profile=show_profile, sandbox=connection.sandbox)
     for warning in groups.warnings:
-        output.warn(f"the service says: {warning.message} [{warning.code}]")
+        connection.warn(f"the service says: {warning.message} [{warning.code}]")
     return 0
 
 
-def _write(groups: UserTargetGroups, *, show_profile: bool) -> None:
-    """One line of JSON; the profile is in it only if it was asked for."""
-    line = attrs.asdict(groups)
-    if not show_profile:
-        del line["customer"]
-    sys.stdout.write(encode(line).decode() + "\n")
-
-
-def _show(groups: UserTargetGroups, *, show_profile: bool, sandbox: bool) -> None:
-    # What the server sent is text, never markup, emoji names or something to be coloured in.
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(f"User {groups.user_id}")
+def _show_user(groups: UserTargetGroups, *, show_profile: bool, sandbox: bool) -> None:
+    output.write(f"User {groups.user_id}\n")
     if show_profile and groups.customer is not None:
         for line in _profile(groups.customer):
-            console.print(f"  {line}")
+            output.write(f"  {output.printable(line)}\n")
     targets = list(groups.targets())
-    if targets:
-        console.print(_table(targets, blocks="#." if console.options.ascii_only else "█░"))
-    else:
-        console.print("No target has a period running; --all-periods shows the other periods.")
-    streaks = [one for group in groups.target_groups for one in group.streaks]
-    if streaks:
-        console.print(_streaks(streaks))
     rules = dict.fromkeys(one.target_rule_id for one in targets)
+    if targets:
+        output.show_records(f"Targets: {len(rules)}", [_progress(one) for one in targets])
+    else:
+        output.write("No target has a period running; --all-periods shows the other periods.\n")
+    if streaks := [one for group in groups.target_groups for one in group.streaks]:
+        output.show_records(f"Streaks: {len(streaks)}", [_streak(one) for one in streaks])
     if rules:
-        console.print("Next, the events that counted:")
+        output.write("Next, the events that counted:\n")
     for rule in rules:
         running = any(one.current_period for one in targets if one.target_rule_id == rule)
-        flags = [" --period current"] * running + [" --sandbox"] * sandbox
-        console.print(f"  capillary-targets events {groups.user_id} {rule}{''.join(flags)}")
+        flags = " --period current" * running + " --sandbox" * sandbox
+        output.write(f"  capillary-targets events {groups.user_id} {rule}{flags}\n")
 
 
 def _profile(customer: Customer) -> list[str]:
@@ -196,51 +225,32 @@ def _profile(customer: Customer) -> list[str]:
     return lines
 
 
-def _table(targets: list[UserTarget], *, blocks: str) -> Table:
-    rules = {one.target_rule_id for one in targets}
-    table = Table(title=f"Targets: {len(rules)}", title_justify="left")
-    for name in ("rule", "target", "period", "ends", "achieved", "of", "progress"):
-        words = name in {"target", "period"}
-        right = name in {"rule", "achieved", "of"}
-        table.add_column(
-            name, justify="right" if right else "left", no_wrap=not words, overflow="fold"
-        )
-    for one in targets:
-        table.add_row(
-            str(one.target_rule_id),
-            one.target_name,
-            one.period_ref_code or _text(one.period_id),
-            _text(one.period_end_date),
-            _text(one.target_achieved_value),
-            _text(one.target_value),
-            _bar(one.progress, blocks),
-        )
-    return table
+def _progress(one: UserTarget) -> Mapping[str, object]:
+    return {
+        "rule": one.target_rule_id,
+        "target": one.target_name,
+        "period": NoWrap(one.period_ref_code or one.period_id or ""),
+        "ends": one.period_end_date,
+        "achieved": one.target_achieved_value,
+        "of": one.target_value,
+        "progress": NoWrap(_bar(one.progress)),
+    }
 
 
-def _bar(progress: Decimal | None, blocks: str) -> str:
+def _bar(progress: Decimal | None) -> str:
     """Full and empty blocks, then per cent; never quite full before the target is reached."""
     if progress is None:
         return ""
-    done = int(min(max(progress, Decimal(0)), Decimal(1)) * _WIDTH)
+    full = int(min(max(progress, Decimal(0)), Decimal(1)) * _BAR)
     percent = (progress * 100).to_integral_value(ROUND_FLOOR)
-    return f"{blocks[0] * done}{blocks[1] * (_WIDTH - done)} {percent}%"
+    return f"{'█' * full}{'░' * (_BAR - full)} {percent}%"
 
 
-def _streaks(streaks: list[Streak]) -> Table:
-    table = Table(title=f"Streaks: {len(streaks)}", title_justify="left")
-    for name in ("streak", "name", "status", "count", "of"):
-        table.add_column(name, justify="right" if name in {"streak", "count", "of"} else "left")
-    for one in streaks:
-        table.add_row(
-            _text(one.streak_id),
-            one.streak_name,
-            one.status,
-            _text(one.current_count),
-            _text(one.total_target_count_of_sequence),
-        )
-    return table
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+def _streak(one: Streak) -> Mapping[str, object]:
+    return {
+        "streak": one.streak_id,
+        "name": one.streak_name,
+        "status": one.status,
+        "count": one.current_count,
+        "of": one.total_target_count_of_sequence,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
@@ -10,6 +11,7 @@ from cyclopts import Parameter, validators
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
 
+from . import output
 from .connection import rate_of
 
 __all__ = ["sandbox"]
@@ -38,6 +40,10 @@ async def sandbox(
     append_per_request: int = 0,
 ) -> int:
     """Serve a made-up world through the documented API until Ctrl-C.
+
+    Try it:
+
+        capillary-targets sandbox --port 0
 
     Args:
         port: Where to listen; 0 takes a free port.
@@ -86,11 +92,12 @@ async def sandbox(
         url = await server.start()
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(f"the sandbox cannot start: {error}; try other flags") from None
-    try:
-        print(_welcome(server, url), flush=True)
-        await asyncio.get_running_loop().create_future()  # until a signal cancels us
-    finally:
-        await server.stop()
+    with suppress(asyncio.CancelledError):  # a signal is how it ends
+        try:
+            output.write(f"{_welcome(server, url)}\n")
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await server.stop()
     return 0
 
 

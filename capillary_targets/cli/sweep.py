@@ -5,26 +5,33 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Collection
-from contextlib import AsyncExitStack
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter, Token, validators
 
-from capillary_targets.auth import BasicAuth
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import Limits, RequestTimeline, Summary, UsersFile, make_report, run
 
 from . import output
-from .connection import auth_of, base_url_of, concurrency_of, connected, rate_of
-from .progress import progress
+from .connection import DEFAULT, Connection, concurrency_of, rate_of
+from .progress import ProgressDisplay
 
 __all__ = ["report", "sweep"]
 
+
+def _named(_type: type, tokens: Sequence[Token]) -> Path:
+    """A path. An empty one, of a variable that is not set, must not be the current directory."""
+    if not tokens[0].value:
+        raise ValueError("a path is empty: name a file or a directory")
+    return Path(tokens[0].value)
+
+
 # The hyphen that stands for stdin must not be taken for a flag.
-UsersPath = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
+UsersPath = Annotated[Path | None, Parameter(allow_leading_hyphen=True, converter=_named)]
+Directory = Annotated[Path, Parameter(converter=_named)]
 Rules = Annotated[list[int] | None, Parameter(name="--rule")]
 PartRows = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Concurrency = Annotated[str, Parameter(name="--concurrency")]
@@ -34,7 +41,7 @@ async def sweep(
     users_file: UsersPath = None,
     /,
     *,
-    out: Path,
+    out: Directory,
     format: Literal["jsonl", "parquet"] = "jsonl",  # noqa: A002 - the flag's name
     raw: bool = False,
     incremental: bool = False,
@@ -46,15 +53,19 @@ async def sweep(
     rate: str | None = None,
     page_size: int = 100,
     part_rows: PartRows = 500_000,
-    sandbox: bool = False,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
+    connection: Connection = DEFAULT,
 ) -> int:
     """Fetch the targets and events of many users into files.
 
     The directory receives `events/part-00000.jsonl` and so on, likewise `targets/`, and
     `failures.jsonl`, `summary.json`, `report.html`. Run the same command again to go on after an
     interruption of any kind: nothing is lost, nothing comes twice.
+
+    Try it without an account:
+
+        capillary-targets sweep --sandbox --out night
 
     Args:
         users_file: One user id a line (blank lines and # comments are skipped), or a CSV file;
@@ -73,117 +84,95 @@ async def sweep(
         rate: Keep to a budget: 1000/60 is at most 1000 requests in any 60 seconds.
         page_size: Events asked for in one request.
         part_rows: A part is closed when it holds so many rows, or is two minutes old.
-        sandbox: Ask a sandbox started for the occasion: no account needed.
         engine: local is this process; ray sweeps on a Ray cluster (extra ray), which shares --out.
         address: The cluster's, with --engine ray; left out, a Ray of its own on this machine.
+        connection: How to reach the API.
     """
-    server = Sandbox() if sandbox else None
-    if engine == "ray":
-        return _show_summary(
-            await _sweep_by_ray(
-                server,
-                _users(users_file, column, server, retry_failed=retry_failed),
-                out,
-                address=address,
-                concurrency=concurrency_of(concurrency),
-                rate=None if rate is None else rate_of(rate),
-                page_size=page_size,
-                rules=tuple(rules or ()),
-                enrolled=not events_only,
-                format=format,
-                raw=raw,
-                incremental=incremental,
-                retry_failed=retry_failed,
-                limits=Limits(rows=part_rows),
-            ),
-            out,
-        )
-    if address is not None:
+    if address is not None and engine != "ray":
         raise UsageError("--address is a Ray cluster's: say --engine ray as well")
-    timeline = RequestTimeline()
-    async with connected(
-        server,
-        concurrency=concurrency_of(concurrency),
-        rate=None if rate is None else rate_of(rate),
-        page_size=page_size,
-        hooks=[timeline],
-    ) as client:
-        users = _users(users_file, column, server, retry_failed=retry_failed)
-        expected = users.expected() if isinstance(users, UsersFile) else len(users)
-        with progress(lambda: client.session.limiter.limit, expected) as shown:
-            try:
-                summary = await run(
-                    client,
-                    users,
-                    out,
-                    rules=tuple(rules or ()),
-                    enrolled=not events_only,
-                    format=format,
-                    raw=raw,
-                    incremental=incremental,
-                    retry_failed=retry_failed,
-                    source=None if server is None else "the sandbox",
-                    limits=Limits(rows=part_rows),
-                    timeline=timeline,
-                    progress=shown.update,
-                )
-            except asyncio.CancelledError:
-                shown.interrupted(f"the users done so far are safe in {out}")
-                raise
-    return _show_summary(summary, out)
-
-
-async def _sweep_by_ray(
-    sandbox: Sandbox | None, users: UsersFile | Collection[int], out: Path, **settings: Any
-) -> Summary:
-    """Sweep on a cluster; `settings` are those of `capillary_targets.ray.sweep`.
-
-    A sandbox is asked from this machine's workers only: its address means nothing elsewhere.
-    """
-    if sandbox is not None and settings.get("address"):
+    if address is not None and connection.sandbox:
         raise UsageError("--sandbox is for Ray on this machine: leave out --address")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    users = _users(users_file, column, sandbox=connection.sandbox, retry_failed=retry_failed)
+    client_settings = {
+        "concurrency": concurrency_of(concurrency),
+        "rate": None if rate is None else rate_of(rate),
+        "page_size": page_size,
+    }
+    options = {
+        "rules": tuple(rules or ()),
+        "enrolled": not events_only,
+        "format": format,
+        "raw": raw,
+        "incremental": incremental,
+        "retry_failed": retry_failed,
+        "source": "the sandbox" if connection.sandbox else None,
+        "limits": Limits(rows=part_rows),
+    }
     try:
-        from capillary_targets.ray import sweep as sweep_by_ray  # noqa: PLC0415 - the extra, which loads slowly
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-    async with AsyncExitStack() as stack:
-        if sandbox is not None:
-            settings["base_url"] = await stack.enter_async_context(sandbox)
-            settings["auth"] = BasicAuth(*sandbox.credentials)
-            settings["source"] = "the sandbox"
+        if engine == "ray":
+            options["address"] = address
+            summary = await _sweep_by_ray(connection, client_settings, users, out, options)
         else:
-            settings["base_url"] = base_url_of(os.environ)
-            settings["auth"] = auth_of(os.environ)
-        try:
-            return await sweep_by_ray(users, out, **settings)
-        except asyncio.CancelledError:
-            output.warn(
-                f"the users done so far are safe in {out}; run the same command again to go on"
-            )
-            raise
-
-
-def _show_summary(summary: Summary, out: Path) -> int:
-    """Say what came of a sweep; the exit status."""
-    output.show_facts("Swept", _facts(summary, out))
+            summary = await _sweep(connection, client_settings, users, out, options)
+    except asyncio.CancelledError:
+        raise asyncio.CancelledError(
+            f"the users done so far are safe in {out}; run the same command again to go on"
+        ) from None
+    try:
+        output.show_facts("Swept", _facts(summary, out))
+    except output.OutputLost as error:  # the work is done, and its files say the same
+        connection.warn(f"{error}; see {out / 'summary.json'}")
     if not summary.finished:
-        output.warn("the list of users was never finished; sweep it without --retry-failed")
+        connection.warn("the list of users was never finished; sweep it without --retry-failed")
     return 0 if summary.all_complete else 1
 
 
-async def report(out: Path, /) -> int:
+async def _sweep(
+    connection: Connection,
+    client_settings: dict[str, Any],
+    users: UsersFile | Collection[int],
+    out: Path,
+    options: dict[str, Any],
+) -> Summary:
+    timeline = RequestTimeline()
+    expected = users.expected() if isinstance(users, UsersFile) else len(users)
+    async with connection.client(**client_settings, hooks=[timeline]) as client:
+        limiter = client.session.limiter
+        with ProgressDisplay(lambda: limiter.limit, expected, quiet=connection.quiet) as display:
+            return await run(
+                client, users, out, **options, timeline=timeline, progress=display.update
+            )
+
+
+async def _sweep_by_ray(
+    connection: Connection,
+    client_settings: dict[str, Any],
+    users: UsersFile | Collection[int],
+    out: Path,
+    options: dict[str, Any],
+) -> Summary:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    try:
+        from capillary_targets import ray  # noqa: PLC0415 - the extra, which loads slowly
+    except ImportError as error:
+        raise UsageError(str(error)) from error
+    async with connection.server() as (base_url, auth):
+        settings = connection.settings(**client_settings)
+        return await ray.sweep(users, out, base_url=base_url, auth=auth, **settings, **options)
+
+
+async def report(out: Directory, /) -> int:
     """Make a sweep's `report.html` once more.
 
     Args:
         out: The directory that was swept into.
     """
-    print(make_report(out))
+    output.write(f"{make_report(out)}\n")
     return 0
 
 
 def _users(
-    users_file: Path | None, column: str | None, server: Sandbox | None, *, retry_failed: bool
+    users_file: Path | None, column: str | None, *, sandbox: bool, retry_failed: bool
 ) -> UsersFile | Collection[int]:
     if users_file is not None and re.match("-.", str(users_file)):
         raise UsageError(f"Unknown option: {users_file}. See `capillary-targets sweep --help`")
@@ -193,9 +182,9 @@ def _users(
         return ()
     if users_file is not None:
         return UsersFile(users_file, column)
-    if server is None:
+    if not sandbox:
         raise UsageError("USERS_FILE is missing: name a file with one user id a line")
-    return [*server.world.all_user_ids()]
+    return [*Sandbox().world.all_user_ids()]
 
 
 def _facts(summary: Summary, out: Path) -> dict[str, str]:

@@ -56,7 +56,7 @@ class Mark:
 
 
 def mark_after(
-    ids: Sequence[int], *, before: int = 0, page_size: int, target: bytes | None = None
+    ids: Sequence[int | None], *, before: int = 0, page_size: int, target: bytes | None = None
 ) -> Mark:
     """The mark behind `ids`, which follow on `before` others.
 

@@ -13,21 +13,34 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from types import NoneType, UnionType
+from typing import Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import attrs
 import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import define, field
 
-from capillary_targets.models import Target
+from capillary_targets.models import Target, TargetEvent
 
 from .parts import WholeFile
-from .rows import EVENT_FIELDS, TARGET_FIELDS, EncodedRows, encode, one_line, plain
+from .rows import (
+    EVENT_FIELDS,
+    KEY_FIELDS,
+    TARGET_FIELDS,
+    EncodedRows,
+    StoredRows,
+    encode,
+    extra_text,
+    one_line,
+    plain,
+    row_key,
+)
 from .stats import EXACT
 
-__all__ = ["EVENTS", "SCHEMA_VERSION", "TARGETS", "Parquet", "decimal_overflow"]
+__all__ = ["EVENTS", "SCHEMA_VERSION", "TARGETS", "VANISHED", "Parquet", "decimal_overflow"]
 
 SCHEMA_VERSION: Final = 2
 """Raised with every change of a schema: parts of two versions do not read as one table."""
@@ -43,95 +56,39 @@ _UNFIT: Final = (pa.ArrowException, ArithmeticError, ValueError, TypeError)
 _LONG, _TEXT, _FLAG = pa.int64(), pa.string(), pa.bool_()
 _AMOUNT = pa.decimal128(_PRECISION, _SCALE)
 _CLOCK, _INSTANT = pa.timestamp("us"), pa.timestamp("us", tz="UTC")
-_ACTOR = pa.struct({"id": _LONG, "code": _TEXT, "description": _TEXT, "name": _TEXT, "type": _TEXT})
-_DEFAULT = pa.struct(
-    {"id": _LONG, "period_id": _LONG, "default_value": _AMOUNT, "target_name": _TEXT}
-)
-_OF_EVENTS: Final = {
-    "event_log_id": _LONG,
-    "event_name": _TEXT,
-    "customer_id": _LONG,
-    "event_display_name": _TEXT,
-    "unique_id": _TEXT,
-    "event_date": _CLOCK,
-    "event_processed_date": _CLOCK,
-    "period_id": _LONG,
-    "target_group_id": _LONG,
-    "target_rule_id": _LONG,
-    "target_value": _AMOUNT,
-    "event_date_iso": _INSTANT,
-    "event_processed_date_iso": _INSTANT,
-}
-_OF_TARGETS: Final = {
-    "id": _LONG,
-    "name": _TEXT,
-    "target_type": _TEXT,
-    "target_entity": _TEXT,
-    "target_group_id": _LONG,
-    "active": _FLAG,
-    "expression": _TEXT,
-    "expression_json": _TEXT,
-    "filters": pa.list_(pa.struct({"entity_type": _TEXT, "entity_ids": pa.list_(_LONG)})),
-    "enrolment_method": _TEXT,
-    "attribution": pa.struct(
-        {
-            "created_on": _CLOCK,
-            "last_updated_on": _CLOCK,
-            "created_by": _ACTOR,
-            "last_updated_by": _ACTOR,
-            "created_on_iso": _INSTANT,
-            "last_updated_on_iso": _INSTANT,
-        }
-    ),
-    "description": _TEXT,
-    "event_name": _TEXT,
-    "emf_rule_set_id": _LONG,
-    "emf_unrolled_ruleset_id": _LONG,
-    "target_period_default_values_map": pa.map_(_LONG, _DEFAULT),
-    "default_values": pa.list_(_DEFAULT),
-    "extended_field_info": pa.struct(
-        {
-            "name": _TEXT,
-            "aggregate_function": _TEXT,
-            "aggregate_window": _TEXT,
-            "program_id": _LONG,
-            "alternate_currency_identifier": _TEXT,
-        }
-    ),
-    "target_milestone_triggers": pa.list_(
-        pa.struct(
-            {
-                "id": _LONG,
-                "trigger_name": _TEXT,
-                "is_active": _FLAG,
-                "trigger_type": _TEXT,
-                "trigger_value_type": _TEXT,
-                "trigger_value": _AMOUNT,
-                "target_rule_id": _LONG,
-            }
-        )
-    ),
-    "target_audience_filter": pa.list_(
-        pa.struct(
-            {
-                "audience_group_id": _LONG,
-                "version_id": _LONG,
-                "audience_filter_meta_id": _LONG,
-                "last_updated_on": _CLOCK,
-            }
-        )
-    ),
-    "extra": _TEXT,  # JSON: the keys that the client does not know
-}
+_SCALARS: Final = {int: _LONG, str: _TEXT, bool: _FLAG, Decimal: _AMOUNT, datetime: _CLOCK}
+
+
+def _arrow_type(name: str, hint: Any) -> pa.DataType:
+    """The type of a model's field, from its annotation."""
+    arguments = [kind for kind in get_args(hint) if kind is not NoneType]
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return _arrow_type(name, *arguments)
+    if origin is tuple:
+        return pa.list_(_arrow_type(name, arguments[0]))
+    if origin is Mapping:  # text: the keys that the client does not know
+        key, value = arguments
+        return _TEXT if value is Any else pa.map_(_arrow_type("", key), _arrow_type("", value))
+    if attrs.has(hint):
+        return pa.struct(_columns_of(hint))
+    return _INSTANT if name.endswith("_iso") else _SCALARS[hint]
+
+
+def _columns_of(model: type) -> dict[str, pa.DataType]:
+    hints = get_type_hints(model)
+    names = [f.name for f in attrs.fields(model) if f.name != "raw"]
+    return {name: _arrow_type(name, hints[name]) for name in names}
+
+
+_OF_EVENTS: Final = _columns_of(TargetEvent)
+_OF_TARGETS: Final = _columns_of(Target)
 _OVERFLOW: Final = {"overflow": _TEXT}  # JSON: values that their columns cannot hold, by column
-EVENTS: Final = pa.schema({"user_id": _LONG} | _OF_EVENTS | _OVERFLOW)
-TARGETS: Final = pa.schema(
-    {"user_id": _LONG, "run": _LONG, "seen_at": _INSTANT, "enrolled": _FLAG}
-    | _OF_TARGETS
-    | _OVERFLOW
-)
-_TARGET_ROW: Final = pa.schema(_OF_TARGETS | _OVERFLOW)
-_TWINS: Final = {"event_date_iso": "event_date", "event_processed_date_iso": "event_processed_date"}
+_SEEN: Final = {"user_id": _LONG, "run": _LONG, "seen_at": _INSTANT}
+EVENTS: Final = pa.schema({"user_id": _LONG, **_OF_EVENTS, **_OVERFLOW})
+TARGETS: Final = pa.schema({**_SEEN, "enrolled": _FLAG, **_OF_TARGETS, **_OVERFLOW})
+VANISHED: Final = pa.schema({**_SEEN, "deleted": _FLAG, **_OF_EVENTS, **_OVERFLOW})
+_TARGET_ROW: Final = pa.schema({**_OF_TARGETS, **_OVERFLOW})
 
 
 def decimal_overflow(amount: Decimal) -> str | None:
@@ -188,7 +145,8 @@ class _Outlet:
 class _Part:
     """One part. Places are counted in rows."""
 
-    _file: WholeFile
+    file: WholeFile
+    _kind: str
     _schema: pa.Schema
     rows: int = field(init=False, default=0)
     _outlet: _Outlet = field(init=False)
@@ -197,12 +155,12 @@ class _Part:
     _pending_rows: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
-        self._outlet = _Outlet(self._file)
+        self._outlet = _Outlet(self.file)
         self._writer = pq.ParquetWriter(self._outlet, self._schema, compression="zstd")
 
-    def _append(self, items: Sequence[Any], rows: int) -> tuple[int, int]:
-        start = self.rows
-        self._pending += items
+    def add(self, encoded: EncodedRows) -> tuple[int, int]:
+        start, rows = self.rows, encoded.counts[self._kind]
+        self._pending += encoded.pages[self._kind]
         self._pending_rows += rows
         self.rows += rows
         if self._pending_rows >= _GROUP_ROWS:
@@ -216,31 +174,23 @@ class _Part:
             self._pending_rows = 0
 
     def _table(self) -> pa.Table:
-        raise NotImplementedError
+        return pa.Table.from_batches(self._pending).combine_chunks()
 
     def sync(self) -> None:
         if self._writer.is_open:
             self._write()
             self._writer.close()
-        self._file.sync()
+        self.file.sync()
 
     def commit(self) -> None:
         self.sync()
-        self._file.commit()
+        self.file.commit()
 
     def discard(self) -> None:
         self._outlet.drop()
         with suppress(OSError, pa.ArrowException):
             self._writer.close()
-        self._file.discard()
-
-
-class _Events(_Part):
-    def add(self, encoded: EncodedRows) -> tuple[int, int]:
-        return self._append(encoded.events, encoded.event_count)
-
-    def _table(self) -> pa.Table:
-        return pa.Table.from_batches(self._pending).combine_chunks()
+        self.file.discard()
 
 
 class _TargetRow(NamedTuple):
@@ -253,16 +203,14 @@ class _TargetRow(NamedTuple):
 
 
 class _Targets(_Part):
-    def add(self, encoded: EncodedRows) -> tuple[int, int]:
-        return self._append(encoded.targets, encoded.target_count)
-
     def _table(self) -> pa.Table:
-        users, runs, seen, enrolled, targets, raw = zip(*self._pending, strict=True)
+        rows = chain.from_iterable(self._pending)
+        users, runs, seen, enrolled, targets, raw = zip(*rows, strict=True)
         # Few targets differ, and one that comes again is the same object.
         distinct = {id(row): row for row in targets}
         place = {key: number for number, key in enumerate(distinct)}
-        rows = pa.Table.from_batches(distinct.values()).combine_chunks()
-        columns = rows.take(pa.array([place[id(row)] for row in targets])).columns
+        table = pa.Table.from_batches(distinct.values()).combine_chunks()
+        columns = table.take(pa.array([place[id(row)] for row in targets])).columns
         values = [users, runs, seen, enrolled, *columns, raw]
         return pa.Table.from_arrays(
             [
@@ -311,13 +259,36 @@ class Parquet:
             self._targets[key] = _target_batch(fields)
         return self._targets[key]
 
-    def events(self, path: Path) -> _Events:
-        """A new part of events."""
-        return _Events(WholeFile(path), self._schema(EVENTS))
+    def encode_vanished(
+        self,
+        rows: pa.RecordBatch | pa.Table,
+        indices: Sequence[int],
+        *,
+        deleted: bool,
+        seen_at: datetime,
+    ) -> pa.RecordBatch:
+        """The same rows, with when that was seen."""
+        found = rows.take(pa.array(indices, _LONG))
+        if isinstance(found, pa.Table):
+            (found,) = found.combine_chunks().to_batches()
+        users, *columns = found.columns
+        about = (self._run, seen_at, deleted)
+        arrays = [pa.array([value] * len(users)) for value in about]
+        schema = self._schema(VANISHED)
+        arrays = [array.cast(kind.type) for array, kind in zip(arrays, [*schema][1:4], strict=True)]
+        return pa.RecordBatch.from_arrays([users, *arrays, *columns], schema=schema)
 
-    def targets(self, path: Path) -> _Targets:
+    def events(self, path: Path) -> _Part:
+        """A new part of events."""
+        return _Part(WholeFile(path), "events", self._schema(EVENTS))
+
+    def targets(self, path: Path) -> _Part:
         """A new part of targets."""
-        return _Targets(WholeFile(path), self._schema(TARGETS))
+        return _Targets(WholeFile(path), "targets", self._schema(TARGETS))
+
+    def vanished(self, path: Path) -> _Part:
+        """A new part of vanished events."""
+        return _Part(WholeFile(path), "vanished", self._schema(VANISHED))
 
     def _schema(self, schema: pa.Schema) -> pa.Schema:
         about = {
@@ -327,20 +298,25 @@ class Parquet:
         schema = schema.append(pa.field("raw", _TEXT)) if self._raw else schema
         return schema.with_metadata(about)
 
-    def event_ids(self, path: Path, start: int, length: int) -> list[tuple[int | None, int | None]]:
-        """(target rule id, event id) of those rows."""
-        found: list[tuple[int | None, int | None]] = []
+    def read_events(self, path: Path, start: int, length: int) -> StoredRows:
+        """Those rows."""
+        found = [self._schema(EVENTS).empty_table()]
         with pq.ParquetFile(path) as file:
             first = 0
             for number in range(file.num_row_groups):
                 rows = file.metadata.row_group(number).num_rows
                 low, high = max(start, first), min(start + length, first + rows)
                 if low < high:
-                    group = file.read_row_group(number, ["target_rule_id", "event_log_id"])
-                    part = group.slice(low - first, high - low)
-                    found += zip(*(column.to_pylist() for column in part.columns), strict=True)
+                    found.append(file.read_row_group(number).slice(low - first, high - low))
                 first += rows
-        return found
+        table = pa.concat_tables(found, promote_options="default").combine_chunks()
+        columns = [table.column(name).to_pylist() for name in KEY_FIELDS]
+        return StoredRows(
+            table.column("target_rule_id").to_pylist(),
+            columns[0],
+            [*map(row_key, zip(*columns, strict=True))],
+            table,
+        )
 
 
 def _text(row: bytes | None) -> str | None:
@@ -437,7 +413,7 @@ def _target_batch(fields: Mapping[str, Any]) -> pa.RecordBatch:
     for name, kind in _OF_TARGETS.items():
         value = fields[name]
         if name == "extra":
-            value = encode(value).decode() if value else None
+            value = extra_text(value)
         try:
             arrays.append(pa.array([_plain(value)], kind))
         except _UNFIT:

@@ -2,41 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from hashlib import blake2b
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import attrs
 import msgspec
-from attrs import define, field
+from attrs import define, field, frozen
 
 from capillary_targets import structuring
 from capillary_targets.errors import UsageError
 from capillary_targets.models import Target, TargetEvent
 
-from .stats import PartStats
+from .parts import WholeFile
+from .stats import EXACT, PartStats
 
 __all__ = [
     "EVENT_FIELDS",
     "FORMATS",
+    "KEY_FIELDS",
     "TARGET_FIELDS",
     "EncodedRows",
     "Format",
     "PartFile",
     "RowEncoder",
+    "StoredRows",
     "encode",
+    "event_key",
+    "extra_text",
     "format_named",
+    "key_values",
     "one_line",
     "plain",
     "raw_rows",
+    "row_key",
 ]
 
 FORMATS: Final = ("jsonl", "parquet")
 EVENT_FIELDS: Final = tuple(f.name for f in attrs.fields(TargetEvent))
 TARGET_FIELDS: Final = tuple(f.name for f in attrs.fields(Target) if f.name != "raw")
 
+KEY_FIELDS: Final = (
+    "event_log_id",
+    "unique_id",
+    "event_name",
+    "customer_id",
+    "target_value",
+    "event_date",
+)
+key_values: Final = attrgetter(*KEY_FIELDS)
 _target_values: Final = attrgetter(*TARGET_FIELDS)
 _event_values: Final = attrgetter(*EVENT_FIELDS)
 _STATS_COLUMNS: Final = [
@@ -92,14 +111,43 @@ def _next_row(rows: Iterator[bytes], event: TargetEvent) -> bytes | None:
     return None
 
 
+def event_key(event: TargetEvent) -> int:
+    """A digest that tells rows of one target apart, the same before and after writing."""
+    return row_key(key_values(event))
+
+
+def row_key(values: Sequence[Any]) -> int:
+    """A digest of 64 bits of the `KEY_FIELDS` of a row, as a model or a part has them.
+
+    Several rows may share one event id, so the amount and more belong to it. The date does only
+    where there is no id: whether it has a zone depends on the client's settings.
+    """
+    event_log_id, *rest, value, date = values
+    amount = 0 if value == 0 else value and value.normalize(EXACT)  # -0, 0.00 and 0 are one
+    clock = date.replace(tzinfo=None) if date and event_log_id is None else None
+    told = repr((event_log_id, *rest, f"{amount}", f"{clock}"))
+    return int.from_bytes(blake2b(told.encode("utf-8", "replace"), digest_size=8).digest())
+
+
+@frozen
+class StoredRows:
+    """Events of one user read back from a part, in its order.
+
+    `keys` are their `row_key`s; `rows` is a page in the format's encoding, for
+    `EncodedRows.add_vanished`.
+    """
+
+    rules: Sequence[int | None]
+    event_log_ids: Sequence[int | None]
+    keys: Sequence[int]
+    rows: Any
+
+
 class RowEncoder(Protocol):
     """Encodes rows for a file format. Raises `ValueError` for what the format cannot hold."""
 
     def encode_events(
-        self,
-        user_id: int,
-        columns: Sequence[Sequence[Any]],
-        raw: Sequence[bytes | None],
+        self, user_id: int, columns: Sequence[Sequence[Any]], raw: Sequence[bytes | None]
     ) -> Any:
         """Encode a page of events, given as columns in the order of `EVENT_FIELDS`."""
 
@@ -108,56 +156,121 @@ class RowEncoder(Protocol):
     ) -> Any:
         """Encode the targets of a user, and the ids of targets that the user has left."""
 
+    def encode_vanished(
+        self, rows: Any, indices: Sequence[int], *, deleted: bool, seen_at: datetime
+    ) -> Any:
+        """Encode some rows of a page of events as deleted at the source, or as back there."""
+
 
 @define(eq=False)
 class EncodedRows:
     """One user's rows, encoded as each page arrives, with their statistics.
 
-    The models are not kept: encoded, a long history takes half the memory.
+    The models are not kept: encoded, a long history takes half the memory. `pages` and `counts`
+    (of rows) are by kind of part: `events`, `targets`, `vanished`.
     """
 
     user_id: int
     _encoder: RowEncoder
-    events: list[Any] = field(init=False, factory=list)
-    """`RowEncoder.encode_events` of each page."""
-    targets: Any = field(init=False, default=None)
-    """`RowEncoder.encode_targets`, if there are any."""
-    event_count: int = field(init=False, default=0)
-    target_count: int = field(init=False, default=0)
+    pages: defaultdict[str, list[Any]] = field(init=False, factory=lambda: defaultdict(list))
+    counts: Counter[str] = field(init=False, factory=Counter)
     stats: PartStats = field(init=False, factory=PartStats)
     error: str | None = field(init=False, default=None)
     """Why the rows cannot be written, if so: the failure of this user alone."""
 
+    @property
+    def event_count(self) -> int:
+        """Rows of events."""
+        return self.counts["events"]
+
+    @property
+    def target_count(self) -> int:
+        """Rows of targets."""
+        return self.counts["targets"]
+
+    @property
+    def vanished_count(self) -> int:
+        """Rows of vanished events."""
+        return self.counts["vanished"]
+
     def add_events(self, events: Sequence[TargetEvent], raw: Sequence[bytes | None] = ()) -> None:
         """Encode a page of events; `raw` are their rows as the server sent them, if wanted."""
-        if not events or self.error is not None:
-            return
-        columns = [*zip(*map(_event_values, events), strict=True)]
-        try:
-            self.stats.add_events(*(columns[place] for place in _STATS_COLUMNS))
-            self.events.append(self._encoder.encode_events(self.user_id, columns, raw))
-        except (ValueError, ArithmeticError, TypeError) as error:
-            self.error = str(error)
-        self.event_count += len(events)
+        if events:
+            with self._adding("events", len(events)) as pages:
+                columns = _columns(events)
+                self.stats.add_events(*(columns[place] for place in _STATS_COLUMNS))
+                pages.append(self._encoder.encode_events(self.user_id, columns, raw))
 
     def add_targets(
         self, targets: Sequence[Target], left: Sequence[int] = (), *, seen_at: datetime
     ) -> None:
         """Encode the targets that are new or have changed, and ids of those the user has left."""
-        if not (targets or left) or self.error is not None:
-            return
+        if targets or left:
+            with self._adding("targets", len(targets) + len(left)) as pages:
+                self.stats.add_targets(targets)
+                pages.append(self._encoder.encode_targets(self.user_id, targets, left, seen_at))
+
+    def add_vanished(
+        self, stored: StoredRows, indices: Sequence[int], *, deleted: bool, seen_at: datetime
+    ) -> None:
+        """Encode rows of an earlier part as deleted at the source, or (not `deleted`) as back."""
+        if indices:
+            with self._adding("vanished", len(indices)) as pages:
+                pages.append(
+                    self._encoder.encode_vanished(
+                        stored.rows, indices, deleted=deleted, seen_at=seen_at
+                    )
+                )
+
+    def add_vanished_ids(
+        self,
+        rule: int,
+        event_log_ids: Sequence[int | None],
+        *,
+        deleted: bool,
+        seen_at: datetime,
+    ) -> None:
+        """Likewise where the parts are gone and only ids are known: all else is null."""
+        if event_log_ids:
+            with self._adding("vanished", len(event_log_ids)) as pages:
+                known = [TargetEvent(event_log_id=i, target_rule_id=rule) for i in event_log_ids]
+                none = [None] * len(known)
+                rows = self._encoder.encode_events(self.user_id, _columns(known), none)
+                pages.append(
+                    self._encoder.encode_vanished(
+                        rows, range(len(known)), deleted=deleted, seen_at=seen_at
+                    )
+                )
+
+    @contextmanager
+    def _adding(self, kind: str, rows: int) -> Iterator[list[Any]]:
+        """Note an error of encoding; nothing after it makes up for it."""
+        self.counts[kind] += rows
         try:
-            self.targets = self._encoder.encode_targets(self.user_id, targets, left, seen_at)
+            yield self.pages[kind]
         except (ValueError, ArithmeticError, TypeError) as error:
-            self.error = str(error)
-        self.stats.add_targets(targets)
-        self.target_count = len(targets) + len(left)
+            self.error = self.error or str(error)
+
+
+def _columns(events: Sequence[TargetEvent]) -> list[Sequence[Any]]:
+    """The fields of events as columns; `extra` as JSON text, None if there is nothing in it."""
+    columns: list[Sequence[Any]] = [*zip(*map(_event_values, events), strict=True)]
+    if "extra" in EVENT_FIELDS:
+        place = EVENT_FIELDS.index("extra")
+        columns[place] = [extra_text(extra) for extra in columns[place]]
+    return columns
+
+
+def extra_text(extra: Mapping[str, Any] | None) -> str | None:
+    """The keys that a model does not know, as JSON text: one type, whatever they hold."""
+    return encode(extra).decode() if extra else None
 
 
 class PartFile(Protocol):
     """One part being written."""
 
     rows: int
+    file: WholeFile
 
     def add(self, encoded: EncodedRows) -> tuple[int, int]:
         """Append a user's rows. Returns their start and length, for `Format.read_events`."""
@@ -173,7 +286,7 @@ class PartFile(Protocol):
 
 
 class Format(RowEncoder, Protocol):
-    """A file format: parts of events and of targets, and the events in them read back."""
+    """A file format: parts of each kind, and the events in them read back."""
 
     suffix: str
 
@@ -183,8 +296,11 @@ class Format(RowEncoder, Protocol):
     def targets(self, path: Path) -> PartFile:
         """A new part of targets."""
 
-    def event_ids(self, path: Path, start: int, length: int) -> list[tuple[int | None, int | None]]:
-        """(target rule id, event id) of the rows that stand there."""
+    def vanished(self, path: Path) -> PartFile:
+        """A new part of events that were deleted at the source, or are back there."""
+
+    def read_events(self, path: Path, start: int, length: int) -> StoredRows:
+        """The rows that stand there, as `PartFile.add` said."""
 
 
 def format_named(name: str, *, raw: bool, run: int = 1) -> Format:

@@ -152,12 +152,16 @@ class _Sweep:
 
     def written(self, user: int, rule: int) -> set[int | None]:
         """The ids of the events that the files hold of a user's target."""
-        return {
-            event
-            for place in self._ledger.places(user)
-            for of_rule, event in self._format.event_ids(
+        stored = (
+            self._format.read_events(
                 self._directory.part("events", place.part), place.start, place.length
             )
+            for place in self._ledger.places(user)
+        )
+        return {
+            event
+            for rows in stored
+            for of_rule, event in zip(rows.rules, rows.event_log_ids, strict=True)
             if of_rule == rule
         }
 

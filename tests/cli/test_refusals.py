@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from capillary_targets.cli.connection import connected
+from capillary_targets import TargetsClient
+from capillary_targets.cli.connection import auth_of
 from capillary_targets.errors import AuthError
 from capillary_targets.sandbox import Sandbox
 
@@ -89,16 +90,14 @@ def test_a_wrong_flag_is_named(cli: Cli, tokens: list[object], words: list[str])
 )
 def test_the_services_refusal_is_one_line(cli: Cli, tokens: list[object], words: list[str]):
     ran = cli(*tokens, "--sandbox")
-    assert ran.status == 1
+    assert ran.status == 3
     refused(ran, *words)
 
 
-async def test_a_wrong_password_is_one_line_without_it(monkeypatch: pytest.MonkeyPatch):
-    async with Sandbox() as url:
-        environment = {**ENVIRONMENT, "CAPILLARY_BASE_URL": url}
-        async with connected(None, environment) as client:
-            with pytest.raises(AuthError) as caught:
-                await client.active_targets(1_000_001)
+async def test_a_wrong_password_is_one_line_without_it():
+    async with Sandbox() as url, TargetsClient(url, auth_of(ENVIRONMENT)) as client:
+        with pytest.raises(AuthError) as caught:
+            await client.active_targets(1_000_001)
     assert "secret" not in str(caught.value)
 
 

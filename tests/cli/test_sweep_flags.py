@@ -1,18 +1,14 @@
 """What the flags of `sweep` and `report` do, and which go together."""
 
 import gzip
-import io
 import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from capillary_targets.auth import BasicAuth, OAuth
 from capillary_targets.cli.connection import auth_of
-from capillary_targets.cli.progress import Bar, Lines
 from capillary_targets.errors import UsageError
-from capillary_targets.sweep import Summary
 
 from .conftest import Cli
 
@@ -153,31 +149,3 @@ def test_a_till_or_an_oauth_client():
 def test_settings_that_are_half_given(environment: dict[str, str], words: str):
     with pytest.raises(UsageError, match=words):
         auth_of(environment)
-
-
-def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]):
-    now = 0.0
-    with Lines(lambda: 16, 400, clock=lambda: now) as shown:
-        for second in range(12):
-            now = float(second)
-            shown.update(Summary(complete=10 * second, failed=second, events=1000 * second))
-        shown.interrupted("all is safe")
-    assert capsys.readouterr().err.splitlines() == [
-        "14%: 55 users (11/s), 5000 events (1000/s), 16 at a time, 5 failed",
-        "28%: 110 users (11/s), 10000 events (1000/s), 16 at a time, 10 failed",
-        "interrupted: all is safe; run the same command again to go on",
-    ]
-
-
-def test_a_bar_shows_pace_limit_failures_and_what_is_left():
-    written = io.StringIO()
-    console = Console(file=written, force_terminal=True, width=120)
-    now = 0.0
-    bar = Bar(lambda: 16, 100, console, clock=lambda: now)
-    with bar:
-        bar.update(Summary())
-        now = 5.0
-        bar.update(Summary(complete=49, failed=1, events=1000))
-    assert bar.fraction == 0.5
-    shown = written.getvalue()
-    assert "50 users (10/s), 1000 events (200/s), 16 at a time, 1 failed" in shown

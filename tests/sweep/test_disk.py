@@ -75,7 +75,7 @@ def test_a_parquet_part_that_found_no_room_is_not_tried_again(
     monkeypatch.setattr("capillary_targets.sweep.parquet._GROUP_ROWS", 1)
     sink: Any = format_named("parquet", raw=False).events(tmp_path / "part-00000.parquet")
     room = [0]
-    sink._file.file = Full(sink._file.file, room)
+    sink.file.file = Full(sink.file.file, room)
     with pytest.raises(OSError, match="No space left"):
         sink.add(encoded([TargetEvent(n) for n in range(100)], form="parquet"))
     asked = room[0]

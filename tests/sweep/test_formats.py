@@ -145,9 +145,9 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
         assert (misfit is None) == exact
     if misfit is None:
         path = tmp_path_factory.mktemp("fits") / "part-00000.parquet"
-        sink = Parquet(raw=False, run=1).events(path)
-        sink.add(rows)
-        sink.commit()
+        part = Parquet(raw=False, run=1).events(path)
+        part.add(rows)
+        part.commit()
         assert table(path).column("target_value").to_pylist() == [amount]
 
 
@@ -159,8 +159,7 @@ def test_every_field_of_the_models_has_a_column():
         return [f.name for f in attrs.fields(cls) if f.name != "raw"]
 
     head = ["user_id", "run", "seen_at", "enrolled"]
-    events = [name for name in fields(TargetEvent) if name != "extra"]
-    assert schemas.EVENTS.names == ["user_id", *events, "overflow"]
+    assert schemas.EVENTS.names == ["user_id", *fields(TargetEvent), "overflow"]
     assert schemas.TARGETS.names == [*head, *fields(Target), "overflow"]
 
 
@@ -171,13 +170,14 @@ def test_a_users_events_are_found_again(tmp_path: Path, form: str, monkeypatch: 
         monkeypatch.setattr("capillary_targets.sweep.parquet._GROUP_ROWS", 4)
     made = format_named(form, raw=False)
     path = tmp_path / f"part-00000.{form}"
-    sink = made.events(path)
+    part = made.events(path)
     places = {}
     for user in range(1, 8):
         events = [TargetEvent(100 * user + n, target_rule_id=user % 3) for n in range(user)]
-        places[user] = sink.add(encoded(events[:2], events[2:], user=user, form=form))
-    sink.commit()
-    assert sink.rows == 28
+        places[user] = part.add(encoded(events[:2], events[2:], user=user, form=form))
+    part.commit()
+    assert part.rows == 28
     for user, (start, length) in places.items():
-        found = made.event_ids(path, start, length)
-        assert found == [(user % 3, 100 * user + n) for n in range(user)]
+        found = made.read_events(path, start, length)
+        assert found.rules == [user % 3] * user
+        assert found.event_log_ids == [100 * user + n for n in range(user)]

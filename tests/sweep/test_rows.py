@@ -5,6 +5,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Context, Decimal
 from functools import reduce
+from pathlib import Path
 from sys import getrefcount
 from typing import Any
 
@@ -14,10 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.models import Attribution, Filter, Target, TargetEvent
-from capillary_targets.sweep.rows import EncodedRows, encode, format_named, plain, raw_rows
+from capillary_targets.sweep.rows import (
+    EncodedRows,
+    StoredRows,
+    encode,
+    event_key,
+    format_named,
+    plain,
+    raw_rows,
+)
 from capillary_targets.sweep.stats import EXACT, PartStats
 
-from .conftest import encoded, needed
+from .conftest import encoded, needed, read_jsonl
 
 WIDE = Context(prec=76)
 LONGS = st.integers(-(2**63), 2**63 - 1)
@@ -99,6 +108,7 @@ def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(pages: list[list
                 event.event_processed_date_iso or event.event_processed_date
             ),
             "target_value": scaled(event.target_value),
+            "extra": None,
             "overflow": None,
         }
         for events in pages
@@ -107,7 +117,7 @@ def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(pages: list[list
     made = encoded(*pages, user=-7, form="parquet")
     assert made.error is None
     if pages:
-        table = pa.Table.from_batches(made.events)
+        table = pa.Table.from_batches(made.pages["events"])
         assert table.equals(pa.Table.from_pylist(rows, EVENTS))
 
 
@@ -130,11 +140,11 @@ def test_an_instant_beyond_all_calendars_is_null_and_noted(moment: datetime):
     events = [TargetEvent(1, event_date=datetime(2025, 1, 1)), TargetEvent(2, event_date=moment)]  # noqa: DTZ001
     rows = encoded(events, form="parquet")
     assert rows.error is None
-    (_, row) = rows.events[0].to_pylist()
+    (_, row) = rows.pages["events"][0].to_pylist()
     assert row["event_date"] == clock(moment)
     assert row["event_date_iso"] is None
     assert json.loads(row["overflow"]) == {"event_date_iso": moment.isoformat()}
-    (line,) = encoded(events[1:]).events
+    (line,) = encoded(events[1:]).pages["events"]
     assert json.loads(line)["event_date"] == moment.isoformat()
 
 
@@ -182,9 +192,10 @@ def test_part_stats_count_each_event(users: list[list[TargetEvent]]):
 
 @given(LONGS, PLAIN | MIXED)
 def test_a_line_has_the_fields_of_its_event(user: int, events: list[TargetEvent]):
-    made = b"".join(encoded(events, user=user).events)
+    made = b"".join(encoded(events, user=user).pages["events"])
     one_by_one = [
-        encode({"user_id": user, **msgspec.structs.asdict(event)}) + b"\n" for event in events
+        encode({"user_id": user, **msgspec.structs.asdict(event), "extra": None}) + b"\n"
+        for event in events
     ]
     assert made == b"".join(one_by_one)
 
@@ -218,12 +229,13 @@ def test_the_lines_of_targets(raw: bool):
     rows = EncodedRows(5, format_named("jsonl", raw=raw, run=3))
     target = Target(7, "Seven", extra={"more": [1]}, raw=b'{"id":\n7}')
     rows.add_targets([target, Target(8)], left=[9], seen_at=SEEN)
-    seven, eight, nine = map(json.loads, rows.targets.splitlines())
+    seven, eight, nine = map(json.loads, rows.pages["targets"][0].splitlines())
     head = {"user_id": 5, "run": 3, "seen_at": "2026-01-02T03:04:05Z"}
     assert seven == {
         **head,
         "enrolled": True,
         **json.loads(encode(plain(target))),
+        "extra": '{"more":[1]}',
         **({"raw": {"id": 7}} if raw else {}),
     }
     assert (eight["id"], eight["enrolled"], eight.get("raw", None)) == (8, True, None)
@@ -251,3 +263,73 @@ def test_each_event_finds_its_row_though_ids_repeat_or_are_missing(rows, random)
     assert [(json.loads(row)["eventLogId"], json.loads(row)["uniqueId"]) for row in found] == [
         rows[n] for n in chosen
     ]
+
+
+FORMS = ["jsonl", "parquet"]
+
+
+def stored_rows(path: Path, form: str, events: list[TargetEvent]) -> StoredRows:
+    made = format_named(form, raw=False, run=4)
+    part = made.events(path)
+    start, length = part.add(encoded(events, user=5, form=form))
+    part.commit()
+    return made.read_events(path, start, length)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".jsonl":
+        return read_jsonl(path)
+    rows: list[dict[str, Any]] = needed("pyarrow.parquet").read_table(path).to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(events=PLAIN | MIXED)
+def test_a_row_has_the_same_key_before_and_after_writing(
+    tmp_path_factory, form: str, events: list[TargetEvent]
+):
+    if form == "parquet":
+        needed("pyarrow")
+    path = tmp_path_factory.mktemp("keys") / f"part-00000.{form}"
+    found = stored_rows(path, form, events)
+    assert list(found.keys) == [event_key(event) for event in events]
+    assert list(found.rules) == [event.target_rule_id for event in events]
+
+
+def test_rows_of_one_id_have_keys_of_their_own():
+    line_items = [
+        TargetEvent(7, target_value=Decimal(n), unique_id=u) for n in (1, 2) for u in "ab"
+    ]
+    assert len({event_key(event) for event in line_items}) == 4
+    zoned = TargetEvent(7, event_date=SEEN, target_value=Decimal("1.0"), unique_id="a")
+    assert event_key(zoned) == event_key(line_items[0])
+    assert event_key(TargetEvent(-1)) != event_key(TargetEvent(-2))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_vanished_rows_are_those_of_the_part(tmp_path: Path, form: str):
+    if form == "parquet":
+        needed("pyarrow")
+    events = [TargetEvent(n, target_rule_id=7, target_value=Decimal(f"{n}.50")) for n in range(4)]
+    stored = stored_rows(tmp_path / f"part-00000.{form}", form, events)
+    made = format_named(form, raw=False, run=6)
+    rows = EncodedRows(5, made)
+    rows.add_vanished(stored, [3, 1], deleted=True, seen_at=SEEN)
+    rows.add_vanished(stored, [1], deleted=False, seen_at=SEEN)
+    rows.add_vanished_ids(8, [None, 99], deleted=True, seen_at=SEEN)
+    assert (rows.error, rows.vanished_count, rows.event_count) == (None, 5, 0)
+    path = tmp_path / f"part-00001.{form}"
+    part = made.vanished(path)
+    part.add(rows)
+    part.commit()
+    found = read(path)
+    assert [
+        (r["event_log_id"], r["target_rule_id"], r["target_value"], r["deleted"]) for r in found
+    ] == [
+        (3, 7, Decimal("3.50"), True),
+        (1, 7, Decimal("1.50"), True),
+        (1, 7, Decimal("1.50"), False),
+        (None, 8, None, True),
+        (99, 8, None, True),
+    ]
+    assert {(row["user_id"], row["run"]) for row in found} == {(5, 6)}
