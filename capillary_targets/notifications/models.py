@@ -1,0 +1,213 @@
+"""Notifications: one frozen class for each event that the vendor pushes (contract §15)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from attrs import field, frozen
+
+__all__ = [
+    "CLASSES",
+    "Activity",
+    "Notification",
+    "NotifiedMilestone",
+    "NotifiedStreak",
+    "NotifiedTarget",
+    "StreakCustomerEnrolment",
+    "StreakCustomerUnEnrolment",
+    "StreakEnd",
+    "StreakLevelAchieved",
+    "StreakLevelUnAchieved",
+    "StreakNotification",
+    "StreakStart",
+    "TargetAchievedValueUpdated",
+    "TargetCustomerEnrolment",
+    "TargetPeriodCompleted",
+    "TargetPeriodStarted",
+    "TargetValueAchieved",
+    "TargetValueUpdated",
+    "UnifiedTargetsAchieved",
+    "UnifiedTargetsUnAchieved",
+    "UnknownNotification",
+]
+
+
+@frozen
+class NotifiedTarget:
+    """A target that a notification is about. `rule_id` is what `client.events` asks for."""
+
+    rule_id: int | None = None
+    name: str | None = None
+    group_id: int | None = None
+    group_name: str | None = None
+    period_id: int | None = None
+    period_name: str | None = None
+    achieved_value: Decimal | None = None
+    defined_value: Decimal | None = None
+    extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
+
+
+@frozen
+class NotifiedMilestone:
+    """A milestone reached or waiting. `achieved_at` is aware (UTC)."""
+
+    id: int | None = None
+    name: str | None = None
+    value_type: str | None = None
+    defined_value: Decimal | None = None
+    achieved_at: datetime | None = None
+    extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
+
+
+@frozen
+class NotifiedStreak:
+    """A streak and its number of levels; their values and dates are in `extra`."""
+
+    id: int | None = None
+    name: str | None = None
+    level_name: str | None = None
+    levels: int | None = None
+    extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
+
+
+@frozen
+class Activity:
+    """What triggered a notification: its name, and identifiers by lower-case key."""
+
+    name: str | None = None
+    identifiers: Mapping[str, str] = field(factory=dict, repr=False, hash=False)
+    extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
+
+
+@frozen(kw_only=True)
+class Notification:
+    """One pushed event.
+
+    A value that cannot be read is None and stays in `extra`, as does every key that has no field
+    here, so that no event is lost for a field that only decorates it. `extra`, which may hold the
+    member's profile, is in no repr.
+    """
+
+    event_id: str
+    """Deduplication key. Where the vendor sent none, a digest of the body."""
+    name: str
+    """The vendor's name of the event, such as `targetAchievedValueUpdated`."""
+    user_id: int | None = None
+    event_log_id: int | None = None
+    """The `event_log_id` of the `TargetEvent` that it announces, wherever it stood."""
+    transaction_id: int | None = None
+    return_id: int | None = None
+    targets: tuple[NotifiedTarget, ...] = ()
+    current_value: Decimal | None = None
+    """What this event adds. A return's is unsigned: the target decreases by it."""
+    achieved_value: Decimal | None = None
+    defined_value: Decimal | None = None
+    milestones: tuple[NotifiedMilestone, ...] = ()
+    activity: Activity | None = None
+    org_id: int | None = None
+    created_at: datetime | None = None
+    """Aware (UTC)."""
+    ref_id: str | None = None
+    api_request_id: str | None = None
+    extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
+
+    @property
+    def rule_ids(self) -> tuple[int, ...]:
+        """The rule ids of its targets, each once."""
+        return tuple(dict.fromkeys(t.rule_id for t in self.targets if t.rule_id is not None))
+
+
+class UnknownNotification(Notification):
+    """An event whose name is not documented; everything is in `extra`."""
+
+
+class TargetAchievedValueUpdated(Notification):
+    """A purchase, return or event has moved what a member has achieved."""
+
+
+class TargetValueUpdated(Notification):
+    """The value that a member is to reach has changed."""
+
+
+class TargetValueAchieved(Notification):
+    """A member has reached the target."""
+
+
+class TargetPeriodStarted(Notification):
+    """A cycle of a target has begun."""
+
+
+class TargetPeriodCompleted(Notification):
+    """A cycle of a target is over."""
+
+
+class UnifiedTargetsAchieved(Notification):
+    """A member has met the condition of a group of targets."""
+
+
+class UnifiedTargetsUnAchieved(Notification):
+    """A member no longer meets the condition of a group of targets."""
+
+
+@frozen(kw_only=True)
+class TargetCustomerEnrolment(Notification):
+    """A member has been enrolled in a target."""
+
+    source: str | None = None
+    default_value: Decimal | None = None
+
+
+@frozen(kw_only=True)
+class StreakNotification(Notification):
+    """Base of the events about streaks."""
+
+    streaks: tuple[NotifiedStreak, ...] = ()
+
+
+class StreakLevelAchieved(StreakNotification):
+    """A member has reached a level of a streak."""
+
+
+class StreakLevelUnAchieved(StreakNotification):
+    """A member has lost a level of a streak."""
+
+
+class StreakCustomerEnrolment(StreakNotification):
+    """A member has been enrolled in a streak."""
+
+
+class StreakCustomerUnEnrolment(StreakNotification):
+    """A member has left a streak."""
+
+
+class StreakStart(StreakNotification):
+    """A streak has begun for a member."""
+
+
+class StreakEnd(StreakNotification):
+    """A streak is over for a member."""
+
+
+CLASSES: Final[Mapping[str, type[Notification]]] = {
+    f"{cls.__name__[0].lower()}{cls.__name__[1:]}": cls
+    for cls in (
+        TargetAchievedValueUpdated,
+        TargetValueUpdated,
+        TargetValueAchieved,
+        TargetPeriodStarted,
+        TargetPeriodCompleted,
+        UnifiedTargetsAchieved,
+        UnifiedTargetsUnAchieved,
+        TargetCustomerEnrolment,
+        StreakLevelAchieved,
+        StreakLevelUnAchieved,
+        StreakCustomerEnrolment,
+        StreakCustomerUnEnrolment,
+        StreakStart,
+        StreakEnd,
+    )
+}
+"""Class of each documented event, by the vendor's name of it."""
