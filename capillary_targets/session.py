@@ -145,7 +145,10 @@ async def open_session(
     async with AsyncExitStack() as stack:
         limiter = RequestLimiter(settings.concurrency, settings.rate, hooks)
         stack.push_async_callback(limiter.aclose)
-        http = session or await stack.enter_async_context(_open_http(settings))
+        if session is None:
+            http = await stack.enter_async_context(_open_http(settings))
+        else:
+            http = session
         opened = Session(
             settings,
             http,

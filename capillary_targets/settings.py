@@ -68,6 +68,12 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _auth(given: Auth | None) -> Auth:
+    if given is None or not hasattr(given, "cached_headers"):
+        raise UsageError("auth must be BasicAuth(...) or OAuth(...)")
+    return given
+
+
 def whole_number(name: str, given: object) -> int:
     """`given` as a whole number of at least 1: also `8.0`, or "8". Raises `UsageError`."""
     number = given
@@ -141,7 +147,7 @@ class Settings:
 
     base_url: URL = field(converter=_base_url)
     """A cluster's short name (`eu`) or an address, whose path prefix is kept."""
-    auth: Auth
+    auth: Auth = field(converter=_auth)
     timeout: float = field(default=30.0, converter=_seconds)
     """The deadline of one call in seconds: all its attempts and waits, and the whole body."""
     retry: RetryPolicy = field(default=None, converter=_retry)
@@ -160,8 +166,6 @@ class Settings:
     hooks: tuple[Hook, ...] = field(default=(), converter=_hooks)
 
     def __attrs_post_init__(self) -> None:
-        if not hasattr(self.auth, "cached_headers"):
-            raise UsageError("auth must be BasicAuth(...) or OAuth(...)")
         url = self.base_url
         if url.scheme == "http" and not self.allow_insecure and not _is_loopback(url.host or ""):
             raise UsageError(

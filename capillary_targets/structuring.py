@@ -15,6 +15,7 @@ from copy import deepcopy
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -145,6 +146,10 @@ def _object(value: object) -> dict[str, Any]:
     return {key: item for key, item in value.items() if item is not None}
 
 
+def _ignoring_type(reader: Callable[[object], Any]) -> Hook:
+    return lambda value, _: reader(value)
+
+
 def _class_hook(cls: type[Any], converter: Converter) -> Hook:
     """Structures an attrs class under the API's names; unknown keys go to `extra`."""
     from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415 - see `Structurer`
@@ -271,7 +276,7 @@ class Structurer:
             datetime: lambda value: self._assume_timezone(parse_datetime(value)),
         }
         for type_, reader in readers.items():
-            converter.register_structure_hook(type_, lambda value, _, reader=reader: reader(value))
+            converter.register_structure_hook(type_, _ignoring_type(reader))
         factories: list[tuple[Callable[[Any], bool], Any]] = [
             (attrs.has, _class_hook),
             (_is_optional, _optional_hook),
@@ -329,26 +334,26 @@ class Structurer:
     def events(self, body: bytes) -> EventsAnswer | None:
         """A successful page of events in the documented shape; None if `body` is anything else."""
         try:
-            answer = _EVENTS.decode(body)
+            answer = _decode_events(body)
         except STRUCTURE_ERRORS:
             return None
         if answer.errors or answer.response is not None or answer.status is not None:
             return None
-        for event in answer.data or ():
-            for name in _AMOUNTS:
-                value = getattr(event, name)
-                if value is not None and not value.is_finite():  # msgspec takes "NaN" for a number
-                    return None
-            for name, iso in _ISO_TWINS:
+        events = answer.data or ()
+        for get in _AMOUNTS.values():
+            if not all(map(Decimal.is_finite, filter(None, map(get, events)))):
+                return None  # msgspec takes "NaN" for a number
+        for name, iso in _ISO_TWINS:
+            if any(map(iso, events)):
                 # The ISO twin has a zone: prefer it (API page on additional timezone fields).
-                time = getattr(event, iso)
-                if time is not None:
-                    _set(event, name, time)
-            if self.timezone is not None:
-                for name in _TIMES:
-                    time = getattr(event, name)
-                    if time is not None:
-                        _set(event, name, self._assume_timezone(time))
+                for event in events:
+                    _set(event, name, iso(event) or getattr(event, name))
+        if self.timezone is not None:
+            for name, get in _TIMES.items():
+                for event in events:
+                    time = get(event)
+                    if time is not None and time.tzinfo is None:
+                        _set(event, name, time.replace(tzinfo=self.timezone))
         return answer
 
     def targets(self, body: bytes) -> list[Target] | None:
@@ -416,24 +421,62 @@ class EventsAnswer(_Envelope, kw_only=True):
     warnings: Any = None
 
 
+class _LooseEvents(_Envelope, kw_only=True):
+    data: list[dict[str, Any]] | None
+    pagination: Pagination | None = None
+    warnings: Any = None
+
+
 class _Rows(_Envelope, kw_only=True):
     data: list[msgspec.Raw] | None = None
 
 
 # Not `strict=False`: it would read epoch milliseconds as seconds.
 _EVENTS: Final = msgspec.json.Decoder(EventsAnswer)
+_LOOSE_EVENTS: Final = msgspec.json.Decoder(_LooseEvents, float_hook=Decimal)
 _ROWS: Final = msgspec.json.Decoder(_Rows)
 _PLAIN: Final = msgspec.json.Decoder(float_hook=Decimal)
-_set: Final = msgspec.structs.force_setattr
+_set: Final[Callable[[Any, str, Any], None]] = msgspec.structs.force_setattr
 
 
-def _fields_of_type(type_: type[object]) -> tuple[str, ...]:
-    return tuple(name for name, hint in get_type_hints(TargetEvent).items() if hint == type_ | None)
+_EVENT_KEYS: Final = frozenset(wire_name(field.name) for field in attrs.fields(TargetEvent))
 
 
-_AMOUNTS: Final = _fields_of_type(Decimal)
-_TIMES: Final = _fields_of_type(datetime)
-_ISO_TWINS: Final = tuple((name, f"{name}_iso") for name in _TIMES if f"{name}_iso" in _TIMES)
+def _decode_events(body: bytes) -> EventsAnswer:
+    """A page of events. Where the service has added keys, they are moved to `extra`."""
+    try:
+        return _EVENTS.decode(body)
+    except msgspec.ValidationError as error:
+        if "unknown field" not in str(error):
+            raise
+    loose = _LOOSE_EVENTS.decode(body)
+    rows = loose.data or []
+    extras = [
+        {key: value for key in row.keys() - _EVENT_KEYS if (value := row.pop(key)) is not None}
+        for row in rows
+    ]
+    events = msgspec.convert(rows, tuple[TargetEvent, ...])
+    for event, extra in zip(events, extras, strict=True):
+        _set(event, "extra", extra)
+    return EventsAnswer(
+        errors=loose.errors,
+        response=loose.response,
+        status=loose.status,
+        data=None if loose.data is None else events,
+        pagination=loose.pagination,
+        warnings=loose.warnings,
+    )
+
+
+def _getters(type_: type[object]) -> dict[str, Callable[[TargetEvent], Any]]:
+    """The fields of an event that are of a type, each with what reads it."""
+    hints = get_type_hints(TargetEvent)
+    return {name: attrgetter(name) for name, hint in hints.items() if hint == type_ | None}
+
+
+_AMOUNTS: Final = _getters(Decimal)
+_TIMES: Final = _getters(datetime)
+_ISO_TWINS: Final = [(name, _TIMES[f"{name}_iso"]) for name in _TIMES if f"{name}_iso" in _TIMES]
 
 
 def raw_rows(body: bytes) -> list[bytes]:

@@ -147,6 +147,7 @@ async def _authorise(call: _Call) -> SecretHeaders:
     session, deadline = call.session, call.deadline
     request = _Request("POST", _TOKEN_PATH, f"{session.prefix}{_TOKEN_PATH}")
     seconds = None if deadline.paused_while_queued else deadline.left()
+    failure: CapillaryError
     try:
         async with asyncio.timeout(seconds):
             return await session.settings.auth.headers(fetch)
@@ -257,6 +258,7 @@ async def _send(call: _Call, request: _Request, headers: Mapping[str, str], read
 
 async def _acquire(call: _Call, request: _Request) -> Permit:
     session = call.session
+    failure: CapillaryError
     try:
         return await session.limiter.acquire(call.deadline)
     except CapillaryError as error:
