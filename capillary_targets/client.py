@@ -118,9 +118,8 @@ class TargetsClient:
         self,
         user_id: int,
         target_rule_id: int,
-        period_id: int | None = None,
-        *,
         period: int | str | None = None,
+        *,
         page_size: int | None = None,
         max_items: int | None = None,
         start: Checkpoint | None = None,
@@ -131,21 +130,26 @@ class TargetsClient:
     ) -> EventPager:
         """The events that counted towards a target, to be walked with `async for`.
 
-        `period` names a period: "current", the one that is running, or a refCode of the target's
-        group. Its id is looked up when a loop starts, with one request or two, and the loop raises
-        `UnknownPeriod` where there is none. An integer is an id, just as `period_id` is.
+        Args:
+            user_id: 64 bits.
+            target_rule_id: The `id` of a `Target`.
+            period: Only events of this period: its id, "current", or a refCode of the target's
+                group. The id behind a name is looked up when a loop starts, with one request or
+                two; the loop raises `UnknownPeriod` where there is none.
+            page_size: Events asked for in one request; the client's by default.
+            max_items: Events in all.
+            start: A checkpoint of an earlier loop or of an error: goes on with the next event.
+            strict: False lets a loop end whose events cannot be proven complete; `report` says so.
+            prefetch: Pages requested while earlier ones are consumed; 0 requests each when due.
+            anchored: Overlap all pages, for about a tenth more requests, so that not even
+                deletions and arrivals in equal number can hide an event.
+            dialect: What is certain about the server's pagination; the rest is detected.
 
-        `page_size` is the number of events in one request; `max_items` the number in all. `start`,
-        a checkpoint of an earlier loop or of an error, goes on with the very next event.
-        `prefetch` pages are asked for while earlier ones are consumed; 0 asks for each when it is
-        due. `strict=False` lets a loop end whose events cannot be proven complete, and leaves it
-        to `report` to say so. `anchored` overlaps all pages, for about a tenth more requests, so
-        that not even deletions and arrivals in equal number can hide an event. `dialect` says what
-        is certain about the server's pagination; what is left open is found out.
+        Raises:
+            UsageError: A value that no request can be made of.
+            ClientClosed: The client is not open.
         """
-        resolve = None
-        if period is not None and period_id is not None:
-            raise UsageError("give period_id or period, not both")
+        resolve, period_id = None, None
         if isinstance(period, str):
             if not period.strip():
                 raise UsageError('period must be "current", a refCode or an id')
@@ -237,6 +241,11 @@ class TargetsClient:
         Raises:
             UsageError: A value that no request can be made of.
         """
+        if isinstance(user_ids, str | bytes) or not isinstance(user_ids, Iterable | AsyncIterable):
+            raise UsageError(
+                f"user_ids must be integers, one after the other, not {user_ids!r}; "
+                "for a file of ids: capillary_targets.sweep.run or the command line"
+            )
         query = UserQuery(
             target_rule_ids=target_rule_ids,
             fetch_targets=fetch_targets,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
@@ -26,6 +27,7 @@ from .settings import Options, Settings
 from .structuring import Structurer, structurer
 
 if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
 __all__ = ["Counts", "Session", "open_session"]
@@ -201,24 +203,45 @@ _reused: ContextVar[bool] = ContextVar("capillary_targets_reused", default=False
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Drops pooled connections on which something arrived while they were idle."""
+    """Drops pooled connections on which something arrived while they were idle, or that ended.
+
+    An unasked-for answer, or the rest of one, would be taken for the next request's.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._used: WeakSet[Any] = WeakSet()
+        self._used: WeakSet[ResponseHandler] = WeakSet()
 
     async def connect(self, *args: Any, **options: Any) -> Connection:
-        """A connection; an unasked-for answer would be taken for the next request's."""
+        """A new connection, or a pooled one on which nothing is waiting to be read."""
         _reused.set(False)
         while True:
             connection = await super().connect(*args, **options)
             protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
-                break
+            if protocol is None:
+                return connection
+            if protocol not in self._used:
+                self._used.add(protocol)
+                return connection
+            if not _has_received(protocol):
+                _reused.set(True)
+                return connection
             connection.close()
-        _reused.set(protocol in self._used)
-        self._used.add(protocol)
-        return connection
+
+
+def _has_received(protocol: ResponseHandler) -> bool:
+    """Whether anything came on an idle connection: a message, part of one, or its end."""
+    parser, transport = protocol._parser, protocol.transport  # noqa: SLF001 - no public way
+    if protocol.should_close or parser is None or transport is None:
+        return True
+    try:
+        if parser.feed_eof() is not None:
+            return True
+    except Exception:  # noqa: BLE001 - whatever a parser says of half a message
+        return True
+    unread = select.poll()  # for what the loop has not read yet
+    unread.register(transport.get_extra_info("socket"), select.POLLIN)
+    return bool(unread.poll(0))
 
 
 class ConnectionDropped(aiohttp.ClientError):

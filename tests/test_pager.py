@@ -70,7 +70,7 @@ async def test_max_items_asks_for_no_page_it_does_not_need(max_items: int, reque
 
 async def test_a_period_filters(sandbox: Sandbox) -> None:
     async with client_of(sandbox) as client:
-        got = await client.events(564332013, 1986, period_id=9889).collect()
+        got = await client.events(564332013, 1986, 9889).collect()
     assert [event.event_log_id for event in got] == [615460983, 615461137]
 
 

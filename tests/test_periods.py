@@ -133,8 +133,6 @@ async def test_a_target_that_the_user_is_not_in(
         {"period": " "},
         {"period": True},
         {"period": 1.5},
-        {"period": "current", "period_id": 9},
-        {"period": 9, "period_id": 9},
         {"period": "current", "start": Checkpoint()},
     ],
 )
