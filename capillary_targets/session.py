@@ -110,13 +110,20 @@ class Session:
             raise ClientClosed("this client is closed; open a new one")
         if self.http.closed:
             raise ClientClosed("the aiohttp session given to this client has been closed")
-        if asyncio.get_running_loop() is not self.state.loop:
+        if _running_loop() not in {self.state.loop, None}:
             error = UsageError(
                 "this client was opened in another event loop: open one client in each loop, "
                 "inside the coroutine that asyncio.run is given"
             )
             error.scope = "client"
             raise error
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 @asynccontextmanager

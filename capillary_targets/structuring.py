@@ -61,7 +61,7 @@ def json_type(value: object) -> str:
 def parse_int(value: object) -> int:
     """A 64-bit integer: a number, one with zeros behind the point, or its digits as text."""
     number = value
-    is_whole = isinstance(value, Decimal) and abs(value) <= _LONG and value % 1 == 0
+    is_whole = isinstance(value, Decimal) and -_LONG <= value < _LONG and value % 1 == 0
     if is_whole or (isinstance(value, str) and _DIGITS.fullmatch(value)):
         number = int(value)  # type: ignore[call-overload]
     if not isinstance(number, int) or isinstance(number, bool):

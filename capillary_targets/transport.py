@@ -126,7 +126,9 @@ async def get(session: Session, path: str | RedactedPath, read: Read[T]) -> T:
                 call.rejections += 1
                 if call.rejections == 1 and error.retry_after is None:
                     continue  # the token was an old one: a new one may do at once
-            spent = await _retry(call, request, error)
+            # A failed token request is paced by the credentials, once for all calls.
+            limited = headers is not None and not isinstance(error, AuthError | NullData)
+            spent = await _retry(call, request, error, use_quota=limited)
             if spent is None:
                 raise
             quota = spent
@@ -177,7 +179,9 @@ def _token_rejected(call: _Call, error: CapillaryError, headers: Mapping[str, st
     return error.retryable
 
 
-async def _retry(call: _Call, request: _Request, error: CapillaryError) -> int | None:
+async def _retry(
+    call: _Call, request: _Request, error: CapillaryError, *, use_quota: bool
+) -> int | None:
     """Back off before another attempt; tokens taken from the retry quota, None for no attempt."""
     session, deadline, attempts = call.session, call.deadline, call.attempts
     policy = session.settings.retry
@@ -193,7 +197,7 @@ async def _retry(call: _Call, request: _Request, error: CapillaryError) -> int |
         error.add_note("not retried: the deadline would pass before another attempt")
         return None
     spent: int | None = 0
-    if not (throttled or isinstance(error, AuthError | NullData)):  # those are no outage
+    if use_quota and not throttled:
         spent = session.quota.acquire(timed_out=isinstance(error, RequestTimeout))
     if spent is None:
         error.add_note("not retried: too many requests are failing (retry quota used up)")
@@ -229,7 +233,7 @@ async def _send(call: _Call, request: _Request, headers: Mapping[str, str], read
     except CapillaryError as error:
         failure, outcome = error, outcome_of(error)
     except Exception as error:  # noqa: BLE001 - a reader's fault must not look like anything else
-        failure, outcome = BadResponse(f"the answer cannot be read: {error!r}"), "ok"
+        failure, outcome = BadResponse(f"the answer cannot be read: {type(error).__name__}"), "ok"
     finally:
         retry_after = None if failure is None else failure.retry_after
         session.limiter.release(permit, outcome, retry_after, ended)

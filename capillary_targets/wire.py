@@ -294,6 +294,7 @@ def _error(code: int | None, message: str | None, answer: Answer) -> CapillaryEr
             error = ServiceUnavailable(text, status=status)
         else:
             error.retryable = status in _BUSY
+            error.scope = "server" if error.retryable else "request"
     return _with_retry_after(error, answer)
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capillary_targets import errors
+from capillary_targets import TargetEvent, errors
 from capillary_targets.structuring import structurer
 from capillary_targets.wire import Answer, NullData, read_events, read_targets
 
@@ -309,3 +309,225 @@ def test_both_spellings_of_the_request_id() -> None:
     assert Answer(200, b"", {"X-Cap-Requestid": "a"}).request_id == "a"
     assert Answer(200, b"", {"X-CAP-REQUEST-ID": "b"}).request_id == "b"
     assert Answer(200, b"").request_id is None
+
+
+# --- answers that are never retried, and what is kept on those that are ---
+
+
+@pytest.mark.parametrize("status", [200, 400, 429, 500, 503, 522])
+@pytest.mark.parametrize("code", [310126, 310008, 310999, 310000, 300004, "310126"])
+def test_an_answer_of_the_service_is_never_retried_whatever_its_status(
+    code: int | str, status: int
+) -> None:
+    body = json.dumps({"data": None, "errors": [{"code": code, "message": "why"}]})
+    with pytest.raises(errors.ApiError, match="why") as caught:
+        _events(body, status)
+    assert (caught.value.code, caught.value.retryable) == (int(code), False)
+    assert caught.value.scope == "request"
+
+
+def _said(code: int) -> str:
+    return json.dumps({"errors": [{"code": code, "message": "busy"}]})
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, _said(461)),
+        (200, _said(521)),
+        (503, _said(4001)),
+        (200, _said(429)),
+        (200, _said(503)),
+        (500, _said(99)),
+        (200, '{"status": {"code": 503, "message": "busy"}}'),
+        (200, '{"response": {"status": {"code": "504", "message": "busy"}}}'),
+        (503, "HttpStatusCode=503 errorMessage=busy errorCode=4001"),
+        (461, ""),
+        (429, ""),
+        (502, "<html>busy</html>"),
+        (503, '{"message": "busy"}'),
+    ],
+)
+def test_every_retryable_error_keeps_retry_after(status: int, body: str) -> None:
+    with pytest.raises(errors.CapillaryError) as caught:
+        read_events(Answer(status, body.encode(), {"Retry-After": "7"}), PLAIN)
+    assert caught.value.retryable
+    assert caught.value.retry_after == 7
+    assert caught.value.scope == "server"
+
+
+def test_a_refusal_has_no_retry_after() -> None:
+    with pytest.raises(errors.InvalidUser) as caught:
+        read_events(Answer(429, _said(310011).encode(), {"Retry-After": "7"}), PLAIN)
+    assert caught.value.retry_after is None
+
+
+# --- an answer that belongs to another call ---
+
+
+def _page(*rows: dict[str, object]) -> Answer:
+    return Answer(200, json.dumps({"data": rows, "errors": [], "warnings": []}).encode())
+
+
+@pytest.mark.parametrize("way", ["direct", "plain"])
+def test_rows_of_another_target_only_are_another_calls_answer(way: str) -> None:
+    odd = {"eventLogId": "1"} if way == "plain" else {"eventLogId": 1}
+    rows = [{**odd, "targetRuleId": rule} for rule in (9, 10)]
+    with pytest.raises(errors.BadResponse, match="target rule 9, not 8") as caught:
+        read_events(_page(*rows), PLAIN, 5, 8)
+    assert caught.value.retryable
+    for right in (8, None):  # one row of the right rule, or of no rule, and it may be ours
+        page = read_events(_page(*rows, {**odd, "targetRuleId": right}), PLAIN, 5, 8)
+        assert len(page.events) == 3
+
+
+@pytest.mark.parametrize(
+    ("customers", "named"),
+    [([5, None], None), ([], None), ([5, 7], "7"), ([9, 7, 7, 8, 6], "6, 7, 8"), ([7], "7")],
+)
+def test_rows_of_another_customer_are_noted(customers: list[int | None], named: str | None) -> None:
+    rows = [{"eventLogId": 1, "customerId": one, "targetRuleId": 8} for one in customers]
+    page = read_events(_page(*rows), PLAIN, 5, 8)
+    assert len(page.events) == len(customers)
+    if named is None:
+        assert page.warnings == ()
+    else:
+        (note,) = page.warnings
+        assert note.code is None
+        assert note.message == f"rows name another customer than 5: {named}"
+
+
+# --- characters that are none ---
+
+EMOJI = "\N{PARTY POPPER}"
+NOTE = "not plain UTF-8"
+
+
+def _named(spelled: bytes) -> bytes:
+    return b'{"data": [{"eventLogId": 1, "eventName": "' + spelled + b'"}], "errors": []}'
+
+
+@pytest.mark.parametrize(
+    ("body", "charset", "name"),
+    [
+        (_named(b"a\\ud83c"), None, "a\ufffd"),
+        (_named(b"\\ud83cb"), None, "\ufffdb"),
+        (_named(b"\\udf89\\ud83c"), None, "\ufffd\ufffd"),
+        (_named(b"\\ud83c\\ud83c\\udf89"), None, "\ufffd\U0001f389"),
+        (_named(b"\\\\ud83c \\ud83c"), None, "\\ud83c \ufffd"),
+        (_named(b"a\xff"), None, "a\ufffd"),
+        (_named(EMOJI.encode()[:3]), "utf-8", "\ufffd"),
+        (_named(b"\xed\xa0\xbc"), None, "\ufffd\ufffd\ufffd"),
+        (b"\xef\xbb\xbf" + _named(EMOJI.encode()), None, EMOJI),
+        (_named("é".encode("latin-1")), "ISO-8859-1", "é"),
+        (_named("é".encode("latin-1")), '"latin1"', "é"),
+        (_named("д".encode("cp1251")), "windows-1251", "д"),
+        (_named("é".encode()).decode().encode("utf-16"), None, "é"),
+        (_named("é".encode()).decode().encode("utf-16-le"), "utf-16-le", "é"),
+        (_named("é".encode("latin-1")), "no-such-thing", "\ufffd"),
+        (_named("é".encode("latin-1")), "zlib", "\ufffd"),
+        (_named("é".encode("latin-1")), "utf-7", "\ufffd"),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400])
+def test_what_is_no_character_is_replaced_and_noted(
+    body: bytes, charset: str | None, name: str, status: int
+) -> None:
+    kind = "application/json" if charset is None else f"application/json; charset={charset}"
+    if status == 400:
+        body = body.replace(b'"errors": []', b'"errors": [{"code": 310011, "message": "m"}]')
+        if b"310011" in body:
+            with pytest.raises(errors.InvalidUser):
+                read_events(Answer(status, body, {"Content-Type": kind}), PLAIN)
+        return
+    page = read_events(Answer(status, body, {"Content-Type": kind}), PLAIN)
+    assert page.events[0].event_name == name
+    assert [NOTE in (one.message or "") for one in page.warnings] == [True]
+    assert json.loads(page.body)["data"][0]["eventName"] == name  # what is kept can be read again
+
+
+def test_targets_with_such_characters_are_read_and_noted() -> None:
+    found = read_targets(Answer(200, b'{"data": [{"id": 1, "name": "\\ud83c"}]}'), PLAIN)
+    assert (found[0].name, len(found.warnings)) == ("\ufffd", 1)
+    assert found[0].raw is not None
+
+
+def test_plain_text_is_left_alone() -> None:
+    page = _events(_named(f"\\u00e9 {EMOJI} \\ud83c\\udf89".encode()))
+    assert page.events[0].event_name == f"é {EMOJI} {EMOJI}"
+    assert page.warnings == ()
+
+
+# --- values that are none ---
+
+
+@pytest.mark.parametrize(
+    "zero",
+    [
+        "0000-00-00 00:00:00",
+        "0000-00-00 00:00:00.0",
+        "0000-00-00",
+        "0000-00-00T00:00:00Z",
+        "0000-00-00T00:00:00.000+0000",
+        "",
+        "  ",
+        "null",
+    ],
+)
+def test_a_date_of_zeros_is_none_and_noted(zero: str) -> None:
+    page = _events(_event(eventDate=zero, eventDateISO=zero, eventProcessedDate="2031-02-03"[:0]))
+    (event,) = page.events
+    assert (event.event_date, event.event_date_iso, event.event_processed_date) == (None,) * 3
+    assert {one.message for one in page.warnings} == {
+        f"{zero!r} was read as no value",
+        "'' was read as no value",
+    }
+
+
+@pytest.mark.parametrize("name", ["eventLogId", "customerId", "periodId", "targetValue"])
+def test_an_empty_number_is_none_and_noted(name: str) -> None:
+    page = _events(_event(**{name: ""}))
+    assert len(page.events) == len(page.warnings) == 1
+
+
+def test_an_empty_text_is_a_text() -> None:
+    page = _events(_event(eventName="", eventDisplayName="null"))
+    assert (page.events[0].event_name, page.events[0].event_display_name) == ("", "null")
+    assert page.warnings == ()
+
+
+def test_whole_numbers_may_have_zeros_behind_the_point() -> None:
+    body = (
+        '{"data": [{"eventLogId": 7.0, "customerId": 1e3}], '
+        '"pagination": {"total": 2.0, "limit": 1E1, "offset": "0"}}'
+    )
+    page = _events(body)
+    assert (page.events[0].event_log_id, page.events[0].customer_id) == (7, 1000)
+    assert (page.total, page.pagination.limit, page.number) == (2, 10, 0)
+
+
+@pytest.mark.parametrize("number", ["1.5", "1e99999999", "1e19", "-0.1"])
+def test_other_fractions_are_no_integers(number: str) -> None:
+    with pytest.raises(errors.BadResponse, match=r"data\[0\]\.eventLogId: expected an integer"):
+        _events(f'{{"data": [{{"eventLogId": {number}}}]}}')
+
+
+def test_an_id_that_is_needed_cannot_be_empty() -> None:
+    with pytest.raises(errors.BadResponse, match=r"data\[0\]\.id"):
+        read_targets(Answer(200, b'{"data": [{"id": ""}]}'), PLAIN)
+
+
+# --- keys that the models do not know ---
+
+
+@pytest.mark.parametrize("number", ['"1"', "1"])
+def test_unknown_keys_of_an_event_are_kept(number: str) -> None:
+    body = (
+        f'{{"data": [{{"eventLogId": {number}, "new": 1.50, "none": null, "extra": [1]}}, {{}}]}}'
+    )
+    first, second = _events(body).events
+    assert first.extra == {"new": Decimal("1.50"), "extra": [1]}
+    assert str(first.extra["new"]) == "1.50"
+    assert (first.event_log_id, second.event_log_id, second.extra) == (1, None, {})
+    assert second.extra is not TargetEvent().extra
+    assert len({first, second, first}) == 2

@@ -1,0 +1,286 @@
+"""A session's life: opened whole or not at all, in one event loop, closed for good."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from capillary_targets import (
+    BadResponse,
+    BasicAuth,
+    ClientClosed,
+    OAuth,
+    RateLimit,
+    RetryPolicy,
+    TargetsClient,
+    UsageError,
+    open_session,
+)
+from capillary_targets.endpoints import active_targets
+from capillary_targets.sandbox import Sandbox
+
+from .conftest import client_of
+from .rawserver import Peer, answer, raw_server, rows
+
+AUTH = BasicAuth("till", "secret")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rate": RateLimit(1, per=1, shared="nowhere://x")},
+        {"rate": RateLimit(1, per=1, shared="sqlite:////proc/none/budget.db")},
+    ],
+)
+async def test_what_fails_to_open_leaves_nothing_open(
+    wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[aiohttp.ClientSession] = []
+    init = aiohttp.ClientSession.__init__
+
+    def count(self: aiohttp.ClientSession, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        made.append(self)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "__init__", count)
+    with pytest.raises(UsageError):
+        async with TargetsClient("eu", AUTH, **wrong):
+            raise AssertionError
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(UsageError, match="proxy"):
+        async with open_session("eu", AUTH, trust_env=True):
+            raise AssertionError
+    assert all(session.closed for session in made)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        {"accessToken": "a\r\nX: 1", "ttlSeconds": 300},
+        {"accessToken": "", "ttlSeconds": 300},
+        {"accessToken": "  ", "ttlSeconds": 300},
+        {"accessToken": "t\u00e9", "ttlSeconds": 300},
+        {"accessToken": "t\x00", "ttlSeconds": 300},
+        {"accessToken": None, "ttlSeconds": 300},
+        {"accessToken": "t", "ttlSeconds": 0},
+        {"accessToken": "t", "ttlSeconds": -5},
+    ],
+)
+async def test_a_token_that_cannot_be_sent_is_a_bad_response(token: dict[str, Any]) -> None:
+    async def respond(peer: Peer, path: str) -> None:
+        await peer.send(answer({"data": token, "errors": None}))
+
+    auth = OAuth("key", "secret")
+    async with raw_server(respond) as server, TargetsClient(server.url, auth) as client:
+        with pytest.raises(BadResponse, match=r"data\.|token given") as caught:
+            await client.active_targets(1)
+    assert not caught.value.excerpt
+    assert token["accessToken"] in {None, "", "  ", "t"} or token["accessToken"] not in str(
+        vars(caught.value)
+    )
+
+
+def test_a_client_in_another_event_loop_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = TargetsClient("http://127.0.0.1:1", AUTH)
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        first.run_until_complete(client.__aenter__())
+        with pytest.raises(UsageError, match="in another event loop: open one") as told:
+            second.run_until_complete(client.active_targets(1))
+        assert told.value.scope == "client"
+        with pytest.raises(UsageError, match="another event loop"):
+            second.run_until_complete(client.events(1, 2).collect())
+    finally:
+        first.run_until_complete(client.aclose())
+        first.close()
+        second.close()
+
+
+def test_a_callers_session_of_another_loop_is_refused() -> None:
+    async def make() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    async def use(http: aiohttp.ClientSession) -> None:
+        async with TargetsClient("http://127.0.0.1:1", AUTH, session=http) as client:
+            with pytest.raises((UsageError, ClientClosed)):
+                await client.active_targets(1)
+
+    first = asyncio.new_event_loop()
+    http = first.run_until_complete(make())
+    try:
+        asyncio.run(use(http))
+    finally:
+        first.run_until_complete(http.close())
+        first.close()
+
+
+def test_each_loop_has_a_client_of_its_own_and_may_share_the_token() -> None:
+    async def serve_and_ask(auth: OAuth) -> int:
+        sandbox = Sandbox(users=1)
+        async with sandbox:
+            async with TargetsClient(sandbox.url, auth) as client:
+                await client.active_targets(42381788)
+            return sum("token" in entry.path for entry in sandbox.requests)
+
+    shared = OAuth("sandbox-key", "sandbox-secret")
+    # Each sandbox signs its own tokens: the second rejects the first one's, which is renewed.
+    assert [asyncio.run(serve_and_ask(shared)) for _ in range(2)] == [1, 1]
+
+
+async def test_one_oauth_serves_threads() -> None:
+    sandbox = Sandbox(users=1)
+    async with sandbox:
+        shared = OAuth("sandbox-key", "sandbox-secret")
+
+        async def ask() -> int:
+            async with TargetsClient(sandbox.url, shared) as client:
+                return len(await client.active_targets(42381788))
+
+        found = await asyncio.gather(*(asyncio.to_thread(asyncio.run, ask()) for _ in range(6)))
+        assert len(set(found)) == 1
+        tokens = sum("token" in entry.path for entry in sandbox.requests)
+        assert 1 <= tokens <= 6
+
+
+async def test_a_copy_for_sweeps_shares_all_but_its_counts() -> None:
+    async def respond(peer: Peer, path: str) -> None:
+        await peer.send(rows(1))
+
+    async with raw_server(respond) as server, open_session(server.url, AUTH) as session:
+        copy = session.with_options(wait_for_limits=True)
+        assert (copy.wait_for_limits, session.wait_for_limits) == (True, False)
+        await active_targets(copy, 1)
+        await active_targets(session, 1)
+        assert (copy.counts.requests, session.counts.requests) == (1, 2)
+        assert copy.limiter is session.limiter
+        assert copy.quota is session.quota
+    for closed in (copy, session):
+        with pytest.raises(ClientClosed):
+            await active_targets(closed, 1)
+
+
+# --- what the credentials go through ---
+
+
+async def test_a_token_that_some_nodes_do_not_know_yet_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One node of four learns of a token only 0.3 s after the others."""
+    now, issued = 0.0, {}
+
+    async def sleep(seconds: float, _sleep: Any = asyncio.sleep) -> None:
+        nonlocal now
+        now += seconds
+        await _sleep(0)
+
+    count = 0
+
+    async def respond(peer: Peer, path: str) -> None:
+        nonlocal count
+        if path.endswith("generate"):
+            issued[f"t{len(issued)}"] = now
+            token = {"accessToken": [*issued][-1], "ttlSeconds": 100}
+            await peer.send(answer({"data": token, "errors": None}))
+            return
+        count += 1
+        head = server.heads[-1].lower()
+        at = next(at for token, at in issued.items() if f"oauth-token: {token}\r" in head)
+        known = now - at >= (0.3 if count % 4 == 0 else 0.0) and (now < 200 or at >= 200)
+        await peer.send(rows(1) if known else answer({}, 401))
+
+    monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
+    auth = OAuth("key", "secret", clock=lambda: now)
+    async with (
+        raw_server(respond) as server,
+        TargetsClient(server.url, auth, concurrency=1) as client,
+    ):
+        for user in range(1, 20):
+            assert len(await client.active_targets(user)) == 1
+        before = len(issued)
+        now = 200.0  # every token so far has ended, and a new one is not known everywhere
+        for user in range(1, 20):
+            assert len(await client.active_targets(user)) == 1
+        assert (before, len(issued)) == (1, 2)
+
+
+@pytest.mark.parametrize("worked", [True, False])
+async def test_tokens_that_are_always_rejected_end_in_an_auth_error(
+    worked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleep(seconds: float, _sleep: Any = asyncio.sleep) -> None:
+        await _sleep(0)
+
+    reject = not worked
+
+    async def respond(peer: Peer, path: str) -> None:
+        if path.endswith("generate"):
+            token = {"accessToken": f"t{len(server.heads)}", "ttlSeconds": 100}
+            await peer.send(answer({"data": token, "errors": None}))
+        else:
+            await peer.send(answer({}, 401) if reject else rows(1))
+
+    monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
+    async with (
+        raw_server(respond) as server,
+        TargetsClient(server.url, OAuth("key", "secret"), concurrency=1) as client,
+    ):
+        if worked:
+            await client.active_targets(1)
+            reject = True
+        with pytest.raises(Exception, match="token rejected") as caught:
+            await client.active_targets(1)
+    error: Any = caught.value
+    assert (error.scope, error.retryable) == ("credentials", worked)
+    assert error.attempts == (5 if worked else 3)
+
+
+async def test_a_token_endpoint_that_is_down_is_asked_with_growing_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, asked = 0.0, []
+
+    async def sleep(seconds: float, _sleep: Any = asyncio.sleep) -> None:
+        nonlocal now
+        until = now + seconds
+        for _ in range(200):  # everybody gets as far as they can before time goes on
+            await _sleep(0)
+        now = max(now, until)
+
+    async def respond(peer: Peer, path: str) -> None:
+        if path.endswith("generate"):
+            asked.append(now)
+            body = {"data": {"accessToken": "t", "ttlSeconds": 100}, "errors": None}
+            await peer.send(answer(body) if now >= 1.5 else answer({}, 503))
+        else:
+            await peer.send(rows(1))
+
+    monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
+    monkeypatch.setattr("capillary_targets.transport.random.random", lambda: 1.0)
+    auth = OAuth("key", "secret", clock=lambda: now)
+    async with raw_server(respond) as server, TargetsClient(server.url, auth) as client:
+        found = await asyncio.gather(*(client.active_targets(user) for user in range(1, 101)))
+        assert all(len(one) == 1 for one in found)
+        assert len(asked) <= 6  # not one for each of the 100 calls at each attempt
+        assert client.counts.requests == len(asked) + 100
+
+
+async def test_an_error_of_the_token_endpoint_counts_its_attempts(sandbox: Sandbox) -> None:
+    async def respond(peer: Peer, path: str) -> None:
+        await peer.send(answer(json.loads("{}"), 503))
+
+    policy = RetryPolicy(attempts=3, wait_initial=1e-6)
+    async with (
+        raw_server(respond) as server,
+        TargetsClient(server.url, OAuth("key", "secret"), retry=policy) as client,
+    ):
+        with pytest.raises(Exception, match="service failed") as caught:
+            await client.active_targets(1)
+        assert vars(caught.value)["attempts"] == 3
+        assert len(server.heads) == 3
+        assert client.counts.retries == 2
+    async with client_of(sandbox) as client:
+        assert await client.active_targets(42381788)

@@ -1,0 +1,90 @@
+"""Settings: read where the meaning is plain, else refused at construction in one clear line."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from capillary_targets import (
+    AdaptiveConcurrency,
+    BasicAuth,
+    RateLimit,
+    RetryPolicy,
+    TargetsClient,
+    UsageError,
+)
+from capillary_targets.settings import Settings
+
+AUTH = BasicAuth("till", "secret")
+
+
+def settings(**given: Any) -> Settings:
+    return Settings(**{"base_url": "eu", "auth": AUTH} | given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "read"),
+    [
+        ("concurrency", "8", 8),
+        ("concurrency", " 8 ", 8),
+        ("concurrency", 8.0, 8),
+        ("concurrency", AdaptiveConcurrency(), AdaptiveConcurrency()),
+        ("concurrency", None, AdaptiveConcurrency()),
+        ("timeout", "2.5", 2.5),
+        ("timeout", 3, 3.0),
+        ("timezone", "Asia/Kolkata", ZoneInfo("Asia/Kolkata")),
+        ("timezone", "UTC", ZoneInfo("UTC")),
+        ("timezone", timezone(timedelta(hours=8)), timezone(timedelta(hours=8))),
+        ("max_body", "1024", 1024),
+        ("retry", None, RetryPolicy()),
+        ("retry", RetryPolicy(attempts=2), RetryPolicy(attempts=2)),
+        ("rate", RateLimit(10, per=1), RateLimit(10, per=1)),
+        ("hooks", print, (print,)),
+        ("hooks", [print], (print,)),
+        ("hooks", (), ()),
+    ],
+)
+def test_what_is_plain_is_read(name: str, given: object, read: object) -> None:
+    assert getattr(settings(**{name: given}), name) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        *[("concurrency", one) for one in ("", "many", 0, -1, 1.5, math.inf, math.nan, True, [8])],
+        *[("timeout", one) for one in (0, -1, "soon", math.inf, math.nan, "inf", True, None, [3])],
+        *[("timezone", one) for one in ("Asia/Nowhere", "", "../etc/passwd", "IST+5", 5.5)],
+        *[("rate", one) for one in (1000, "1000", (1000, 60))],
+        *[("retry", one) for one in (3, "3", False)],
+        *[("max_body", one) for one in (0, math.inf, None, "big")],
+        *[("hooks", one) for one in (5, "print", [print, 5])],
+        *[("auth", one) for one in (None, ("till", "secret"), "till:secret")],
+        *[("base_url", one) for one in ("", None, 5, "mars", "ftp://host", "https://", "//host")],
+        *[("page_size", one) for one in (0, "", 1.5, math.inf, True, None)],
+    ],
+)
+def test_what_is_not_is_refused_at_construction(name: str, given: object) -> None:
+    with pytest.raises(UsageError) as caught:
+        TargetsClient(**{"base_url": "eu", "auth": AUTH, name: given})
+    text = str(caught.value)
+    assert "\n" not in text
+    assert name.replace("_", " ").lower() in text.replace("_", " ").lower()
+
+
+def test_a_page_size_is_read_too() -> None:
+    for given in ("50", 50.0, 50):
+        assert TargetsClient("eu", AUTH, page_size=given).page_size == 50  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="concurrency"):
+        settings(concurrency=Decimal("1.5"))
+
+
+@pytest.mark.parametrize("given", ["users.txt", b"1,2", 5, None])
+async def test_users_that_are_not_a_sequence_of_ids_are_refused(given: Any) -> None:
+    async with TargetsClient("eu", AUTH) as client:
+        with pytest.raises(UsageError, match="user_ids must be integers"):
+            client.sweep(given)
