@@ -62,7 +62,8 @@ ErrorScope: TypeAlias = Literal["request", "server", "credentials", "client"]
 
 _LONGEST_WAIT: Final = 10 * 365 * 86400  # ten years: a datetime holds no more than year 9999
 _CREDENTIALS: Final = re.compile(
-    r"(?P<scheme>\b(?:Basic|Bearer)\s+)[\w+/=.~-]{8,}|(?P<user>://)[^\s/@]+@", re.IGNORECASE
+    r"(?P<before>\b(?:Basic|Bearer)\s+)(?=\S*[\d=])[\w+/=.~-]{8,}|(?P<user>://)[^\s/@]+(?=@)",
+    re.IGNORECASE,
 )
 
 
@@ -86,7 +87,7 @@ def _redacted(text: str, secrets: Iterable[str]) -> str:
         if len(secret) < 8:
             before, after = r"(?<!\w)" if len(secret) > 3 else r"(?<=[=:\"'])\s*", r"(?!\w)"
         text = re.sub(f"{before}{re.escape(secret)}{after}", "[secret]", text)
-    return _CREDENTIALS.sub(lambda found: f"{found['scheme'] or found['user']}[secret]", text)
+    return _CREDENTIALS.sub(lambda found: f"{found['before'] or found['user']}[secret]", text)
 
 
 class CapillaryError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,10 +11,19 @@ from pathlib import Path
 import pytest
 
 import capillary_targets
-from capillary_targets import BasicAuth, CapillaryError, OAuth, RetryPolicy, TargetsClient
+from capillary_targets import (
+    BadResponse,
+    BasicAuth,
+    CapillaryError,
+    OAuth,
+    RetryPolicy,
+    TargetsClient,
+)
 from capillary_targets.auth import Auth
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox.faults import Fault
+
+from .rawserver import Peer, answer, raw_server
 
 OURS = str(Path(capillary_targets.__file__).parent)
 SANDBOX = str(Path(capillary_targets.__file__).parent / "sandbox")
@@ -120,3 +130,83 @@ async def test_the_token_requests_body_is_not_shown() -> None:
                 await client.active_targets(USER)
     for text in _frames_of_ours(caught.value):
         assert "sandbox-secret" not in text
+
+
+LINES = "first\r\n2026-11-26 ERROR forged \x1b[31mred\x1b[0m \u2028 \u202e\x00"
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+async def test_control_characters_of_the_server_are_escaped(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    bodies = [
+        json.dumps({"errors": [{"code": 461, "message": LINES}]}).encode(),
+        json.dumps({"message": LINES}).encode(),
+        LINES.encode(),
+        json.dumps({"data": [{"id": LINES}]}).encode(),
+        f"errorMessage={LINES} errorCode=4001".encode(),
+    ]
+
+    async def respond(peer: Peer, path: str) -> None:
+        body = bodies[int(path.split("/")[3])]
+        await peer.send(answer(body, status, X_Cap_Requestid="id\x1b[31m"))
+
+    policy = RetryPolicy(attempts=2, wait_initial=1e-6)
+    with caplog.at_level(logging.DEBUG):
+        async with (
+            raw_server(respond) as server,
+            TargetsClient(server.url, BasicAuth("a", "secret"), retry=policy) as client,
+        ):
+            for number in range(len(bodies)):
+                with pytest.raises(CapillaryError) as caught:
+                    await client.active_targets(number)
+                error = caught.value
+                shown = [str(error), error.message, *error.args, error.request_id or ""]
+                shown += [getattr(error, "excerpt", "")]
+                assert all(text.isprintable() for text in shown)
+    assert caplog.records or status == 400
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+@pytest.mark.parametrize("password", ["a", "e", "se", "2", "1"])
+def test_a_short_password_is_not_given_away_by_blanks(password: str) -> None:
+    auth = BasicAuth("till", password)
+    message = "Cannot connect to host 127.0.0.1:12 in a second; base 1 2 se e"
+    error = CapillaryError(message, url="https://eu.api.capillarytech.com/v3/users/12/se/a")
+    url = error.url
+    error.redact(auth.secrets)
+    assert (error.message, error.url) == (message, url)
+    for spelled in (f"password={password}", f"'{password}'", f'"password": "{password}"'):
+        error = CapillaryError(f"you sent {spelled}, which is wrong")
+        error.redact(auth.secrets)
+        assert "[secret]" in error.message
+        assert spelled not in error.message
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "shown"),
+    [
+        ("hunter", "hunter was refused", "[secret] was refused"),
+        ("hunter", "the hunters were refused", "the hunters were refused"),
+        ("hunter2-hunter2", "xhunter2-hunter2x", "x[secret]x"),
+        ("none", "Basic dGlsbDpzZWNyZXQ= refused", "Basic [secret] refused"),
+        ("none", "authorization: bearer abc.def-123_456", "authorization: bearer [secret]"),
+        ("none", "via http://me:pass@proxy:8080/", "via http://[secret]@proxy:8080/"),
+        ("none", "basic authentication", "basic authentication"),
+        ("$&(", "what $&( is", "what $&( is"),
+    ],
+)
+def test_secrets_are_redacted_as_whole_tokens(secret: str, text: str, shown: str) -> None:
+    error = BadResponse(text, excerpt=text)
+    error.redact([secret])
+    assert (error.message, error.excerpt) == (shown, shown)
+
+
+@pytest.mark.parametrize("secret", ["a", "4711", "hunter2-hunter2"])
+async def test_a_request_with_any_password_keeps_its_address(secret: str) -> None:
+    sandbox = Sandbox(users=1, password=secret)
+    async with sandbox, TargetsClient(sandbox.url, BasicAuth("till.sandbox", secret)) as client:
+        sandbox.faults.add(Fault.http(404), times=None)
+        with pytest.raises(CapillaryError) as caught:
+            await client.active_targets(4711)
+        assert caught.value.url == f"{sandbox.url}/v3/users/4711/enrolledTargets"
