@@ -121,3 +121,19 @@ def test_the_reference_lists_the_fields_of_an_event() -> None:
     reference = (ROOT / "docs" / "reference.md").read_text()
     listed = re.findall(r"^\| `(\w+)` \|", reference, re.MULTILINE)
     assert listed == [field.name for field in attrs.fields(TargetEvent)]
+
+
+def test_the_tasks_that_contributors_are_told_of_exist() -> None:
+    defined = set(re.findall(r"@nox\.session\ndef (\w+)", (ROOT / "noxfile.py").read_text()))
+    told = set(re.findall(r"nox -s (\w+)", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert told == defined
+
+
+def test_ci_runs_the_two_commands_of_the_readme() -> None:
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    patterns = re.findall(r"grep -m1 -E '(.+?)' README\.md", ci)
+    assert len(patterns) == 2
+    for pattern in patterns:
+        assert re.search(pattern, readme, re.MULTILINE), pattern
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "bash .ci/run" in workflow
