@@ -183,12 +183,12 @@ async def parquet(base: str, work: Work) -> Proof:
 
 
 async def _to_files(base: str, work: Work, form: str) -> Proof:
-    from capillary_targets.sweep import run
+    from capillary_targets.sweep import SweepOptions, run
 
     out = Path(tempfile.mkdtemp(prefix="benchmark-"))
     try:
         async with client_of(base, work) as client:
-            summary = await run(client, range(1, work.users + 1), out, format=form)
+            summary = await run(client, range(1, work.users + 1), out, SweepOptions(format=form))
         return summary.events, work.total
     finally:
         shutil.rmtree(out)

@@ -17,7 +17,6 @@ from collections.abc import (
     Callable,
     Iterable,
     Mapping,
-    MutableMapping,
 )
 from contextlib import aclosing
 from functools import partial
@@ -42,7 +41,7 @@ from .hooks import Scope, ScopeDetails, current_scope, within
 from .lookups import resolve_period
 from .models import EventsPage, Target, TargetEvent
 from .pager import EventPager
-from .pagination import START, PagingReport
+from .pagination import START, Checkpoint, PagingReport
 from .session import Session
 
 __all__ = [
@@ -61,6 +60,7 @@ R = TypeVar("R")
 _Events: TypeAlias = tuple[TargetEvent, ...]
 
 _MOST_PREFETCH: Final = 4
+_PAGE_SIZE: Final = 100
 _TICK: Final = 1.0
 _STALL: Final = 3.0
 """Seconds that the event loop must have stood still for requests to have timed out of it."""
@@ -80,7 +80,7 @@ class UserQuery:
             of `target_rule_ids`, one request less for each user.
         period: Only events of this period: its id, or its name ("current", a refCode), which costs
             a request or two more for each target.
-        page_size: Events asked for in one request.
+        page_size: Events asked for in one request; None for the client's.
 
     Raises:
         UsageError: A value that no request can be made of.
@@ -89,7 +89,7 @@ class UserQuery:
     target_rule_ids: tuple[int, ...] = field(default=(), converter=_rule_ids)
     fetch_targets: bool = True
     period: int | str | None = None
-    page_size: int = 100
+    page_size: int | None = None
 
     def __attrs_post_init__(self) -> None:
         if not self.fetch_targets and not self.target_rule_ids:
@@ -101,7 +101,7 @@ class UserQuery:
                 raise UsageError('period must be "current", a refCode or an id')
         elif self.period is not None:
             checked_id("period", self.period)
-        if self.page_size < 1:
+        if self.page_size is not None and self.page_size < 1:
             raise UsageError(f"page_size must be at least 1, not {self.page_size}")
 
 
@@ -113,7 +113,9 @@ def prefetch_depth(limit: int, active: int) -> int:
 
 def is_fatal(error: CapillaryError, query: UserQuery) -> bool:
     """Whether every other user would fail with this error too."""
-    if isinstance(error, AuthError | ClientClosed | EndpointGone):
+    if isinstance(error, AuthError):
+        return not error.retryable  # a rejected token may be good again
+    if isinstance(error, ClientClosed | EndpointGone):
         return True
     # Explicit ids that do not exist are the caller's mistake; an enrolled target's are the user's.
     return not query.fetch_targets and isinstance(error, TargetRuleNotFound | TargetPeriodNotFound)
@@ -251,9 +253,10 @@ class _StallCounter:
 class FanOut(Generic[R]):
     """One fan-out, as each of its fetches sees it. Made by `fan_out`."""
 
-    def __init__(self, session: Session, query: UserQuery) -> None:
+    def __init__(self, session: Session, query: UserQuery, most: int | None = None) -> None:
         self.session = session
         self.query = query
+        self._most = most
         self.emit: Callable[[R], Awaitable[None]]
         """Yields a result before the fetch returns."""
         self._active: set[int] = set()
@@ -286,65 +289,38 @@ class FanOut(Generic[R]):
     async def _active_targets(self, user_id: int) -> tuple[Target, ...]:
         """The targets, each row once: servers repeat them where rule ids are repeated."""
         while True:
-            stalls = self._stalls.count
+            stalls = self.stalls
             try:
                 found = await active_targets(
                     self.session, user_id, target_rule_ids=self.query.target_rule_ids
                 )
             except CapillaryError as error:
-                if not self._timed_out_asleep(error, stalls):
+                if not self.timed_out_asleep(error, stalls):
                     raise
             else:
                 return tuple(row for n, row in enumerate(found) if row not in found[:n])
 
-    async def pages(
-        self, user_id: int, rule: int, reports: MutableMapping[int, PagingReport]
-    ) -> AsyncGenerator[EventsPage, None]:
-        """A target's events, page by page; leaves the walk's report in `reports`.
-
-        A walk that timed out while the process was suspended goes on where it was.
-        """
-        query, start, before = self.query, START, PagingReport()
-        period_id, resolve = query.period, None
-        if isinstance(period_id, str):
-            resolve = partial(resolve_period, self.session, user_id, rule, period_id)
-        while True:
-            stalls = self._stalls.count
-            pager = EventPager(
-                self.session,
-                user_id,
-                rule,
-                period_id=None if isinstance(period_id, str) else period_id,
-                page_size=query.page_size,
-                start=start,
-                prefetch=self.prefetch_depth(),
-                resolve=resolve,
-            )
-            try:
-                async with aclosing(pager.pages()) as pages:
-                    async for page in pages:
-                        yield page
-                        del page  # a body of its own: it need not wait for that of the next one
-            except CapillaryError as error:
-                if not self._timed_out_asleep(error, stalls):
-                    raise
-                start = pager.checkpoint
-            else:
-                return
-            finally:
-                report = pager.report
-                reports[rule] = before = evolve(
-                    report,
-                    events=before.events + report.events,
-                    requests=before.requests + report.requests,
-                )
+    def walk(self, user_id: int, rule: int, start: Checkpoint = START) -> TargetWalk:
+        """A walk over a target's events behind `start`."""
+        return TargetWalk(self, user_id, rule, start)
 
     def prefetch_depth(self) -> int:
         """Pages of a target to keep in flight now."""
-        return prefetch_depth(self.session.limiter.limit, len(self._active))
+        return prefetch_depth(self.size(), len(self._active))
 
-    def _timed_out_asleep(self, error: CapillaryError, stalls: int) -> bool:
+    def size(self) -> int:
+        """Users in progress at once."""
+        limit = self.session.limiter.limit
+        return limit if self._most is None else min(limit, self._most)
+
+    def timed_out_asleep(self, error: CapillaryError, stalls: int) -> bool:
+        """Whether a request failed because the process was suspended since there were `stalls`."""
         return error.retryable and self._stalls.count > stalls
+
+    @property
+    def stalls(self) -> int:
+        """How often the process was suspended."""
+        return self._stalls.count
 
     async def unique_users(
         self, users: Iterable[int] | AsyncIterable[int]
@@ -364,6 +340,69 @@ class FanOut(Generic[R]):
     def close(self) -> None:
         """Stop the timer."""
         self._stalls.cancel()
+
+
+class TargetWalk:
+    """A walk over one target's events. One that times out while the process is suspended resumes.
+
+    `report` and `checkpoint` tell how far it is.
+    """
+
+    def __init__(self, fan: FanOut[Any], user_id: int, rule: int, start: Checkpoint) -> None:
+        self.report = PagingReport()
+        self.checkpoint = start
+        self._fan = fan
+        self._user_id, self._rule = user_id, rule
+
+    async def pages(self) -> AsyncGenerator[EventsPage, None]:
+        """The events, page by page."""
+        before = self.report
+        while True:
+            stalls = self._fan.stalls
+            pager = self._pager()
+            try:
+                async with aclosing(pager.pages()) as pages:
+                    async for page in pages:
+                        yield page
+                        del page  # a body of its own: it need not wait for that of the next one
+            except CapillaryError as error:
+                if not self._fan.timed_out_asleep(error, stalls):
+                    raise
+            else:
+                return
+            finally:
+                self.checkpoint = pager.checkpoint
+                report = pager.report
+                self.report = before = evolve(
+                    report,
+                    events=before.events + report.events,
+                    requests=before.requests + report.requests,
+                )
+
+    def moved(self, start: Checkpoint) -> bool:
+        """Whether rows before `start` have changed places or number."""
+        report, now = self.report, self.checkpoint.row
+        if report.no_record:
+            return start.row > 0
+        counted = report.total if report.dialect.total == "rows" else None
+        return now != start.row + report.events or counted not in {None, now}
+
+    def _pager(self) -> EventPager:
+        session, query = self._fan.session, self._fan.query
+        period, resolve = query.period, None
+        if isinstance(period, str):
+            resolve = partial(resolve_period, session, self._user_id, self._rule, period)
+            period = None
+        return EventPager(
+            session,
+            self._user_id,
+            self._rule,
+            period_id=period,
+            page_size=query.page_size or _PAGE_SIZE,
+            start=self.checkpoint,
+            prefetch=self._fan.prefetch_depth(),
+            resolve=resolve,
+        )
 
 
 async def fan_out(
@@ -392,7 +431,7 @@ async def fan_out(
     Raises:
         CapillaryError: An error that is fatal for every user. What is in flight is cancelled.
     """
-    fan: FanOut[R] = FanOut(session, query)
+    fan: FanOut[R] = FanOut(session, query, most)
 
     async def call(user_id: int) -> R:
         try:
@@ -400,13 +439,9 @@ async def fan_out(
         finally:
             fan.done(user_id)
 
-    def size() -> int:
-        limit = session.limiter.limit
-        return limit if most is None else min(limit, most)
-
     try:
         async with aclosing(fan.unique_users(users)) as unique:
-            pool = WorkerPool[int, R](unique, call, size, ordered=ordered)
+            pool = WorkerPool[int, R](unique, call, fan.size, ordered=ordered)
             fan.emit = pool.emit
             async with aclosing(pool.results()) as results:
                 async for result in results:
@@ -595,10 +630,14 @@ class Sweep:
         reports: dict[int, PagingReport] = {}
 
         async def fetch_events(rule: int) -> None:
-            async with aclosing(fan.pages(user_id, rule, reports)) as pages:
-                async for page in pages:
-                    await take(page.events)
-                    del page
+            walk = fan.walk(user_id, rule)
+            try:
+                async with aclosing(walk.pages()) as pages:
+                    async for page in pages:
+                        await take(page.events)
+                        del page
+            finally:
+                reports[rule] = walk.report
 
         with within(self._scope):
             targets, error = await fan.for_each_target(user_id, fetch_events)

@@ -11,26 +11,26 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from .auth import Auth
 from .client import TargetsClient
 from .settings import Options
 from .sweep import (
     BadLine,
-    Limits,
     RequestTimeline,
     Summary,
+    SweepOptions,
     SweepRefused,
     SweepStopped,
     UsersFile,
     run,
 )
-from .sweep.parts import WholeFile
 from .sweep.split import split
+from .sweep.store import AtomicFile
 from .sweep.together import join
 
 try:
@@ -56,22 +56,6 @@ _TRIES: Final = 10
 """How often Ray runs a partition again whose worker died."""
 
 
-class _Run(TypedDict, total=False):
-    """What `sweep.run` is told, by the names it has there."""
-
-    rules: tuple[int, ...]
-    enrolled: bool
-    format: str
-    raw: bool
-    retry_failed: bool
-    source: str | None
-    limits: Limits | None
-
-
-class _Both(_Run, Options, total=False):
-    """That, and what `TargetsClient` is told."""
-
-
 @frozen
 class _Server:
     """What a worker needs to open a client."""
@@ -94,15 +78,15 @@ class _Plan:
 async def sweep(
     users: Dataset | Path | str | Users,
     out: Path | str,
+    options: SweepOptions | None = None,
     *,
     base_url: str,
     auth: Auth,
     page_size: int = 100,
     column: str | None = None,
-    incremental: bool = False,
     partitions: int | None = None,
     address: str | None = None,
-    **settings: Unpack[_Both],
+    **settings: Unpack[Options],
 ) -> Summary:
     """Sweep `users` on a Ray cluster; `out` then holds the files that one machine would have made.
 
@@ -110,7 +94,7 @@ async def sweep(
     `capillary_targets.sweep.run` takes. `out` is a directory that all machines of the cluster
     share. The same call on the same directory goes on after an interruption of any kind.
 
-    The other settings are those of `capillary_targets.sweep.run` and of `TargetsClient`. `rate` is
+    The other settings are those of `TargetsClient`. `rate` is
     one budget for the whole cluster: kept by an actor, or by Redis if it is `shared` so.
     `concurrency` is each worker's own, and hooks are called in the workers. `partitions` is how
     many pieces the list is cut into, by default two for each processor; a directory keeps the
@@ -124,11 +108,12 @@ async def sweep(
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
         _ray.init(address=address, **quiet)
     directory = Path(out)
-    plan = _plan(directory, partitions, incremental=incremental)
+    options = options or SweepOptions()
+    plan = _plan(directory, partitions, incremental=options.incremental)
     paths = [directory / "partitions" / f"{number:05d}" for number in range(plan.partitions)]
     lists = [path.with_suffix(".txt") for path in paths]
     bad: list[BadLine] = []
-    if not settings.get("retry_failed"):
+    if not options.retry_failed:
         counts, bad = await split(_users(users, column), lists)
         lists = [path for path, count in zip(lists, counts, strict=True) if count]
         if not lists:
@@ -137,11 +122,10 @@ async def sweep(
         lists = [path for path in lists if (path.with_suffix("") / "ledger.sqlite").exists()]
     with shared_budget(settings.get("rate")) as shared:
         told: Any = settings | {"rate": shared}
-        asked: Any = {name: told.pop(name) for name in _Run.__annotations__ if name in told}
         server = _Server(base_url, auth, page_size, told)
         again = {"max_retries": _TRIES, "retry_exceptions": [SweepStopped]}
         task = _ray.remote(num_cpus=1, **again)(_partition)
-        await _all([task.remote(server, path, plan.run, asked) for path in lists])
+        await _all([task.remote(server, path, plan.run, options) for path in lists])
     made = [(n, path) for n, path in enumerate(paths) if (path / "ledger.sqlite").exists()]
     summary = join(directory, made, bad, time.monotonic() - started)
     _write(directory, _Plan(plan.partitions, plan.run, summary.finished))
@@ -164,12 +148,14 @@ async def _all(partitions: list[Any]) -> None:
         raise
 
 
-def _partition(server: _Server, users: Path, wanted: int, asked: _Run) -> Summary:
+def _partition(server: _Server, users: Path, wanted: int, asked: SweepOptions) -> Summary:
     """One partition, in a worker: a sweep like any other."""
     return asyncio.run(_sweep_partition(server, users, wanted, asked))
 
 
-async def _sweep_partition(server: _Server, users: Path, wanted: int, asked: _Run) -> Summary:
+async def _sweep_partition(
+    server: _Server, users: Path, wanted: int, asked: SweepOptions
+) -> Summary:
     out = users.with_suffix("")
     timeline = RequestTimeline()
     options = server.options.copy()
@@ -177,11 +163,11 @@ async def _sweep_partition(server: _Server, users: Path, wanted: int, asked: _Ru
     async with TargetsClient(
         server.base_url, server.auth, page_size=server.page_size, **options
     ) as client:
-        failed_only = asked.get("retry_failed", False)
+        failed_only = asked.retry_failed
         given = () if failed_only else UsersFile(users)
         # A partition that was interrupted goes on with its run; one that is through begins anew.
         anew = wanted > 1 and not failed_only and _run_of(out) < wanted
-        return await run(client, given, out, incremental=anew, timeline=timeline, **asked)
+        return await run(client, given, out, evolve(asked, incremental=anew), timeline=timeline)
 
 
 def _run_of(partition: Path) -> int:
@@ -213,7 +199,7 @@ def _plan(out: Path, partitions: int | None, *, incremental: bool) -> _Plan:
 
 
 def _write(out: Path, plan: _Plan) -> None:
-    with WholeFile(out / _PLAN) as file:
+    with AtomicFile(out / _PLAN) as file:
         file.write(msgspec.json.encode(plan) + b"\n")
 
 

@@ -19,7 +19,7 @@ import dlt
 import pyarrow.parquet as pq
 
 from capillary_targets import BasicAuth, TargetsClient
-from capillary_targets.sweep import Summary, UsersFile, run
+from capillary_targets.sweep import Summary, SweepOptions, UsersFile, run
 
 SWEEP = Path("sweep")
 OF_TARGETS = ["user_id", "id", "name", "target_type", "target_entity", "target_group_id", "active"]
@@ -29,7 +29,8 @@ async def sweep(users: Path) -> Summary:
     """Fetch what is new since the last sweep, as Parquet."""
     auth = BasicAuth(os.environ["CAPILLARY_USERNAME"], os.environ["CAPILLARY_PASSWORD"])
     async with TargetsClient(os.environ["CAPILLARY_BASE_URL"], auth) as client:
-        return await run(client, UsersFile(users), SWEEP, format="parquet", incremental=True)
+        options = SweepOptions(format="parquet", incremental=True)
+        return await run(client, UsersFile(users), SWEEP, options)
 
 
 def parts(kind: str, columns: list[str] | None = None) -> Iterator[Any]:
@@ -67,5 +68,6 @@ def pipeline() -> dlt.Pipeline:
 if __name__ == "__main__":
     summary = asyncio.run(sweep(Path(sys.argv[1])))
     pipeline().run(capillary())
-    print(f"{summary.complete} users, {summary.events} new events, {summary.failed} failed")
+    failed = summary.failed + summary.refused
+    print(f"{summary.complete} users, {summary.events} new events, {failed} failed")
     sys.exit(0 if summary.all_complete else 1)

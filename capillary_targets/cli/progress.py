@@ -72,7 +72,7 @@ class ProgressDisplay:
             (4, f"{summary.skipped} skipped" if summary.skipped else ""),
             (5, f"{summary.events} events ({events:.0f}/s)"),
             (6, f"{self._limit()} at a time"),
-            (1, f"{summary.failed} failed"),
+            (1, f"{summary.failed + summary.refused} failed"),
             (2, f"{_time(seconds)} elapsed"),
         ]
         bar = percent = ""

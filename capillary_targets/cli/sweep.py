@@ -13,7 +13,15 @@ from cyclopts import Parameter, Token, validators
 
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import Limits, RequestTimeline, Summary, UsersFile, make_report, run
+from capillary_targets.sweep import (
+    PartLimits,
+    RequestTimeline,
+    Summary,
+    SweepOptions,
+    UsersFile,
+    make_report,
+    run,
+)
 
 from . import output
 from .connection import DEFAULT, Connection, concurrency_of, rate_of
@@ -93,24 +101,24 @@ async def sweep(
     if address is not None and connection.sandbox:
         raise UsageError("--sandbox is for Ray on this machine: leave out --address")
     users = _users(users_file, column, sandbox=connection.sandbox, retry_failed=retry_failed)
-    client_settings = {
+    client_settings: dict[str, Any] = {
         "concurrency": concurrency_of(concurrency),
         "rate": None if rate is None else rate_of(rate),
         "page_size": page_size,
     }
-    options = {
-        "rules": tuple(rules or ()),
-        "enrolled": not events_only,
-        "format": format,
-        "raw": raw,
-        "incremental": incremental,
-        "retry_failed": retry_failed,
-        "source": "the sandbox" if connection.sandbox else None,
-        "limits": Limits(rows=part_rows),
-    }
+    options = SweepOptions(
+        target_rule_ids=tuple(rules or ()),
+        fetch_targets=not events_only,
+        format=format,
+        raw=raw,
+        incremental=incremental,
+        retry_failed=retry_failed,
+        source="the sandbox" if connection.sandbox else None,
+        limits=PartLimits(rows=part_rows),
+    )
     try:
         if engine == "ray":
-            options["address"] = address
+            client_settings["address"] = address
             summary = await _sweep_by_ray(connection, client_settings, users, out, options)
         else:
             summary = await _sweep(connection, client_settings, users, out, options)
@@ -132,7 +140,7 @@ async def _sweep(
     client_settings: dict[str, Any],
     users: UsersFile | Collection[int],
     out: Path,
-    options: dict[str, Any],
+    options: SweepOptions,
 ) -> Summary:
     timeline = RequestTimeline()
     expected = users.expected() if isinstance(users, UsersFile) else len(users)
@@ -140,7 +148,7 @@ async def _sweep(
         limiter = client.session.limiter
         with ProgressDisplay(lambda: limiter.limit, expected, quiet=connection.quiet) as display:
             return await run(
-                client, users, out, **options, timeline=timeline, progress=display.update
+                client, users, out, options, timeline=timeline, progress=display.update
             )
 
 
@@ -149,7 +157,7 @@ async def _sweep_by_ray(
     client_settings: dict[str, Any],
     users: UsersFile | Collection[int],
     out: Path,
-    options: dict[str, Any],
+    options: SweepOptions,
 ) -> Summary:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     try:
@@ -157,8 +165,9 @@ async def _sweep_by_ray(
     except ImportError as error:
         raise UsageError(str(error)) from error
     async with connection.server() as (base_url, auth):
-        settings = connection.settings(**client_settings)
-        return await ray.sweep(users, out, base_url=base_url, auth=auth, **settings, **options)
+        address = client_settings.pop("address")
+        settings = connection.settings(**client_settings) | {"address": address}
+        return await ray.sweep(users, out, options, base_url=base_url, auth=auth, **settings)
 
 
 async def report(out: Directory, /) -> int:
@@ -188,7 +197,7 @@ def _users(
 
 
 def _facts(summary: Summary, out: Path) -> dict[str, str]:
-    failures = summary.failed + summary.bad_lines
+    failures = summary.failed + summary.refused + summary.bad_lines
     facts = {
         "users": f"{summary.users}",
         "targets": f"{summary.targets}",
@@ -204,9 +213,9 @@ def _facts(summary: Summary, out: Path) -> dict[str, str]:
         facts["failures"] += f" (listed in {out / 'failures.jsonl'})"
     if summary.skipped:
         facts["users"] += f" ({summary.skipped} of the list were done before)"
-    if summary.healed_targets:
+    if summary.reconciled_targets:
         facts["events"] += (
             f" ({summary.late_events} late ones; {summary.vanished_events} are gone from the "
-            f"server; {summary.healed_targets} targets were read again)"
+            f"server; {summary.reconciled_targets} targets were read again)"
         )
     return facts

@@ -1,18 +1,17 @@
 """Many users, to files that a kill at any moment cannot spoil: `run` sweeps into a directory."""
 
-from .errors import SweepRefused, SweepStopped
-from .hand import Limits
+from .options import PartLimits, Summary, SweepOptions, SweepRefused, SweepStopped
 from .report import make_report
 from .run import run
 from .stats import RequestTimeline
-from .summary import Summary
 from .user_list import BadLine, UsersFile
 
 __all__ = [
     "BadLine",
-    "Limits",
+    "PartLimits",
     "RequestTimeline",
     "Summary",
+    "SweepOptions",
     "SweepRefused",
     "SweepStopped",
     "UsersFile",

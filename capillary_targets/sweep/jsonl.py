@@ -14,7 +14,6 @@ from attrs import define, field
 
 from capillary_targets.models import Target
 
-from .parts import WholeFile
 from .rows import (
     EVENT_FIELDS,
     TARGET_FIELDS,
@@ -26,6 +25,7 @@ from .rows import (
     plain,
     row_key,
 )
+from .store import AtomicFile
 
 __all__ = ["JsonLines"]
 
@@ -54,7 +54,7 @@ _LINE: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class _Part:
     """One part of a kind. Places are counted in bytes."""
 
-    file: WholeFile
+    file: AtomicFile
     _kind: str
     rows: int = field(init=False, default=0)
     _size: int = field(init=False, default=0)
@@ -70,11 +70,8 @@ class _Part:
     def sync(self) -> None:
         self.file.sync()
 
-    def commit(self) -> None:
-        self.file.commit()
-
-    def discard(self) -> None:
-        self.file.discard()
+    def rollback(self) -> None:
+        self.file.rollback()
 
 
 @define
@@ -122,15 +119,15 @@ class JsonLines:
 
     def events(self, path: Path) -> _Part:
         """A new part of events."""
-        return _Part(WholeFile(path), "events")
+        return _Part(AtomicFile(path), "events")
 
     def targets(self, path: Path) -> _Part:
         """A new part of targets."""
-        return _Part(WholeFile(path), "targets")
+        return _Part(AtomicFile(path), "targets")
 
     def vanished(self, path: Path) -> _Part:
         """A new part of vanished events."""
-        return _Part(WholeFile(path), "vanished")
+        return _Part(AtomicFile(path), "vanished")
 
     def read_events(self, path: Path, start: int, length: int) -> StoredRows:
         """The rows in those bytes."""

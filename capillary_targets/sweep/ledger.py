@@ -1,27 +1,45 @@
 """What is done, in SQLite: the one place that says which users' rows are safe in which parts.
 
-Each part in hand becomes one transaction, so a kill at any moment leaves either all of it or
-nothing. What is kept is of constant size for each user and each of their targets, plus a place in
-a file for each part that a user's events went into.
+Each part becomes one transaction, so a kill at any moment leaves all of it or nothing. A user takes
+constant size for each target, plus a place in a file for each part with rows of theirs, plus a few
+bytes for each deleted row; with `moved`, a few bytes for every row.
+
+The write-ahead log lets other programs read while the sweep writes.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from attrs import field, frozen
 
-from .errors import SweepRefused
-from .incremental import Mark
-from .notes import Noted, Place
+from capillary_targets.pagination import Checkpoint
 
-__all__ = ["Ledger"]
+from .options import SweepRefused
 
-_VERSION: Final = "1"
+__all__ = [
+    "Ledger",
+    "Mark",
+    "PartCommit",
+    "PartRecord",
+    "RowRange",
+    "UserRecord",
+    "WrittenRow",
+    "is_locked",
+]
+
+WrittenRow = tuple[int, int | None]
+"""A written row's key and its event log id."""
+
+_VERSION: Final = "2"
 _TABLES: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs (
@@ -29,31 +47,117 @@ CREATE TABLE runs (
 );
 CREATE TABLE parts (
     number INTEGER NOT NULL, kind TEXT NOT NULL, run INTEGER NOT NULL, name TEXT NOT NULL,
-    rows INTEGER NOT NULL, tally TEXT, PRIMARY KEY (number, kind)
+    rows INTEGER NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (number, kind)
 ) WITHOUT ROWID;
+CREATE TABLE stats (number INTEGER PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE users (user_id INTEGER PRIMARY KEY, run INTEGER NOT NULL, events INTEGER NOT NULL);
-CREATE TABLE places (
+CREATE TABLE row_ranges (
     user_id INTEGER NOT NULL, part INTEGER NOT NULL, start INTEGER NOT NULL,
     length INTEGER NOT NULL, PRIMARY KEY (user_id, part)
 ) WITHOUT ROWID;
 CREATE TABLE marks (
-    user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, count INTEGER NOT NULL,
-    last_id INTEGER, page_size INTEGER NOT NULL, tail BLOB NOT NULL, target BLOB,
-    gone INTEGER NOT NULL,
-    PRIMARY KEY (user_id, rule_id)
+    user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, count INTEGER NOT NULL, last BLOB NOT NULL,
+    date TEXT, target BLOB, PRIMARY KEY (user_id, rule_id)
+) WITHOUT ROWID;
+CREATE TABLE deleted (
+    user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, key BLOB NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (user_id, rule_id, key)
+) WITHOUT ROWID;
+CREATE TABLE written (
+    user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, run INTEGER NOT NULL, rows BLOB NOT NULL,
+    PRIMARY KEY (user_id, rule_id, run)
 ) WITHOUT ROWID;
 CREATE TABLE failures (
-    user_id INTEGER PRIMARY KEY, session INTEGER NOT NULL, detail TEXT NOT NULL
+    user_id INTEGER PRIMARY KEY, session INTEGER NOT NULL, refused INTEGER NOT NULL,
+    detail TEXT NOT NULL
 );
 """
+_ROW: Final = struct.Struct("<Qq?")
+_KEY: Final = struct.Struct("<Q")
+
+
+def is_locked(error: sqlite3.Error) -> bool:
+    """Whether another program locks the database, so that the same call may succeed later."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+@frozen
+class RowRange:
+    """Where a user's events are in a part: bytes of a JSON Lines file, rows of a Parquet file."""
+
+    part: str
+    start: int
+    length: int
+
+
+@frozen
+class Mark:
+    """How far a target's events were read.
+
+    `checkpoint` is behind the last of them. `target` is a digest of the target's own row; None:
+    the user has left it, or it was never asked for.
+    """
+
+    checkpoint: Checkpoint
+    target: bytes | None = None
+
+
+@frozen
+class UserRecord:
+    """A user of whom nothing is missing: what this part adds.
+
+    `range` (start and length) is where the new events are, None if there are none. `marks`,
+    `deleted` (rows that are in files and no longer on the server, replacing earlier ones) and
+    `written` (rows of this part, kept with `moved` only) are by target rule id.
+    """
+
+    user_id: int
+    events: int
+    range: tuple[int, int] | None
+    marks: Mapping[int, Mark]
+    deleted: Mapping[int, Counter[int]] = field(factory=dict)
+    written: Mapping[int, Sequence[WrittenRow]] = field(factory=dict)
+
+
+@frozen
+class PartRecord:
+    """A part's file: `size` in bytes, `modified` in nanoseconds, `digest` of its contents."""
+
+    kind: str
+    name: str
+    rows: int
+    size: int
+    modified: int
+    digest: bytes
+
+
+@frozen
+class PartCommit:
+    """What one transaction records: the files of a part and everything about its users.
+
+    `failures` are each failed user's details, as JSON, and whether the service refuses the user
+    for good. `state` is the run's, as JSON.
+    """
+
+    number: int
+    files: Sequence[PartRecord]
+    stats: str
+    users: Sequence[UserRecord]
+    failures: Mapping[int, tuple[str, bool]]
+    state: str
+    dialect: str
 
 
 class Ledger:
     """The ledger of one directory, for one process at a time. Raises `sqlite3.Error`."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        # A commit that meets a lock is repeated by the caller, who waits without blocking.
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
         try:
+            self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA cache_size = -65536")  # KiB: bounds memory at any size
             with self._transaction():
@@ -76,7 +180,7 @@ class Ledger:
             )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database; its log is merged into it."""
         self._db.close()
 
     @contextmanager
@@ -90,10 +194,13 @@ class Ledger:
                 self._db.execute("ROLLBACK")
             raise
 
+    def _one(self, query: str, *values: object) -> Any:
+        return self._db.execute(query, values).fetchone()
+
     # --- settings and runs ---
 
     def _meta(self, name: str) -> str | None:
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        row = self._one("SELECT value FROM meta WHERE name = ?", name)
         return row and str(row[0])
 
     def _set_meta(self, name: str, value: str) -> None:
@@ -104,41 +211,46 @@ class Ledger:
         text = self._meta("settings")
         return None if text is None else dict(msgspec.json.decode(text))
 
-    def is_blank(self) -> bool:
-        """Whether nothing of any user is noted yet."""
-        row = self._db.execute(
-            "SELECT EXISTS (SELECT 1 FROM users) OR EXISTS (SELECT 1 FROM failures)"
-        ).fetchone()
+    def dialect(self) -> dict[str, Any]:
+        """What earlier runs learned of the server's pagination, as JSON values."""
+        return dict(msgspec.json.decode(self._meta("dialect") or "{}"))
+
+    def is_empty(self) -> bool:
+        """Whether no user is recorded yet."""
+        row = self._one("SELECT EXISTS (SELECT 1 FROM users) OR EXISTS (SELECT 1 FROM failures)")
         return not row[0]
 
-    def begin(self, settings: Mapping[str, Any], now: str, *, anew: bool) -> str:
-        """Begin a session: go on with the latest run, or start the next.
+    def start_run(self, settings: Mapping[str, Any], now: str, *, new: bool) -> str:
+        """Start a session: resume the latest run, or start the next one.
 
-        `anew` starts the next run if the latest one came to its end. `now` is ISO 8601. Returns
-        the run's state as noted last, `{}` for a fresh one.
+        Args:
+            settings: Kept if no user is recorded yet.
+            now: ISO 8601.
+            new: Start the next run if the latest one is finished.
+
+        Returns:
+            The run's state as committed last, `{}` for a new one.
         """
         with self._transaction():
-            if self.is_blank():
+            if self.is_empty():
                 self._set_meta("settings", msgspec.json.encode(settings).decode())
-            self.session += 1
-            self._set_meta("session", str(self.session))
-            row = self._db.execute("SELECT max(id), finished FROM runs").fetchone()
-            if row[0] is None or (anew and row[1] is not None):
-                self.run = (row[0] or 0) + 1
-                self._db.execute("INSERT INTO runs (id, started) VALUES (?, ?)", (self.run, now))
-                self._db.execute("DELETE FROM failures")  # everybody is asked anew
-            else:
-                self.run = row[0]
-        state = self._db.execute("SELECT state FROM runs WHERE id = ?", (self.run,)).fetchone()
-        return str(state[0])
+            session = int(self._meta("session") or 0) + 1
+            self._set_meta("session", str(session))
+            run, finished = self._one("SELECT max(id), finished FROM runs")
+            if run is None or (new and finished is not None):
+                run = (run or 0) + 1
+                self._db.execute("INSERT INTO runs (id, started) VALUES (?, ?)", (run, now))
+                self._db.execute("DELETE FROM failures")  # every user is asked again
+        self.run, self.session = run, session
+        return str(self._one("SELECT state FROM runs WHERE id = ?", run)[0])
 
     def is_finished(self) -> bool:
-        """Whether the list of users once came to its end in this run."""
-        row = self._db.execute("SELECT finished FROM runs WHERE id = ?", (self.run,)).fetchone()
+        """Whether the list of users was read to its end in this run."""
+        row = self._one("SELECT finished FROM runs WHERE id = ?", self.run)
         return row is not None and row[0] is not None
 
     def finish(self, now: str, state: str) -> None:
-        """Note that the list of users came to its end."""
+        """Record that the list of users was read to its end."""
         with self._transaction():
             self._db.execute(
                 "UPDATE runs SET finished = coalesce(finished, ?), state = ? WHERE id = ?",
@@ -146,13 +258,13 @@ class Ledger:
             )
 
     def runs(self) -> list[tuple[int, str, str | None, str]]:
-        """Every run: id, when it started and came to its end, its state as JSON."""
+        """Every run: id, when it started and finished, its state as JSON."""
         return list(self._db.execute("SELECT id, started, finished, state FROM runs ORDER BY id"))
 
     # --- users ---
 
-    def not_to_ask(self, users: Iterable[int]) -> set[int]:
-        """Those of `users` who are done in this run, or have failed in this session."""
+    def already_done(self, users: Iterable[int]) -> set[int]:
+        """Those of `users` who are complete in this run, or have failed in this session."""
         found = self._db.execute(
             "WITH asked AS (SELECT value AS id FROM json_each(?1)) "
             "SELECT user_id FROM users JOIN asked ON user_id = id WHERE run = ?2 "
@@ -161,29 +273,56 @@ class Ledger:
         )
         return {row[0] for row in found}
 
+    def done(self) -> int:
+        """How many users are complete in this run."""
+        return int(self._one("SELECT count(*) FROM users WHERE run = ?", self.run)[0])
+
     def marks(self, user: int) -> dict[int, Mark]:
         """How far each of a user's targets was read, by rule id."""
         found = self._db.execute(
-            "SELECT rule_id, count, last_id, page_size, tail, target, gone FROM marks "
-            "WHERE user_id = ?",
-            (user,),
+            "SELECT rule_id, count, last, date, target FROM marks WHERE user_id = ?", (user,)
         )
         return {
-            rule: Mark(count, last_id, page_size, tail, target, bool(gone))
-            for rule, count, last_id, page_size, tail, target, gone in found
+            rule: Mark(
+                Checkpoint(
+                    count,
+                    struct.unpack(f"<{len(last) // 8}q", last),
+                    None if date is None else datetime.fromisoformat(date),
+                ),
+                target,
+            )
+            for rule, count, last, date, target in found
         }
 
-    def places(self, user: int) -> list[Place]:
-        """Where a user's events stand."""
+    def row_ranges(self, user: int) -> list[RowRange]:
+        """Where a user's events are."""
         found = self._db.execute(
-            "SELECT name, start, length FROM places JOIN parts "
+            "SELECT name, start, length FROM row_ranges JOIN parts "
             "ON number = part AND kind = 'events' WHERE user_id = ? ORDER BY part",
             (user,),
         )
-        return [Place(*row) for row in found]
+        return [RowRange(*row) for row in found]
+
+    def deleted(self, user: int, rule: int) -> Counter[int]:
+        """Keys of a target's rows that are in files and no longer on the server."""
+        found = self._db.execute(
+            "SELECT key, count FROM deleted WHERE user_id = ? AND rule_id = ?", (user, rule)
+        )
+        return Counter({_KEY.unpack(key)[0]: count for key, count in found})
+
+    def written(self, user: int, rule: int) -> list[WrittenRow]:
+        """A target's rows in files, in directories whose parts may leave."""
+        found = self._db.execute(
+            "SELECT rows FROM written WHERE user_id = ? AND rule_id = ? ORDER BY run", (user, rule)
+        )
+        return [
+            (key, number if has_number else None)
+            for (rows,) in found
+            for key, number, has_number in _ROW.iter_unpack(rows)
+        ]
 
     def failed_users(self) -> Iterator[int]:
-        """Users of whom something is missing and who have not failed in this session."""
+        """Users who have failed, but not in this session."""
         least = -(2**63)
         while True:  # a few at a time: the table changes meanwhile
             found = self._db.execute(
@@ -201,10 +340,10 @@ class Ledger:
         for row in self._db.execute("SELECT detail FROM failures ORDER BY user_id"):
             yield row[0]
 
-    def failed(self) -> int:
-        """How many users have failed and not come right since."""
-        row = self._db.execute("SELECT count(*) FROM failures").fetchone()
-        return int(row[0])
+    def failed(self) -> tuple[int, int]:
+        """How many users have failed since: those who may come right, and those refused."""
+        row = self._one("SELECT count(*), coalesce(sum(refused), 0) FROM failures")
+        return row[0] - row[1], row[1]
 
     def users_by_events(self) -> list[tuple[int, int]]:
         """(how many digits the number of a user's events has, users with such a number)."""
@@ -218,60 +357,99 @@ class Ledger:
 
     def next_part(self) -> int:
         """The number of the next part."""
-        row = self._db.execute("SELECT coalesce(max(number) + 1, 0) FROM parts").fetchone()
-        return int(row[0])
+        return int(self._one("SELECT coalesce(max(number) + 1, 0) FROM parts")[0])
 
-    def part_names(self, kind: str) -> set[str]:
-        """The names of the parts that count."""
-        found = self._db.execute("SELECT name FROM parts WHERE kind = ?", (kind,))
-        return {row[0] for row in found}
+    def parts(self) -> list[PartRecord]:
+        """The files of all parts."""
+        found = self._db.execute(
+            "SELECT kind, name, rows, size, modified, digest FROM parts ORDER BY number, kind"
+        )
+        return [PartRecord(*row) for row in found]
 
-    def tallies(self) -> Iterator[str]:
-        """What was counted in each part, as JSON."""
-        for row in self._db.execute("SELECT tally FROM parts WHERE tally IS NOT NULL"):
+    def verified(self, part: PartRecord, modified: int) -> None:
+        """Record when a part with the right contents was modified: it was copied, for one."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE parts SET modified = ? WHERE kind = ? AND name = ?",
+                (modified, part.kind, part.name),
+            )
+
+    def part_stats(self) -> Iterator[str]:
+        """The statistics of each part, as JSON."""
+        for row in self._db.execute("SELECT value FROM stats"):
             yield row[0]
 
-    def note(self, noted: Noted) -> None:
-        """Note a part, everything about its users, and the run's state: all or nothing."""
+    def commit(self, part: PartCommit) -> None:
+        """Record a part, everything about its users, and the run's state: all or nothing."""
         with self._transaction():
-            # The tally covers both kinds; it hangs on one of them, for nothing is counted twice.
-            tally: str | None = noted.tally
-            for kind, (name, rows) in sorted(noted.files.items()):
-                self._db.execute(
-                    "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?)",
-                    (noted.number, kind, self.run, name, rows, tally),
-                )
-                tally = None
-            self._note_users(noted)
             self._db.executemany(
-                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)",
-                ((user, self.session, detail) for user, detail in noted.failures.items()),
+                "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (part.number, f.kind, self.run, f.name, f.rows, f.size, f.modified, f.digest)
+                    for f in part.files
+                ),
             )
-            self._db.execute("UPDATE runs SET state = ? WHERE id = ?", (noted.state, self.run))
+            if part.files:
+                self._db.execute("INSERT INTO stats VALUES (?, ?)", (part.number, part.stats))
+            self._commit_users(part)
+            self._db.executemany(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
+                ((u, self.session, refused, text) for u, (text, refused) in part.failures.items()),
+            )
+            self._db.execute("UPDATE runs SET state = ? WHERE id = ?", (part.state, self.run))
+            self._set_meta("dialect", part.dialect)
 
-    def _note_users(self, noted: Noted) -> None:
-        users = noted.users
+    def _commit_users(self, part: PartCommit) -> None:
+        users = part.users
         self._db.executemany(
             "INSERT INTO users VALUES (?, ?, ?) ON CONFLICT (user_id) DO UPDATE "
             "SET run = excluded.run, events = events + excluded.events",
-            ((user.user_id, self.run, user.new_events) for user in users),
+            ((user.user_id, self.run, user.events) for user in users),
         )
         self._db.executemany(
-            "INSERT INTO places VALUES (?, ?, ?, ?)",
+            "INSERT INTO row_ranges VALUES (?, ?, ?, ?)",
+            ((user.user_id, part.number, *user.range) for user in users if user.range),
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?)",
             (
-                (user.user_id, noted.number, user.start, user.length)
+                (user.user_id, rule, *_place(mark.checkpoint), mark.target)
                 for user in users
-                if user.start is not None
+                for rule, mark in user.marks.items()
             ),
         )
         self._db.executemany(
-            "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "DELETE FROM deleted WHERE user_id = ? AND rule_id = ?",
+            ((user.user_id, rule) for user in users for rule in user.deleted),
+        )
+        self._db.executemany(
+            "INSERT INTO deleted VALUES (?, ?, ?, ?)",
             (
-                (user.user_id, rule, m.count, m.last_id, m.page_size, m.tail, m.target, m.gone)
+                (user.user_id, rule, _KEY.pack(key), count)
                 for user in users
-                for rule, m in user.marks.items()
+                for rule, keys in user.deleted.items()
+                for key, count in keys.items()
+            ),
+        )
+        self._db.executemany(
+            "INSERT INTO written VALUES (?, ?, ?, ?)",
+            (
+                (user.user_id, rule, self.run, _packed(rows))
+                for user in users
+                for rule, rows in user.written.items()
+                if rows
             ),
         )
         self._db.executemany(
             "DELETE FROM failures WHERE user_id = ?", ((user.user_id,) for user in users)
         )
+
+
+def _place(checkpoint: Checkpoint) -> tuple[int, bytes, str | None]:
+    date = checkpoint.date
+    last = struct.pack(f"<{len(checkpoint.last)}q", *checkpoint.last)
+    return checkpoint.row, last, None if date is None else date.isoformat()
+
+
+def _packed(rows: Sequence[WrittenRow]) -> bytes:
+    return b"".join([_ROW.pack(key, number or 0, number is not None) for key, number in rows])

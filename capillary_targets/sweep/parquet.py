@@ -25,7 +25,6 @@ from attrs import define, field
 
 from capillary_targets.models import Target, TargetEvent
 
-from .parts import WholeFile
 from .rows import (
     EVENT_FIELDS,
     KEY_FIELDS,
@@ -39,6 +38,7 @@ from .rows import (
     row_key,
 )
 from .stats import EXACT
+from .store import AtomicFile
 
 __all__ = ["EVENTS", "SCHEMA_VERSION", "TARGETS", "VANISHED", "Parquet", "decimal_overflow"]
 
@@ -118,8 +118,8 @@ class _Outlet:
 
     closed = False
 
-    def __init__(self, file: WholeFile) -> None:
-        self._file: WholeFile | None = file
+    def __init__(self, file: AtomicFile) -> None:
+        self._file: AtomicFile | None = file
         self._size = 0
 
     def write(self, data: bytes) -> int:
@@ -145,7 +145,7 @@ class _Outlet:
 class _Part:
     """One part. Places are counted in rows."""
 
-    file: WholeFile
+    file: AtomicFile
     _kind: str
     _schema: pa.Schema
     rows: int = field(init=False, default=0)
@@ -182,15 +182,11 @@ class _Part:
             self._writer.close()
         self.file.sync()
 
-    def commit(self) -> None:
-        self.sync()
-        self.file.commit()
-
-    def discard(self) -> None:
+    def rollback(self) -> None:
         self._outlet.drop()
         with suppress(OSError, pa.ArrowException):
             self._writer.close()
-        self.file.discard()
+        self.file.rollback()
 
 
 class _TargetRow(NamedTuple):
@@ -280,15 +276,15 @@ class Parquet:
 
     def events(self, path: Path) -> _Part:
         """A new part of events."""
-        return _Part(WholeFile(path), "events", self._schema(EVENTS))
+        return _Part(AtomicFile(path), "events", self._schema(EVENTS))
 
     def targets(self, path: Path) -> _Part:
         """A new part of targets."""
-        return _Targets(WholeFile(path), "targets", self._schema(TARGETS))
+        return _Targets(AtomicFile(path), "targets", self._schema(TARGETS))
 
     def vanished(self, path: Path) -> _Part:
         """A new part of vanished events."""
-        return _Part(WholeFile(path), "vanished", self._schema(VANISHED))
+        return _Part(AtomicFile(path), "vanished", self._schema(VANISHED))
 
     def _schema(self, schema: pa.Schema) -> pa.Schema:
         about = {

@@ -1,83 +1,148 @@
-"""A file that appears only whole: written aside, synced, renamed."""
+"""The part in progress: its files, in the format asked for, and what the ledger is to record."""
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
-from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, Self
+from collections.abc import Callable
 
-__all__ = ["ASIDE", "WholeFile", "remove_strangers", "sync_directory"]
+from attrs import define, field
 
-ASIDE: Final = ".partial"
-"""What a file's name ends in until it is whole."""
+from capillary_targets.errors import UsageError
 
+from .fetch import UserResult
+from .jsonl import JsonLines
+from .ledger import PartCommit, PartRecord, UserRecord
+from .options import PartLimits
+from .rows import FORMATS, EncodedRows, Format, PartFile, encode
+from .stats import PartStats
+from .store import Directory, part_name, sync_directory
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+__all__ = ["PartWriter", "format_named"]
 
 
-def remove_strangers(directory: Path, known: set[str]) -> None:
-    """Remove parts that were never noted, and what was still being written, after a kill."""
-    for path in directory.glob("part-*"):
-        if path.name not in known:
-            path.unlink()
+@define
+class PartWriter:
+    """Collects users for the next part; `commit` stores all of them, or none.
 
-
-class WholeFile:
-    """A file being written, which `commit` puts in its place and anything else takes away.
-
-    As a context manager it commits at the end of the block, unless the block raises.
+    `in_progress` are the users to be asked, being asked, or collected here. `state` returns the
+    run's state and the dialect, as JSON.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._aside = path.with_name(path.name + ASIDE)
-        self.file: BinaryIO = self._aside.open("wb")
+    _directory: Directory
+    _format: Format
+    _limits: PartLimits
+    _state: Callable[[], tuple[str, str]]
+    in_progress: set[int] = field(init=False, factory=set)
+    _files: dict[str, PartFile] = field(init=False, factory=dict)
+    """By kind."""
+    _users: list[UserRecord] = field(init=False, factory=list)
+    _failures: dict[int, tuple[str, bool]] = field(init=False, factory=dict)
+    _stats: PartStats = field(init=False, factory=PartStats)
+    _number: int = field(init=False, default=0)
+    _rows: int = field(init=False, default=0)
+    _since: float = field(init=False, default=0.0)
 
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        self.file.write(data)
+    def __attrs_post_init__(self) -> None:
+        self._number = self._directory.free_number(self._format.suffix)
+
+    def add(self, result: UserResult, now: float) -> None:
+        """Take a user: all rows if nothing is missing, else the failure. `now` in seconds."""
+        if not self._users and not self._failures:
+            self._since = now
+        if not result.complete:
+            detail = encode(result.failure()).decode()
+            self._failures[result.user_id] = (detail, result.refused)
+            return
+        rows = result.rows
+        place = self._add_rows("events", rows, rows.event_count)
+        self._add_rows("targets", rows, rows.target_count)
+        self._add_rows("vanished", rows, rows.vanished_count)
+        self._stats.merge(rows.stats)
+        self._users.append(result.record(place))
+
+    def _add_rows(self, kind: str, rows: EncodedRows, count: int) -> tuple[int, int] | None:
+        if not count:
+            return None
+        if kind not in self._files:
+            path = self._directory.part(kind, self._name())
+            if not path.parent.exists():
+                path.parent.mkdir()
+                sync_directory(self._directory.path)
+            self._files[kind] = getattr(self._format, kind)(path)
+        self._rows += count
+        return self._files[kind].add(rows)
+
+    def is_full(self, now: float) -> bool:
+        """Whether it is time to commit."""
+        users = len(self._users) + len(self._failures)
+        return users > 0 and (
+            self._rows >= self._limits.rows
+            or users >= self._limits.users
+            or now - self._since >= self._limits.seconds
+        )
 
     def sync(self) -> None:
-        """Everything onto the disk, but not yet under its name. May be called from a thread."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        """Make the files durable: the slow part of `commit`. May be called from a thread."""
+        for file in self._files.values():
+            file.sync()
 
     def commit(self) -> None:
-        """Everything onto the disk, then under its name."""
-        try:
-            self.sync()
-            self.file.close()
-            self._aside.rename(self.path)
-        except BaseException:
-            self.discard()
-            raise
-        sync_directory(self.path.parent)
+        """Record the synced files and their users in one transaction, then rename the files.
 
-    def discard(self) -> None:
-        """As if it had never been begun."""
-        with suppress(OSError):  # what was buffered may not fit on the disk; it is not wanted
-            self.file.close()
-        with suppress(OSError):
-            self._aside.unlink(missing_ok=True)
+        Raises `sqlite3.OperationalError` where another program locks the ledger; may be repeated.
+        """
+        if not self._users and not self._failures:
+            return
+        state, dialect = self._state()
+        self._directory.ledger.commit(
+            PartCommit(
+                self._number,
+                [
+                    PartRecord(kind, self._name(), part.rows, *part.file.fingerprint())
+                    for kind, part in self._files.items()
+                ],
+                self._stats.to_json(),
+                self._users,
+                self._failures,
+                state,
+                dialect,
+            )
+        )
+        self.in_progress.difference_update(user.user_id for user in self._users)
+        self.in_progress.difference_update(self._failures)
+        files = [*self._files.values()]
+        self._clear()
+        for part in files:
+            part.file.rename()
+        self._number = self._directory.free_number(self._format.suffix)
 
-    def __enter__(self) -> Self:
-        return self
+    def rollback(self) -> None:
+        """Delete the files; their users stay pending."""
+        for part in self._files.values():
+            part.rollback()
+        self._clear()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.commit()
-        else:
-            self.discard()
+    def _clear(self) -> None:
+        self._files, self._users, self._failures = {}, [], {}
+        self._stats, self._rows = PartStats(), 0
+
+    def _name(self) -> str:
+        return part_name(self._number, self._format.suffix)
+
+
+def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
+    """The format of that name, for the rows of run number `run`; `raw` adds rows as sent.
+
+    Raises:
+        UsageError: there is no such format, or its extra is not installed.
+    """
+    if name == "jsonl":
+        return JsonLines(raw=raw, run=run)
+    if name != "parquet":
+        raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
+    try:
+        from .parquet import Parquet  # noqa: PLC0415 - pyarrow comes with an extra
+    except ImportError:
+        raise UsageError(
+            "Parquet needs pyarrow: install it with `pip install 'capillary-targets[parquet]'`"
+        ) from None
+    return Parquet(raw=raw, run=run)

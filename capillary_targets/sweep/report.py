@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from attrs import define, frozen
 
-from .directory import Directory
 from .ledger import Ledger
-from .parts import WholeFile
-from .state import State
+from .options import RunState, Summary
 from .stats import PartStats, RequestTimeline
-from .summary import Summary
+from .store import AtomicFile, Directory
 
 if TYPE_CHECKING:
     from .charts import Charts
@@ -69,12 +67,12 @@ def collect(ledger: Ledger) -> ReportData:
     runs = []
     timeline = RequestTimeline()
     for number, started, finished, text in ledger.runs():
-        state = msgspec.json.decode(text, type=State)
+        state = msgspec.json.decode(text, type=RunState)
         runs.append(Run(number, started, finished, state.summary))
         timeline = RequestTimeline()
         timeline.merge(state.timeline)
     stats = PartStats()
-    for text in ledger.tallies():
+    for text in ledger.part_stats():
         stats.merge(PartStats.from_json(text))
     failures = Counter(str(msgspec.json.decode(text)["error"]) for text in ledger.failures())
     return ReportData(
@@ -152,7 +150,7 @@ def write_report(out: Path, ledger: Ledger) -> Path:
 def write_data(out: Path, found: ReportData) -> Path:
     """Write `report.html` into `out`. Raises `OSError`."""
     path = out / "report.html"
-    with WholeFile(path) as file:
+    with AtomicFile(path) as file:
         file.write(_page(found).encode())
     return path
 
@@ -216,7 +214,7 @@ def _facts(summary: Summary) -> str:
     facts = {
         "users": _number(summary.users),
         "complete": _number(summary.complete),
-        "failed": _number(summary.failed),
+        "failed": _number(summary.failed + summary.refused),
         "targets": _number(summary.targets),
         "events": _number(summary.events),
         "sum of values": _amount(summary.value_sum),

@@ -16,11 +16,10 @@ import msgspec
 from attrs import define, field, frozen
 
 from capillary_targets import structuring
-from capillary_targets.errors import UsageError
 from capillary_targets.models import Target, TargetEvent
 
-from .parts import WholeFile
 from .stats import EXACT, PartStats
+from .store import AtomicFile
 
 __all__ = [
     "EVENT_FIELDS",
@@ -35,7 +34,6 @@ __all__ = [
     "encode",
     "event_key",
     "extra_text",
-    "format_named",
     "key_values",
     "one_line",
     "plain",
@@ -270,7 +268,7 @@ class PartFile(Protocol):
     """One part being written."""
 
     rows: int
-    file: WholeFile
+    file: AtomicFile
 
     def add(self, encoded: EncodedRows) -> tuple[int, int]:
         """Append a user's rows. Returns their start and length, for `Format.read_events`."""
@@ -278,10 +276,7 @@ class PartFile(Protocol):
     def sync(self) -> None:
         """Everything onto the disk, still under a temporary name. May be called from a thread."""
 
-    def commit(self) -> None:
-        """Sync, and rename to its final name."""
-
-    def discard(self) -> None:
+    def rollback(self) -> None:
         """Delete the temporary file."""
 
 
@@ -301,24 +296,3 @@ class Format(RowEncoder, Protocol):
 
     def read_events(self, path: Path, start: int, length: int) -> StoredRows:
         """The rows that stand there, as `PartFile.add` said."""
-
-
-def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
-    """The format of that name, for the rows of run number `run`; `raw` adds rows as sent.
-
-    Raises:
-        UsageError: there is no such format, or its extra is not installed.
-    """
-    if name == "jsonl":
-        from .jsonl import JsonLines  # noqa: PLC0415 - the formats build on this module
-
-        return JsonLines(raw=raw, run=run)
-    if name != "parquet":
-        raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
-    try:
-        from .parquet import Parquet  # noqa: PLC0415 - pyarrow comes with an extra
-    except ImportError:
-        raise UsageError(
-            "Parquet needs pyarrow: install it with `pip install 'capillary-targets[parquet]'`"
-        ) from None
-    return Parquet(raw=raw, run=run)

@@ -3,218 +3,257 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
+import resource
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import msgspec
-from attrs import define, field
+from attrs import define, evolve, field
 
 from capillary_targets.client import TargetsClient
-from capillary_targets.errors import CapillaryError, UsageError
-from capillary_targets.fanout import WorkerPool
+from capillary_targets.errors import (
+    CapillaryError,
+    ConnectionFailed,
+    RequestTimeout,
+    ServiceUnavailable,
+)
+from capillary_targets.fanout import fan_out
+from capillary_targets.pagination import Dialect
+from capillary_targets.session import Session
 
-from .directory import Directory
-from .errors import SweepStopped
-from .hand import Hand, Limits
-from .ledger import Ledger
-from .parts import WholeFile
+from .fetch import UserFetcher, UserResult
+from .ledger import Ledger, is_locked
+from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
+from .parts import PartWriter, format_named
 from .report import write_report
-from .rows import Format, encode, format_named
-from .state import State
-from .stats import RequestTimeline
-from .summary import Summary
+from .rows import encode
+from .stats import EXACT, RequestTimeline
+from .store import KINDS, AtomicFile, Directory, sync_directory
 from .user_list import BadLine, Users, read_batches
-from .visit import Visitor
 
 __all__ = ["run"]
+
+T = TypeVar("T")
+
+_LOCK_WAIT: Final = 600.0
+"""Seconds to wait for another program that locks the ledger."""
+_SHARE_FROM: Final = 100
+"""Users asked before `max_failures` as a share counts."""
+_UNREACHABLE: Final = 50
+"""Users in a row whom no answer reached, after which the server counts as unreachable."""
+_RESERVED_FILES: Final = 12
+"""Descriptors for parts, the ledger and what Python opens now and then."""
+
+_log = logging.getLogger("capillary_targets")
 
 
 async def run(
     client: TargetsClient,
     users: Users,
     out: Path | str,
+    options: SweepOptions | None = None,
     *,
-    rules: tuple[int, ...] = (),
-    enrolled: bool = True,
-    format: str = "jsonl",  # noqa: A002 - what everybody calls it
-    raw: bool = False,
-    incremental: bool = False,
-    retry_failed: bool = False,
-    source: str | None = None,
-    limits: Limits | None = None,
     timeline: RequestTimeline | None = None,
     progress: Callable[[Summary], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
-    """Sweep `users` into files below the directory `out`; on the same directory, go on.
+    """Sweep `users` into files below the directory `out`; on the same directory, resume.
 
-    Writes `events/part-*`, `targets/part-*`, `failures.jsonl`, `summary.json`, `report.html`. A
-    user's rows are written only if nothing is missing; the other users are listed as failures and
-    asked again next time. `rules` keeps only those targets; without `enrolled`, the events of
-    `rules` are asked for whoever is in them. `format` is jsonl or parquet; `raw` adds each row as
-    the server sent it. `incremental` begins the next run if the latest one came to its end: only
-    what is new since is written. `retry_failed` sweeps those who failed, and `users` may be empty.
-    `source` stands for the server in the directory's settings (by default its base URL).
-    `timeline`, if it is one of the client's hooks, gives the report requests over time. `progress`
-    is told after each user.
+    Writes `events/part-*`, `targets/part-*`, `vanished/part-*`, `failures.jsonl`, `summary.json`
+    and `report.html`. A user's rows are written only if nothing is missing; the others are listed
+    as failures and asked again next time. Cancelling it commits the part in progress.
 
-    Cancelling it finishes the part in hand. Raises `SweepRefused` before anything was asked;
-    `SweepStopped` where the files can no longer be written, a full disk for one. In either case
-    what was noted is safe, and the same call goes on.
+    Args:
+        client: An open client; its page size counts unless `options` has another.
+        users: A `UsersFile`, or user ids (iterable or async iterable) of any number.
+        out: The directory; created if need be.
+        options: What to ask for and how to write it.
+        timeline: If it is one of the client's hooks, the report shows requests over time.
+        progress: Called with the sums after each user; its exceptions are logged and ignored.
+        clock: Seconds, for tests.
+
+    Returns:
+        The sums of the run.
+
+    Raises:
+        SweepRefused: Nothing was begun: an option, the list or the directory does not fit.
+        SweepStopped: The files can no longer be written (a full disk), the list ended early, too
+            many users failed, or the server cannot be reached.
+        CapillaryError: An error that is fatal for every user, rejected credentials for one.
+            In each of these cases what the ledger has is safe, and the same call resumes.
     """
-    if incremental and retry_failed:
-        raise UsageError("incremental and retry_failed exclude each other: give one of them")
-    if not enrolled and not rules:
-        raise UsageError("without asking for users' targets, name the rules whose events you want")
-    settings = {
-        "base_url": source or str(client.session.settings.base_url),
-        "rules": sorted(rules),
-        "enrolled": enrolled,
-        "format": format,
-        "raw": raw,
-    }
-    format_named(format, raw=raw)  # refuses before anything is written
-    with Directory(Path(out), settings) as directory:
-        state = directory.ledger.begin(settings, _now(), anew=incremental)
-        form = format_named(format, raw=raw, run=directory.ledger.run)
-        sweep = _Sweep(
-            client,
-            directory,
-            form,
-            limits or Limits(),
-            timeline or RequestTimeline(clock),
-            clock,
-            progress,
-            msgspec.json.decode(state, type=State),
+    options = options or SweepOptions()
+    if options.page_size is None:
+        options = evolve(options, page_size=client.page_size)
+    format_named(options.format, raw=options.raw)  # refused before anything is written
+    settings = options.settings(str(client.session.settings.base_url), _account(client))
+    with ExitStack() as stack:
+        directory = Directory(Path(out), settings)
+        await _while_locked(lambda: stack.enter_context(directory))
+        state = await _while_locked(
+            lambda: directory.ledger.start_run(settings, _now(), new=options.incremental)
         )
-        visitor = Visitor(
+        sweep = _Run(
             client.session.with_options(wait_for_limits=True),
-            form,
-            client.page_size,
-            directory.ledger.marks,
-            sweep.written,
-            sweep.limit,
-            rules=rules,
-            enrolled=enrolled,
-            raw=raw,
+            directory,
+            options,
+            timeline or RequestTimeline(clock),
+            progress,
+            clock,
+            msgspec.json.decode(state, type=RunState),
         )
-        if retry_failed:
-            return await sweep.run(directory.ledger.failed_users(), visitor, whole=False)
-        return await sweep.run(users, visitor)
+        if options.retry_failed:
+            return await sweep.run(directory.ledger.failed_users())
+        return await sweep.run(users)
+
+
+def _account(client: TargetsClient) -> str:
+    auth = client.session.settings.auth
+    return str(getattr(auth, "username", None) or getattr(auth, "client_key", ""))
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+async def _while_locked(call: Callable[[], T]) -> T:
+    """`call()`, repeated while another program locks the ledger, which is a matter of minutes."""
+    until = time.monotonic() + _LOCK_WAIT
+    while True:
+        try:
+            return call()
+        except sqlite3.OperationalError as error:
+            if not is_locked(error) or time.monotonic() > until:
+                raise
+        await asyncio.sleep(0.2)
+
+
+def _connections() -> int:
+    """Connections that the limit of open files leaves room for.
+
+    A connection may take two: a sandbox in the same process holds the other end.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return 2**31
+    spare = (limit - len([*Path("/dev/fd").iterdir()]) - _RESERVED_FILES) // 2
+    if spare < 1:
+        raise SweepRefused(
+            f"only {limit} files may be open at once: raise that with `ulimit -n`, to 256 or more"
+        )
+    return spare
+
+
 @define
-class _Sweep:
-    _client: TargetsClient
+class _Run:
+    _session: Session
     _directory: Directory
-    _format: Format
-    _limits: Limits
+    _options: SweepOptions
     _timeline: RequestTimeline
-    _clock: Callable[[], float]
     _progress: Callable[[Summary], None] | None
-    _before: State
-    _hand: Hand = field(init=False)
+    _clock: Callable[[], float]
+    _before: RunState
+    _writer: PartWriter = field(init=False)
+    _fetcher: UserFetcher = field(init=False)
     _summary: Summary = field(init=False)
     _started: float = field(init=False)
     _earlier: tuple[int, int, float] = field(init=False)
+    _unreached: int = field(init=False, default=0)
+    """Users in a row whom no answer reached."""
 
     def __attrs_post_init__(self) -> None:
         self._started = self._clock()
         summary = self._summary = self._before.summary
-        made = self._client.counts
-        self._earlier = (
-            summary.requests - made.requests,
-            summary.retries - made.retries,
-            summary.seconds,
-        )
+        self._earlier = (summary.requests, summary.retries, summary.seconds)
         summary.run = self._ledger.run
-        summary.bad_lines = summary.skipped = summary.failed = 0
+        summary.bad_lines = summary.skipped = summary.failed = summary.refused = 0
         summary.finished = False
         self._timeline.resume(self._before.timeline, summary.seconds)
-        self._hand = Hand(self._directory, self._format, summary, self._state, self._limits)
+        options = self._options
+        row_format = format_named(options.format, raw=options.raw, run=summary.run)
+        self._fetcher = UserFetcher(self._directory, row_format, options)
+        self._writer = PartWriter(self._directory, row_format, options.limits, self._state)
 
     @property
     def _ledger(self) -> Ledger:
         return self._directory.ledger
 
-    def limit(self) -> int:
-        """Users in progress at once."""
-        return self._client.session.limiter.limit
-
-    def written(self, user: int, rule: int) -> set[int | None]:
-        """The ids of the events that the files hold of a user's target."""
-        stored = (
-            self._format.read_events(
-                self._directory.part("events", place.part), place.start, place.length
-            )
-            for place in self._ledger.places(user)
-        )
-        return {
-            event
-            for rows in stored
-            for of_rule, event in zip(rows.rules, rows.event_log_ids, strict=True)
-            if of_rule == rule
-        }
-
-    async def run(self, users: Users, visitor: Visitor, *, whole: bool = True) -> Summary:
-        """To the end, or as far as it goes. `whole`: the users are the whole list."""
+    async def run(self, users: Users) -> Summary:
+        """To the end of the list, or as far as it goes."""
+        session = self._session
+        # What earlier runs learned of the server's pagination saves a request or two here.
+        session.learned.take(Dialect.from_dict(self._ledger.dialect()))
         try:
-            with WholeFile(self._directory.path / "failures.jsonl") as failures:
-                ended_by = await self._visit_all(users, visitor, failures)
-                self._hand.seal()
-                over = ended_by is None and (whole or self._ledger.is_finished())
-                self._close(failures, finished=over)
+            with AtomicFile(self._directory.path / "failures.jsonl") as failures:
+                ended_by = await self._fetch_all(users, failures)
+                await self._commit()
+                whole = not self._options.retry_failed or self._ledger.is_finished()
+                await self._close(failures, finished=ended_by is None and whole)
             if ended_by is not None:
                 raise ended_by
             write_report(self._directory.path, self._ledger)
         except CapillaryError:
             raise
         except (OSError, sqlite3.Error) as error:
-            self._hand.discard()
+            self._writer.rollback()
             raise SweepStopped(
-                f"cannot write to {self._directory.path}: {_reason(error)}; "
-                f"{self._summary.complete} users are safe there: mend that, then run the same "
-                "command again to go on"
+                f"cannot write to {self._directory.path}: {_reason(error)}; {self._safe_users()}: "
+                "mend that, then run the same command again to resume"
             ) from error
         return self._summary
 
-    async def _visit_all(
-        self, users: Users, visitor: Visitor, failures: WholeFile
-    ) -> BaseException | None:
-        """Visit all users; what ended it before the list did, if anything.
-
-        A failing disk is raised: then the part in hand cannot be kept.
-        """
+    def _safe_users(self) -> str:
         try:
-            async with (
-                aclosing(self._wanted(users, failures)) as wanted,
-                aclosing(WorkerPool(wanted, visitor.visit, self.limit).results()) as visits,
-            ):
-                async for visit in visits:
-                    self._hand.add(visit, self._clock())
-                    self._tell()
-                    if self._hand.is_full(self._clock()):
-                        await self._seal()
+            return f"{self._ledger.done()} users are safe there"
+        except sqlite3.Error:
+            return "the users in its ledger are safe"
+
+    async def _fetch_all(self, users: Users, failures: AtomicFile) -> BaseException | None:
+        """Fetch all users; what ended it before the list did, if anything.
+
+        A failing disk is raised: then the part in progress cannot be kept.
+        """
+        results = fan_out(
+            self._session,
+            self._pending_users(users, failures),
+            self._options,
+            self._fetcher.fetch,
+            most=_connections(),
+        )
+        try:
+            async with aclosing(results):
+                async for result in results:
+                    self._count(result)
+                    self._writer.add(result, self._clock())
+                    self._report_progress()
+                    self._check_failures(result)
+                    if self._writer.is_full(self._clock()):
+                        await self._commit()
+        except CapillaryError as error:
+            if isinstance(error, SweepRefused) and self._summary.users:
+                return SweepStopped(
+                    f"{error}; the users before that are safe in {self._directory.path}, and the "
+                    "same command resumes"
+                )
+            return error
         except (OSError, sqlite3.Error):
             raise
         except BaseException as error:  # noqa: BLE001 - raised again, after what is good is kept
             return error
         return None
 
-    async def _wanted(self, users: Users, failures: WholeFile) -> AsyncGenerator[int, None]:
+    async def _pending_users(self, users: Users, failures: AtomicFile) -> AsyncGenerator[int, None]:
         """The users to ask: not yet done, each once."""
-        pending = self._hand.pending
-        async with aclosing(read_batches(users)) as found:
-            async for batch in found:
+        in_progress = self._writer.in_progress
+        async with aclosing(read_batches(users)) as batches:
+            async for batch in batches:
                 await asyncio.sleep(0)  # where all are done, nothing else lets a signal through
                 ids = []
                 for user in batch:
@@ -223,55 +262,99 @@ class _Sweep:
                         failures.write(encode(_bad_line(user)) + b"\n")
                     else:
                         ids.append(user)
-                # No await from here to the last `add`: a seal in between would move users from
-                # the pending ones to the ledger, behind our back.
-                done = self._ledger.not_to_ask(ids)
-                fresh = []
+                # No await from here to the last `add`: a commit in between would move users from
+                # those in progress to the ledger.
+                done = self._ledger.already_done(ids)
+                pending = []
                 for user in ids:
-                    if user in done or user in pending:
+                    if user in done or user in in_progress:
                         self._summary.skipped += 1
                     else:
-                        pending.add(user)
-                        fresh.append(user)
-                self._tell()
-                for user in fresh:
+                        in_progress.add(user)
+                        pending.append(user)
+                self._report_progress()
+                for user in pending:
                     yield user
 
-    async def _seal(self) -> None:
-        """Seal the part in hand, the slow writing aside from the event loop."""
-        writing = asyncio.ensure_future(asyncio.to_thread(self._hand.sync))
+    async def _commit(self) -> None:
+        """Commit the part in progress, the slow writing in a thread."""
+        writing = asyncio.ensure_future(asyncio.to_thread(self._writer.sync))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
             await asyncio.wait([writing])  # nobody else may touch the files meanwhile
             raise
-        self._hand.seal()
+        await _while_locked(self._writer.commit)
 
-    def _tell(self) -> None:
-        self._count()
-        if self._progress is not None:
+    def _count(self, result: UserResult) -> None:
+        summary = self._summary
+        if not result.complete:
+            summary.refused += result.refused
+            summary.failed += not result.refused
+            return
+        summary.complete += 1
+        summary.targets += result.targets
+        summary.events += result.rows.event_count
+        summary.reconciled_targets += result.reconciled
+        summary.late_events += result.late
+        summary.vanished_events += result.vanished
+        summary.value_sum = EXACT.add(summary.value_sum, result.rows.stats.value_sum)
+
+    def _check_failures(self, result: UserResult) -> None:
+        """Raise `SweepStopped` where going on is of no use."""
+        unreached = isinstance(result.error, ConnectionFailed | RequestTimeout | ServiceUnavailable)
+        self._unreached = self._unreached + 1 if unreached else 0
+        if self._unreached >= _UNREACHABLE:
+            raise SweepStopped(
+                f"the server cannot be reached: {self._unreached} users in a row failed, the last "
+                f"with: {result.error}; run the same command again to resume"
+            )
+        most, failed = self._options.max_failures, self._summary.failed + self._summary.refused
+        if most is None or result.complete:
+            return
+        if 0 < most < 1:
+            asked = self._summary.users
+            most = most * asked if asked >= _SHARE_FROM else failed
+        if failed > most:
+            raise SweepStopped(
+                f"{failed} of {self._summary.users} users failed, more than max_failures allows, "
+                f"the last with: {result.error}; run the same command again to resume"
+            )
+
+    def _report_progress(self) -> None:
+        self._measure()
+        if self._progress is None:
+            return
+        try:
             self._progress(self._summary)
+        except Exception:  # noqa: BLE001 - progress never decides over the work
+            _log.exception("the progress callback failed and is not called again")
+            self._progress = None
 
-    def _count(self) -> None:
+    def _measure(self) -> None:
         requests, retries, seconds = self._earlier
-        counts = self._client.counts
+        counts = self._session.counts
         self._summary.requests = requests + counts.requests
         self._summary.retries = retries + counts.retries
         self._summary.seconds = round(seconds + self._clock() - self._started, 3)
 
-    def _state(self) -> str:
-        self._count()
-        return encode({"summary": self._summary, "timeline": self._timeline.as_dict()}).decode()
+    def _state(self) -> tuple[str, str]:
+        self._measure()
+        state = RunState(self._summary, self._timeline.as_dict())
+        return encode(state).decode(), encode(self._session.learned.dialect.to_dict()).decode()
 
-    def _close(self, failures: WholeFile, *, finished: bool) -> None:
-        """The list of failures and the summary."""
+    async def _close(self, failures: AtomicFile, *, finished: bool) -> None:
+        """Write the list of failures and the summary."""
         for detail in self._ledger.failures():
             failures.write(detail.encode() + b"\n")
-        self._summary.failed = self._ledger.failed()
+        self._summary.failed, self._summary.refused = self._ledger.failed()
         self._summary.finished = finished
         if finished:
-            self._ledger.finish(_now(), self._state())
-        with WholeFile(self._directory.path / "summary.json") as file:
+            for kind in KINDS:
+                if (self._directory.path / kind).is_dir():
+                    sync_directory(self._directory.path / kind)
+            await _while_locked(lambda: self._ledger.finish(_now(), self._state()[0]))
+        with AtomicFile(self._directory.path / "summary.json") as file:
             file.write(encode(self._summary.as_dict()) + b"\n")
 
 
@@ -280,4 +363,6 @@ def _bad_line(line: BadLine) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return "too many files are open (raise the limit with `ulimit -n`)"
     return getattr(error, "strerror", None) or str(error)

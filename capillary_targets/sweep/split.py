@@ -6,7 +6,7 @@ from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import Final
 
-from .parts import WholeFile
+from .store import AtomicFile
 from .user_list import BadLine, Users, read_batches
 
 __all__ = ["partition_of", "split"]
@@ -28,7 +28,7 @@ async def split(users: Users, lists: list[Path]) -> tuple[list[int], list[BadLin
     counts = [0] * len(lists)
     bad: list[BadLine] = []
     with ExitStack() as stack:
-        files = [stack.enter_context(WholeFile(path)) for path in lists]
+        files = [stack.enter_context(AtomicFile(path)) for path in lists]
         async with aclosing(read_batches(users)) as found:
             async for batch in found:
                 for user in batch:

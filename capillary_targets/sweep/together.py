@@ -14,12 +14,11 @@ from typing import Final
 
 import attrs
 
-from .directory import KINDS, Directory
-from .parts import WholeFile, remove_strangers, sync_directory
+from .options import Summary
 from .report import ReportData, Run, collect, write_data
 from .rows import encode
 from .stats import EXACT, PartStats, RequestTimeline
-from .summary import Summary
+from .store import KINDS, AtomicFile, Directory, sync_directory
 from .user_list import BadLine
 
 __all__ = ["join"]
@@ -40,7 +39,7 @@ def join(
     found = []
     for kind in KINDS:
         (out / kind).mkdir(exist_ok=True)
-    with WholeFile(out / "failures.jsonl") as failures:
+    with AtomicFile(out / "failures.jsonl") as failures:
         for line in bad:
             about = {"line": line.number, "text": line.text, "error": "not a user id"}
             failures.write(encode(about) + b"\n")
@@ -50,15 +49,19 @@ def join(
                 for detail in directory.ledger.failures():
                     failures.write(detail.encode() + b"\n")
                 for kind in KINDS:
-                    for name in directory.ledger.part_names(kind):
-                        names[kind].add(_link(directory.part(kind, name), out / kind, number))
+                    for part in directory.ledger.parts():
+                        if part.kind == kind:
+                            there = directory.part(kind, part.name)
+                            names[kind].add(_link(there, out / kind, number))
     for kind in KINDS:
-        remove_strangers(out / kind, names[kind])
+        for path in (out / kind).glob("part-*"):
+            if path.name not in names[kind]:
+                path.unlink()
         sync_directory(out / kind)
     together = _together(found)
     summary = together.runs[-1].summary if together.runs else Summary(finished=True)
     summary.bad_lines, summary.seconds = len(bad), round(seconds, 3)
-    with WholeFile(out / "summary.json") as file:
+    with AtomicFile(out / "summary.json") as file:
         file.write(encode(summary.as_dict()) + b"\n")
     write_data(out, together)
     return summary

@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 
 from capillary_targets.endpoints import checked_id
 
-from .errors import SweepRefused
+from .options import SweepRefused
 
 __all__ = ["BadLine", "UserListParser", "Users", "UsersFile", "read_batches"]
 

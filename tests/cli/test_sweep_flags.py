@@ -37,7 +37,7 @@ def users(path: Path, text: str = "564332013\n387544807\n42381788\n") -> Path:
         (["--format", "csv"], ["--format", "jsonl", "parquet"]),
         (["--part-rows", "0"], ["--part-rows", "1"]),
         (["--retry-failed"], ["--retry-failed", "leave out USERS_FILE"]),
-        (["--events-only"], ["name the rules"]),
+        (["--events-only"], ["name the targets"]),
         (["--column", "x"], ["no column x"]),
     ],
 )

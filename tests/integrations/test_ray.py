@@ -18,7 +18,7 @@ import pytest
 
 from capillary_targets import BasicAuth, TargetsClient
 from capillary_targets.sandbox import Fault, Sandbox
-from capillary_targets.sweep import run
+from capillary_targets.sweep import SweepOptions, run
 from tests.conftest import turns_until
 from tests.needs import required
 
@@ -29,7 +29,7 @@ import asyncio, json, sys
 import ray
 from capillary_targets import BasicAuth, RateLimit
 from capillary_targets.ray import sweep
-from capillary_targets.sweep import Limits
+from capillary_targets.sweep import PartLimits, SweepOptions
 
 ray.init(
     num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000,
@@ -42,9 +42,12 @@ if settings.pop("dataset", False):
     users = ray.data.from_items([{"member": one, "town": "x"} for one in users])
 if rate := settings.pop("rate", None):
     settings["rate"] = RateLimit(rate[0], per=rate[1])
+options = SweepOptions(
+    source="the sandbox", limits=PartLimits(users=3), incremental=settings.pop("incremental", False)
+)
 summary = asyncio.run(sweep(
-    users, out, base_url=url, auth=BasicAuth("till.sandbox", "sandbox"), source="the sandbox",
-    concurrency=4, limits=Limits(users=3), **settings,
+    users, out, options, base_url=url, auth=BasicAuth("till.sandbox", "sandbox"), concurrency=4,
+    **settings,
 ))
 print(json.dumps([summary.complete, summary.events, summary.failed, summary.run]))
 """
@@ -98,7 +101,8 @@ async def alone(sandbox: Sandbox, out: Path) -> None:
     """The same sweep by this one process."""
     auth = BasicAuth(*sandbox.credentials)
     async with TargetsClient(sandbox.url, auth) as client:
-        await run(client, sandbox.world.user_ids(), out, source="the sandbox")
+        options = SweepOptions(source="the sandbox")
+        await run(client, sandbox.world.user_ids(), out, options)
 
 
 async def test_a_killed_worker_changes_nothing(

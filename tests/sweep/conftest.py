@@ -1,10 +1,11 @@
 """A sandbox's truth, a directory's rows, and the sweep between them."""
 
+import asyncio
 import importlib
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 
 from capillary_targets import BasicAuth, RetryPolicy, TargetEvent, TargetsClient
 from capillary_targets.sandbox import Sandbox, World
-from capillary_targets.sweep import Summary, run
-from capillary_targets.sweep.rows import EncodedRows, format_named
+from capillary_targets.sweep import Summary, SweepOptions, run
+from capillary_targets.sweep.parts import format_named
+from capillary_targets.sweep.rows import EncodedRows
 
 Row = tuple[int, int, int, str | None]
 """(user, rule, event log id, value as spelled)."""
@@ -35,7 +37,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def parts(out: Path, kind: str) -> list[dict[str, Any]]:
     """Every row of every part of JSON Lines."""
-    return [row for path in sorted((out / kind).iterdir()) for row in read_jsonl(path)]
+    return [row for path in sorted((out / kind).glob("part-*")) for row in read_jsonl(path)]
 
 
 def written(out: Path) -> Counter[Row]:
@@ -79,13 +81,13 @@ def swept(tmp_path: Path) -> Swept:
     """Sweep a running sandbox (all its users, unless told which) into `tmp_path`."""
 
     async def sweep(sandbox: Sandbox, users: Any = None, **settings: Any) -> Summary:
-        client_settings = {
-            name: settings.pop(name) for name in ("page_size", "concurrency") if name in settings
-        }
+        told = {n: settings.pop(n) for n in ("page_size", "concurrency") if n in settings}
+        hooks = {n: settings.pop(n) for n in ("progress", "clock") if n in settings}
         users = sandbox.world.all_user_ids() if users is None else users
+        out = settings.pop("out", tmp_path)
         settings.setdefault("source", "the sandbox")
-        async with connected(sandbox, **client_settings) as client:
-            return await run(client, users, settings.pop("out", tmp_path), **settings)
+        async with connected(sandbox, **told) as client:
+            return await run(client, users, out, SweepOptions(**settings), **hooks)
 
     return sweep
 
@@ -108,3 +110,12 @@ def write(path: Path, text: str) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return path
+
+
+async def stopped(sweep: Coroutine[Any, Any, Summary], when: asyncio.Event) -> None:
+    """Cancel a sweep as soon as an event is set: the part in progress is committed."""
+    task = asyncio.ensure_future(sweep)
+    await when.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

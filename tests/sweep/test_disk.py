@@ -14,9 +14,9 @@ import pytest
 
 from capillary_targets.models import TargetEvent
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import Limits, SweepRefused, SweepStopped
-from capillary_targets.sweep.parts import WholeFile
-from capillary_targets.sweep.rows import format_named
+from capillary_targets.sweep import PartLimits, SweepRefused, SweepStopped
+from capillary_targets.sweep.parts import format_named
+from capillary_targets.sweep.store import AtomicFile
 
 from .conftest import Swept, encoded, names, needed, true_events, written
 
@@ -45,23 +45,23 @@ async def test_a_full_disk_stops_it_and_loses_nothing(
     if form == "parquet":
         needed("pyarrow")
     room = [enough]
-    made = WholeFile.__init__
+    made = AtomicFile.__init__
 
-    def making(self: WholeFile, path: Path) -> None:
+    def making(self: AtomicFile, path: Path) -> None:
         made(self, path)
         self.file = Full(self.file, room)  # type: ignore[assignment]
 
     sandbox = Sandbox(users=30, targets=2, events=9)
     async with sandbox:
         with monkeypatch.context() as patch:
-            patch.setattr(WholeFile, "__init__", making)
+            patch.setattr(AtomicFile, "__init__", making)
             with pytest.raises(SweepStopped, match="No space left on device") as caught:
-                await swept(sandbox, format=form, limits=Limits(users=3))
+                await swept(sandbox, format=form, limits=PartLimits(users=3))
         assert "run the same command again" in str(caught.value)
         safe = names(tmp_path / "events")
         assert safe
         assert not [name for name in safe if name.endswith(".partial")]
-        summary = await swept(sandbox, format=form, limits=Limits(users=3))
+        summary = await swept(sandbox, format=form, limits=PartLimits(users=3))
     assert summary.skipped > 0
     assert summary.all_complete
     if form == "jsonl":
@@ -79,7 +79,7 @@ def test_a_parquet_part_that_found_no_room_is_not_tried_again(
     with pytest.raises(OSError, match="No space left"):
         sink.add(encoded([TargetEvent(n) for n in range(100)], form="parquet"))
     asked = room[0]
-    sink.discard()
+    sink.rollback()
     # A writer left to itself tries once more when it is destroyed, in the middle of anything.
     del sink
     gc.collect()
@@ -127,9 +127,9 @@ async def test_a_disk_that_is_really_full(swept: Swept, tiny: Path):
     sandbox = Sandbox(users=30, targets=2, events=9)
     async with sandbox:
         with pytest.raises(SweepStopped, match=r"No space left|full"):
-            await swept(sandbox, out=tiny, limits=Limits(users=3))
+            await swept(sandbox, out=tiny, limits=PartLimits(users=3))
         remount(tiny, "size=4m")
-        summary = await swept(sandbox, out=tiny, limits=Limits(users=3))
+        summary = await swept(sandbox, out=tiny, limits=PartLimits(users=3))
     assert summary.all_complete
     assert written(tiny) == true_events(sandbox.world)
 

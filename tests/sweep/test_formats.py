@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox import samples as printed
-from capillary_targets.sweep import Limits
-from capillary_targets.sweep.rows import format_named
+from capillary_targets.sweep import PartLimits
+from capillary_targets.sweep.parts import format_named
 
 from .conftest import Swept, encoded, names, needed, parts, read_jsonl, true_events
 
@@ -70,7 +70,7 @@ async def test_parquet_has_one_schema_and_every_value(swept: Swept, tmp_path: Pa
 
     sandbox = Sandbox(users=8, targets=2, events=9, iso=True)
     async with sandbox:
-        await swept(sandbox, format="parquet", limits=Limits(users=3))
+        await swept(sandbox, format="parquet", limits=PartLimits(users=3))
     found = 0
     for name in names(tmp_path / "events"):
         part = table(tmp_path / "events" / name)
@@ -147,7 +147,8 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
         path = tmp_path_factory.mktemp("fits") / "part-00000.parquet"
         part = Parquet(raw=False, run=1).events(path)
         part.add(rows)
-        part.commit()
+        part.sync()
+        part.file.rename()
         assert table(path).column("target_value").to_pylist() == [amount]
 
 
@@ -175,7 +176,8 @@ def test_a_users_events_are_found_again(tmp_path: Path, form: str, monkeypatch: 
     for user in range(1, 8):
         events = [TargetEvent(100 * user + n, target_rule_id=user % 3) for n in range(user)]
         places[user] = part.add(encoded(events[:2], events[2:], user=user, form=form))
-    part.commit()
+    part.sync()
+    part.file.rename()
     assert part.rows == 28
     for user, (start, length) in places.items():
         found = made.read_events(path, start, length)

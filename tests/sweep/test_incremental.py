@@ -1,84 +1,51 @@
-"""The mark, without a server: what it notices, and that healing leaves nothing out."""
+"""Rows on the server against rows in files, as multisets: nothing is lost, nothing comes twice."""
+
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capillary_targets.models import EventsPage, Pagination, TargetEvent
-from capillary_targets.sweep.incremental import Mark, heal, judge, mark_after
+from capillary_targets.sweep.incremental import reconcile
 
-SIZES = st.integers(1, 7)
-HISTORIES = st.lists(st.integers(1, 10_000), unique=True, max_size=30)
+KEYS = st.lists(st.integers(0, 12), max_size=25)  # few, so that many repeat
 
 
-def page_of(ids: list[int], number: int, size: int) -> EventsPage:
-    rows = ids[number * size : (number + 1) * size]
-    return EventsPage(
-        tuple(TargetEvent(one) for one in rows),
-        Pagination(limit=size, offset=number, total=len(ids)),
-    )
+@given(KEYS, KEYS, st.data())
+def test_what_is_written_makes_files_equal_to_the_server(
+    server: list[int], written: list[int], data: st.DataObject
+):
+    gone = data.draw(st.lists(st.sampled_from(written), max_size=5)) if written else []
+    deleted = Counter(gone) & Counter(written)
+    found = reconcile(server, written, deleted)
+    new, restored = ([server[index] for index in part] for part in (found.new, found.restored))
+    vanished = [written[index] for index in found.vanished]
+    now_written = Counter([*written, *new])
+    now_deleted = deleted + Counter(vanished) - Counter(restored)
+    assert now_deleted == found.deleted
+    assert now_written - now_deleted == Counter(server)
+    assert not now_deleted - now_written
+    assert Counter(restored) <= deleted
+    assert not Counter(restored) & Counter(vanished)
 
 
-def ids_of(events: tuple[TargetEvent, ...]) -> list[int]:
-    return [event.event_log_id for event in events]
+@given(KEYS, KEYS)
+def test_late_rows_stand_before_one_that_was_there(before: list[int], added: list[int]):
+    new = [key + 100 for key in added]
+    assert reconcile([*before, *new], before, Counter()).late == 0
+    assert reconcile([*new, *before], before, Counter()).late == (len(new) if before else 0)
 
 
-@given(HISTORIES, SIZES)
-def test_an_unchanged_target_costs_one_page(ids: list[int], size: int):
-    mark = mark_after(ids, page_size=size)
-    assert mark.count == len(ids)
-    if ids:
-        verdict = judge(mark, page_of(ids, mark.page, size))
-        assert (verdict.moved, verdict.new, verdict.more) == (None, (), False)
+@given(KEYS)
+def test_nothing_new_is_nothing_to_do(keys: list[int]):
+    found = reconcile(keys, keys, Counter())
+    assert [*found.new, *found.restored, *found.vanished, *found.deleted] == []
+    assert found.late == 0
 
 
-@given(HISTORIES.filter(bool), HISTORIES, SIZES)
-def test_what_came_behind_the_mark_is_new(before: list[int], new: list[int], size: int):
-    new = [one + 20_000 for one in new]
-    now = before + new
-    mark = mark_after(before, page_size=size)
-    number = mark.page
-    verdict = judge(mark, page_of(now, number, size))
-    assert verdict.moved is None
-    found = ids_of(verdict.new)
-    while len(before) + len(found) < len(now):
-        assert verdict.more
-        number += 1
-        found += ids_of(page_of(now, number, size).events)
-    assert found == new
-    start = mark.page * size
-    assert mark_after(now[start:], before=start, page_size=size) == mark_after(now, page_size=size)
-
-
-@given(st.data())
-def test_a_late_or_a_deleted_event_is_noticed(data: st.DataObject):
-    before = data.draw(HISTORIES.filter(bool))
-    size = data.draw(SIZES)
-    now = list(before)
-    if data.draw(st.booleans()):
-        now.insert(data.draw(st.integers(0, len(before) - 1)), 30_000)
-    else:
-        del now[data.draw(st.integers(0, len(before) - 1))]
-    now += data.draw(st.lists(st.just(40_000), max_size=1))
-    mark = mark_after(before, page_size=size)
-    verdict = judge(mark, page_of(now, mark.page, size))
-    assert verdict.moved
-
-
-@given(HISTORIES, st.data())
-def test_healing_finds_exactly_what_was_never_written(ids: list[int], data: st.DataObject):
-    written = set(data.draw(st.lists(st.sampled_from(ids), unique=True))) if ids else set()
-    gone = {50_000 + number for number in range(data.draw(st.integers(0, 3)))}
-    found = heal([TargetEvent(one) for one in ids], written | gone)
-    assert ids_of(found.new) == [one for one in ids if one not in written]
-    assert found.vanished == len(gone)
-    last = max((place for place, one in enumerate(ids) if one in written), default=-1)
-    assert found.late == sum(one not in written for one in ids[: last + 1])
-
-
-def test_a_mark_that_counts_nothing():
-    assert mark_after([], page_size=5) == Mark(page_size=5)
-
-
-def test_another_page_size_is_no_place_to_go_on():
-    mark = mark_after([1, 2, 3], page_size=2)
-    assert judge(mark, page_of([1, 2, 3], 1, 3)).moved == "the page size changed"
+@given(KEYS)
+def test_what_vanished_comes_back(keys: list[int]):
+    gone = reconcile([], keys, Counter())
+    assert [keys[index] for index in gone.vanished] == keys
+    back = reconcile(keys, keys, gone.deleted)
+    assert [*back.restored] == [*range(len(keys))]
+    assert [*back.new, *back.vanished, *back.deleted] == []

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from capillary_targets.sandbox import Fault, Sandbox
-from capillary_targets.sweep import UsersFile, run
+from capillary_targets.sweep import SweepOptions, UsersFile, run
 from capillary_targets.sweep.split import partition_of, split
 from capillary_targets.sweep.together import join
 
@@ -48,7 +48,7 @@ async def test_joined_they_are_the_files_of_one(tmp_path: Path) -> None:
             for path in paths:
                 async with connected(sandbox) as client:
                     users_file = UsersFile(path.with_suffix(".txt"))
-                    await run(client, users_file, path, incremental=incremental)
+                    await run(client, users_file, path, SweepOptions(incremental=incremental))
             return join(out, list(enumerate(paths)), bad, 5.0).as_dict()
 
         sandbox.faults.add(Fault.http(500), times=None, path_contains=f"/{users[4]}/")

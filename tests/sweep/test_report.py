@@ -5,9 +5,17 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import Limits, RequestTimeline, SweepRefused, make_report, run
+from capillary_targets.sweep import (
+    PartLimits,
+    RequestTimeline,
+    SweepOptions,
+    SweepRefused,
+    make_report,
+    run,
+)
 
 from .browser import browser
 from .conftest import Swept, connected, names, read_jsonl
@@ -38,10 +46,11 @@ async def report(tmp_path: Path) -> Path:
     async with sandbox:
         users = [*sandbox.world.all_user_ids(), 5, 6]
         async with connected(sandbox, hooks=[timeline]) as client:
-            settings = {"limits": Limits(users=7), "source": "the <sandbox>", "timeline": timeline}
-            await run(client, users, tmp_path, **settings)
+            options = SweepOptions(limits=PartLimits(users=7), source="the <sandbox>")
+            await run(client, users, tmp_path, options, timeline=timeline)
             sandbox.world.add_event(1_000_001, sandbox.world.targets(1_000_001)[0].id)
-            await run(client, users, tmp_path, incremental=True, **settings)
+            options = evolve(options, incremental=True)
+            await run(client, users, tmp_path, options, timeline=timeline)
     return tmp_path / "report.html"
 
 

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.models import Attribution, Filter, Target, TargetEvent
+from capillary_targets.sweep.parts import format_named
 from capillary_targets.sweep.rows import (
     EncodedRows,
     StoredRows,
     encode,
     event_key,
-    format_named,
     plain,
     raw_rows,
 )
@@ -159,7 +159,8 @@ def test_an_id_of_more_than_64_bits_in_a_target_is_null_and_noted(tmp_path):
     path = tmp_path / "part-00000.parquet"
     part = made.targets(path)
     part.add(rows)
-    part.commit()
+    part.sync()
+    part.file.rename()
     first, second = needed("pyarrow.parquet").read_table(path).to_pylist()
     assert (first["id"], first["name"], first["emf_rule_set_id"]) == (7, "Seven", None)
     assert json.loads(first["overflow"]) == {
@@ -272,7 +273,8 @@ def stored_rows(path: Path, form: str, events: list[TargetEvent]) -> StoredRows:
     made = format_named(form, raw=False, run=4)
     part = made.events(path)
     start, length = part.add(encoded(events, user=5, form=form))
-    part.commit()
+    part.sync()
+    part.file.rename()
     return made.read_events(path, start, length)
 
 
@@ -321,7 +323,8 @@ def test_vanished_rows_are_those_of_the_part(tmp_path: Path, form: str):
     path = tmp_path / f"part-00001.{form}"
     part = made.vanished(path)
     part.add(rows)
-    part.commit()
+    part.sync()
+    part.file.rename()
     found = read(path)
     assert [
         (r["event_log_id"], r["target_rule_id"], r["target_value"], r["deleted"]) for r in found

@@ -12,7 +12,15 @@ from capillary_targets.errors import AuthError, UsageError
 from capillary_targets.pagination import Checkpoint
 from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sandbox.faults import Fault
-from capillary_targets.sweep import BadLine, Limits, Summary, SweepRefused, run
+from capillary_targets.sweep import (
+    BadLine,
+    PartLimits,
+    Summary,
+    SweepOptions,
+    SweepRefused,
+    make_report,
+    run,
+)
 
 from .conftest import (
     Swept,
@@ -21,11 +29,13 @@ from .conftest import (
     needed,
     parts,
     read_jsonl,
+    stopped,
     true_events,
     write,
     written,
 )
 
+SANDBOX = SweepOptions(source="the sandbox")
 SMALL = {"users": 12, "targets": 2, "events": 7}
 
 
@@ -57,9 +67,9 @@ async def test_every_event_once(swept: Swept, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "limits", [Limits(users=1), Limits(users=5), Limits(rows=10), Limits(seconds=0)]
+    "limits", [PartLimits(users=1), PartLimits(users=5), PartLimits(rows=10), PartLimits(seconds=0)]
 )
-async def test_parts_of_any_size_hold_the_same(swept: Swept, tmp_path: Path, limits: Limits):
+async def test_parts_of_any_size_hold_the_same(swept: Swept, tmp_path: Path, limits: PartLimits):
     sandbox = Sandbox(**SMALL)
     async with sandbox:
         await swept(sandbox, limits=limits)
@@ -78,7 +88,7 @@ async def test_a_sweep_that_is_over_asks_for_nothing_again(swept: Swept, tmp_pat
     assert again.skipped == 16
     assert (again.users, again.events) == (first.users, first.events)
     assert more.skipped == 2
-    assert (more.complete, more.failed) == (16, 1)
+    assert (more.complete, more.failed, more.refused) == (16, 0, 1)
     assert written(tmp_path) == true_events(sandbox.world)
 
 
@@ -86,7 +96,7 @@ async def test_duplicates_are_swept_once(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(**SMALL)
     users = [*sandbox.world.user_ids()] * 3 + [999, 999]
     async with sandbox:
-        summary = await swept(sandbox, users, limits=Limits(users=2))
+        summary = await swept(sandbox, users, limits=PartLimits(users=2))
         assert sandbox.counts["enrolledTargets"] == 13
     assert summary.skipped == 25
     assert written(tmp_path) == true_events(sandbox.world, sandbox.world.user_ids())
@@ -100,7 +110,7 @@ async def test_failures_are_listed_and_tried_again(swept: Swept, tmp_path: Path)
         )
         users = [*sandbox.world.user_ids(), BadLine(99, "bob"), 999]
         first = await swept(sandbox, users)
-        assert (first.complete, first.failed, first.bad_lines) == (11, 2, 1)
+        assert (first.complete, first.failed, first.refused, first.bad_lines) == (11, 1, 1, 1)
         assert not first.all_complete
         bad, invalid, failed = read_jsonl(tmp_path / "failures.jsonl")
         assert bad == {"line": 99, "text": "bob", "error": "not a user id"}
@@ -115,7 +125,7 @@ async def test_failures_are_listed_and_tried_again(swept: Swept, tmp_path: Path)
         before = sandbox.counts["enrolledTargets"]
         again = await swept(sandbox, (), retry_failed=True)
         assert sandbox.counts["enrolledTargets"] == before + 2
-    assert (again.complete, again.failed) == (12, 1)
+    assert (again.complete, again.failed, again.refused) == (12, 0, 1)
     (left,) = read_jsonl(tmp_path / "failures.jsonl")
     assert left["user_id"] == 999
     assert written(tmp_path) == true_events(sandbox.world, sandbox.world.user_ids())
@@ -146,15 +156,18 @@ async def test_a_failure_in_the_middle_of_a_walk_says_where_it_can_go_on(
 async def test_retrying_does_not_pass_for_the_whole_list(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(**SMALL)
     async with sandbox:
+        halfway = asyncio.Event()
 
-        def stop(summary: Summary) -> None:
+        def progress(summary: Summary) -> None:
             if summary.users == 6:
-                raise RuntimeError("stop here")
+                halfway.set()
 
-        with pytest.raises(RuntimeError, match="stop here"):
-            await swept(sandbox, [999, *sandbox.world.user_ids()], concurrency=1, progress=stop)
+        users = [999, *sandbox.world.user_ids()]
+        sandbox.faults.add(Fault.stall(), times=None, path_contains="/1000006/")
+        await stopped(swept(sandbox, users, concurrency=1, progress=progress), halfway)
+        sandbox.faults.clear()
         summary = await swept(sandbox, (), retry_failed=True)
-        assert (summary.complete, summary.failed, summary.finished) == (5, 1, False)
+        assert (summary.complete, summary.refused, summary.finished) == (5, 1, False)
         assert not summary.all_complete
         assert (await swept(sandbox)).finished
         assert (await swept(sandbox, (), retry_failed=True)).finished
@@ -166,7 +179,7 @@ async def test_rejected_credentials_end_it_at_once(tmp_path: Path, swept: Swept)
         async with connected(sandbox) as client:
             sandbox.settings.password = "another"
             with pytest.raises(AuthError):
-                await run(client, sandbox.world.user_ids(), tmp_path, source="the sandbox")
+                await run(client, sandbox.world.user_ids(), tmp_path, SANDBOX)
         assert sandbox.counts["enrolledTargets"] <= 10
         await swept(sandbox)
     assert written(tmp_path) == true_events(sandbox.world)
@@ -187,11 +200,7 @@ async def test_cancelling_finishes_the_part_in_hand(swept: Swept, tmp_path: Path
                     halfway.set()
 
             sweeping = asyncio.create_task(
-                run(
-                    *(client, sandbox.world.user_ids(), tmp_path),
-                    progress=progress,
-                    source="the sandbox",
-                )
+                run(client, sandbox.world.user_ids(), tmp_path, SANDBOX, progress=progress)
             )
             await halfway.wait()
             sweeping.cancel()
@@ -222,9 +231,7 @@ async def test_a_long_list_of_users_who_are_done_can_be_interrupted(swept: Swept
                     sweeping.cancel()
 
             users = [1_000_001] * 100_000
-            sweeping = asyncio.create_task(
-                run(client, users, tmp_path, source="the sandbox", progress=progress)
-            )
+            sweeping = asyncio.create_task(run(client, users, tmp_path, SANDBOX, progress=progress))
             with pytest.raises(asyncio.CancelledError):
                 await sweeping
     assert seen[-1] < 10_000
@@ -235,8 +242,8 @@ async def test_a_long_list_of_users_who_are_done_can_be_interrupted(swept: Swept
     [
         ({"source": "eu"}, "was made with base_url the sandbox, not eu"),
         ({"raw": True}, "was made with raw False, not True"),
-        ({"rules": (5, 3)}, r"was made with rules \[\], not 3, 5"),
-        ({"rules": (5, 3), "enrolled": False}, "was made with rules"),
+        ({"target_rule_ids": (5, 3)}, r"was made with target_rule_ids \[\], not 3, 5"),
+        ({"target_rule_ids": (5, 3), "fetch_targets": False}, "was made with target_rule_ids"),
         ({"format": "parquet"}, "was made with format jsonl, not parquet"),
     ],
 )
@@ -264,8 +271,8 @@ async def test_a_directory_in_which_nothing_came_to_be_takes_any_settings(
 async def test_settings_that_contradict_each_other(swept: Swept):
     sandbox = Sandbox(**SMALL)
     async with sandbox:
-        with pytest.raises(UsageError, match="name the rules"):
-            await swept(sandbox, enrolled=False)
+        with pytest.raises(UsageError, match="name the targets"):
+            await swept(sandbox, fetch_targets=False)
         with pytest.raises(UsageError, match="exclude each other"):
             await swept(sandbox, incremental=True, retry_failed=True)
         with pytest.raises(UsageError, match="jsonl, parquet"):
@@ -296,19 +303,42 @@ async def test_what_a_kill_left_behind_is_removed(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(**SMALL)
     async with sandbox:
         await swept(sandbox, [1_000_001])
-        write(tmp_path / "events" / "part-00001.jsonl", "never noted\n")
-        write(tmp_path / "targets" / "part-00007.jsonl.partial", "half a li")
+        write(tmp_path / "events" / ".part-00001.jsonl.tmp", "never recorded\n")
+        write(tmp_path / "targets" / ".part-00007.jsonl.tmp", "half a li")
+        write(tmp_path / ".summary.json.tmp", "{")
         await swept(sandbox)
     assert written(tmp_path) == true_events(sandbox.world)
     assert names(tmp_path / "events") == ["part-00000.jsonl", "part-00001.jsonl"]
     assert names(tmp_path / "targets") == ["part-00000.jsonl", "part-00001.jsonl"]
+    assert ".summary.json.tmp" not in names(tmp_path)
+
+
+async def test_files_of_others_are_left_alone(swept: Swept, tmp_path: Path):
+    others = [
+        *("part-00000.jsonl.gz", "part-00001.jsonl", "part-00000 (copy).jsonl", "_SUCCESS"),
+        *(".part-1.jsonl.tmp", "part-00002-1f3c.snappy.parquet", ".part-00003.jsonl.tmp.swp"),
+    ]
+    sandbox = Sandbox(**SMALL)
+    async with sandbox:
+        await swept(sandbox, [1_000_001])
+        for name in others:
+            write(tmp_path / "events" / name, '{"mine": 1}\n')
+        before = {name: (tmp_path / "events" / name).read_bytes() for name in others}
+        make_report(tmp_path)
+        await swept(sandbox)
+        make_report(tmp_path)
+    assert {name: (tmp_path / "events" / name).read_bytes() for name in others} == before
+    for name in others:
+        (tmp_path / "events" / name).unlink()
+    assert written(tmp_path) == true_events(sandbox.world)
+    assert names(tmp_path / "events") == ["part-00000.jsonl", "part-00002.jsonl"]
 
 
 async def test_parts_without_a_ledger_are_left_alone(swept: Swept, tmp_path: Path):
     write(tmp_path / "events" / "part-00000.jsonl", '{"mine": 1}')
     sandbox = Sandbox(**SMALL)
     async with sandbox:
-        with pytest.raises(SweepRefused, match="its ledger knows nothing of"):
+        with pytest.raises(SweepRefused, match="not in its ledger"):
             await swept(sandbox)
     assert read_jsonl(tmp_path / "events" / "part-00000.jsonl") == [{"mine": 1}]
 
@@ -319,10 +349,12 @@ async def test_only_some_targets_and_without_asking_who_is_in_them(swept: Swept,
     users = [*sandbox.world.user_ids()]
     truth = Counter({row: 1 for row in true_events(sandbox.world, users) if row[1] == rule})
     async with sandbox:
-        await swept(sandbox, users, rules=(rule,), out=tmp_path / "some")
+        await swept(sandbox, users, target_rule_ids=(rule,), out=tmp_path / "some")
         assert sandbox.counts["enrolledTargets"] == 12
         sandbox.reset()
-        await swept(sandbox, users, rules=(rule,), enrolled=False, out=tmp_path / "events")
+        await swept(
+            sandbox, users, target_rule_ids=(rule,), fetch_targets=False, out=tmp_path / "events"
+        )
         assert sandbox.counts["enrolledTargets"] == 0
     assert written(tmp_path / "some") == written(tmp_path / "events") == truth
 

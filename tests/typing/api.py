@@ -39,7 +39,7 @@ from capillary_targets import (
 )
 from capillary_targets.hooks import Details
 from capillary_targets.sandbox import Event, Fault, RecordedRequest, Sandbox, World
-from capillary_targets.sweep import Summary, UsersFile, run
+from capillary_targets.sweep import Summary, SweepOptions, UsersFile, run
 from capillary_targets.testing import no_waiting
 
 
@@ -89,7 +89,8 @@ async def sweep(client: TargetsClient, many: AsyncIterable[int]) -> None:
     client.sweep(numbers())
     assert_type(sweep.stats, SweepStats)
     assert_type(await run(client, UsersFile(Path("users.txt")), "out"), Summary)
-    assert_type(await run(client, [1, 2], Path("out"), format="parquet"), Summary)
+    options = SweepOptions(format="parquet")
+    assert_type(await run(client, [1, 2], Path("out"), options), Summary)
 
 
 def models(target: Target, event: TargetEvent) -> None:

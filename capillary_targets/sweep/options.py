@@ -1,0 +1,149 @@
+"""What a sweep to files takes and gives: its options, its summary, its two errors."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Any
+
+import attrs
+from attrs import define, field, frozen
+
+from capillary_targets.errors import CapillaryError, UsageError
+from capillary_targets.fanout import UserQuery
+
+__all__ = ["PartLimits", "RunState", "Summary", "SweepOptions", "SweepRefused", "SweepStopped"]
+
+
+class SweepRefused(UsageError):
+    """Nothing was begun: the list of users, the directory or an option does not fit."""
+
+
+class SweepStopped(CapillaryError):
+    """The sweep had begun and had to stop, at a full disk for one. What the ledger has is safe."""
+
+    retryable = True
+
+
+@frozen(kw_only=True)
+class PartLimits:
+    """When a part is complete: so many rows, users, or seconds after its first user.
+
+    A kill costs at most the part in progress, so `seconds` is what a kill costs.
+    """
+
+    rows: int = 500_000
+    users: int = 20_000
+    seconds: float = 120.0
+
+
+@frozen(kw_only=True)
+class SweepOptions(UserQuery):
+    """Options of a sweep to files, beside those of `UserQuery`.
+
+    Args:
+        format: `jsonl` or `parquet`.
+        raw: Add each row as the server sent it.
+        incremental: Start the next run if the latest one is finished: fetch only what is new.
+        retry_failed: Fetch the users who failed; the list of users may be empty.
+        source: Stands for the server in the directory's settings; its base URL by default.
+        max_failures: Stop when more users than this have failed: a number, or below 1 a share of
+            those asked (once a hundred were).
+        moved: Parts may leave the directory once they are written, so nothing is read from them
+            again; the ledger keeps some bytes for each event instead.
+        limits: When a part is complete.
+    """
+
+    format: str = "jsonl"
+    raw: bool = False
+    incremental: bool = False
+    retry_failed: bool = False
+    source: str | None = None
+    max_failures: float | None = None
+    moved: bool = False
+    limits: PartLimits = PartLimits()
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.incremental and self.retry_failed:
+            raise UsageError("incremental and retry_failed exclude each other: give one of them")
+        if self.incremental and isinstance(self.period, str):
+            raise UsageError(
+                "incremental needs the id of a period: what its name means changes from run to run"
+            )
+        if self.max_failures is not None and not self.max_failures >= 0:
+            raise UsageError(f"max_failures must be a number or a share, not {self.max_failures}")
+
+    def settings(self, base_url: str, account: str) -> dict[str, Any]:
+        """The settings that every sweep of one directory must share, as JSON values.
+
+        `account` is a name of the credentials, of which only a digest is kept.
+        """
+        return {
+            "base_url": self.source or base_url,
+            "account": blake2b(account.encode(), digest_size=8).hexdigest(),
+            "target_rule_ids": sorted(self.target_rule_ids),
+            "fetch_targets": self.fetch_targets,
+            "period": self.period,
+            "format": self.format,
+            "raw": self.raw,
+            "moved": self.moved,
+        }
+
+
+@define
+class Summary:
+    """Sums of one run, its sessions before an interruption included."""
+
+    run: int = 1
+    """1 for the first, then one more with each `incremental` run."""
+    finished: bool = False
+    """Whether the list of users was read to its end."""
+    complete: int = 0
+    """Users of whom nothing is missing."""
+    failed: int = 0
+    """Users who may come right when asked again."""
+    refused: int = 0
+    """Users whom the service refuses for good, a deleted member for one."""
+    bad_lines: int = 0
+    """Lines of the list that are no user id."""
+    skipped: int = 0
+    """Users of the list who were not asked in this session: done before, or repeated."""
+    targets: int = 0
+    """Targets that the users are in."""
+    events: int = 0
+    """Events written."""
+    value_sum: Decimal = Decimal(0)
+    """The exact sum of their values."""
+    reconciled_targets: int = 0
+    """Targets whose events had changed before the place up to which they were known."""
+    late_events: int = 0
+    """Events found so: they stand before ones that were written earlier."""
+    vanished_events: int = 0
+    """Events in the files that the service no longer has."""
+    requests: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+
+    @property
+    def users(self) -> int:
+        """Users that were asked."""
+        return self.complete + self.failed + self.refused
+
+    @property
+    def all_complete(self) -> bool:
+        """Whether nothing is missing of anything that was asked."""
+        return self.finished and not (self.failed or self.refused or self.bad_lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `summary.json`."""
+        return {"users": self.users, **attrs.asdict(self)}
+
+
+@define
+class RunState:
+    """What the ledger keeps of a run between sessions."""
+
+    summary: Summary = field(factory=Summary)
+    timeline: dict[str, Any] = field(factory=dict)
+    """`RequestTimeline.as_dict()`."""

@@ -1,0 +1,293 @@
+"""The files of a sweep's directory: what is in it, and how a part gets there whole or not at all.
+
+A part is written under a temporary name and synced; one transaction records it in the ledger; only
+then is it renamed. So whatever bears a part's name is in the ledger, and what a kill leaves behind
+are temporary files: those in the ledger are renamed at the next start, the others removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import socket
+import sqlite3
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+from .ledger import Ledger, PartRecord, is_locked
+from .options import SweepRefused
+
+__all__ = ["KINDS", "AtomicFile", "Directory", "remove_orphans", "sync_directory"]
+
+KINDS: Final = ("events", "targets", "vanished")
+LEDGER: Final = "ledger.sqlite"
+_LOCK: Final = "ledger.lock"
+_PART: Final = re.compile(r"part-\d{5,}\.(jsonl|parquet)")
+_TEMPORARY: Final = re.compile(r"\.(part-\d{5,}\.(jsonl|parquet)|[a-z]+\.(json|jsonl|html))\.tmp")
+"""The names that `AtomicFile` gives, and no others."""
+_DIGEST_SIZE: Final = 16
+_NO_DIRECTORY_SYNC: Final = {
+    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS),
+    *(errno.EACCES, errno.EPERM, errno.EISDIR),
+}
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable, where the file system can: some refuse."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+
+
+def part_name(number: int, suffix: str) -> str:
+    """The name of a part's files, the same in the directory of each kind."""
+    return f"part-{number:05d}.{suffix}"
+
+
+def _temporary(path: Path) -> Path:
+    """Readers of data sets (Spark, pyarrow, DuckDB, shells) skip names with a leading dot."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def remove_orphans(directory: Path) -> None:
+    """Remove the temporary files of this package."""
+    for path in directory.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+def _digest_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file_digest(file, lambda: blake2b(digest_size=_DIGEST_SIZE)).digest()
+
+
+class AtomicFile:
+    """A file written under a temporary name until `commit`; `rollback` deletes it.
+
+    As a context manager it commits at the end of the block, unless the block raises.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = _temporary(path)
+        self.file: BinaryIO = self._temporary.open("wb")
+        self._size = 0
+        self._hash = blake2b(digest_size=_DIGEST_SIZE)
+
+    def fingerprint(self) -> tuple[int, int, bytes]:
+        """Size in bytes, time of modification in nanoseconds, digest; once it is synced."""
+        return self._size, self._temporary.stat().st_mtime_ns, self._hash.digest()
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        self.file.write(data)
+        self._hash.update(data)
+        self._size += len(data)
+
+    def sync(self) -> None:
+        """Make the contents and the temporary name durable. May be called from a thread."""
+        if not self.file.closed:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+        sync_directory(self.path.parent)
+
+    def rename(self) -> None:
+        """Give the file its name; after a power failure it may have its temporary one again."""
+        self._temporary.rename(self.path)
+
+    def commit(self) -> None:
+        """Make the file and its name durable."""
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.rename()
+        except BaseException:
+            self.rollback()
+            raise
+        sync_directory(self.path.parent)
+
+    def rollback(self) -> None:
+        """Delete the temporary file."""
+        with suppress(OSError):  # what was buffered may not fit on the disk
+            self.file.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.rollback()
+
+
+class Directory:
+    """A sweep's directory: one process at a time, one set of settings. A context manager.
+
+    Entering creates it if need be, takes the lock, opens the ledger, compares the settings, and
+    completes or removes what a kill left. With `settings=None` it must exist, with whichever
+    settings it has, and nothing in it is changed.
+
+    Raises:
+        SweepRefused: On entering, with nothing changed: the directory cannot be used.
+        sqlite3.OperationalError: On entering: another program locks the ledger (`is_locked`).
+    """
+
+    ledger: Ledger
+
+    def __init__(self, path: Path, settings: Mapping[str, Any] | None) -> None:
+        self.path = path
+        self._settings = settings
+        self._stack = ExitStack()
+
+    def part(self, kind: str, name: str) -> Path:
+        """The path of a part."""
+        return self.path / kind / name
+
+    def free_number(self, suffix: str) -> int:
+        """The number of the next part: no file bears it, not even one of somebody else."""
+        number = self.ledger.next_part()
+        while any(self.part(kind, part_name(number, suffix)).exists() for kind in KINDS):
+            number += 1
+        return number
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            if self._settings is None and not (self.path / LEDGER).exists():
+                raise SweepRefused(f"{self.path} holds no sweep; name the directory of one")
+            try:
+                if self._settings is not None:
+                    self._make()
+                self._take_lock(stack)
+                self.ledger = Ledger(self.path / LEDGER)
+                stack.callback(self.ledger.close)
+                if self._settings is not None:
+                    self._compare(self._settings)
+                    self._recover(moved=bool(self._settings.get("moved")))
+            except sqlite3.DatabaseError as error:
+                if is_locked(error):
+                    raise
+                raise SweepRefused(
+                    f"{self.path / LEDGER} cannot be used ({error}); mend that, or name another "
+                    "directory"
+                ) from error
+            except OSError as error:
+                raise SweepRefused(
+                    f"{self.path} cannot be written to ({error.strerror}); mend that, or name "
+                    "another directory"
+                ) from error
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _make(self) -> None:
+        """Create what is missing, its names durable."""
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        for kind in KINDS[:2]:
+            (self.path / kind).mkdir(parents=True, exist_ok=True)
+        for path in {made.parent for made in missing} | {self.path}:
+            sync_directory(path)
+
+    def _take_lock(self, stack: ExitStack) -> None:
+        """Hold the lock for as long as `stack`. A kill releases it."""
+        path = self.path / _LOCK
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        stack.callback(os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+            raise SweepRefused(
+                f"{self.path} is held by {holder or 'another process'}; wait for it or stop it"
+            ) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def _compare(self, settings: Mapping[str, Any]) -> None:
+        before = self.ledger.settings()
+        if before is None or self.ledger.is_empty():
+            if before is None and self._has_parts():
+                raise SweepRefused(
+                    f"{self.path} holds parts that are not in its ledger; name an empty directory"
+                )
+            return
+        for name, now in settings.items():
+            if before.get(name) == now:
+                continue
+            made = f"{name} {_shown(before.get(name))}, not {_shown(now)}"
+            if name == "account":
+                made = "another account"  # only its digest is known
+            raise SweepRefused(
+                f"{self.path} was made with {made}; keep to that, or name another directory"
+            )
+
+    def _has_parts(self) -> bool:
+        directories = [self.path / kind for kind in KINDS if (self.path / kind).is_dir()]
+        return any(_PART.fullmatch(path.name) for parts in directories for path in parts.iterdir())
+
+    def _recover(self, *, moved: bool) -> None:
+        """Rename parts that are in the ledger, check them, remove temporary files that are not.
+
+        Args:
+            moved: Parts may have left, or been changed.
+        """
+        for part in self.ledger.parts():
+            path = self.part(part.kind, part.name)
+            if not path.exists() and _temporary(path).exists():
+                _temporary(path).rename(path)
+            if not moved:
+                self._verify(part, path)
+        for directory in (self.path, *(self.path / kind for kind in KINDS)):
+            if directory.is_dir():
+                remove_orphans(directory)
+
+    def _verify(self, part: PartRecord, path: Path) -> None:
+        """Raise `SweepRefused` unless a part is as it was written."""
+        name = f"{part.kind}/{part.name}"
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise SweepRefused(
+                f"{name} is missing in {self.path}: put it back, or sweep into a new directory "
+                "(with --moved, if parts are to leave it)"
+            ) from None
+        if found.st_size == part.size and found.st_mtime_ns == part.modified:
+            return
+        if found.st_size != part.size or _digest_of(path) != part.digest:
+            raise SweepRefused(
+                f"{name} in {self.path} is not as it was written: put the original back, or sweep "
+                "into a new directory (with --moved, if parts are to be changed in it)"
+            )
+        self.ledger.verified(part, found.st_mtime_ns)
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) and value else f"{value}"
