@@ -23,7 +23,7 @@ from capillary_targets import (
     TargetsClient,
 )
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sandbox.lookups import identifiers
+from capillary_targets.sandbox.responses import identifiers
 
 from .conftest import client_of, examples
 

@@ -3,15 +3,15 @@
 It imports nothing from the rest of the package, so it can be trusted to disagree with it.
 """
 
-from .data import World
 from .faults import Fault
-from .journal import RecordedRequest
 from .model import Event, Group, Period, Rule
-from .server import Sandbox
+from .server import RecordedRequest, Sandbox
 from .settings import SandboxSettings
+from .world import EventHistory, World
 
 __all__ = [
     "Event",
+    "EventHistory",
     "Fault",
     "Group",
     "Period",

@@ -6,12 +6,14 @@ import base64
 import hashlib
 import hmac
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from attrs import define
 
-from .refusals import refuse, unauthorised
-from .seeded import mix
+from . import responses
+from .responses import error, unauthorized
+from .world import splitmix64
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,70 +24,86 @@ TOKEN_HEADER = "X-CAP-API-OAUTH-TOKEN"  # noqa: S105 - a header's name
 _EXPIRED = "Token expired at Wed Dec 10 05:30:00 +0530 2025"
 
 
+@lru_cache(maxsize=16)
 def basic_header(username: str, password: str) -> str:
     """The Authorization header: Basic, over the user name and the md5 hex of the password."""
     hashed = hashlib.md5(password.encode(), usedforsecurity=False).hexdigest()
     return f"Basic {base64.b64encode(f'{username}:{hashed}'.encode()).decode()}"
 
 
-class Gatekeeper:
-    """Lets a data call in, or raises its refusal; gives out tokens.
+@define
+class _Token:
+    expires: float
+    calls: int = 0
+
+
+class Authenticator:
+    """Checks the login of data calls, and issues tokens.
 
     Args:
-        settings: read anew for each request.
-
+        settings: read anew for each call.
     """
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
-        self._expiries: dict[str, float] = {}
-        self._given = 0
+        self._tokens: dict[str, _Token] = {}
+        self._issued = 0
 
     def check(self, headers: Mapping[str, str]) -> None:
-        """Check a data call's headers; a token counts more than a password."""
-        token = headers.get(TOKEN_HEADER)
-        if token is not None:
-            return self._check_token(token)
-        expected = basic_header(self._settings.username, self._settings.password)
-        given = headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), expected.encode()):
-            raise unauthorised(401, "Unauthorized", 401)
-        return None
+        """Check a call's headers; a token counts more than a password.
+
+        Raises:
+            ErrorResponse: neither is right.
+        """
+        sent = headers.get(TOKEN_HEADER)
+        if sent is None:
+            expected = basic_header(self._settings.username, self._settings.password)
+            given = headers.get("Authorization", "")
+            if not hmac.compare_digest(given.encode(), expected.encode()):
+                raise unauthorized(401, "Unauthorized", 401)
+        elif not self._knows(sent):
+            in_body, _, code = self._settings.token_rejection.rpartition("-")
+            message = _EXPIRED if code == "498" else "Unauthorized"
+            raise unauthorized(int(code), message, 200 if in_body else int(code))
 
     def expire(self) -> None:
-        """Reject every token given out so far."""
-        self._expiries.clear()
+        """Reject every token issued so far."""
+        self._tokens.clear()
 
-    async def generate(self, request: web.Request) -> web.StreamResponse:
-        """`POST /v3/oauth/token/generate`: a new token for each call (contract §1.2)."""
+    def token(self, body: bytes) -> bytes:
+        """The answer of the token call: a new token for each (contract §1.2).
+
+        Raises:
+            ErrorResponse: the key and the secret are missing or wrong.
+        """
         try:
-            body = json.loads(await request.read())
-            key, secret = body["key"], body["secret"]
+            parsed = json.loads(body)
+            key, secret = parsed["key"], parsed["secret"]
         except (ValueError, KeyError, TypeError):
-            raise refuse(300004) from None
+            raise error(300004) from None
         if (key, secret) != (self._settings.client_key, self._settings.client_secret):
-            raise refuse(320001)
-        ttl = self._settings.ttl_seconds
-        data = {"accessToken": self._new_token(), "ttlSeconds": ttl}
-        return web.json_response({"data": data, "errors": None, "warnings": None})
+            raise error(320001)
+        return responses.data(
+            {"accessToken": self._issue(), "ttlSeconds": self._settings.ttl_seconds}
+        )
 
-    def _new_token(self) -> str:
-        """A token in the shape of a JWT, signed by nobody. Tokens past their time are forgotten."""
+    def _issue(self) -> str:
+        """A token in the shape of a JWT, signed by nobody. Those past their time are forgotten."""
         settings, now = self._settings, self._settings.clock()
-        self._expiries = {token: end for token, end in self._expiries.items() if end > now}
-        self._given += 1
-        claims = {"iss": "Capillary", "jti": self._given, "client_id": settings.client_key}
-        signature = f"{mix(settings.seed, self._given):016x}"
+        self._tokens = {text: token for text, token in self._tokens.items() if token.expires > now}
+        self._issued += 1
+        claims = {"iss": "Capillary", "jti": self._issued, "client_id": settings.client_key}
+        signature = f"{splitmix64(settings.seed, self._issued):016x}"
         parts = (json.dumps({"alg": "none"}), json.dumps(claims), signature)
-        token = ".".join(base64.urlsafe_b64encode(part.encode()).decode() for part in parts)
-        token = token.replace("=", "")
-        self._expiries[token] = now + settings.ttl_seconds
-        return token
+        text = ".".join(base64.urlsafe_b64encode(part.encode()).decode() for part in parts)
+        text = text.replace("=", "")
+        self._tokens[text] = _Token(now + settings.ttl_seconds)
+        return text
 
-    def _check_token(self, token: str) -> None:
-        end = self._expiries.get(token)
-        if end is not None and self._settings.clock() < end:
-            return
-        where, _, code = self._settings.token_rejection.rpartition("-")
-        message = _EXPIRED if code == "498" else "Unauthorized"
-        raise unauthorised(int(code), message, 200 if where else int(code))
+    def _knows(self, text: str) -> bool:
+        token = self._tokens.get(text)
+        if token is None or self._settings.clock() >= token.expires:
+            return False
+        token.calls += 1
+        # Of the first calls every second one reaches a node that has not heard of the token.
+        return token.calls > 2 * self._settings.token_lag or token.calls % 2 == 0

@@ -1,29 +1,32 @@
-"""Trouble to order: what may go wrong between asking and being answered, and when it should."""
+"""Fault injection: what may go wrong between a call and its answer, and when it does."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
-from collections import deque
-from collections.abc import Callable, Mapping
+import re
+import socket
+import struct
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from aiohttp import web
 from attrs import define, field, frozen, validators
 
-from . import render
-from .seeded import mix
+from . import responses
+from .world import splitmix64
 
 if TYPE_CHECKING:
     from typing import Self
 
     from .settings import RetryHint
 
-Kind = Literal[
-    "answer", "reset", "truncated", "malformed", "slow_body", "stall", "huge", "gzip_bomb"
-]
-
+_JSON = "application/json"
 _HTML = """<!DOCTYPE html>
 <html><head><title>{status}</title></head>
 <body><center><h1>{status} Error</h1></center><hr><center>gateway</center></body></html>
@@ -36,26 +39,52 @@ _RETRYABLE_CODES = {
     461: "Search Engine is busy. Please try again after some time",
     521: "Multiple actions are running for the same customer. Please try again after some time",
 }
+_NAME = rb'("(?:name|eventName|firstName|targetName)":\s*")'
+_DATE = rb'"\d{4}-\d\d-\d\d([ T])\d\d:\d\d:\d\d'
+_AMOUNT = rb'("(?:targetValue|targetAchievedValue)":\s*)-?[\d.]+'
+ODD_BODIES: dict[str, tuple[bytes, bytes]] = {
+    # Values that are legal JSON.
+    "null_data": (rb'("data":\s*)\[.*\](?=,\s*"errors")', rb"\1null"),
+    "other_rule": (rb'("targetRuleId":\s*)\d+', rb"\g<1>999999"),
+    "text_ids": (rb'("(?:id|eventLogId)":\s*)(\d+)', rb'\1"\2"'),
+    "zero_dates": (_DATE, rb'"0000-00-00\g<1>00:00:00'),
+    "far_dates": (_DATE, rb'"10000-01-01\g<1>00:00:00'),
+    "huge_amounts": (_AMOUNT, rb"\g<1>" + b"9" * 40 + b".999"),
+    "exponents": (_AMOUNT, rb"\g<1>1.5E+3"),
+    "escape_codes": (_NAME, rb"\1\\u001b[31m\\u0007"),
+    "lone_surrogate": (_NAME, rb"\1\\ud83d"),
+    # Bytes that are not.
+    "bom": (rb"\A", b"\xef\xbb\xbf"),
+    "cut_emoji": (_NAME, b"\\1\xf0\x9f\x98"),
+    "latin_1": (_NAME, b"\\1Caf\xe9"),
+    "malformed": (rb"\A(.*),[^,]*\Z", rb"\1,,}"),
+}
+"""What is wrong in an otherwise right answer: a pattern in its bytes, and what replaces it."""
 
 
 @frozen(slots=True, kw_only=True)
 class Fault:
     """One thing going wrong. Make one with a named constructor, such as `Fault.http(503)`."""
 
-    kind: Kind = "answer"
+    kind: Literal[
+        "answer", "reset", "truncated", "slow_body", "stall", "flood", "edited", "second_answer"
+    ] = "answer"
     status: int = field(default=200, validator=validators.instance_of(int))
     body: bytes = b""
-    content_type: str = "application/json"
+    content_type: str = _JSON
     headers: Mapping[str, str] = field(
         factory=dict, validator=validators.deep_mapping(value_validator=validators.instance_of(str))
     )
     size: int = 0
-    """Bytes, once unpacked."""
+    """Bytes of a flood, once unpacked."""
+    packed: bool = False
     interval: float = field(default=0.0, validator=validators.ge(0.0))
     """Seconds between two bytes."""
     gate: asyncio.Event | None = None
+    edit: tuple[bytes, bytes] = (b"", b"")
+    """A pattern in the right answer's bytes, and what replaces it."""
     code: int | None = None
-    """The API's own code, for the journal."""
+    """The API's own code, for the record of the request."""
 
     @classmethod
     def too_many_requests(
@@ -66,7 +95,7 @@ class Fault:
         if retry_after is not None and hint == "seconds":
             headers["Retry-After"] = str(math.ceil(retry_after))
         elif retry_after is not None and hint == "date":
-            # Dates have whole seconds: rounded up, so that nobody comes too early.
+            # Dates have whole seconds: rounded up, so that no client comes too early.
             moment = datetime.now(UTC) + timedelta(seconds=math.ceil(retry_after) + 1)
             headers["Retry-After"] = format_datetime(moment, usegmt=True)
         return cls(status=429, body=b'{"message": "Too many requests"}', headers=headers)
@@ -80,9 +109,8 @@ class Fault:
     @classmethod
     def gateway_page(cls, status: int = 502) -> Self:
         """The HTML page of a gateway in front."""
-        return cls(
-            status=status, body=_HTML.format(status=status).encode(), content_type="text/html"
-        )
+        body = _HTML.format(status=status).encode()
+        return cls(status=status, body=body, content_type="text/html")
 
     @classmethod
     def not_found(cls) -> Self:
@@ -93,10 +121,10 @@ class Fault:
     def api_code(cls, code: int, message: str = "", *, status: int = 400) -> Self:
         """A v3 error; 461 and 521 bring their documented text along (contract §5.2)."""
         text = message or _RETRYABLE_CODES.get(code, "Made up by the sandbox")
-        return cls(status=status, body=render.failure(code, text).encode(), code=code)
+        return cls(status=status, body=responses.error_body(code, text), code=code)
 
     @classmethod
-    def authorisation(cls, code: int = 4001) -> Self:
+    def authorisation(cls, code: Literal[4000, 4001] = 4001) -> Self:
         """4000 (denied) or 4001 (unavailable), in the text shape of contract §1.4."""
         status, message = _AUTHORISATION[code]
         text = f"HttpStatusCode={status} errorMessage={message} errorCode={code}"
@@ -123,49 +151,58 @@ class Fault:
         return cls(kind="truncated")
 
     @classmethod
-    def malformed(cls) -> Self:
-        """The right answer, broken off and spoiled so that it is no JSON."""
-        return cls(kind="malformed")
-
-    @classmethod
     def slow_body(cls, interval: float = 0.01, gate: asyncio.Event | None = None) -> Self:
         """The right answer a byte at a time; with a gate, one byte and no more until it opens."""
         return cls(kind="slow_body", interval=interval, gate=gate)
 
     @classmethod
     def stall(cls) -> Self:
-        """The right answer, but not before `faults.release()`."""
+        """No answer until the client goes away, or `faults.release()` lets the right one out.
+
+        How long that takes is the client's own deadline.
+        """
         return cls(kind="stall")
+
+    @classmethod
+    def second_answer(cls) -> Self:
+        """The right answer, and then another one that nobody asked for on the same connection."""
+        return cls(kind="second_answer")
+
+    @classmethod
+    def malformed(cls) -> Self:
+        """The right answer, broken off and spoiled so that it is no JSON."""
+        return cls.odd_body("malformed")
+
+    @classmethod
+    def odd_body(cls, name: str) -> Self:
+        """The right answer with something odd in it: a name of `ODD_BODIES`, such as `null_data`.
+
+        Raises:
+            ValueError: there is no such name.
+        """
+        if name not in ODD_BODIES:
+            raise ValueError(f"no odd body named {name!r}; there are {', '.join(ODD_BODIES)}")
+        return cls(kind="edited", edit=ODD_BODIES[name])
+
+    @classmethod
+    def edited(cls, pattern: str, replacement: str) -> Self:
+        """The right answer with each match of a regular expression in its text replaced."""
+        re.compile(pattern)
+        return cls(kind="edited", edit=(pattern.encode(), replacement.encode()))
 
     @classmethod
     def huge(cls, megabytes: float = 256) -> Self:
         """Valid JSON of that size, sent as fast as it is taken."""
-        return cls(kind="huge", size=int(megabytes * (1 << 20)))
+        return cls(kind="flood", size=int(megabytes * (1 << 20)))
 
     @classmethod
     def gzip_bomb(cls, megabytes: float = 256) -> Self:
         """The same, compressed a thousandfold."""
-        return cls(kind="gzip_bomb", size=int(megabytes * (1 << 20)))
+        return cls(kind="flood", size=int(megabytes * (1 << 20)), packed=True)
 
 
-NAMED: dict[str, Callable[..., Fault]] = {
-    "too_many_requests": Fault.too_many_requests,
-    "http": Fault.http,
-    "gateway_page": Fault.gateway_page,
-    "not_found": Fault.not_found,
-    "api_code": Fault.api_code,
-    "authorisation": Fault.authorisation,
-    "redirect": Fault.redirect,
-    "empty": Fault.empty,
-    "reset": Fault.reset,
-    "truncated": Fault.truncated,
-    "malformed": Fault.malformed,
-    "slow_body": Fault.slow_body,
-    "stall": Fault.stall,
-    "huge": Fault.huge,
-    "gzip_bomb": Fault.gzip_bomb,
-}
-"""The constructors, for those who can only send JSON."""
+NAMED: dict[str, Callable[..., Fault]] = dict(inspect.getmembers(Fault, inspect.ismethod))
+"""The constructors by name, for the control API."""
 
 TRANSIENT = (
     Fault.http(503),
@@ -181,50 +218,78 @@ TRANSIENT = (
 """What `random_faults` picks from: each is worth another try."""
 
 
+def named(name: str, arguments: Mapping[str, Any]) -> Fault:
+    """A fault by the name of its constructor.
+
+    Raises:
+        ValueError: there is none of that name, or it takes other arguments.
+    """
+    if name not in NAMED:
+        raise ValueError(f"no fault named {name!r}; there are {', '.join(NAMED)}")
+    try:
+        return NAMED[name](**arguments)
+    except (TypeError, KeyError, AttributeError, re.error) as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 @define
-class _Order:
+class _Scheduled:
     fault: Fault
     times: int | None
     path_contains: str | None
+    probability: float
 
 
 class Faults:
-    """The faults to come. The first order that fits a call is taken, once per call.
+    """The faults to come. The first one that fits a call is taken, once per call.
 
     Args:
-        seed: for the random ones.
-
+        seed: for those that come by chance.
     """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._orders: deque[_Order] = deque()
-        self._drawn = 0
+        self._scheduled: list[_Scheduled] = []
+        self._draws = 0
         self._released = asyncio.Event()
         self.stalled = 0
-        """Calls that are kept waiting by `Fault.stall`."""
+        """Calls held by `Fault.stall` now."""
         self.injected = 0
         """Faults met so far, random ones included."""
 
     def __len__(self) -> int:
-        return len(self._orders)
+        return len(self._scheduled)
 
-    def add(self, fault: Fault, times: int | None = 1, path_contains: str | None = None) -> None:
-        """Order a fault.
+    def add(
+        self,
+        fault: Fault,
+        times: int | None = 1,
+        path_contains: str | None = None,
+        *,
+        probability: float = 1.0,
+    ) -> None:
+        """Schedule a fault.
 
         Args:
             fault: which.
             times: for how many calls; None is for all, until `clear`.
             path_contains: only calls with this in their path and query. Without it any data call
                 fits, but not the token call.
+            probability: of each call that fits, by the seed.
 
+        Raises:
+            ValueError: no times at all, or a probability that is none.
         """
-        self._orders.append(_Order(fault, times, path_contains))
+        if times is not None and times < 1:
+            raise ValueError(f"times must be at least 1, or None for all calls; not {times}")
+        if not 0 < probability <= 1:
+            raise ValueError(f"probability must be above 0 and at most 1, not {probability}")
+        self._scheduled.append(_Scheduled(fault, times, path_contains, probability))
 
     def clear(self) -> None:
-        """Drop all orders, release what is stalled and start the random ones anew."""
-        self._orders.clear()
-        self._drawn = self.injected = 0
+        """Drop what is scheduled, release what is stalled and start the random ones anew."""
+        self._scheduled.clear()
+        self._draws = self.injected = 0
         self.release()
 
     def release(self) -> None:
@@ -240,33 +305,164 @@ class Faults:
         finally:
             self.stalled -= 1
 
-    def draw(self, path: str, *, data_call: bool, rate: float) -> Fault | None:
-        """The fault that this call meets, if any."""
-        fault = self._ordered(path, data_call=data_call)
+    def pick(self, path: str, *, data_call: bool, rate: float) -> Fault | None:
+        """The fault that a call meets, if any.
+
+        Args:
+            path: the call's, with its query.
+            data_call: whether it is one; others only meet what names their path.
+            rate: share of data calls that meet one of `TRANSIENT`.
+        """
+        fault = self._pick_scheduled(path, data_call=data_call) if self._scheduled else None
         if fault is None and rate and data_call:
-            lot = mix(self._seed, self._drawn)
-            self._drawn += 1
-            if lot % 1_000_000 < rate * 1_000_000:
-                fault = TRANSIENT[(lot >> 32) % len(TRANSIENT)]
+            draw = self._draw()
+            if draw % 1_000_000 < rate * 1_000_000:
+                fault = TRANSIENT[(draw >> 32) % len(TRANSIENT)]
         self.injected += fault is not None
         return fault
 
-    def _ordered(self, path: str, *, data_call: bool) -> Fault | None:
-        for order in self._orders:
-            if data_call if order.path_contains is None else order.path_contains in path:
-                if order.times is not None:
-                    order.times -= 1
-                    if order.times <= 0:
-                        self._orders.remove(order)
-                return order.fault
+    def _pick_scheduled(self, path: str, *, data_call: bool) -> Fault | None:
+        for one in self._scheduled:
+            fits = data_call if one.path_contains is None else one.path_contains in path
+            if not fits:
+                continue
+            if one.probability < 1 and self._draw() % 1_000_000 >= one.probability * 1_000_000:
+                continue
+            if one.times is not None:
+                one.times -= 1
+                if not one.times:
+                    self._scheduled.remove(one)
+            return one.fault
         return None
 
+    def _draw(self) -> int:
+        self._draws += 1
+        return splitmix64(self._seed, self._draws - 1)
 
-def named(name: str, arguments: Mapping[str, Any]) -> Fault:
-    """A fault by the name of its constructor; ValueError if there is none, or it wants others."""
-    if name not in NAMED:
-        raise ValueError(f"no fault named {name!r}; there are {', '.join(sorted(NAMED))}")
-    try:
-        return NAMED[name](**arguments)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{name}: {error}") from None
+
+# --- on the wire: one writer for each kind ---
+
+
+@frozen(slots=True)
+class Call:
+    """A call that meets a fault."""
+
+    fault: Fault
+    faults: Faults
+    request: web.Request
+    answer: Callable[[], Awaitable[web.Response]]
+    """Makes the right answer, for the faults that spoil or delay it."""
+
+    async def begin(self) -> tuple[web.StreamResponse, bytes]:
+        """Send the head of the right answer; its body is to follow."""
+        right = await self.answer()
+        body = _body(right)
+        response = web.StreamResponse(status=right.status)
+        response.content_type = _JSON
+        response.content_length = len(body)
+        with suppress(ConnectionError):
+            await response.prepare(self.request)
+        return response, body
+
+
+async def inject(call: Call) -> web.StreamResponse | None:
+    """Answer a call with its fault.
+
+    Returns:
+        What was sent, or is still to be sent; None if the connection was reset.
+    """
+    return await _WRITERS[call.fault.kind](call)
+
+
+async def _instead(call: Call) -> web.Response:
+    fault = call.fault
+    return web.Response(
+        status=fault.status,
+        body=fault.body,
+        content_type=fault.content_type,
+        headers=fault.headers,
+    )
+
+
+async def _reset(call: Call) -> None:
+    """Close so that the other side sees a reset, not an end."""
+    if (transport := call.request.transport) is not None:
+        plug = transport.get_extra_info("socket")
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+
+async def _stall(call: Call) -> web.Response:
+    await call.faults.stall()
+    return await call.answer()
+
+
+async def _edited(call: Call) -> web.Response:
+    right = await call.answer()
+    body = re.sub(*call.fault.edit, _body(right), flags=re.DOTALL)
+    return web.Response(status=right.status, body=body, content_type=_JSON)
+
+
+async def _truncated(call: Call) -> web.StreamResponse:
+    response, body = await call.begin()
+    with suppress(ConnectionError):
+        await response.write(body[: len(body) // 2])
+    if call.request.transport is not None:
+        call.request.transport.close()  # once what was written has gone out
+    return response
+
+
+async def _slow_body(call: Call) -> web.StreamResponse:
+    response, body = await call.begin()
+    gate, interval = call.fault.gate, call.fault.interval
+    with suppress(ConnectionError):
+        for index in range(len(body)):
+            await response.write(body[index : index + 1])
+            await (asyncio.sleep(interval) if gate is None else gate.wait())
+    return response
+
+
+async def _second_answer(call: Call) -> web.StreamResponse:
+    response, body = await call.begin()
+    with suppress(ConnectionError):
+        await response.write_eof(body)
+    if call.request.transport is not None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {_JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
+        call.request.transport.write(head.encode() + body)
+    return response
+
+
+async def _flood(call: Call) -> web.StreamResponse:
+    """A valid envelope with as many blanks in it as the fault says."""
+    size, packed = call.fault.size, call.fault.packed
+    response = web.StreamResponse()
+    response.content_type = _JSON
+    if packed:
+        response.headers["Content-Encoding"] = "gzip"
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if packed else None
+    step = 1 << (20 if packed else 16)
+    blanks = b" " * step
+    with suppress(ConnectionError):
+        await response.prepare(call.request)
+        pieces = (blanks[: min(step, size - done)] for done in range(0, size, step))
+        for piece in (b'{"data":[', *pieces, b'],"errors":[],"warnings":[]}'):
+            await response.write(packer.compress(piece) if packer else piece)
+            await asyncio.sleep(0)
+        await response.write(packer.flush() if packer else b"")
+    return response
+
+
+def _body(response: web.Response) -> bytes:
+    return response.body if isinstance(response.body, bytes) else b""
+
+
+_WRITERS: dict[str, Callable[[Call], Awaitable[web.StreamResponse | None]]] = {
+    "answer": _instead,
+    "reset": _reset,
+    "stall": _stall,
+    "edited": _edited,
+    "truncated": _truncated,
+    "slow_body": _slow_body,
+    "second_answer": _second_answer,
+    "flood": _flood,
+}

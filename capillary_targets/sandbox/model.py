@@ -1,35 +1,48 @@
-"""What the sandbox's world is made of: rows and rules, as plain values.
+"""What the sandbox's world is made of, as plain values.
 
-Amounts stay *text* all the way to the socket: `1.000` and `1` are the same number, but a client
-that keeps the spelling must be shown both.
+Amounts are `Decimal` with the digits that go over the wire: `1.000` and `1` are the same number,
+but a client that keeps the spelling must be shown both.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import msgspec
 from attrs import field, frozen
+from msgspec import UNSET, UnsetType
+
+TODAY = datetime(2025, 12, 10, tzinfo=UTC)
+"""The world's own day: seeded events lie before it, events added later follow."""
 
 
-@frozen(slots=True)
-class Event:
-    """One row of a user's event history (contract §7). Dates are `YYYY-MM-DD HH:MM:SS.s`."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One row of a user's event history (contract §7), named and ordered as on the wire.
 
-    event_log_id: int
+    Dates are `YYYY-MM-DD HH:MM:SS.s` without a zone.
+    """
+
+    event_log_id: int | None
     event_name: str
     customer_id: int
     event_display_name: str | None
     unique_id: str
     event_date: str
+    event_date_iso: str | UnsetType = msgspec.field(default=UNSET, name="eventDateISO")
     event_processed_date: str
+    event_processed_date_iso: str | UnsetType = msgspec.field(
+        default=UNSET, name="eventProcessedDateISO"
+    )
     period_id: int
     target_group_id: int
     target_rule_id: int
-    target_value: str | None
-    """The number as it is spelled on the wire, or None for `null`."""
+    target_value: Decimal | None
 
 
 @frozen(slots=True)
 class Period:
-    """One cycle of a target group: both days belong to it (`YYYY-MM-DD`)."""
+    """One cycle of a target group; both days, `YYYY-MM-DD`, belong to it."""
 
     id: int
     start: str
@@ -46,6 +59,14 @@ class Period:
         """The last second in it, comparable with `Event.event_date`."""
         return f"{self.end} 23:59:59.9"
 
+    @property
+    def status(self) -> str:
+        """`periodStatus` on the world's own day, TODAY."""
+        today = TODAY.date().isoformat()
+        if self.end < today:
+            return "ENDED"
+        return "RUNNING" if self.start <= today else "NOT_STARTED"
+
 
 @frozen(slots=True, unsafe_hash=True, cache_hash=True)
 class Group:
@@ -55,17 +76,15 @@ class Group:
     name: str
     tracking_type: str
     periods: tuple[Period, ...]
+    evaluation_type: str = "FIXED_CALENDAR_WINDOW"
 
     def period(self, period_id: int) -> Period | None:
         """The group's period of that id."""
         return next((one for one in self.periods if one.id == period_id), None)
 
     def period_at(self, moment: str) -> Period:
-        """The period that an event date falls in; outside of all, the nearest end."""
-        for one in self.periods:
-            if moment <= one.last_moment:
-                return one
-        return self.periods[-1]
+        """The period that an event date falls in; outside of all, the nearest one."""
+        return next((one for one in self.periods if moment <= one.last_moment), self.periods[-1])
 
 
 @frozen(slots=True, unsafe_hash=True, cache_hash=True)
@@ -84,8 +103,10 @@ class Rule:
     expression: str = "true"
     filters: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """(entityType, entityIds) pairs."""
-    default_value: str | None = None
-    """Spelled as on the wire; shown for the group's first period."""
+    target_value: Decimal = Decimal("100.000")
+    """To be reached in each period."""
+    shows_default: bool = False
+    """Whether `targetPeriodDefaultValuesMap` holds that value (for the first period)."""
 
     @property
     def behavioural(self) -> bool:

@@ -11,8 +11,8 @@ from . import samples
 from .auth import basic_header
 
 if TYPE_CHECKING:
-    from .data import World
     from .settings import SandboxSettings
+    from .world import World
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --dim: #5c6878; --paper: #fafaf7;

@@ -6,11 +6,11 @@ do not print (a second row, the rule behind a history) is made up here, and mark
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
+from decimal import Decimal
 from importlib.resources import files
-from typing import Any
 
+import msgspec
 from attrs import frozen
 
 from .model import Event, Group, Period, Rule
@@ -56,25 +56,13 @@ PRINTED_TARGETS = {2579: IMPORT_TARGETS, 50: TRANSACTION_TARGETS}
 """By the rule that the answer lists."""
 
 
-def _rows(body: bytes) -> tuple[Event, ...]:
-    """The rows of a printed answer, amounts kept as they are spelled."""
-    rows = json.loads(body, parse_float=str)["data"]
-    return tuple(
-        Event(
-            event_log_id=row["eventLogId"],
-            event_name=row["eventName"],
-            customer_id=row["customerId"],
-            event_display_name=row["eventDisplayName"],
-            unique_id=row["uniqueId"],
-            event_date=row["eventDate"],
-            event_processed_date=row["eventProcessedDate"],
-            period_id=row["periodId"],
-            target_group_id=row["targetGroupId"],
-            target_rule_id=row["targetRuleId"],
-            target_value=str(row["targetValue"]),
-        )
-        for row in rows
-    )
+class _Printed(msgspec.Struct):
+    data: list[Event]
+
+
+def _rows(body: bytes) -> list[Event]:
+    """The rows of a printed answer, amounts with the digits that are printed."""
+    return msgspec.json.decode(body, type=_Printed).data
 
 
 # Made up: the printed page says `total` 2 and shows one row.
@@ -89,12 +77,12 @@ _SECOND_BEHAVIOURAL = Event(
     period_id=77865,
     target_group_id=52065,
     target_rule_id=79192,
-    target_value="1.000",
+    target_value=Decimal("1.000"),
 )
 
-HISTORIES: dict[tuple[int, int], tuple[Event, ...]] = {
+HISTORIES: dict[tuple[int, int], list[Event]] = {
     (TRANSACTIONAL_USER, 1986): _rows(TRANSACTIONAL),
-    (BEHAVIOURAL_USER, 79192): (*_rows(BEHAVIOURAL), _SECOND_BEHAVIOURAL),
+    (BEHAVIOURAL_USER, 79192): [*_rows(BEHAVIOURAL), _SECOND_BEHAVIOURAL],
 }
 """By (user, rule)."""
 
@@ -113,7 +101,7 @@ def _group(group_id: int, *periods: tuple[int, str, str]) -> Group:
 
 def _printed_rule(body: bytes, group: Group, *, user_created: bool) -> Rule:
     """The rule that a printed answer of active targets lists."""
-    row: dict[str, Any] = json.loads(body)["data"][0]
+    row = msgspec.json.decode(body)["data"][0]
     created = datetime.fromisoformat(row["attribution"]["createdOn"])
     return Rule(
         id=row["id"],
@@ -152,7 +140,8 @@ RULES: dict[int, Rule] = {
             enrolment_method="TRANSACTION",
             user_created=False,
             created_ms=1_735_500_000_000,
-            default_value="5000.000",
+            target_value=Decimal("5000.000"),
+            shows_default=True,
         ),
         Rule(
             id=79192,

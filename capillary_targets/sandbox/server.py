@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
+from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+import msgspec
 from aiohttp import web
+from attrs import frozen
 
-from .auth import Gatekeeper
-from .data import World
-from .desk import Desk
-from .door import FrontDoor
-from .faults import Faults
-from .journal import Journal
-from .lookups import Lookups
-from .routes import DataCalls
+from .api import Api
+from .auth import Authenticator
+from .faults import Call, Fault, Faults, inject, named
+from .limits import CapacityLimit, RateWindow, Rejected
+from .page import front_page
+from .responses import ErrorResponse
 from .settings import SandboxSettings
+from .world import World, splitmix64
 
 if TYPE_CHECKING:
-    from collections import Counter, deque
     from types import TracebackType
 
-    from .journal import RecordedRequest
+    from aiohttp.typedefs import Handler
 
+    Outcome = tuple[web.StreamResponse | None, int | None]
+    """The answer (None: the connection was reset), and the API's code in it."""
+
+REQUEST_ID_HEADERS = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
+_DATA_CALLS = ("/v3/users/", "/v3/targetGroups/", "/v2/customers/")
+_TOKEN_CALL = "/v3/oauth/"  # noqa: S105 - a path
+_RECORDED = 10_000
+_USERS_PER_CHUNK = 10_000
 
 _Settings = ParamSpec("_Settings")
 
@@ -45,6 +58,27 @@ def _keywords_of(
     return decorate
 
 
+@frozen(slots=True)
+class RecordedRequest:
+    """One request. `code` is the API's own code of an error; no `status`: nothing was answered."""
+
+    method: str
+    path: str
+    query: str
+    status: int | None
+    code: int | None
+
+
+class FaultOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A fault as the control API takes it: its constructor's name, and what to hand to that."""
+
+    fault: str
+    arguments: dict[str, Any] = {}
+    times: int | None = 1
+    path_contains: str | None = None
+    probability: float = 1.0
+
+
 class Sandbox:
     """The documented API as a local server.
 
@@ -60,18 +94,21 @@ class Sandbox:
     @_keywords_of(SandboxSettings)
     def __init__(self, settings: SandboxSettings) -> None:
         self.settings = settings
-        self.world = World(
-            seed=settings.seed,
-            users=settings.users,
-            targets=settings.targets,
-            events=settings.events,
-            exact_events=settings.exact_events,
-        )
+        self.world = World(settings)
         self.faults = Faults(settings.seed)
         """What is to go wrong: `sandbox.faults.add(Fault.http(503), times=2)`."""
-        self._journal = Journal()
-        self._gatekeeper = Gatekeeper(settings)
-        self._door = FrontDoor(settings, self._journal, self.faults, self._gatekeeper)
+        self.requests: deque[RecordedRequest] = deque(maxlen=_RECORDED)
+        """The latest requests, oldest first."""
+        self.counts: Counter[str] = Counter()
+        """Requests by route name, e.g. `trackedTargetEvents`, counted on arrival."""
+        self.in_flight = 0
+        """API calls that arrived and have no answer yet."""
+        self.max_in_flight = 0
+        """The most of them at a time."""
+        self._authenticator = Authenticator(settings)
+        self._capacity = CapacityLimit(settings)
+        self._rate = RateWindow(settings)
+        self._answered = 0
         self._runner: web.AppRunner | None = None
         self._url = ""
 
@@ -88,34 +125,14 @@ class Sandbox:
         return self.settings.username, self.settings.password
 
     @property
-    def requests(self) -> deque[RecordedRequest]:
-        """The latest requests, oldest first."""
-        return self._journal.entries
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Requests by route name, e.g. `trackedTargetEvents`."""
-        return self._journal.counts
-
-    @property
-    def in_flight(self) -> int:
-        """API calls that arrived and have no answer yet."""
-        return self._door.load.in_flight
-
-    @property
-    def max_in_flight(self) -> int:
-        """The most of them at a time."""
-        return self._door.load.max_in_flight
-
-    @property
     def waiting(self) -> int:
-        """Those among them that stand in line for a place within `capacity`."""
-        return self._door.load.waiting
+        """API calls in line for a slot within `capacity`."""
+        return self._capacity.waiting
 
     @property
     def peak_window(self) -> int:
         """The most data calls that came within one window of `rate_limit`."""
-        return self._door.budget.peak_window
+        return self._rate.peak
 
     @property
     def connections(self) -> int:
@@ -124,8 +141,20 @@ class Sandbox:
         return len(server.connections) if server is not None else 0
 
     def expire_tokens(self) -> None:
-        """Reject every OAuth token given out so far."""
-        self._gatekeeper.expire()
+        """Reject every OAuth token issued so far."""
+        self._authenticator.expire()
+
+    def reset(self) -> None:
+        """The world as seeded; no faults, tokens or records left. Settings stay as they are."""
+        self.world.reset()
+        self.faults.clear()
+        self._authenticator.expire()
+        self._rate.clear()
+        self.requests.clear()
+        self.counts.clear()
+        self.max_in_flight = self.in_flight
+
+    # --- starting and stopping ---
 
     async def __aenter__(self) -> str:
         return await self.start()
@@ -142,8 +171,20 @@ class Sandbox:
         """Listen, and return the address."""
         if self._runner is not None:
             raise RuntimeError("the sandbox is running already")
+        app = web.Application(middlewares=[self._middleware])
+        app.on_response_prepare.append(self._stamp)
+        app.add_routes(Api(self.settings, self.world, self._authenticator).routes())
+        app.add_routes(
+            [
+                web.get("/", self._index, name="index"),
+                web.get("/sandbox/users.txt", self._users, name="users.txt"),
+                web.get("/sandbox/state", self._state, name="state"),
+                web.post("/sandbox/faults", self._add_fault, name="faults"),
+                web.post("/sandbox/reset", self._reset, name="reset"),
+            ]
+        )
         runner = web.AppRunner(
-            self._app(), access_log=None, handler_cancellation=True, shutdown_timeout=0.01
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01
         )
         await runner.setup()
         try:
@@ -152,43 +193,149 @@ class Sandbox:
             await runner.cleanup()
             raise
         self._runner = runner
-        port = runner.addresses[0][1]
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        self._url = f"http://{host}:{port}"
+        host = self.settings.host
+        self._url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
         return self._url
 
     async def stop(self) -> None:
-        """Stop at once: requests in hand are dropped, connections closed."""
+        """Stop at once: requests in flight are dropped, connections closed."""
         runner, self._runner, self._url = self._runner, None, ""
         if runner is not None:
             await runner.cleanup()
 
-    def reset(self) -> None:
-        """The world as seeded; no faults, tokens or notes left. Settings stay as they are."""
-        self.world.reset()
-        self.faults.clear()
-        self._gatekeeper.expire()
-        self._door.clear()
+    # --- a request's way: rate, faults, capacity, login, handler, record ---
 
-    def _app(self) -> web.Application:
-        app = web.Application(middlewares=[self._door.middleware])
-        app.on_response_prepare.append(self._door.stamp)
-        calls = DataCalls(self.settings, self.world)
-        user = "/v3/users/{user}"
-        app.router.add_get(
-            f"{user}/enrolledTargets", calls.enrolled_targets, name="enrolledTargets"
-        )
-        app.router.add_get(
-            f"{user}/trackedTargetEvents/{{rule}}",
-            calls.tracked_target_events,
-            name="trackedTargetEvents",
-        )
-        app.router.add_post("/v3/oauth/token/generate", self._gatekeeper.generate, name="token")
-        lookups = Lookups(self.world)
-        app.router.add_get(f"{user}/targetGroups", lookups.target_groups, name="targetGroups")
-        app.router.add_get(
-            "/v3/targetGroups/{group}/targetPeriods", lookups.target_periods, name="targetPeriods"
-        )
-        app.router.add_get("/v2/customers/lookup", lookups.customer_id, name="lookup")
-        Desk(self).open(app.router)
-        return app
+    @web.middleware
+    async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Record the request whatever becomes of it: without a status if it got no answer."""
+        self.counts[request.match_info.route.name or "unknown"] += 1
+        status: int | None = None
+        code: int | None = None
+        try:
+            response, code = await self._respond(request, handler)
+            status = None if response is None else response.status
+        finally:
+            self.requests.append(
+                RecordedRequest(request.method, request.path, request.query_string, status, code)
+            )
+        # Nobody hears this after a reset; aiohttp wants an answer all the same.
+        return web.Response() if response is None else response
+
+    async def _stamp(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Give an answer its request id: 32 hex digits under either spelling (contract §4)."""
+        del request
+        self._answered += 1
+        key = splitmix64(self.settings.seed, self._answered)
+        for name in REQUEST_ID_HEADERS:
+            if self.settings.request_id_headers in {"both", name}:
+                response.headers[name] = f"{key:016x}{splitmix64(key, 1):016x}"
+
+    async def _respond(self, request: web.Request, handler: Handler) -> Outcome:
+        data_call = request.path.startswith(_DATA_CALLS)
+        if not data_call and not request.path.startswith(_TOKEN_CALL):
+            return await self._handle(request, handler)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        try:
+            if data_call:
+                self._rate.count()
+            fault = self.faults.pick(
+                request.path_qs, data_call=data_call, rate=self.settings.random_faults
+            )
+            if fault is not None:
+                return await self._fail(fault, request, handler, data_call=data_call)
+            return await self._serve(request, handler, data_call=data_call)
+        except Rejected as rejected:
+            return await self._fail(rejected.fault, request, handler, data_call=data_call)
+        finally:
+            self.in_flight -= 1
+
+    async def _fail(
+        self, fault: Fault, request: web.Request, handler: Handler, *, data_call: bool
+    ) -> Outcome:
+        code = fault.code
+
+        async def answer() -> web.Response:
+            nonlocal code
+            response, code = await self._serve(request, handler, data_call=data_call)
+            assert isinstance(response, web.Response)  # noqa: S101 - only own pages stream
+            return response
+
+        return await inject(Call(fault, self.faults, request, answer)), code
+
+    async def _serve(self, request: web.Request, handler: Handler, *, data_call: bool) -> Outcome:
+        if not data_call:
+            return await self._handle(request, handler)
+        async with self._capacity.serve():
+            return await self._handle(request, handler, authenticator=self._authenticator)
+
+    async def _handle(
+        self, request: web.Request, handler: Handler, authenticator: Authenticator | None = None
+    ) -> Outcome:
+        try:
+            if authenticator is not None:
+                authenticator.check(request.headers)
+            return await handler(request), None
+        except ErrorResponse as error:
+            status = error.status or self.settings.error_status
+            response = web.Response(body=error.body, status=status, content_type="application/json")
+            return response, error.code
+        except web.HTTPException as problem:
+            return web.Response(text=problem.text, status=problem.status), None
+
+    # --- its own pages, and control for other processes ---
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        del request
+        page = front_page(self.settings, self.world, self.url)
+        return web.Response(text=page, content_type="text/html")
+
+    async def _users(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
+        ids = self.world.all_user_ids()
+        with suppress(ConnectionError):
+            await response.prepare(request)
+            while chunk := list(islice(ids, _USERS_PER_CHUNK)):
+                await response.write("".join(f"{one}\n" for one in chunk).encode())
+                # A reader that keeps up never makes `write` wait: let others have their turn.
+                await asyncio.sleep(0)
+        return response
+
+    async def _state(self, request: web.Request) -> web.StreamResponse:
+        _check_local(request)
+        names = ("in_flight", "max_in_flight", "waiting", "connections", "peak_window")
+        faults = {
+            "scheduled": len(self.faults),
+            "injected": self.faults.injected,
+            "stalled": self.faults.stalled,
+        }
+        state = {name: getattr(self, name) for name in names}
+        return web.json_response({"counts": dict(self.counts), **state, "faults": faults})
+
+    async def _add_fault(self, request: web.Request) -> web.StreamResponse:
+        """`{"fault": "http", "arguments": {"status": 503}, "times": 2, "path_contains": "/v3"}`."""
+        _check_local(request)
+        try:
+            order = msgspec.json.decode(await request.read(), type=FaultOrder)
+            self.faults.add(
+                named(order.fault, order.arguments),
+                order.times,
+                order.path_contains,
+                probability=order.probability,
+            )
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"scheduled": len(self.faults)})
+
+    async def _reset(self, request: web.Request) -> web.StreamResponse:
+        _check_local(request)
+        self.reset()
+        return web.json_response({"reset": True})
+
+
+def _check_local(request: web.Request) -> None:
+    """Only this machine controls the sandbox, whatever address it listens on."""
+    remote = ipaddress.ip_address((request.remote or "0.0.0.0").partition("%")[0])  # noqa: S104
+    mapped = getattr(remote, "ipv4_mapped", None)
+    if not (mapped or remote).is_loopback:
+        raise web.HTTPForbidden(text="the sandbox is controlled from its own machine only\n")

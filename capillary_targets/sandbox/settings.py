@@ -4,123 +4,184 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from attrs import define, field, setters, validators
+from attrs import Attribute, define, field
 
 if TYPE_CHECKING:
-    from .data import World
+    from .world import World
 
 RequestIdHeaders = Literal["both", "X-Cap-Requestid", "X-CAP-REQUEST-ID", "none"]
 TokenRejection = Literal["401", "498", "body-401", "body-498"]
 OffsetMode = Literal["page", "row", "ignored", "clamped"]
-TotalMode = Literal["rows", "pages", "absent", "zero", "text", "wrong", "wrong-high", "none"]
+TotalMode = Literal[
+    "rows", "pages", "absent", "zero", "text", "float", "wrong", "wrong-high", "none"
+]
 LimitMode = Literal["capped", "capped-silent", "refused"]
 PastEnd = Literal["empty", "310149", "error", "404", "endless"]
 RepeatRows = Literal["no", "extra", "instead"]
 RetryHint = Literal["seconds", "date", "none"]
 
-
-_POSITIVE = validators.ge(1)
-_NATURAL = validators.ge(0)
+_MOST_ROWS = 1 << 20
 
 
-def _words(choices: Any) -> Any:
-    """A check that a setting is one of a Literal's words."""
-    return validators.in_(get_args(choices))
+def _one_of(words: Any) -> Callable[[Any, Attribute[Any], Any], None]:
+    """A validator for the words of a Literal."""
+
+    def check(_: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value not in get_args(words):
+            known = ", ".join(map(repr, get_args(words)))
+            raise ValueError(f"{attribute.name} must be one of {known}, not {value!r}")
+
+    return check
+
+
+def _between(low: float, high: float | None = None, *, or_none: bool = False) -> Any:
+    """A validator for a number within bounds, both included."""
+
+    def check(_: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value is None and or_none:
+            return
+        most = value if high is None else high
+        if not (isinstance(value, int | float) and low <= value <= most):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ValueError(f"{attribute.name} must be {bounds}, not {value!r}")
+
+    return check
+
+
+def _fixed(_: Any, attribute: Attribute[Any], value: Any) -> Any:
+    raise AttributeError(f"{attribute.name} is fixed: make another sandbox with {value!r}")
 
 
 @define(slots=False, kw_only=True, eq=False)
 class SandboxSettings:
-    """The sandbox's settings. What shapes the world and the socket is fixed once made."""
+    """The sandbox's settings. What shapes the world and the socket is fixed once made.
+
+    Raises:
+        ValueError: a value outside of what the setting takes.
+        AttributeError: a change of what is fixed.
+    """
 
     USERNAME: ClassVar[str] = "till.sandbox"
     PASSWORD: ClassVar[str] = "sandbox"  # noqa: S105 - printed on the front page
     CLIENT_KEY: ClassVar[str] = "sandbox-key"
     CLIENT_SECRET: ClassVar[str] = "sandbox-secret"  # noqa: S105 - as above
 
-    users: int = field(default=200, on_setattr=setters.frozen)
-    """Seeded users, ids 1_000_001 and up."""
-    targets: int = field(default=3, on_setattr=setters.frozen)
+    def __attrs_post_init__(self) -> None:
+        if not self.exact_events and self.events > _MOST_ROWS // 8:
+            raise ValueError(f"events must be at most {_MOST_ROWS // 8} without exact_events")
+
+    # --- the world ---
+
+    users: int = field(default=200, validator=_between(0), on_setattr=_fixed)
+    """Seeded users, ids 1_000_001 and up; a million costs nothing."""
+    targets: int = field(default=3, validator=_between(0, 1_000), on_setattr=_fixed)
     """Enrolments of each."""
-    events: int = field(default=25, on_setattr=setters.frozen)
+    events: int = field(default=25, validator=_between(0, _MOST_ROWS), on_setattr=_fixed)
     """Mean rows of one enrolment; with `exact_events`, exactly that many."""
-    exact_events: bool = field(default=False, on_setattr=setters.frozen)
-    seed: int = field(default=7, on_setattr=setters.frozen)
+    exact_events: bool = field(default=False, on_setattr=_fixed)
+    seed: int = field(default=7, on_setattr=_fixed)
+    """Another seed, another world."""
+    rows_per_id: int = field(default=1, validator=_between(1), on_setattr=_fixed)
+    """Rows that share one `eventLogId`, date and `uniqueId`, as the lines of a bill (contract §17).
+    Behavioural ones are equal in everything."""
+    missing_ids: float = field(default=0.0, validator=_between(0, 1), on_setattr=_fixed)
+    """Share of the log ids that are `null` (contract §17), by the seed."""
+    signed_returns: bool = field(default=True, on_setattr=_fixed)
+    """Whether a `RETURN_BILL` has a negative amount (contract §18)."""
+    carry_over: Decimal = field(default=Decimal(0), converter=Decimal)
+    """What `targetAchievedValue` starts from in each cycle, such as -150 (contract §18)."""
 
-    host: str = field(default="127.0.0.1", on_setattr=setters.frozen)
-    port: int = field(default=0, on_setattr=setters.frozen)
+    # --- the socket and who may ask ---
+
+    host: str = field(default="127.0.0.1", on_setattr=_fixed)
+    port: int = field(default=0, on_setattr=_fixed)
     """0 takes a free one."""
-
     username: str = USERNAME
     password: str = PASSWORD
     """As typed: the header must carry its md5 in lower-case hex (contract §1.1)."""
     client_key: str = CLIENT_KEY
     client_secret: str = CLIENT_SECRET
-    ttl_seconds: int = field(default=3600, validator=_NATURAL)
+    ttl_seconds: int = field(default=3600, validator=_between(0))
     """Life of an OAuth token by `clock` (contract §1.2)."""
-    token_rejection: TokenRejection = field(default="401", validator=_words(TokenRejection))
+    token_rejection: TokenRejection = field(default="401", validator=_one_of(TokenRejection))
     """How a rejected token looks: an HTTP status, or a code in a body with HTTP 200."""
+    token_lag: int = field(default=0, validator=_between(0))
+    """Times that a new token is rejected: every second call reaches a node that does not know it
+    yet."""
+
+    # --- answers ---
 
     iso: bool = False
     """Whether events also carry their `*ISO` dates (contract §9)."""
-    default_limit: int = field(default=10, validator=_POSITIVE)
+    missing_id_key: bool = True
+    """Whether a row without a log id has the key `eventLogId` all the same."""
+    last_updated_on: bool = True
+    """Whether `targetGroups` has the keys of 2025-09, `lastUpdatedOn` among them (contract §11.2).
+    """
+    default_limit: int = field(default=10, validator=_between(1))
     """Rows on a page when no limit is asked for."""
-    max_limit: int = field(default=1000, validator=_POSITIVE)
+    max_limit: int = field(default=1000, validator=_between(1))
     """The most rows on a page; `limit_mode` says what becomes of a higher `limit`."""
     error_status: int = 400
     """HTTP status of v3 errors, which is undocumented (contract §5.2)."""
-    request_id_headers: RequestIdHeaders = field(default="both", validator=_words(RequestIdHeaders))
+    not_enrolled_code: int = field(default=310149, validator=_one_of(Literal[310149, 310126]))
+    """The code for the events of a target that the user is not in; 310126 comes with HTTP 500
+    whatever `error_status` says (contract §14)."""
+    request_id_headers: RequestIdHeaders = field(
+        default="both", validator=_one_of(RequestIdHeaders)
+    )
     """Which spelling of the request id header is sent (contract §4)."""
-
     clock: Callable[[], float] = time.monotonic
     """Seconds; whatever expires or is counted in time asks this."""
 
     # --- dialects: what the API's description leaves open or contradicts (contract §8) ---
 
-    offset_mode: OffsetMode = field(default="page", validator=_words(OffsetMode))
+    offset_mode: OffsetMode = field(default="page", validator=_one_of(OffsetMode))
     """What `offset` counts. `clamped`: behind the last page, the last page comes again."""
-    total_mode: TotalMode = field(default="rows", validator=_words(TotalMode))
-    """What `pagination.total` says. `text`: all three numbers as strings; `wrong`: half the rows;
-    `wrong-high`: twice the rows; `none`: no `pagination` at all."""
-    limit_mode: LimitMode = field(default="capped", validator=_words(LimitMode))
+    total_mode: TotalMode = field(default="rows", validator=_one_of(TotalMode))
+    """What `pagination.total` says. `text`: all three numbers as strings; `float`: as `25.0`;
+    `wrong`: half the rows; `wrong-high`: twice the rows; `none`: no `pagination` at all."""
+    limit_mode: LimitMode = field(default="capped", validator=_one_of(LimitMode))
     """What becomes of a `limit` above `max_limit`: cut and echoed as cut, cut but echoed as asked
     for, or refused with a sibling's code 11029."""
-    past_end: PastEnd = field(default="empty", validator=_words(PastEnd))
+    past_end: PastEnd = field(default="empty", validator=_one_of(PastEnd))
     """What a page behind the last row is. `error` is a sibling's code 11003, `404` has no envelope,
     `endless` makes rows up and never stops."""
-    empty_page: int | None = field(default=None, validator=validators.optional(_NATURAL))
+    empty_page: int | None = field(default=None, validator=_between(0, or_none=True))
     """The number of a page that comes back empty."""
-    short_page: int | None = field(default=None, validator=validators.optional(_NATURAL))
+    short_page: int | None = field(default=None, validator=_between(0, or_none=True))
     """The number of a page that misses its last three rows."""
-    repeat_rows: RepeatRows = field(default="no", validator=_words(RepeatRows))
+    repeat_rows: RepeatRows = field(default="no", validator=_one_of(RepeatRows))
     """Whether each page starts with the last row of the page before, on top of its own rows or
     instead of the first of them (which then is nowhere)."""
 
-    # --- data that moves between two events requests ---
+    # --- data that changes before an events request ---
 
     between_requests: Callable[[World, int], None] | None = None
     """Called before each events request with the world and the number of such requests before."""
-    append_per_request: int = field(default=0, validator=_NATURAL)
-    """Rows appended to the history asked for, before each request for it."""
-    insert_per_request: int = field(default=0, validator=_NATURAL)
-    """Rows inserted in its middle."""
-    delete_head_per_request: int = field(default=0, validator=_NATURAL)
+    append_per_request: int = field(default=0, validator=_between(0))
+    """Rows appended to the history asked for."""
+    insert_per_request: int = field(default=0, validator=_between(0))
+    """Late rows inserted in its middle."""
+    delete_head_per_request: int = field(default=0, validator=_between(0))
     """Rows deleted at its head."""
-    delete_any_per_request: int = field(default=0, validator=_NATURAL)
+    delete_any_per_request: int = field(default=0, validator=_between(0))
     """Rows deleted anywhere, by the seed."""
 
-    # --- trouble ---
+    # --- load and faults ---
 
-    random_faults: float = field(default=0.0, validator=[validators.ge(0.0), validators.le(1.0)])
+    random_faults: float = field(default=0.0, validator=_between(0, 1))
     """Share of data calls that meet a transient fault, by the seed."""
     rate_limit: tuple[int, float] | None = None
     """(requests, seconds): more data calls within that time by `clock` are refused with 429."""
-    retry_hint: RetryHint = field(default="seconds", validator=_words(RetryHint))
+    retry_hint: RetryHint = field(default="seconds", validator=_one_of(RetryHint))
     """The form of `Retry-After` on such a refusal."""
-    latency: float = field(default=0.0, validator=validators.ge(0.0))
+    latency: float = field(default=0.0, validator=_between(0))
     """Seconds that each data call takes, once it is being served."""
-    capacity: int | None = field(default=None, validator=validators.optional(_POSITIVE))
+    capacity: int | None = field(default=None, validator=_between(1, or_none=True))
     """Data calls served at a time; more wait in line, so latency rises from there."""
-    queue_limit: int | None = field(default=None, validator=validators.optional(_NATURAL))
+    queue_limit: int | None = field(default=None, validator=_between(0, or_none=True))
     """Data calls that may wait in line; beyond, 503."""

@@ -33,7 +33,7 @@ def test_the_whole_sandbox_lands_in_files(cli: Cli, tmp_path: Path):
         (row["user_id"], row["target_rule_id"], row["event_log_id"], spelled(row["target_value"]))
         for row in events
     } == {
-        (user, rule, event.event_log_id, event.target_value)
+        (user, rule, event.event_log_id, spelled(event.target_value))
         for (user, rule), history in truth.items()
         for event in history
     }

@@ -51,7 +51,7 @@ def test_a_sweeps_summary(tmp_path: Path, columns: int, term: str):
     assert status == 0
     shown = text.rpartition("Swept\n\n")[2]
     assert "users" in shown
-    assert "19658504.020\n" in shown
+    assert "19706891.558\n" in shown
     assert f"{out}\n" in shown
     assert ("\x1b[K" in text) == (term == "xterm")
 

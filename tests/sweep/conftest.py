@@ -56,7 +56,12 @@ def written(out: Path) -> Counter[Row]:
 def true_events(world: World, users: Iterator[int] | list[int] | None = None) -> Counter[Row]:
     """The events that a whole sweep has to find, each once."""
     return Counter(
-        (user, rule.id, event.event_log_id, event.target_value)
+        (
+            user,
+            rule.id,
+            event.event_log_id,
+            None if event.target_value is None else str(event.target_value),
+        )
         for user in (world.all_user_ids() if users is None else users)
         for rule in world.targets(user)
         for event in world.events(user, rule.id)

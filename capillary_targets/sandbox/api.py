@@ -1,0 +1,240 @@
+"""The API's calls: parameters in, answers out. All follow from one world, so their numbers agree.
+
+Sources: contract §6 and §7, and §11 for the look-ups.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from . import paging, responses, samples
+from .responses import error, error_v2
+from .settings import SandboxSettings
+from .world import splitmix64
+
+if TYPE_CHECKING:
+    from .auth import Authenticator
+    from .model import Rule
+    from .world import World
+
+_ENROLMENT_TYPES = {"TRANSACTION", "IMPORT", "AUDIENCE_FILTER"}
+_ONE_ACCOUNT = {"INSTORE", "ALL"}
+_OTHER_SOURCES = frozenset(
+    "FACEBOOK WEB_ENGAGE WECHAT MARTJACK TMALL TAOBAO JD ECOMMERCE WEBSITE LINE".split()  # noqa: SIM905
+)
+_ACCOUNT = "sandbox"
+"""The one account of each other source."""
+_USER = "/v3/users/{user}"
+
+
+class Api:
+    """Handlers of the API's calls.
+
+    Args:
+        settings: read anew for each call, so that they may change while the sandbox runs.
+        world: where the answers come from.
+        authenticator: issues tokens.
+    """
+
+    def __init__(
+        self, settings: SandboxSettings, world: World, authenticator: Authenticator
+    ) -> None:
+        self._settings = settings
+        self._world = world
+        self._authenticator = authenticator
+        self._events_requests = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        """The paths of the calls; a name is what `sandbox.counts` counts by."""
+        return [
+            web.get(f"{_USER}/enrolledTargets", self.enrolled_targets, name="enrolledTargets"),
+            web.get(
+                f"{_USER}/trackedTargetEvents/{{rule}}",
+                self.tracked_target_events,
+                name="trackedTargetEvents",
+            ),
+            web.get(f"{_USER}/targetGroups", self.target_groups, name="targetGroups"),
+            web.get(
+                "/v3/targetGroups/{group}/targetPeriods", self.target_periods, name="targetPeriods"
+            ),
+            web.get("/v2/customers/lookup", self.customer_id, name="lookup"),
+            web.post("/v3/oauth/token/generate", self.token, name="token"),
+        ]
+
+    async def enrolled_targets(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v3/users/{user}/enrolledTargets` (contract §6)."""
+        method = request.query.get("enrollmentType")
+        if method is not None and method not in _ENROLMENT_TYPES:
+            raise error(310130)
+        user = self._user(request)
+        wanted = _ids(request.query.get("targetRuleIds"))
+        # As of that date: the page's own example lists a target made 39 minutes before it.
+        as_of = _number(request, "trackingDate")
+        only_user_created = _flag(request, "includeOnlyUserCreated")
+        rules = [
+            rule
+            for rule in self._world.targets(user)
+            if (wanted is None or rule.id in wanted)
+            and (method is None or rule.enrolment_method == method)
+            and (as_of is None or rule.created_ms <= as_of)
+            and (rule.user_created or not only_user_created)
+        ]
+        printed = samples.PRINTED_TARGETS.get(rules[0].id) if len(rules) == 1 else None
+        if printed is not None and user in samples.ENROLLED:
+            return _json(printed)
+        return _json(responses.targets(rules))
+
+    async def tracked_target_events(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v3/users/{user}/trackedTargetEvents/{rule}` (contract §7)."""
+        settings, world = self._settings, self._world
+        user, rule = self._user(request), self._rule(request)
+        period_id = _number(request, "periodId")
+        period = None if period_id is None else rule.group.period(period_id)
+        if period_id is not None and period is None:
+            raise error(310019)
+        self._change(user, rule.id)
+        history = world.history(user, rule.id)
+        if not history:
+            enrolled = rule in world.targets(user)
+            raise error(310149 if enrolled else settings.not_enrolled_code)
+        printed = samples.PRINTED_EVENTS.get((user, rule.id, period_id))
+        usual = printed.limit if printed else settings.default_limit
+        limit = _number(request, "limit", least=1) or usual
+        offset = _number(request, "offset") or 0
+        span = history.span(period)
+        page = paging.page_at(settings, history, span, limit, offset)
+        if (
+            printed is not None
+            and history.changed_at is None
+            and not settings.iso
+            and page == paging.page_at(SandboxSettings(), history, span, printed.limit, 0)
+        ):
+            return _json(printed.body)
+        return _json(responses.events_page(page.rows, page.pagination, settings))
+
+    async def target_groups(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v3/users/{user}/targetGroups` (contract §11.2): the running cycle, or all."""
+        user = self._user(request)
+        every_cycle = _flag(request, "includeInactive")
+        _flag(request, "includeInactiveTargets")  # every rule of this world is active
+        wanted = _number(request, "targetRuleId")
+        rules = [rule for rule in self._world.targets(user) if wanted in {None, rule.id}]
+        return _json(
+            responses.target_groups(
+                self._world, self._settings, user, rules, every_cycle=every_cycle
+            )
+        )
+
+    async def target_periods(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v3/targetGroups/{group}/targetPeriods` (contract §11.3)."""
+        group_id = _integer(request.match_info["group"])
+        group = None if group_id is None else self._world.group(group_id)
+        if group is None:
+            raise error(310017)
+        return _json(responses.target_periods(group))
+
+    async def customer_id(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v2/customers/lookup` (contract §11.1): an envelope of its own. All are INSTORE."""
+        query = request.query
+        source, name = query.get("source", ""), query.get("identifierName", "")
+        value = query.get("identifierValue", "")
+        if (
+            source not in _ONE_ACCOUNT | _OTHER_SOURCES
+            or name not in responses.IDENTIFIERS
+            or not value
+        ):
+            raise error_v2(8013)
+        if source not in _ONE_ACCOUNT:
+            if not query.get("accountId"):
+                raise error_v2(8045)
+            if query["accountId"] != _ACCOUNT:
+                raise error_v2(8011)
+        user = responses.identified_user(name, value)
+        if user is None or not self._world.has_user(user):
+            raise error_v2(8015)
+        if source not in _ONE_ACCOUNT:
+            raise error_v2(8065)
+        return _json(responses.encode({"entity": user, "warnings": []}))
+
+    async def token(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v3/oauth/token/generate` (contract §1.2)."""
+        return _json(self._authenticator.token(await request.read()))
+
+    def _user(self, request: web.Request) -> int:
+        user = _integer(request.match_info["user"])
+        if user is None or not self._world.has_user(user):
+            raise error(310011)
+        return user
+
+    def _rule(self, request: web.Request) -> Rule:
+        rule_id = _integer(request.match_info["rule"])
+        rule = None if rule_id is None else self._world.rule(rule_id)
+        if rule is None:
+            raise error(310018)
+        return rule
+
+    def _change(self, user: int, rule: int) -> None:
+        """Change the world before an events request, as the settings say."""
+        settings, world = self._settings, self._world
+        number, self._events_requests = self._events_requests, self._events_requests + 1
+        if settings.between_requests is not None:
+            settings.between_requests(world, number)
+        changes = (
+            settings.append_per_request,
+            settings.insert_per_request,
+            settings.delete_head_per_request,
+            settings.delete_any_per_request,
+        )
+        if not any(changes) or not world.count(user, rule):
+            return
+        append, insert, delete_head, delete_any = changes
+        for _ in range(append):
+            world.add_event(user, rule)
+        for _ in range(insert):
+            world.insert_late(user, rule)
+        if delete_head:
+            world.delete_events(user, rule, slice(0, delete_head))
+        for turn in range(delete_any):
+            if count := world.count(user, rule):
+                draw = splitmix64(splitmix64(settings.seed, number), turn)
+                world.delete_events(user, rule, draw % count)
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
+def _integer(text: str) -> int | None:
+    """The number that a text of plain digits spells; None if it is anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def _number(request: web.Request, name: str, least: int = 0) -> int | None:
+    """A numeric query parameter if it is given; anything else, or too small, is invalid input."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    number = _integer(text)
+    if number is None or number < least:
+        raise error(300004)
+    return number
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    """A Boolean query parameter, spelled in lower case; anything else is invalid input."""
+    text = request.query.get(name, "false")
+    if text not in {"true", "false"}:
+        raise error(300004)
+    return text == "true"
+
+
+def _ids(text: str | None) -> frozenset[int] | None:
+    """A comma list of ids; an empty one asks for nothing in particular."""
+    if not text:
+        return None
+    ids = [_integer(one.strip()) for one in text.split(",")]
+    if None in ids:
+        raise error(300004)
+    return frozenset(one for one in ids if one is not None)

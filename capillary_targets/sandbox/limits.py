@@ -1,0 +1,131 @@
+"""How much the sandbox takes: calls served at a time, and calls within a window of time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from .faults import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from .settings import SandboxSettings
+
+
+class Rejected(Exception):
+    """A call that is turned away.
+
+    Args:
+        fault: its answer.
+    """
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+class CapacityLimit:
+    """Serves up to `capacity` calls at a time; more wait in line: the knee of the latency.
+
+    Args:
+        settings: `latency`, `capacity` and `queue_limit` may change at any time.
+    """
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self._settings = settings
+        self._served = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Calls in line."""
+        return len(self._queue)
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[None]:
+        """Wait for a slot, keep it for `latency` seconds and the body of the block."""
+        await self._acquire()
+        try:
+            if self._settings.latency:
+                await asyncio.sleep(self._settings.latency)
+            yield
+        finally:
+            self._served -= 1
+            self._admit()
+
+    def _free(self) -> bool:
+        capacity = self._settings.capacity
+        return capacity is None or self._served < capacity
+
+    async def _acquire(self) -> None:
+        self._admit()  # the settings may have changed since the last call left
+        if self._free() and not self._queue:
+            self._served += 1
+            return
+        limit = self._settings.queue_limit
+        if limit is not None and len(self._queue) >= limit:
+            raise Rejected(Fault.http(503))
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._queue.remove(turn)
+            else:  # it left just as its turn came: the next one has it
+                self._served -= 1
+                self._admit()
+            raise
+
+    def _admit(self) -> None:
+        for turn in tuple(self._queue) if self._queue else ():
+            if not self._free():
+                return
+            if not turn.done():
+                self._queue.remove(turn)
+                self._served += 1
+                turn.set_result(None)
+
+
+class RateWindow:
+    """Allows the first calls of each sliding window of time, and rejects the rest.
+
+    Args:
+        settings: `rate_limit`, `retry_hint` and `clock` may change at any time.
+    """
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self._settings = settings
+        self._arrived: deque[float] = deque()
+        self._allowed: deque[float] = deque()
+        self.peak = 0
+        """The most calls that arrived within one window, rejected ones included."""
+
+    def clear(self) -> None:
+        """Forget every call."""
+        self._arrived.clear()
+        self._allowed.clear()
+        self.peak = 0
+
+    def count(self) -> None:
+        """Count a call.
+
+        Raises:
+            Rejected: the window is full.
+        """
+        if self._settings.rate_limit is None:
+            return
+        most, seconds = self._settings.rate_limit
+        now = self._settings.clock()
+        for times in (self._arrived, self._allowed):
+            while times and times[0] <= now - seconds:
+                times.popleft()
+        self._arrived.append(now)
+        self.peak = max(self.peak, len(self._arrived))
+        if len(self._allowed) >= most:
+            wait = self._allowed[0] + seconds - now if self._allowed else seconds
+            raise Rejected(Fault.too_many_requests(wait, self._settings.retry_hint))
+        self._allowed.append(now)

@@ -1,0 +1,508 @@
+"""Users, their targets and their events: everything follows from the seed until it is changed."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from . import samples
+from .model import TODAY, Event, Group, Period, Rule
+from .settings import SandboxSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+FIRST_USER = 1_000_001
+FIRST_RULE = 3_001
+FIRST_GROUP = 601
+FIRST_LOG_ID = 1 << 30
+LOG_GAP = 64
+"""Distance of neighbouring log ids: late arrivals find room between them."""
+_BLOCK = LOG_GAP << 21
+"""Log ids reserved for one (user, rule): two million rows with their gaps."""
+_FRESH_LOG_ID = 700_000_000
+_CACHED_ROWS = 200_000
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+_SPAN = int((TODAY - START).total_seconds())
+_DAYS = [(START + timedelta(days=day)).date().isoformat() for day in range(366)]
+_MONTHS = 13
+_WORD = (1 << 64) - 1
+_DISPLAY_NAMES = ("appCheckIn", "Café visit", "surveyAnswered", "referral", 'video "how to"')
+_KINDS = (  # name, targetType, targetEntity, enrolmentMethod
+    ("Spend", "GROSS_SALES", "LINEITEM", "TRANSACTION"),
+    ("Engage", "COUNT", "EVENT", "IMPORT"),
+    ("Baskets", "SALES", "TRANSACTION", "AUDIENCE_FILTER"),
+    ("Visits", "VISIT", "TRANSACTION", "TRANSACTION"),
+)
+_MEAN_AMOUNT = 2_000
+
+
+class EventHistory(list[Event]):
+    """The rows of one (user, rule), in chronological order."""
+
+    def __init__(self, rows: Iterable[Event] = (), first_log_id: int | None = None) -> None:
+        super().__init__(rows)
+        self.last_log_id = None if first_log_id is None else first_log_id + len(self) * LOG_GAP
+        self.ids_between: set[int] = set()
+        """Log ids given to late rows; that of a deleted row never comes back."""
+        self.changed_at: datetime | None = None
+
+    def span(self, period: Period | None) -> tuple[int, int]:
+        """The rows of a period as (start, stop)."""
+        if period is None:
+            return 0, len(self)
+        start = bisect_left(self, period.first_moment, key=_date)
+        return start, bisect_right(self, period.last_moment, lo=start, key=_date)
+
+    def index_for(self, date: str) -> int:
+        """Where a row of that date belongs: behind all rows that are not later."""
+        return bisect_right(self, date, key=_date)
+
+
+class World:
+    """Users, their targets and their events; changes are kept until `reset`.
+
+    Seeded users have the ids 1_000_001 ... 1_000_000 + users. The first of them has events in each
+    of its targets and running cycles, so that examples have something to show.
+
+    Args:
+        settings: `users`, `targets`, `events`, `seed` and what else is fixed in them.
+    """
+
+    def __init__(self, settings: SandboxSettings | None = None) -> None:
+        self._settings = settings or SandboxSettings()
+        self._catalogue = _catalogue(self._rule_count, self._settings.events)
+        self._rules = {rule.id: rule for rule in self._catalogue} | samples.RULES
+        self._groups = {rule.group.id: rule.group for rule in self._rules.values()}
+        self._histories: dict[tuple[int, int], EventHistory] = {}
+        self._cache: OrderedDict[tuple[int, int], EventHistory] = OrderedDict()
+        self._cached_rows = 0
+        self._enrolments: dict[int, frozenset[int]] = {}
+        self._changes = 0
+
+    def reset(self) -> None:
+        """Undo every change."""
+        self._histories.clear()
+        self._cache.clear()
+        self._enrolments.clear()
+        self._cached_rows = self._changes = 0
+
+    # --- users, targets, events ---
+
+    def user_ids(self) -> range:
+        """The seeded users' ids, lazily."""
+        return range(FIRST_USER, FIRST_USER + self._settings.users)
+
+    def sample_user_ids(self) -> tuple[int, ...]:
+        """The users behind the vendor's printed answers."""
+        return tuple(samples.ENROLLED)
+
+    def all_user_ids(self) -> Iterator[int]:
+        """Seeded users, then sample users."""
+        yield from self.user_ids()
+        yield from self.sample_user_ids()
+
+    def has_user(self, user: int) -> bool:
+        """Whether such a user exists."""
+        return user in self.user_ids() or user in samples.ENROLLED
+
+    def rules(self) -> Sequence[Rule]:
+        """Every rule, the samples' included."""
+        return tuple(self._rules.values())
+
+    def rule(self, rule_id: int) -> Rule | None:
+        """The rule of that id."""
+        return self._rules.get(rule_id)
+
+    def group(self, group_id: int) -> Group | None:
+        """The target group of that id."""
+        return self._groups.get(group_id)
+
+    def targets(self, user: int) -> list[Rule]:
+        """The rules that a user is enrolled in, by ascending id."""
+        self._check_user(user)
+        ids: Iterable[int] | None = self._enrolments.get(user, samples.ENROLLED.get(user))
+        if ids is None:
+            ids = {FIRST_RULE + index for index in self._seeded_indexes(user)}
+        return [self._rules[one] for one in sorted(ids)]
+
+    def history(self, user: int, rule: int) -> EventHistory:
+        """The rows of a user's rule, live; empty if the user never was in it."""
+        key = (user, rule)
+        history = self._histories.get(key, self._cache.get(key))
+        if history is None:
+            self._check_user(user)
+            history = self._cache[key] = self._generated(user, self._rules[rule])
+            self._cached_rows += len(history)
+            while self._cached_rows > _CACHED_ROWS and len(self._cache) > 1:
+                self._cached_rows -= len(self._cache.popitem(last=False)[1])
+        return history
+
+    def events(self, user: int, rule: int, period: int | None = None) -> list[Event]:
+        """The true rows in chronological order: what a complete walk has to return."""
+        history = self.history(user, rule)
+        start, stop = history.span(self._period(rule, period))
+        return history[start:stop]
+
+    def count(self, user: int, rule: int, period: int | None = None) -> int:
+        """How many rows `events` would return."""
+        start, stop = self.history(user, rule).span(self._period(rule, period))
+        return stop - start
+
+    # --- changes ---
+
+    def enrol(self, user: int, rule: int) -> None:
+        """Enrol a user in a rule. Writes no event: add an `ENROL` one if you want it."""
+        enrolled = {one.id for one in self.targets(user)}
+        self._enrolments[user] = frozenset(enrolled | {self._rules[rule].id})
+
+    def unenrol(self, user: int, rule: int) -> None:
+        """End an enrolment; the history stays readable."""
+        enrolled = {one.id for one in self.targets(user)}
+        self._enrolments[user] = frozenset(enrolled - {rule})
+
+    def add_event(
+        self,
+        user: int,
+        rule: int,
+        *,
+        name: str | None = None,
+        value: Decimal | str | None = "100.00",
+        date: str | None = None,
+        display_name: str | None = None,
+        unique_id: str | None = None,
+        newest_id: bool = True,
+    ) -> Event:
+        """Write one event and return it.
+
+        Args:
+            user: whose.
+            rule: for which target.
+            name: `ADD_TRANSACTION`, or `GENERIC_EVENT` where the rule counts behavioural events.
+            value: the amount, with the digits that are to be sent; None is `null`.
+            date: `YYYY-MM-DD HH:MM:SS.s`; one minute after the last event if not given. An older
+                one puts the row in the middle, where its date belongs.
+            display_name: for behavioural events.
+            unique_id: made up if not given.
+            newest_id: give it the next log id. If false, one that keeps ids ascending in
+                chronological order (as in the vendor's samples) as long as there is room.
+        """
+        ruled, history = self._rules[rule], self._changed(user, rule)
+        date = date or _after(history, ruled.group)
+        index = history.index_for(date)
+        log_id = None if newest_id else _log_id_between(history, index)
+        if log_id is None:
+            start = history.last_log_id or _FRESH_LOG_ID + self._changes
+            log_id = history.last_log_id = start + LOG_GAP
+        row = Event(
+            event_log_id=log_id,
+            event_name=name or ("GENERIC_EVENT" if ruled.behavioural else "ADD_TRANSACTION"),
+            customer_id=user,
+            event_display_name=display_name or ("appCheckIn" if ruled.behavioural else None),
+            unique_id=unique_id or str(log_id),
+            event_date=date,
+            event_processed_date=date,
+            period_id=ruled.group.period_at(date).id,
+            target_group_id=ruled.group.id,
+            target_rule_id=rule,
+            target_value=None if value is None else Decimal(value),
+        )
+        history.insert(index, row)
+        return row
+
+    def insert_late(
+        self, user: int, rule: int, *, at: int | None = None, newest_id: bool = False
+    ) -> Event:
+        """Write an event that carries the date of row `at` (by default the middle one).
+
+        It shows up behind all rows of that date, and shifts whatever follows by one.
+        """
+        history = self.history(user, rule)
+        index = len(history) // 2 if at is None else at
+        date = history[index].event_date if index < len(history) else None
+        return self.add_event(user, rule, date=date, newest_id=newest_id)
+
+    def reprocess(self, user: int, rule: int, rows: int = 20) -> list[Event]:
+        """Write many late events at once, spread over the six months before the last one.
+
+        This is what a milestone does that is made afterwards (contract §18): the rows' log ids
+        are the newest, their dates are old.
+        """
+        history = self.history(user, rule)
+        last = datetime.fromisoformat(history[-1].event_date) if history else TODAY
+        step = timedelta(days=180) / max(rows, 1)
+        dates = (last.replace(tzinfo=UTC) - step * (index + 1) for index in range(rows))
+        return [self.add_event(user, rule, date=_spelled(max(one, START))) for one in dates]
+
+    def delete_events(self, user: int, rule: int, index: int | slice = 0) -> None:
+        """Delete the row at a position, or a slice of rows."""
+        del self._changed(user, rule)[index]
+
+    # --- inside ---
+
+    def _check_user(self, user: int) -> None:
+        if not self.has_user(user):
+            raise LookupError(f"no user {user}")
+
+    def _period(self, rule: int, period: int | None) -> Period | None:
+        if period is None:
+            return None
+        found = self._rules[rule].group.period(period)
+        if found is None:
+            raise LookupError(f"rule {rule} has no period {period}")
+        return found
+
+    def _changed(self, user: int, rule: int) -> EventHistory:
+        """A history that is about to change, with the time of that."""
+        history = self._histories.setdefault((user, rule), self.history(user, rule))
+        self._changes += 1
+        history.changed_at = TODAY + timedelta(seconds=self._changes)
+        return history
+
+    # --- what follows from the seed ---
+
+    @cached_property
+    def _rule_count(self) -> int:
+        """Rules in the organisation: more than one user holds, so that a rule can be foreign."""
+        return max(12, 2 * self._settings.targets)
+
+    def _seeded_indexes(self, user: int) -> set[int]:
+        """Indexes of the rules that a user is enrolled in."""
+        count = self._rule_count
+        first = splitmix64(splitmix64(self._settings.seed, user), 0) % count
+        return {(first + step) % count for step in range(self._settings.targets)}
+
+    def _row_count(self, user: int, rule_index: int) -> int:
+        """Rows of an enrolment: some have none, a few ten times the mean."""
+        mean = self._settings.events
+        if self._settings.exact_events or not mean:
+            return mean
+        draw = splitmix64(splitmix64(splitmix64(self._settings.seed, user), rule_index + 1), -2)
+        percent = draw % 100
+        count = 1 + (draw >> 8) % max(1, round(1.6 * mean))
+        if percent < 8:
+            count = 0 if percent < 6 else 10 * mean
+        return max(count, mean) if user == FIRST_USER else count
+
+    def _generated(self, user: int, rule: Rule) -> EventHistory:
+        if user in samples.ENROLLED:
+            return EventHistory(samples.HISTORIES.get((user, rule.id), ()))
+        rule_index = rule.id - FIRST_RULE
+        if rule.id in samples.RULES or rule_index not in self._seeded_indexes(user):
+            return EventHistory()
+        settings = self._settings
+        key = splitmix64(splitmix64(settings.seed, user), rule_index + 1)
+        count = self._row_count(user, rule_index)
+        block = (user - FIRST_USER) * self._rule_count + rule_index
+        first_log_id = FIRST_LOG_ID + block * _BLOCK
+        lost = round(10_000 * settings.missing_ids)
+        periods = iter(rule.group.periods)
+        period, rows = next(periods), []
+        for index in range(count):
+            bill = index - index % settings.rows_per_id
+            draw = splitmix64(key, bill)
+            seconds = _seeded_seconds(key, bill, count, draw)
+            date = processed = _date_at(seconds)
+            while date[:10] > period.end:
+                period = next(periods)
+            draw >>= 16
+            name = _seeded_name(rule, draw, bill)
+            display_name, unique_id, value = None, str(880_000_000 + draw % 10**8), None
+            if name == "GENERIC_EVENT":
+                display_name = _DISPLAY_NAMES[draw % len(_DISPLAY_NAMES)]
+                unique_id, value = _uuid(key, bill), Decimal("1.000")
+                processed = _date_at(seconds + draw % (7 * 86_400))
+            elif name != "ENROL":
+                value = _seeded_amount(splitmix64(key, index) >> 16)
+                if name == "RETURN_BILL" and settings.signed_returns:
+                    value = -value
+            nameless = lost and splitmix64(key ^ 0x3C, bill) % 10_000 < lost
+            rows.append(
+                Event(
+                    event_log_id=None if nameless else first_log_id + (bill + 1) * LOG_GAP,
+                    event_name=name,
+                    customer_id=user,
+                    event_display_name=display_name,
+                    unique_id=unique_id,
+                    event_date=date,
+                    event_processed_date=processed,
+                    period_id=period.id,
+                    target_group_id=rule.group.id,
+                    target_rule_id=rule.id,
+                    target_value=value,
+                )
+            )
+        return EventHistory(rows, first_log_id)
+
+
+def splitmix64(key: int, index: int) -> int:
+    """A 64-bit hash of two integers: the finaliser of the generator of that name."""
+    z = (key + (index + 1) * 0x9E3779B97F4A7C15) & _WORD
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _WORD
+    return z ^ (z >> 31)
+
+
+def total(rows: Iterable[Event], start: Decimal = Decimal("0.000")) -> Decimal:
+    """The exact sum of the rows' amounts, to three decimals."""
+    return sum((_counted(row) for row in rows), start)
+
+
+def row_reaching(rows: Sequence[Event], value: Decimal, start: Decimal) -> Event | None:
+    """The row with which the sum first reaches a value."""
+    sums = accumulate(map(_counted, rows), initial=start)
+    next(sums)
+    return next((row for row, achieved in zip(rows, sums, strict=True) if achieved >= value), None)
+
+
+def _counted(row: Event) -> Decimal:
+    """What a row adds: a return counts against the sum, however it is signed."""
+    if row.target_value is None:
+        return Decimal(0)
+    return -abs(row.target_value) if row.event_name == "RETURN_BILL" else row.target_value
+
+
+def _date(row: Event) -> str:
+    return row.event_date
+
+
+def _spelled(moment: datetime) -> str:
+    """A moment as the API spells a date."""
+    return f"{moment.isoformat(' ')[:19]}.0"
+
+
+def _parsed(date: str) -> datetime:
+    return datetime.fromisoformat(date[:19]).replace(tzinfo=UTC)
+
+
+def _after(history: EventHistory, group: Group) -> str:
+    """A minute after the last row. After the group's last period time stands still."""
+    end = f"{group.periods[-1].last_moment[:19]}.0"
+    if not history:
+        return min(_spelled(TODAY), end)
+    last = history[-1].event_date
+    return max(last, min(_spelled(_parsed(last) + timedelta(minutes=1)), end))
+
+
+def _log_id_between(history: EventHistory, index: int) -> int | None:
+    """A log id between those of the rows around an index, if both have one and there is room."""
+    around = [row.event_log_id for row in history[max(0, index - 1) : index + 1]]
+    if index == len(history) or not around or None in around:
+        return None
+    low, high = (around[0] or 0), (around[-1] or 0)
+    free = range((low if index else low - LOG_GAP) + 1, high)
+    found = next((one for one in free if one not in history.ids_between), None)
+    if found is not None:
+        history.ids_between.add(found)
+    return found
+
+
+def _seeded_seconds(key: int, index: int, count: int, draw: int) -> int:
+    """When row `index` of `count` happened, in seconds since START. Some rows share a moment."""
+    if index % 2 and draw & 3 == 0:
+        index -= 1
+        draw = splitmix64(key, index)
+    return index * _SPAN // count + (draw >> 4) % max(1, _SPAN // count)
+
+
+def _date_at(seconds: int) -> str:
+    """Seconds since START as the API spells a date."""
+    day, rest = divmod(seconds, 86_400)
+    return f"{_DAYS[day]} {rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}.0"
+
+
+def _seeded_name(rule: Rule, draw: int, index: int) -> str:
+    if rule.behavioural:
+        return "GENERIC_EVENT"
+    if index == 0 and draw & 3 == 0:
+        return "ENROL"
+    return "RETURN_BILL" if (draw >> 40) % 16 == 0 else "ADD_TRANSACTION"
+
+
+def _seeded_amount(draw: int) -> Decimal:
+    """An amount of 1 to 4,000 with 0 to 3 decimals, trailing zeros kept."""
+    units, rest = 1 + (draw >> 8) % (2 * _MEAN_AMOUNT), (draw >> 24) % 1_000
+    match draw % 5:
+        case 0:
+            return Decimal(units)
+        case 1:
+            return Decimal(f"{units}.{rest:03d}")
+        case 2:
+            return Decimal(f"{units}.000")
+        case 3:
+            return Decimal(f"{units}.{rest % 10}")
+        case _:
+            return Decimal(f"{units}.{rest % 100:02d}")
+
+
+def _uuid(key: int, index: int) -> str:
+    """A version 4 UUID for a behavioural event's request id."""
+    digits = f"{splitmix64(key ^ 0xA5, index):016x}{splitmix64(key ^ 0x5A, index):016x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+def _month(number: int) -> datetime:
+    """The first day of the month that lies `number` months after START."""
+    return START.replace(year=START.year + number // 12, month=number % 12 + 1)
+
+
+def _group(index: int) -> Group:
+    """The target group of that index: every second one is quarterly, the others monthly."""
+    group_id, months = FIRST_GROUP + index, 3 if index % 2 else 1
+    periods = tuple(
+        Period(
+            id=group_id * 100 + number,
+            start=_month(month).date().isoformat(),
+            end=(_month(month + months) - timedelta(days=1)).date().isoformat(),
+            # The vendor prints a code that ends in a blank (contract §14).
+            ref_code=f"G{group_id}-{number:02d}{' ' if months == 3 and number == 1 else ''}",
+        )
+        for number, month in enumerate(range(0, _MONTHS, months), start=1)
+    )
+    return Group(
+        group_id,
+        f"Group {group_id}",
+        ("DEFAULT", "DEFAULT", "UNIFIED", "STREAKS", "DEFAULT", "UNIFIED")[index % 6],
+        periods,
+        "CALENDAR_CYCLIC_WINDOW" if index % 4 == 3 else "FIXED_CALENDAR_WINDOW",
+    )
+
+
+def _catalogue(count: int, events: int) -> tuple[Rule, ...]:
+    """The organisation's rules; of four in a row the last two share a group.
+
+    Their target values are a little above what `events` rows a year come to.
+    """
+    groups = [_group(index) for index in range((count + 3) // 4 * 3)]
+    rules = []
+    for index in range(count):
+        name, target_type, entity, method = _KINDS[index % 4]
+        group = groups[index // 4 * 3 + min(index % 4, 2)]
+        cycles = len([one for one in group.periods if one.start < "2026"])
+        digits = (".500", "", ".50")[index % 3]
+        goal = max(1, 6 * events // (5 * cycles)) * (1 if entity == "EVENT" else _MEAN_AMOUNT)
+        rules.append(
+            Rule(
+                id=FIRST_RULE + index,
+                name=f"{name} {FIRST_RULE + index}",
+                target_type=target_type,
+                target_entity=entity,
+                group=group,
+                enrolment_method=method,
+                user_created=index % 8 == 5,
+                created_ms=int((START - timedelta(days=30 - index % 28)).timestamp() * 1000),
+                expression="true" if entity == "EVENT" else "currentTxn.basketAmount>25",
+                filters=(("STORE", (75_027_631 + index, 75_046_489 + index)),)
+                if index % 2
+                else (("ZONE", ()),),
+                target_value=Decimal(f"{goal}{'.000' if entity == 'EVENT' else digits}"),
+                shows_default=index % 4 != 0,
+            )
+        )
+    return tuple(rules)
