@@ -60,6 +60,7 @@ from .models import (
     PeriodDefault,
     Target,
     TargetEvent,
+    TargetList,
 )
 from .pager import EventPager
 from .pagination import Checkpoint, Dialect, PagingReport
@@ -125,6 +126,7 @@ __all__ = [
     "TargetEvent",
     "TargetGroup",
     "TargetGroupNotFound",
+    "TargetList",
     "TargetPeriod",
     "TargetPeriodNotFound",
     "TargetRuleNotFound",

@@ -18,7 +18,7 @@ from .endpoints import checked_id
 from .errors import ClientClosed, UsageError
 from .fanout import Sweep, UserQuery
 from .members import TargetPeriod, UserTargetGroups
-from .models import Target
+from .models import TargetList
 from .pager import EventPager
 from .pagination import NOTHING, Checkpoint, Dialect
 from .session import Counts, Session, open_session
@@ -103,7 +103,7 @@ class TargetsClient:
         tracking_date: datetime | None = None,
         enrollment_type: str | None = None,
         only_user_created: bool | None = None,
-    ) -> list[Target]:
+    ) -> TargetList:
         """The targets that a user is enrolled in. See `endpoints.active_targets`."""
         return await endpoints.active_targets(
             self.session,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 import aiohttp
 import pytest
@@ -33,13 +34,13 @@ async def echo(peer: Peer, path: str) -> None:
     await peer.send(rows(user_of(path)))
 
 
-async def burst(client: TargetsClient, users: range) -> list[object]:
+async def burst(client: TargetsClient, users: range) -> list[Any]:
     return await asyncio.gather(
         *(client.active_targets(user) for user in users), return_exceptions=True
     )
 
 
-def right(outcomes: list[object], users: range) -> bool:
+def right(outcomes: list[Any], users: range) -> bool:
     found = [[target.id for target in one] for one in outcomes if isinstance(one, list)]
     return found == [[user] for user in users]
 
@@ -159,13 +160,19 @@ async def spoken_to_while_idle(
     await client.active_targets(1)
     (peer,) = server.peers
     connector = client.session.http.connector
+    protocol: Any
     ((protocol, _),) = next(iter(connector._conns.values()))
-    received: list[bytes] = []
+    received = bytearray()
     receive = protocol.data_received
-    protocol.data_received = lambda data: (received.append(data), receive(data))
+
+    def watched(data: bytes) -> None:
+        received.extend(data)
+        receive(data)
+
+    protocol.data_received = watched
     await peer.send(late)
     if read:
-        await turns_until(lambda: b"".join(received) == late)
+        await turns_until(lambda: received == late)
     (target,) = await client.active_targets(2)
     assert target.id == 2
     assert len(server.peers) == 2  # on a connection of its own

@@ -105,7 +105,7 @@ async def test_no_credentials_but_ours_are_sent(
     netrc(tmp_path / "netrc", monkeypatch)
     seen: list[str] = []
 
-    async def watch(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+    async def watch(request: aiohttp.ClientRequest, handler: Any) -> Any:
         seen.append(request.method)
         return await handler(request)
 

@@ -20,7 +20,7 @@ from capillary_targets import (
     UsageError,
     open_session,
 )
-from capillary_targets.endpoints import active_targets
+from capillary_targets.endpoints import active_targets, target_events
 from capillary_targets.sandbox import Sandbox
 
 from .conftest import client_of
@@ -170,7 +170,7 @@ async def test_a_token_that_some_nodes_do_not_know_yet_ends_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One node of four learns of a token only 0.3 s after the others."""
-    now, issued = 0.0, {}
+    now, issued = 0.0, dict[str, float]()
 
     async def sleep(seconds: float, _sleep: Any = asyncio.sleep) -> None:
         nonlocal now
@@ -284,3 +284,68 @@ async def test_an_error_of_the_token_endpoint_counts_its_attempts(sandbox: Sandb
         assert client.counts.retries == 2
     async with client_of(sandbox) as client:
         assert await client.active_targets(42381788)
+
+
+# --- null in place of rows ---
+
+NULL = answer({"data": None, "errors": None, "warnings": None})
+
+
+async def test_a_null_now_and_then_is_asked_again() -> None:
+    count = 0
+
+    async def respond(peer: Peer, path: str) -> None:
+        nonlocal count
+        count += 1
+        await peer.send(NULL if count % 10 in {0, 1} else rows(7))
+
+    policy = RetryPolicy(wait_initial=1e-6)
+    async with (
+        raw_server(respond) as server,
+        TargetsClient(server.url, AUTH, retry=policy, concurrency=4) as client,
+    ):
+        tokens = client.session.quota.tokens
+        found = await asyncio.gather(*(client.active_targets(user) for user in range(1, 101)))
+        assert [[target.id for target in one] for one in found] == [[7]] * 100
+        assert not any(one.warnings for one in found)
+        assert client.counts.retries > 10
+        assert client.session.quota.tokens == tokens  # it is no outage
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+async def test_a_null_that_stays_is_none_and_noted(attempts: int) -> None:
+    async def respond(peer: Peer, path: str) -> None:
+        await peer.send(NULL)
+
+    policy = RetryPolicy(attempts=attempts, wait_initial=1e-6)
+    async with (
+        raw_server(respond) as server,
+        TargetsClient(server.url, AUTH, retry=policy) as client,
+    ):
+        found = await client.active_targets(1)
+        assert (found, client.counts.requests) == ([], attempts)
+        (note,) = found.warnings
+        assert note.message == (
+            f"the server answered `data: null` without an error, {attempts} times; read as no rows"
+        )
+        with pytest.raises(BadResponse, match="null") as caught:  # events say how many there are
+            await target_events(client.session, 1, 2)
+        assert caught.value.retryable
+
+
+async def test_a_null_for_which_no_time_is_left_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("capillary_targets.transport.random.random", lambda: 0.5)
+
+    async def respond(peer: Peer, path: str) -> None:
+        await peer.send(NULL)
+
+    policy = RetryPolicy(wait_initial=1000, wait_max=1000)
+    async with (
+        raw_server(respond) as server,
+        TargetsClient(server.url, AUTH, retry=policy, timeout=5) as client,
+    ):
+        with pytest.raises(BadResponse, match="null") as caught:
+            await client.active_targets(1)
+        assert caught.value.attempts == 1

@@ -78,7 +78,7 @@ def test_what_is_not_is_refused_at_construction(name: str, given: object) -> Non
 
 def test_a_page_size_is_read_too() -> None:
     for given in ("50", 50.0, 50):
-        assert TargetsClient("eu", AUTH, page_size=given).page_size == 50  # type: ignore[arg-type]
+        assert TargetsClient("eu", AUTH, page_size=given).page_size == 50
     with pytest.raises(UsageError, match="concurrency"):
         settings(concurrency=Decimal("1.5"))
 

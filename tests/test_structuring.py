@@ -268,7 +268,8 @@ def test_an_event_is_an_attrs_class_that_the_garbage_collector_does_not_look_at(
     event = TargetEvent(7, target_value=Decimal("1.000"))
     assert attrs.asdict(event)["target_value"] == Decimal("1.000")
     assert attrs.evolve(event, event_name="x") == TargetEvent(7, "x", target_value=Decimal("1.000"))
-    *plain, extra = attrs.fields(TargetEvent)
+    fields: Any = attrs.fields(TargetEvent)
+    *plain, extra = fields
     assert [field.default for field in plain] == [None] * 13
     assert extra.default == attrs.Factory(dict)
     assert cattrs.structure(cattrs.unstructure(TargetEvent(7)), TargetEvent) == TargetEvent(7)
