@@ -452,7 +452,11 @@ def _decode_events(body: bytes) -> EventsAnswer:
     loose = _LOOSE_EVENTS.decode(body)
     rows = loose.data or []
     extras = [
-        {key: value for key in row.keys() - _EVENT_KEYS if (value := row.pop(key)) is not None}
+        {
+            key: value
+            for key in list(row)
+            if key not in _EVENT_KEYS and (value := row.pop(key)) is not None
+        }
         for row in rows
     ]
     events = msgspec.convert(rows, tuple[TargetEvent, ...])
