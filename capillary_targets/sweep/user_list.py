@@ -1,17 +1,19 @@
-"""A list of users: text, CSV or gzip, from a file, stdin or the caller, read in batches.
+"""A list of users: lines or CSV, in any usual encoding, from a file, stdin or the caller.
 
-`UserListParser` is pure and takes text; the rest reads bytes.
+`UserListParser` is pure and takes decoded text; the rest reads, unzips and decodes bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import csv
+import io
 import os
 import re
 import stat
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -21,152 +23,410 @@ from attrs import define, field, frozen
 
 from capillary_targets.endpoints import checked_id
 
-from .options import SweepRefused
+from .options import SweepRefused, SweepStopped
 
 __all__ = ["BadLine", "UserListParser", "Users", "UsersFile", "read_batches"]
 
-_ID: Final = re.compile(r"[+-]?[0-9]{1,19}")
-_LONG: Final = 2**63
-_PATIENCE: Final = 1000
+_BATCH: Final = 500
+_CHUNK: Final = 64 * 1024
+_STDIN: Final = 0
+_GZIP: Final = 16 + zlib.MAX_WBITS
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_HEAD: Final = 4
+"""Bytes that tell what a file is."""
+_MAX_RECORD: Final = 1 << 20
+"""Characters of one record, quoted line ends included."""
+_MAX_LEADING_BAD_LINES: Final = 1000
 _SHOWN: Final = 80
-_LONGEST_RECORD: Final = 100
-_USUAL_NAMES: Final = ("user_id", "userid", "customer_id", "customerid", "user", "id")
+_DELIMITERS: Final = ",;\t|"
+_NAMES: Final = (
+    {"userid", "userids", "customerid", "customerids", "memberid", "memberids"},
+    {"user", "users", "customer", "customers", "member", "members", "uid", "uids"},
+    {"id", "ids"},
+)
+"""Headings of a column of user ids, in letters alone; the first set that occurs counts."""
+_INVISIBLE: Final = dict.fromkeys([0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060])
+"""Byte order marks and other characters without a width, to be deleted."""
+_INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{,40})")
+_DECIMAL: Final = re.compile(r"([+-]?[0-9]{1,20})(?:\.([0-9]{,30}))?(?:[eE]([+-]?[0-9]{1,3}))?")
+_GROUPED: Final = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f][0-9]{3})+")
+_LONG: Final = 2**63
+_FLOAT_EXACT: Final = 2**53
+
+_BINARY: Final = {
+    b"PK\x03\x04": "an Excel workbook or a zip archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"PAR1": "a Parquet file",
+    b"SQLi": "an SQLite database",
+    b"%PDF": "a PDF",
+    b"BZh": "packed with bzip2",
+    b"\xfd7zX": "packed with xz",
+    b"\x28\xb5\x2f\xfd": "packed with zstd",
+}
+
+
+_BYTE_ORDER_MARKS: Final = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @frozen
 class BadLine:
-    """A line that is no user id: its number, from 1, and the beginning of what it says."""
+    """A line that gives no user id: its number, from 1, its beginning, and why."""
 
     number: int
     text: str
+    reason: str = "not a user id"
 
 
-def _id_of(text: str) -> int | None:
-    """The 64-bit integer that a text is, or None."""
-    if _ID.fullmatch(text) and -_LONG <= (number := int(text)) < _LONG:
-        return number
-    return None
+def parse_user_id(text: str) -> int:
+    """The integer of 64 bits that a field spells.
+
+    Spreadsheets' ways to write a whole number are read (`'5`, `="5"`, `5.0`, `5.1E+1`) where all
+    of its digits are there.
+
+    Raises:
+        ValueError: it spells none; says why.
+    """
+    text = text.translate(_INVISIBLE).strip()
+    text = text.removeprefix("'").removeprefix("=").strip('"').strip()
+    if not text:
+        raise ValueError("empty")
+    number = int(text) if _INTEGER.fullmatch(text) else _whole_number(text)
+    if not -_LONG <= number < _LONG:
+        raise ValueError("larger than 64 bits")
+    return number
+
+
+def _whole_number(text: str) -> int:
+    """A number that is spelled as a decimal, or with an exponent."""
+    if _GROUPED.fullmatch(text):
+        raise ValueError("digits in groups: write the number without separators")
+    found = _DECIMAL.fullmatch(text)
+    if found is None:
+        raise ValueError("not a user id")
+    whole, places, exponent = found[1], found[2], int(found[3] or 0)
+    if whole.lstrip("+-").startswith("0") and len(whole.lstrip("+-")) > 1:
+        raise ValueError("leading zeros: not a user id but some other number")
+    places = places or ""
+    if exponent > len(places):
+        raise ValueError(f"the number has lost digits ({text}): export the column as text")
+    if exponent < 0 or places[exponent:].strip("0"):
+        raise ValueError("not a whole number")
+    number = int(whole + places[:exponent])
+    if abs(number) > _FLOAT_EXACT:
+        raise ValueError(f"the number may have lost digits ({text}): export the column as text")
+    return number
+
+
+def _is_user_id(text: str) -> bool:
+    try:
+        parse_user_id(text)
+    except ValueError:
+        return False
+    return True
+
+
+class _Records:
+    """CSV records of lines from `start` on; `end` is the line behind the latest one.
+
+    Comments, lines that begin with # where a record may begin, are blank records.
+    """
+
+    def __init__(self, lines: Sequence[str], start: int, delimiter: str) -> None:
+        self._start = start
+        self._may_be_comment = True
+        self._reader = csv.reader(
+            self._source(lines), delimiter=delimiter, skipinitialspace=True, strict=True
+        )
+
+    def _source(self, lines: Sequence[str]) -> Iterator[str]:
+        for line in islice(lines, self._start, None):
+            blank = self._may_be_comment and line.startswith("#")
+            self._may_be_comment = False
+            yield "\n" if blank else f"{line}\n"
+
+    @property
+    def end(self) -> int:
+        return self._start + self._reader.line_num
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return self
+
+    def __next__(self) -> list[str]:
+        self._may_be_comment = True
+        return next(self._reader)
 
 
 @define
 class UserListParser:
-    """Takes the lines of one list in order and says what each is.
+    """Takes the text of one list in order; returns each line's user id, or why there is none.
 
-    Text has one id a line; blank lines, and what follows a #, do not count. CSV (`csv`) has the id
-    in one column: `column` names it, or counts it from 1; not given, it is the only column, or
-    the one with a usual name (user_id, customer_id, ...), or the first if there is no heading.
-    `name` is what errors call the list.
+    The list is CSV of one column or more, with or without a heading; the delimiter is found out.
+    Blank lines and lines that begin with # do not count, nor what follows a # in a list of one
+    column. A quoted field may hold line ends.
+
+    Args:
+        name: What errors call the list.
+        column: The heading, or the number from 1, of the column with the ids; left out, it is the
+            only one whose heading is usual for it (user_id, customerId, ...) or, without a
+            heading, the only one that begins with a number.
+        on_column: Told which column was taken, in words, where there are several.
     """
 
     name: str
-    csv: bool = False
     column: str | None = None
+    on_column: Callable[[str], None] | None = None
     good: int = field(init=False, default=0)
+    """Ids so far."""
+    line: int = field(init=False, default=0)
+    """Lines parsed so far."""
+    _rest: str = field(init=False, default="")
+    _lines: list[str] = field(init=False, factory=list)
+    """Whole lines that are not parsed yet: a quoted field may go on."""
+    _wait_for: int = field(init=False, default=0)
+    """How many characters they are to have before another try."""
+    _delimiter: str | None = field(init=False, default=None)
+    _index: int | None = field(init=False, default=None)
+    _columns: int = field(init=False, default=0)
+    _required: int = field(init=False, default=0)
+    """Columns, and how many of them are more than trailing delimiters."""
     _bad: int = field(init=False, default=0)
     _first_bad: BadLine | None = field(init=False, default=None)
-    _number: int = field(init=False, default=0)
-    _place: int | None = field(init=False, default=None)
-    _delimiter: str = field(init=False, default=",")
-    _open: list[str] = field(init=False, factory=list)
 
-    def feed(self, line: str) -> int | BadLine | None:
-        """A user id, a line that is none, or None for a line that does not count.
+    def feed(self, text: str) -> list[int | BadLine]:
+        """Take some text, of which line ends are newlines; the ids and bad lines that are complete.
 
-        Raises `SweepRefused` when a thousand lines have come and none was an id, or when the
-        heading of a CSV does not say which column it is.
+        Raises:
+            SweepRefused: it is no list of ids, or does not say which column has them.
         """
-        self._number += 1
-        text = self._csv_text(line) if self.csv else line.partition("#")[0].strip()
-        if not text:
-            return None
-        user = _id_of(text)
-        if user is not None:
-            self.good += 1
-            return user
-        found = BadLine(self._number, text[:_SHOWN])
-        self._first_bad = self._first_bad or found
-        self._bad += 1
-        if not self.good and self._bad == _PATIENCE:
-            self.finish()
+        *lines, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > _MAX_RECORD:
+            raise SweepRefused(
+                f"the users file {self.name} is no text of lines; put one user id on each line"
+            )
+        self._lines += lines
+        if self._wait_for and sum(map(len, self._lines)) < self._wait_for:
+            return []
+        return self._parse(last=False)
+
+    def finish(self) -> list[int | BadLine]:
+        """The list has ended; what is left of it.
+
+        Raises:
+            SweepRefused: it held no id.
+        """
+        if self._rest:
+            self._lines.append(self._rest)
+            self._rest = ""
+        found = self._parse(last=True)
+        self._refuse_without_ids()
         return found
 
-    def finish(self) -> None:
-        """The list is over. Raises `SweepRefused` if it held no id."""
+    def _refuse_without_ids(self) -> None:
         if self.good:
             return
         bad = self._first_bad
-        why = f"line {bad.number} is {bad.text!r}" if bad else "it is empty"
+        why = f"line {bad.number} is {bad.text!r}: {bad.reason}" if bad else "it is empty"
         raise SweepRefused(
             f"the users file {self.name} holds no user id ({why}); put one id on each line, or "
             "name the column of a CSV file with --column"
         )
 
-    def _csv_text(self, line: str) -> str:
-        """What stands in the column; nothing for blank lines, the heading, or half a record."""
-        if self._open or line.count('"') % 2:
-            # A quoted field with a line end in it: the record goes on until its quotes balance.
-            self._open.append(line)
-            if "\n".join(self._open).count('"') % 2 and len(self._open) < _LONGEST_RECORD:
-                return ""
-            line = "\n".join(self._open)
-            self._open.clear()
-        if not line.strip() or line.lstrip().startswith("#"):
-            return ""
-        if self._place is None:
-            self._delimiter = max(",;\t|", key=line.count)
-        fields = [text.strip() for text in next(csv.reader([line], delimiter=self._delimiter), [])]
-        if self._place is None:
-            heading = self._find(fields)
-            if heading:
-                return ""
-        place = self._place or 0
-        return fields[place] if place < len(fields) else line.strip()
+    def _parse(self, *, last: bool) -> list[int | BadLine]:
+        """Parse the lines that are there, but for a record that may go on."""
+        lines, done = self._lines, 0
+        while self._delimiter is None and done < len(lines):
+            line = lines[done].translate(_INVISIBLE).strip()
+            if setting := re.fullmatch('"?sep=(.)"?', line):  # Excel writes and reads this
+                self._delimiter = setting[1]
+            elif line and not line.startswith("#"):
+                self._delimiter = self._likely_delimiter(line)
+                break
+            done += 1
+        found = []
+        with _long_fields():
+            for begin, end, record in self._records(done, last=last):
+                taken = self._take(self.line + begin + 1, lines[begin], record)
+                if taken is not None:
+                    found.append(taken)
+                done = end
+        self.line += done
+        del lines[:done]
+        return found
 
-    def _find(self, fields: Sequence[str]) -> bool:
-        """Settle the column by the first record; whether that was a heading."""
-        names = [name.lower() for name in fields]
-        wanted = (self.column or "").strip().lower()
-        if wanted in names:
-            self._place = names.index(wanted)
-        elif wanted.isdigit() and 0 < int(wanted) <= len(fields):
-            self._place = int(wanted) - 1
-        elif not wanted:
-            usual = [name for name in _USUAL_NAMES if name in names]
-            if _id_of(fields[0]) is not None or len(fields) == 1:
-                self._place = 0
-            elif usual:
-                self._place = names.index(usual[0])
-        if self._place is None:
-            shown = ", ".join(fields[:20])
-            why = f"no column {self.column}" if self.column else "several columns"
-            raise SweepRefused(
-                f"the users file {self.name} has {why}: name one with --column, of {shown}"
+    def _records(self, start: int, *, last: bool) -> Iterator[tuple[int, int, list[str] | str]]:
+        """Records as (first line, line behind them, their fields or what is wrong with them).
+
+        Where a quoted field is not closed, or goes on over what look like rows, only the line that
+        it begins on is bad, and parsing goes on behind that: no other user is lost to it. Unless
+        it is the `last` text, a field still open at its end may go on, and is left alone.
+        """
+        lines, self._wait_for = self._lines, 0
+        while start < len(lines):
+            records = _Records(lines, start, self._delimiter or ",")
+            try:
+                for fields in records:
+                    if self._are_rows(lines[start + 1 : records.end]):
+                        yield start, start + 1, "a quoted field goes on over other rows: close it"
+                        start += 1
+                        break
+                    yield start, records.end, fields
+                    start = records.end
+            except csv.Error as error:
+                is_open = "end of data" in str(error)
+                size = sum(map(len, lines[start:])) if is_open else 0
+                if is_open and not last and size <= _MAX_RECORD:
+                    self._wait_for = 2 * size
+                    return
+                several = is_open or records.end > start + 1
+                yield start, start + 1, "a quoted field is not closed" if several else str(error)
+                start += 1
+
+    def _are_rows(self, lines: Sequence[str]) -> bool:
+        """Whether all lines look like rows of several columns, with an id."""
+        if not lines or self._index is None or self._columns == 1:
+            return False
+        rows = (next(csv.reader([line], delimiter=self._delimiter or ","), []) for line in lines)
+        return all(
+            len(fields) == self._columns and _is_user_id(fields[self._index]) for fields in rows
+        )
+
+    def _take(self, number: int, line: str, record: list[str] | str) -> int | BadLine | None:
+        """The id of a record, why there is none, or None for one that does not count."""
+        if isinstance(record, str):
+            return self._bad_line(number, line, record)
+        fields = [text.translate(_INVISIBLE).strip() for text in record]
+        if not any(fields):
+            return None
+        if self._index is None and self._find_column(fields):
+            return None
+        if self._columns == 1 and "#" in fields[0]:
+            fields = [fields[0].partition("#")[0]]
+        while len(fields) > self._required and not fields[-1]:
+            fields.pop()
+        if not self._required <= len(fields) <= self._columns:
+            many = f"{len(fields)} field{'s' * (len(fields) > 1)}"
+            return self._bad_line(number, line, f"{many} where there should be {self._columns}")
+        try:
+            user = parse_user_id(fields[self._index or 0])
+        except ValueError as error:
+            return self._bad_line(number, line, str(error))
+        self.good += 1
+        return user
+
+    def _bad_line(self, number: int, line: str, reason: str) -> BadLine:
+        found = BadLine(number, line.translate(_INVISIBLE).strip()[:_SHOWN], reason)
+        self._first_bad = self._first_bad or found
+        self._bad += 1
+        if self._bad == _MAX_LEADING_BAD_LINES:
+            self._refuse_without_ids()
+        return found
+
+    def _likely_delimiter(self, line: str) -> str:
+        """The one that makes the most fields of the first line, or rather a known heading."""
+
+        def rank(delimiter: str) -> tuple[bool, int]:
+            fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+            names = [*map(_letters, fields)]
+            wanted = self.column is not None and _letters(self.column) in names
+            return len(fields) > 1 and (wanted or _usual(names)[1] != []), len(fields)
+
+        return max(_DELIMITERS, key=rank)
+
+    def _find_column(self, fields: list[str]) -> bool:
+        """Choose the column by the first record. Returns whether that is a heading."""
+        ids = [place for place, text in enumerate(fields) if _is_user_id(text)]
+        rank, usual = _usual([*map(_letters, fields)])
+        if self.column is not None:
+            found, by_name = self._wanted(fields)
+            ids = [] if by_name else ids
+        elif usual and (rank == 0 or not ids):
+            found, ids = usual, []
+        elif not fields[0] and fields[1:] == [*map(str, range(len(fields) - 1))]:
+            found, ids = [*range(1, len(fields))], []  # a pandas index beside columns without names
+        else:
+            found = ids or [*range(len(fields))]
+        if len(found) != 1:
+            self._refuse_column(fields, found)
+        (self._index,) = found
+        if len(fields) > 1 and self.on_column is not None:
+            self.on_column(f"column {self._index + 1}, {fields[self._index] or 'without a name'}")
+        self._columns = len(fields)
+        filled = [place for place, text in enumerate(fields) if text]
+        self._required = max(self._index, *filled) + 1
+        return self._index not in ids and not (
+            len(fields) == 1 and re.search("[0-9]", fields[0]) and not usual
+        )
+
+    def _wanted(self, fields: list[str]) -> tuple[list[int], bool]:
+        """The places of the column that was asked for, and whether by its name."""
+        wanted = (self.column or "").strip()
+        if wanted.isascii() and wanted.isdigit() and 0 < int(wanted) <= len(fields):
+            return [int(wanted) - 1], False
+        names = [text.casefold() for text in fields]
+        exact = [place for place, text in enumerate(names) if text == wanted.casefold()]
+        letters = _letters(wanted) or None
+        alike = [place for place, text in enumerate(fields) if _letters(text) == letters]
+        return exact or alike, True
+
+    def _refuse_column(self, fields: list[str], found: list[int]) -> None:
+        shown = [fields[place] or f"(column {place + 1})" for place in found or range(len(fields))]
+        if self.column is None:
+            why = "may have its ids in several columns: name one with --column, of"
+        elif found:
+            why = (
+                f"has {len(found)} columns named {self.column}: give --column the number of one, of"
             )
-        return _id_of(fields[self._place]) is None
+            shown = [f"{place + 1}" for place in found]
+        else:
+            why = f"has no column {self.column}: name one with --column, of"
+        raise SweepRefused(f"the users file {self.name} {why} {', '.join(shown[:20])}")
 
 
-_CHUNK: Final = 64 * 1024
-_BATCH: Final = 500
-_STDIN: Final = 0
-_GZIP: Final = 16 + zlib.MAX_WBITS
-_LONGEST_LINE: Final = 1 << 20
+def _letters(text: str) -> str:
+    """A heading without case, blanks and punctuation: `User ID` and `user_id` are the same."""
+    return re.sub(r"[\W_]", "", text.translate(_INVISIBLE)).casefold()
+
+
+def _usual(names: Sequence[str]) -> tuple[int, list[int]]:
+    """The places of headings that are usual for user ids, and how far down `_NAMES` they stand."""
+    for rank, usual in enumerate(_NAMES):
+        if found := [place for place, name in enumerate(names) if name in usual]:
+            return rank, found
+    ends = ("userid", "customerid", "memberid")
+    return len(_NAMES), [place for place, name in enumerate(names) if name.endswith(ends)]
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let the csv module take long fields; its limit is one for the whole process."""
+    before = csv.field_size_limit(2 * _MAX_RECORD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 @frozen
 class UsersFile:
-    """A file of user ids, one a line, or a CSV file with them in one column; either may be gzip.
+    """A file of user ids, one a line, or CSV with them in one column; either may be gzip.
 
-    `path` may be `-` for stdin. It is a CSV file if its name says so or `column` is given. It is
-    read as it is used, so it may be of any length.
+    It is read as it is used, so it may be of any length.
+
+    Args:
+        path: The file; `-` is stdin.
+        column: The heading, or the number from 1, of the column with the ids.
+        on_column: Told which column was taken, in words, where there are several.
     """
 
     path: Path
     column: str | None = None
-
-    @property
-    def is_csv(self) -> bool:
-        """Whether it is read as CSV."""
-        return self.column is not None or ".csv" in [text.lower() for text in self.path.suffixes]
+    on_column: Callable[[str], None] | None = field(default=None, eq=False)
 
     def expected(self) -> int | None:
         """About how many users it holds: its lines. None where that takes reading all of it."""
@@ -174,32 +434,36 @@ class UsersFile:
             if str(self.path) == "-" or not stat.S_ISREG(self.path.stat().st_mode):
                 return None
             with self.path.open("rb", buffering=0) as file:
-                if (chunk := file.read(_CHUNK)).startswith(b"\x1f\x8b"):
+                if (chunk := file.read(_CHUNK)).startswith(_GZIP_MAGIC):
                     return None
-                lines = 0
+                lines = carriage_returns = 0
                 last = b""
                 while chunk:
                     lines += chunk.count(b"\n")
+                    carriage_returns += chunk.count(b"\r")
                     last = chunk
                     chunk = file.read(16 * _CHUNK)
         except OSError:
-            return None  # whoever reads it will say what is wrong
-        return lines + bool(last and not last.endswith(b"\n"))
+            return None  # reading it for its ids will say what is wrong
+        return (lines or carriage_returns) + bool(last and last.rstrip(b"\0")[-1:] not in b"\r\n")
 
 
 Users: TypeAlias = UsersFile | Iterable[int | BadLine] | AsyncIterable[int | BadLine]
 
 
 async def read_batches(users: Users) -> AsyncGenerator[list[int | BadLine], None]:
-    """The ids a few hundred at a time, each kind of list read in its own way.
+    """The ids, and lines that give none, at most a few hundred at a time.
 
-    Raises `SweepRefused` where a file cannot be read or is no list of ids, `UsageError` where one
-    of the caller's own ids is none.
+    Raises:
+        SweepRefused: the file cannot be read, or is no list of ids.
+        SweepStopped: the file breaks off or is damaged behind ids that were already given.
+        UsageError: one of the caller's own ids is no integer of 64 bits.
     """
     if isinstance(users, UsersFile):
-        async with aclosing(_of_file(users)) as found:
+        async with aclosing(_read_file(users)) as found:
             async for batch in found:
-                yield batch
+                for start in range(0, len(batch), _BATCH):
+                    yield batch[start : start + _BATCH]
     elif isinstance(users, AsyncIterable):
         async for user in users:
             yield [_checked(user)]
@@ -213,58 +477,89 @@ def _checked(user: int | BadLine) -> int | BadLine:
     return user if isinstance(user, BadLine) else checked_id("user id", user)
 
 
-async def _of_file(users: UsersFile) -> AsyncGenerator[list[int | BadLine], None]:
-    lines = UserListParser(str(users.path), csv=users.is_csv, column=users.column)
-    rest = b""
-    async with AsyncExitStack() as stack:
-        handle = stack.enter_context(_opened(users.path))
-        packed = await stack.enter_async_context(aclosing(_chunks(users.path, handle)))
-        chunks = await stack.enter_async_context(aclosing(_unzipped(users.path, packed)))
-        async for chunk in chunks:
-            *whole, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _LONGEST_LINE:
-                raise SweepRefused(
-                    f"the users file {users.path} is no text of lines; put one id on each line"
-                )
-            for start in range(0, len(whole), _BATCH):
-                if batch := _fed(lines, whole[start : start + _BATCH]):
-                    yield batch
-    if rest and (batch := _fed(lines, [rest])):
-        yield batch
-    lines.finish()
+async def _read_file(users: UsersFile) -> AsyncGenerator[list[int | BadLine], None]:
+    name = str(users.path)
+    parser = UserListParser(name, users.column, users.on_column)
+    decoder = None
+    head = b""
+    try:
+        async with AsyncExitStack() as stack:
+            handle = stack.enter_context(_opened(users.path))
+            chunks = await stack.enter_async_context(aclosing(_chunks(handle)))
+            plain = await stack.enter_async_context(aclosing(_unzipped(chunks)))
+            async for chunk in plain:
+                head += chunk
+                if decoder is None and len(head) < _HEAD and not head.endswith(b"\n"):
+                    continue  # too little to tell what it is
+                decoder = decoder or _decoder(name, head)
+                yield parser.feed(decoder.decode(head))
+                head = b""
+        decoder = decoder or _decoder(name, head)
+        yield parser.feed(decoder.decode(head, final=True))
+        yield parser.finish()
+    except OSError as error:
+        raise SweepRefused(
+            f"the users file {name} cannot be read: {error.strerror}; give a file with one user "
+            "id a line"
+        ) from None
+    except _Damaged as error:
+        if not parser.good:
+            raise SweepRefused(f"the users file {name} {error}; make it again") from None
+        raise SweepStopped(
+            f"the users file {name} {error} behind line {parser.line}: make it again, then run "
+            "the same command to go on"
+        ) from None
 
 
-def _fed(lines: UserListParser, raw: list[bytes]) -> list[int | BadLine]:
-    texts = (line.decode("utf-8", "replace").lstrip("\ufeff") for line in raw)
-    return [found for text in texts if (found := lines.feed(text)) is not None]
+class _Damaged(Exception):
+    """The bytes break off, or cannot be unpacked."""
+
+
+def _decoder(name: str, head: bytes) -> io.IncrementalNewlineDecoder:
+    """The decoder that the first bytes of a list call for; every line end becomes a newline.
+
+    Raises:
+        SweepRefused: it is a well-known kind of file that is no text.
+    """
+    for magic, kind in _BINARY.items():
+        if head.startswith(magic):
+            raise SweepRefused(f"the users file {name} is {kind}; export it as CSV, and give that")
+    encoding = next((kind for mark, kind in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "")
+    if not encoding:
+        # Digits and commas in UTF-16 have a zero in every other byte.
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        pairs = len(head) // 2
+        encoding = "utf-8"
+        if max(even, odd) > pairs // 2 and min(even, odd) < pairs // 10 + 1:
+            encoding = "utf-16-le" if odd else "utf-16-be"
+    # What is no text in that encoding cannot be part of an id.
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    return io.IncrementalNewlineDecoder(decoder, translate=True)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """A file descriptor to read from. Raises `SweepRefused` where there is no such file."""
+    """A file descriptor to read from. A named pipe is opened without waiting for its writer."""
     if str(path) == "-":
         yield _STDIN
         return
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         yield handle
     finally:
         os.close(handle)
 
 
-async def _chunks(path: Path, handle: int) -> AsyncGenerator[bytes, None]:
-    """Bytes as they come. Waiting for a pipe or a keyboard holds up nobody else."""
+async def _chunks(handle: int) -> AsyncGenerator[bytes, None]:
+    """Bytes as they come. Waiting for a pipe or a keyboard does not block the event loop."""
     waits = not stat.S_ISREG(os.fstat(handle).st_mode)
     while True:
         if waits:
             await _readable(handle)
         try:
             chunk = os.read(handle, _CHUNK)
-        except OSError as error:
-            raise _unreadable(path, error) from None
+        except BlockingIOError:  # another process read it first
+            continue
         if not chunk:
             return
         yield chunk
@@ -288,31 +583,30 @@ def _wake(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
-async def _unzipped(path: Path, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The bytes, unpacked if they begin like gzip."""
-    zipped = None
-    unpack = zlib.decompressobj(_GZIP)
+async def _unzipped(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The bytes, unpacked if they begin like gzip. Raises `_Damaged`."""
+    head, unpack = b"", None
     try:
         async for chunk in chunks:
-            if zipped is None:
-                zipped = chunk.startswith(b"\x1f\x8b")
-            if not zipped:
-                yield chunk
-                continue
-            data = chunk
+            data, head = head + chunk, b""
+            if unpack is None:
+                if len(data) < len(_GZIP_MAGIC) and _GZIP_MAGIC.startswith(data):
+                    head = data  # a pipe may give one byte at a time
+                    continue
+                if not data.startswith(_GZIP_MAGIC):
+                    yield data
+                    async for plain in chunks:
+                        yield plain
+                    return
+                unpack = zlib.decompressobj(_GZIP)
             while data:
                 if unpack.eof:  # one gzip after another is a gzip
                     unpack = zlib.decompressobj(_GZIP)
                 yield unpack.decompress(data, 16 * _CHUNK)
                 data = unpack.unconsumed_tail or unpack.unused_data
     except zlib.error as error:
-        raise SweepRefused(f"the users file {path} is damaged ({error}); make it again") from None
-    if zipped and not unpack.eof:
-        raise SweepRefused(f"the users file {path} is cut off; make it again")
-
-
-def _unreadable(path: Path, error: OSError) -> SweepRefused:
-    return SweepRefused(
-        f"the users file {path} cannot be read: {error.strerror}; give a file with one user id "
-        "a line"
-    )
+        raise _Damaged(f"is damaged ({error})") from None
+    if unpack is None:
+        yield head
+    elif not unpack.eof:
+        raise _Damaged("is cut off (a gzip without its end)")
