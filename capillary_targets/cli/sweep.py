@@ -100,7 +100,13 @@ async def sweep(
         raise UsageError("--address is a Ray cluster's: say --engine ray as well")
     if address is not None and connection.sandbox:
         raise UsageError("--sandbox is for Ray on this machine: leave out --address")
-    users = _users(users_file, column, sandbox=connection.sandbox, retry_failed=retry_failed)
+    users = _users(
+        users_file,
+        column,
+        sandbox=connection.sandbox,
+        retry_failed=retry_failed,
+        quiet=connection.quiet,
+    )
     client_settings: dict[str, Any] = {
         "concurrency": concurrency_of(concurrency),
         "rate": None if rate is None else rate_of(rate),
@@ -181,7 +187,12 @@ async def report(out: Directory, /) -> int:
 
 
 def _users(
-    users_file: Path | None, column: str | None, *, sandbox: bool, retry_failed: bool
+    users_file: Path | None,
+    column: str | None,
+    *,
+    sandbox: bool,
+    retry_failed: bool,
+    quiet: bool,
 ) -> UsersFile | Collection[int]:
     if users_file is not None and re.match("-.", str(users_file)):
         raise UsageError(f"Unknown option: {users_file}. See `capillary-targets sweep --help`")
@@ -190,10 +201,14 @@ def _users(
             raise UsageError("--retry-failed takes its users from --out: leave out USERS_FILE")
         return ()
     if users_file is not None:
-        return UsersFile(users_file, column)
+        return UsersFile(users_file, column, None if quiet else _note_column)
     if not sandbox:
         raise UsageError("USERS_FILE is missing: name a file with one user id a line")
     return [*Sandbox().world.all_user_ids()]
+
+
+def _note_column(column: str) -> None:
+    output.note(f"user ids: {column}")
 
 
 def _facts(summary: Summary, out: Path) -> dict[str, str]:

@@ -359,7 +359,7 @@ class _Run:
 
 
 def _bad_line(line: BadLine) -> dict[str, Any]:
-    return {"line": line.number, "text": line.text, "error": "not a user id"}
+    return {"line": line.number, "text": line.text, "error": line.reason}
 
 
 def _reason(error: Exception) -> str:

@@ -41,7 +41,7 @@ def join(
         (out / kind).mkdir(exist_ok=True)
     with AtomicFile(out / "failures.jsonl") as failures:
         for line in bad:
-            about = {"line": line.number, "text": line.text, "error": "not a user id"}
+            about = {"line": line.number, "text": line.text, "error": line.reason}
             failures.write(encode(about) + b"\n")
         for number, path in partitions:
             with Directory(path, None) as directory:

@@ -76,7 +76,7 @@ def test_a_csv_column_and_gzip(cli: Cli, tmp_path: Path):
     assert "failures: 1 (listed in" in ran.out
     assert {row["user_id"] for row in rows(tmp_path / "out", "targets")} == {564332013}
     bad = json.loads((tmp_path / "out" / "failures.jsonl").read_text())
-    assert bad == {"line": 3, "text": "x", "error": "not a user id"}
+    assert bad == {"line": 3, "text": "bob,x", "error": "not a user id"}
 
 
 def test_raw_rules_and_parts(cli: Cli, tmp_path: Path):

@@ -41,7 +41,7 @@ async def test_joined_they_are_the_files_of_one(tmp_path: Path) -> None:
     async with sandbox:
         users = list(sandbox.world.user_ids())
         text = "\n".join(map(str, users))
-        listed = write(tmp_path / "users.txt", f"who\n{text}\n")
+        listed = write(tmp_path / "users.txt", f"1x\n{text}\n")
         _, bad = await split(UsersFile(listed), lists)
 
         async def one_night(*, incremental: bool) -> dict[str, object]:

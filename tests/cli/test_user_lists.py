@@ -1,0 +1,100 @@
+"""`sweep` of lists as people have them: every user of them, or one line that says why not."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from capillary_targets.sandbox import World
+
+from .conftest import Cli
+
+USERS = list(World().user_ids())
+
+
+def swept(out: Path) -> set[int]:
+    parts = (out / "targets").glob("part-*")
+    return {json.loads(row)["user_id"] for part in parts for row in part.read_text().splitlines()}
+
+
+def by_pandas(name: str) -> str:
+    """What `DataFrame.to_csv()` writes: the index in a column without a heading."""
+    rows = [f"{number},{user}" for number, user in enumerate(USERS)]
+    return "\n".join([f",{name}", *rows, ""])
+
+
+def quoted() -> str:
+    """Rows of which every third has a lone quotation mark in another field."""
+    items = ['TV 55" wide', "radio", '"TV, 55"""']
+    rows = [f"{items[number % 3]},{user},x" for number, user in enumerate(USERS)]
+    return "\n".join(["item,customer_id,note", *rows, ""])
+
+
+def by_excel() -> bytes:
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=";").writerows([("Name", "User ID"), *(("ö", u) for u in USERS)])
+    return f"sep=;\r\n{out.getvalue()}".encode("utf-16")
+
+
+LISTS = {
+    "pandas.csv": by_pandas("user_id").encode(),
+    "quoted.csv": quoted().encode(),
+    "excel.csv": by_excel(),
+    "excel.csv.gz": gzip.compress(by_excel()),
+    "floats.csv": "\n".join(["user_id", *(f"{user}.0" for user in USERS)]).encode(),
+    "mac.txt": "\r".join(map(str, USERS)).encode(),
+    "wide.csv": ("user_id,note\n" + f"{USERS[0]},{'x' * 200_000}\n").encode()
+    + "\n".join(f"{user},y" for user in USERS[1:]).encode(),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_every_user_of_the_list_is_swept(cli: Cli, tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.write_bytes(LISTS[name])
+    ran = cli("sweep", path, "--out", tmp_path / "out", "--sandbox")
+    assert ran.status == 0, ran.err
+    assert swept(tmp_path / "out") == set(USERS)
+    if b"," in LISTS[name] or b";" in LISTS[name]:
+        assert ran.err.startswith("user ids: column ")
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "words"),
+    [
+        (b"a,b\nx,y\n", [], "may have its ids in several columns: name one with --column, of a, b"),
+        (b"a,b\nx,1\n", ["--column", "\u00b2"], "has no column \u00b2"),
+        (b"PK\x03\x04xlsx", [], "is an Excel workbook or a zip archive; export it as CSV"),
+        (b'a,user_id\n"x,1\ny,2', ["--column", "3"], "has no column 3"),
+        (b"", [], "holds no user id (it is empty)"),
+        (b"1,234\n", [], "name one with --column, of 1, 234"),
+        (b'"1,234"\n5.64E+08\n', [], "digits in groups"),
+    ],
+)
+def test_what_is_no_list_is_refused_in_one_line(
+    cli: Cli, tmp_path: Path, content: bytes, flags: list[str], words: str
+):
+    path = tmp_path / "users.csv"
+    path.write_bytes(content)
+    ran = cli("sweep", path, *flags, "--out", tmp_path / "out", "--sandbox")
+    assert ran.status == 2
+    assert words in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_bad_lines_are_named_and_no_user_is_lost_to_them(cli: Cli, tmp_path: Path):
+    path = tmp_path / "users.csv"
+    rows = [f'{USERS[0]},"TV', f"{USERS[1]},x", "7", f"{USERS[2]}E+3,x", f"{USERS[3]},x"]
+    path.write_text("\n".join(["user_id,item", *rows]))
+    ran = cli("sweep", path, "--out", tmp_path / "out", "--sandbox")
+    assert ran.status != 0
+    assert swept(tmp_path / "out") == {USERS[1], USERS[3]}
+    failures = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
+    assert [(row["line"], row["error"]) for row in map(json.loads, failures)] == [
+        (2, "a quoted field is not closed"),
+        (4, "1 field where there should be 2"),
+        (5, f"the number has lost digits ({USERS[2]}E+3): export the column as text"),
+    ]
