@@ -1,4 +1,4 @@
-"""Limits concurrency and rate: every request acquires a permit and releases it when it is over.
+"""Concurrency limit and rate limit: every request acquires a permit and releases it when over.
 
 The sums are in `limits`; here is who waits. Two lanes: calls of people (foreground) go before calls
 of sweeps (background), each lane first come, first served.

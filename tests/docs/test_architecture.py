@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from importlib import import_module
@@ -99,16 +100,30 @@ def test_the_drawing_is_what_the_import_contract_enforces() -> None:
     assert [set(re.findall(r"\w+", layer)) & rooms() for layer in layers] == drawn()
 
 
+def said(path: Path) -> str:
+    """The docstrings of a file, and the names that it defines."""
+    nodes = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    return "\n".join(
+        text
+        for node in nodes
+        for text in (getattr(node, "name", ""), ast.get_docstring(node) or "")
+    )
+
+
 @pytest.mark.parametrize(("word", "file"), rows("Words to search for"))
 def test_a_search_for_the_fields_word_lands_in_the_room(word: str, file: str) -> None:
-    pattern = re.compile(word.replace(" ", r"[\s_-]"), re.IGNORECASE)
+    pattern = re.compile(word.replace(" ", r"[\s_-]?"), re.IGNORECASE)
     found = [
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
-        if pattern.search(path.read_text())
+        if pattern.search(said(path))
     ]
     assert file.strip("`") in found
-    assert len(found) <= 6, f"too many rooms to search: {found}"
+    assert len(found) <= 5, f"too many rooms to search: {found}"
 
 
 def test_the_guarding_tests_are_not_empty() -> None:
