@@ -135,8 +135,8 @@ def _max_body(given: int) -> int:
 
 
 def _hooks(given: Iterable[Hook] | Hook) -> tuple[Hook, ...]:
-    hooks = (given,) if callable(given) else tuple(given) if isinstance(given, Iterable) else ()
-    if not all(map(callable, hooks)) or (not hooks and given not in ((), None)):
+    hooks = (given,) if not isinstance(given, Iterable) else tuple(given)
+    if not all(map(callable, hooks)):
         raise UsageError(f"hooks must be callables, not {given!r}")
     return hooks
 
