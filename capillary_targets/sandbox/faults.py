@@ -427,6 +427,7 @@ async def _second_answer(call: Call) -> web.StreamResponse:
     with suppress(ConnectionError):
         await response.write_eof(body)
     if call.request.transport is not None:
+        body = responses.data(None)
         head = f"HTTP/1.1 200 OK\r\nContent-Type: {_JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
         call.request.transport.write(head.encode() + body)
     return response

@@ -16,6 +16,8 @@ from msgspec import UNSET, UnsetType
 TODAY = datetime(2025, 12, 10, tzinfo=UTC)
 """The world's own day: seeded events lie before it, events added later follow."""
 
+Pagination = dict[str, int | float | str]
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One row of a user's event history (contract §7), named and ordered as on the wire.

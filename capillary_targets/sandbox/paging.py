@@ -14,14 +14,12 @@ from attrs import frozen
 from .responses import ErrorResponse, error
 
 if TYPE_CHECKING:
-    from .model import Event
+    from .model import Event, Pagination
     from .settings import SandboxSettings
     from .world import EventHistory
 
 _FILTERED = 3
 """Rows that a short page misses, as if filtered after slicing."""
-
-Pagination = dict[str, int | float | str]
 
 
 @frozen(slots=True)

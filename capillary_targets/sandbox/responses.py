@@ -20,8 +20,7 @@ from .world import row_reaching, splitmix64, total
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .model import Group, Period, Rule
-    from .paging import Pagination
+    from .model import Group, Pagination, Period, Rule
     from .settings import SandboxSettings
     from .world import EventHistory, World
 

@@ -163,3 +163,12 @@ ENROLLED = {
     TRANSACTION_USER: (50,),
 }
 """Rule ids by sample user."""
+
+CALLS = (
+    (TRANSACTIONAL_USER, "trackedTargetEvents/1986"),
+    (TRANSACTIONAL_USER, "trackedTargetEvents/1986?periodId=9889"),
+    (BEHAVIOURAL_USER, "trackedTargetEvents/79192"),
+    (IMPORT_USER, "enrolledTargets"),
+    (TRANSACTION_USER, "enrolledTargets"),
+)
+"""What answers as printed: (user, the end of the path)."""

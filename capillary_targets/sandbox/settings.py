@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from attrs import Attribute, define, field
-
-if TYPE_CHECKING:
-    from .world import World
 
 RequestIdHeaders = Literal["both", "X-Cap-Requestid", "X-CAP-REQUEST-ID", "none"]
 TokenRejection = Literal["401", "498", "body-401", "body-498"]
@@ -160,8 +157,8 @@ class SandboxSettings:
 
     # --- data that changes before an events request ---
 
-    between_requests: Callable[[World, int], None] | None = None
-    """Called before each events request with the world and the number of such requests before."""
+    between_requests: Callable[[Any, int], None] | None = None
+    """Called before each events request with the `World` and the number of such requests before."""
     append_per_request: int = field(default=0, validator=_between(0))
     """Rows appended to the history asked for."""
     insert_per_request: int = field(default=0, validator=_between(0))

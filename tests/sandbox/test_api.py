@@ -8,6 +8,7 @@ import pytest
 
 from capillary_targets.sandbox import Sandbox, samples
 from capillary_targets.sandbox.responses import identifiers
+from capillary_targets.sandbox.world import total
 
 from .conftest import Caller
 
@@ -256,3 +257,119 @@ async def test_look_ups_want_a_login(caller: Caller) -> None:
             "/v3/targetGroups/601/targetPeriods",
         ):
             assert (await caller.get(url + path, Accept="*/*")).status == 401
+
+
+async def groups_of(caller: Caller, sandbox: Sandbox, user: int) -> list[dict[str, Any]]:
+    path = f"{sandbox.url}/v3/users/{user}/targetGroups"
+    return (await caller.get(path, {"includeInactive": "true"})).json["data"]["targetGroups"]
+
+
+async def test_no_target_id_means_no_record_of_events(caller: Caller) -> None:
+    seen = set()
+    async with (sandbox := Sandbox(users=40)) as url:
+        for user in sandbox.world.all_user_ids():
+            for group in await groups_of(caller, sandbox, user):
+                for target in group["targets"]:
+                    answer = await caller.events(url, user, target["targetRuleId"])
+                    assert (target["targetId"] is None) == (answer.code == 310149)
+                    seen.add(target["targetId"] is None)
+    assert seen == {True, False}
+
+
+async def test_a_target_that_the_user_is_not_in_may_be_310126_with_500(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1, not_enrolled_code=310126, error_status=200)) as url:
+        user = sandbox.world.user_ids()[0]
+        rule = sandbox.world.targets(user)[0].id
+        foreign = await caller.events(url, user, 50)
+        sandbox.world.delete_events(user, rule, slice(0, None))
+        empty = await caller.events(url, user, rule)
+        sandbox.world.unenrol(user, rule)
+        left = await caller.events(url, user, rule)
+    assert (foreign.status, foreign.code) == (left.status, left.code) == (500, 310126)
+    assert (empty.status, empty.code) == (200, 310149)
+
+
+async def test_last_updated_on_moves_with_every_change(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)):
+        world = sandbox.world
+        user = world.user_ids()[0]
+        rule = world.targets(user)[0].id
+
+        async def updated() -> set[str]:
+            groups = await groups_of(caller, sandbox, user)
+            return {
+                target["lastUpdatedOn"]
+                for target in targets({"data": {"targetGroups": groups}})
+                if target["targetRuleId"] == rule and target["lastUpdatedOn"]
+            }
+
+        last = world.events(user, rule)[-1].event_date[:19]
+        moments = [max(await updated())]
+        assert moments == [f"{last.replace(' ', 'T')}.000+0000"]
+        for change in (world.add_event, world.insert_late, world.delete_events, world.reprocess):
+            change(user, rule)
+            moments.append(max(await updated()))
+        assert moments == sorted(set(moments))
+        sandbox.settings.last_updated_on = False
+        groups = await groups_of(caller, sandbox, user)
+        keys = set(targets({"data": {"targetGroups": groups}})[0])
+        assert not keys & {"lastUpdatedOn", "targetAchievedEventLogId", "unEnrolled"}
+
+
+async def test_cycles_start_from_what_is_carried_over(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=2, carry_over=Decimal("-150.25"))):
+        for user in sandbox.world.user_ids():
+            for group in await groups_of(caller, sandbox, user):
+                for target in group["targets"]:
+                    rows = sandbox.world.events(user, target["targetRuleId"], target["periodId"])
+                    assert target["targetAchievedValue"] == total(rows) - Decimal("150.25")
+
+
+async def test_a_target_is_achieved_by_the_row_that_reached_its_value(caller: Caller) -> None:
+    reached = 0
+    async with (sandbox := Sandbox(users=10)):
+        for user in sandbox.world.user_ids():
+            for group in await groups_of(caller, sandbox, user):
+                for target in group["targets"]:
+                    rows = sandbox.world.events(user, target["targetRuleId"], target["periodId"])
+                    ids = [row.event_log_id for row in rows]
+                    if target["targetAchievedEventLogId"] is None:
+                        assert target["targetAchievedDateTime"] is None
+                        assert target["targetAchievedValue"] < target["targetValue"]
+                        continue
+                    index = ids.index(target["targetAchievedEventLogId"])
+                    assert total(rows[: index + 1]) >= target["targetValue"] > total(rows[:index])
+                    reached += 1
+    assert reached
+
+
+async def test_groups_show_what_the_description_leaves_open(caller: Caller) -> None:
+    statuses, evaluations, milestones, codes = set(), set(), [], []
+    async with (sandbox := Sandbox(users=60)):
+        for user in sandbox.world.user_ids():
+            for group in await groups_of(caller, sandbox, user):
+                assert ("streaks" in group) == (group["trackingType"] == "STREAKS")
+                statuses |= {streak["status"] for streak in group.get("streaks", ())}
+                evaluations.add(group["targetEvaluationType"])
+                codes += [target["periodRefCode"] for target in group["targets"]]
+                for target in group["targets"]:
+                    milestones += target["milestones"] or []
+    assert statuses == {"NOT_STARTED", "INPROGRESS", "ACHIEVED", "DROPPED"}
+    assert evaluations == {"FIXED_CALENDAR_WINDOW", "CALENDAR_CYCLIC_WINDOW"}
+    assert {"achievedDate", "triggerType", "triggerValueType", "points"} <= set(milestones[0])
+    assert {one["isAchieved"] for one in milestones} == {True, False}
+    assert {code != code.strip() for code in codes} == {True, False}
+
+
+async def test_rows_without_an_id_have_a_null_or_no_key(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1, missing_ids=0.5)) as url:
+        user = sandbox.world.user_ids()[0]
+        rule = sandbox.world.targets(user)[0].id
+        true = [row.event_log_id for row in sandbox.world.events(user, rule)]
+        null = (await caller.events(url, user, rule, limit=100)).json["data"]
+        sandbox.settings.missing_id_key = False
+        bare = (await caller.events(url, user, rule, limit=100)).json["data"]
+    assert [row["eventLogId"] for row in null] == true
+    assert [row.get("eventLogId", 0) for row in bare] == [one or 0 for one in true]
+    assert None in true
+    assert set(true) != {None}

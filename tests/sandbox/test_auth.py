@@ -96,3 +96,14 @@ async def test_a_fault_meets_the_token_call_only_if_it_is_meant(caller: Caller) 
         assert (await generate(caller, url)).status == 503
         assert (await generate(caller, url)).status == 200
     assert sandbox.counts["token"] == 3
+
+
+async def test_a_new_token_is_unknown_to_every_second_node_for_a_while(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1, token_lag=2)) as url:
+        token = (await generate(caller, url)).json["data"]["accessToken"]
+        first = [(await ask(caller, url, token)).status for _ in range(6)]
+        other = (await generate(caller, url)).json["data"]["accessToken"]
+        assert (await ask(caller, url, other)).status == 401
+        assert (await ask(caller, url, token)).status == 200
+    assert first == [401, 200, 401, 200, 200, 200]
+    assert sandbox.counts["token"] == 2

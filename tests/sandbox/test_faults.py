@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import zlib
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import aiohttp
 import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
-from capillary_targets.sandbox.faults import TRANSIENT
+from capillary_targets.sandbox.auth import basic_header
+from capillary_targets.sandbox.faults import ODD_BODIES, TRANSIENT
 
 from .conftest import Answer, Caller, until
 
@@ -221,3 +224,105 @@ async def test_random_faults_follow_the_seed(caller: Caller) -> None:
         sandbox.settings.random_faults = 0.0
         assert {status for status, _ in await fates(caller, sandbox, 5)} == {200}
     assert len(TRANSIENT) == len(set(map(repr, TRANSIENT)))
+
+
+async def test_a_fault_by_chance_follows_the_seed_and_its_share(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1, seed=5)):
+        for _ in range(2):
+            sandbox.faults.add(Fault.too_many_requests(), times=None, probability=0.2)
+            sandbox.faults.add(Fault.http(503, retry_after=1), times=3, probability=0.5)
+            seen = [status for status, _ in await fates(caller, sandbox, 80)]
+            assert 6 <= seen.count(429) <= 28
+            assert seen.count(503) == 3
+            assert seen.count(200) == 80 - seen.count(429) - 3
+            sandbox.reset()
+            first, seen = seen, []
+        sandbox.faults.add(Fault.too_many_requests(), times=None, probability=0.2)
+        sandbox.faults.add(Fault.http(503, retry_after=1), times=3, probability=0.5)
+        assert [status for status, _ in await fates(caller, sandbox, 80)] == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"times": 0}, "times must be at least 1"),
+        ({"times": -1}, "times must be at least 1"),
+        ({"probability": 0}, "probability must be above 0"),
+        ({"probability": 1.01}, "at most 1"),
+    ],
+)
+def test_a_fault_that_can_never_come_is_refused(arguments: dict[str, Any], says: str) -> None:
+    faults = Sandbox(users=1).faults
+    with pytest.raises(ValueError, match=says):
+        faults.add(Fault.reset(), **arguments)
+    assert len(faults) == 0
+
+
+LEGAL = {
+    "null_data": lambda body: body["data"] is None,
+    "other_rule": lambda body: {row["targetRuleId"] for row in body["data"]} == {999_999},
+    "text_ids": lambda body: all(row["eventLogId"].isdigit() for row in body["data"]),
+    "zero_dates": lambda body: body["data"][0]["eventDate"] == "0000-00-00 00:00:00.0",
+    "far_dates": lambda body: body["data"][0]["eventDate"] == "10000-01-01 00:00:00.0",
+    "huge_amounts": lambda body: body["data"][0]["targetValue"] > 10**39,
+    "exponents": lambda body: body["data"][0]["targetValue"] == 1500,
+    "escape_codes": lambda body: body["data"][0]["eventName"].startswith("\x1b[31m\x07"),
+    "lone_surrogate": lambda body: body["data"][0]["eventName"].startswith("\ud83d"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_BODIES)
+async def test_odd_bodies_are_the_right_answer_but_for_one_thing(caller: Caller, name: str) -> None:
+    async with (sandbox := Sandbox(users=1)) as url:
+        right = await caller.events(url, USER, 1986)
+        odd = await meet(caller, sandbox, Fault.odd_body(name))
+        seeded = sandbox.world.user_ids()[0]
+        sandbox.faults.add(Fault.odd_body(name))
+        compact = await caller.targets(url, seeded)
+        plain = await caller.targets(url, seeded)
+    assert odd.status == compact.status == 200
+    assert odd.body != right.body
+    if name in LEGAL:
+        assert LEGAL[name](odd.json)
+        assert odd.json["pagination"] == right.json["pagination"]
+    elif name == "bom":
+        assert odd.body == compact.body[:3] + right.body
+    else:
+        with pytest.raises(ValueError, match=r"decode|Expecting"):
+            _ = odd.json
+    untouched = {"other_rule", "huge_amounts", "exponents"}  # targets hold none of these
+    assert (compact.body == plain.body) == (name in untouched)
+
+
+def test_an_unknown_odd_body_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no odd body named 'mojibake'; there are null_data"):
+        Fault.odd_body("mojibake")
+
+
+async def test_any_other_edit_is_a_regular_expression(caller: Caller) -> None:
+    async with (sandbox := Sandbox(users=1)):
+        fault = Fault.edited(r'"eventName": "(\w+)"', r'"eventName": "X\1"')
+        answer = await meet(caller, sandbox, fault)
+    assert {row["eventName"] for row in answer.json["data"]} == {"XADD_TRANSACTION"}
+
+
+async def test_a_second_answer_follows_on_the_same_connection() -> None:
+    async with (sandbox := Sandbox(users=1)) as url:
+        sandbox.faults.add(Fault.second_answer(), path_contains="enrolled")
+        host, port = url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        login = basic_header(*sandbox.credentials)
+        path = f"/v3/users/{USER}/enrolledTargets"
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {login}\r\n\r\n"
+        writer.write(head.encode())
+        bodies = []
+        for _ in range(2):
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", answer)
+            assert length is not None
+            bodies.append(json.loads(await reader.readexactly(int(length[1]))))
+        assert bodies[0]["data"]
+        assert bodies[1]["data"] is None
+        writer.close()
+        await writer.wait_closed()

@@ -88,23 +88,6 @@ async def test_all_users_are_listed_one_a_line(caller: Caller) -> None:
     assert [int(line) for line in listed] == list(sandbox.world.all_user_ids())
 
 
-async def test_the_front_page_says_how_to_ask_and_needs_nothing_from_outside(
-    caller: Caller,
-) -> None:
-    sandbox = Sandbox(users=3, username="<till>")
-    async with sandbox as url:
-        page = (await caller.get(url)).body.decode()
-        empty = Sandbox(users=0)
-        async with empty as other:
-            assert (await caller.get(other)).status == 200
-    assert f"CAPILLARY_BASE_URL={url}" in page
-    assert "&lt;till&gt;" in page
-    assert "<till>" not in page
-    assert str(sandbox.world.user_ids()[0]) in page
-    links = re.findall(r"(?:src|href)=\"([^\"]*)\"", page)
-    assert all(link.startswith(("/", "data:")) for link in links)
-
-
 async def test_it_can_be_stopped_and_started_again(caller: Caller) -> None:
     sandbox = Sandbox(users=1)
     first = await sandbox.start()
@@ -139,12 +122,6 @@ async def test_a_taken_port_is_reported_and_leaves_nothing_running() -> None:
         with pytest.raises(OSError, match="address already in use"):
             await second.start()
         await second.stop()
-
-
-def test_what_shapes_the_world_is_fixed() -> None:
-    sandbox = Sandbox(users=1)
-    with pytest.raises(AttributeError):
-        sandbox.settings.users = 5
 
 
 async def post(caller: Caller, url: str, body: Any = None) -> tuple[int, Any]:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import pairwise
+from datetime import date
+from decimal import Decimal
+from itertools import groupby, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.sandbox import Event, SandboxSettings, World, responses
-from capillary_targets.sandbox.world import LOG_GAP
+from capillary_targets.sandbox.world import LOG_GAP, total
 
 
 def pairs(world: World) -> list[tuple[int, int]]:
@@ -194,10 +196,114 @@ def test_behind_the_last_period_time_stands_still() -> None:
     assert chronological(world.events(user, rule.id))
 
 
-def test_bad_sizes_and_unknown_users_are_refused() -> None:
-    with pytest.raises(ValueError, match="events"):
-        World(SandboxSettings(events=-1))
-    with pytest.raises(ValueError, match="targets"):
-        World(SandboxSettings(targets=1001))
+def test_unknown_users_rules_and_periods_are_refused() -> None:
+    world = World(SandboxSettings(users=1))
     with pytest.raises(LookupError, match="no user 5"):
-        World(SandboxSettings(users=1)).targets(5)
+        world.targets(5)
+    with pytest.raises(LookupError, match="no user 5"):
+        world.events(5, 1986)
+    with pytest.raises(LookupError, match="rule 1986 has no period 5"):
+        world.events(564_332_013, 1986, 5)
+
+
+def test_the_first_user_has_events_in_every_target_whatever_the_seed() -> None:
+    for seed in range(30):
+        world = World(SandboxSettings(seed=seed, users=1))
+        assert min(world.count(*pair) for pair in pairs(world)) >= 25
+
+
+def test_target_values_are_of_the_size_of_what_is_achieved() -> None:
+    world = World(SandboxSettings(users=300))
+    shares = []
+    for user, rule_id in pairs(world):
+        rule = world.rule(rule_id)
+        assert rule is not None
+        period = rule.group.periods[3]
+        shares.append(total(world.events(user, rule_id, period.id)) / rule.target_value)
+    assert Decimal("0.3") < sum(shares, Decimal(0)) / len(shares) < Decimal("1.5")
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_rows_of_one_bill_share_id_date_and_unique_id(size: int) -> None:
+    world = World(SandboxSettings(users=6, exact_events=True, rows_per_id=size))
+    equal = 0
+    for user, rule in pairs(world):
+        rows = world.events(user, rule)
+        bills = [list(bill) for _, bill in groupby(rows, lambda row: row.event_log_id)]
+        assert [len(bill) for bill in bills] == [size] * (25 // size) + [25 % size][: 25 % size]
+        for bill in bills:
+            assert len({(row.event_date, row.unique_id, row.event_name) for row in bill}) == 1
+            equal += len(set(bill)) < len(bill)
+        assert [row.event_date for row in rows] == sorted(row.event_date for row in rows)
+        assert world.add_event(user, rule).event_log_id not in {row.event_log_id for row in rows}
+    assert equal  # behavioural rows of one id are equal in everything
+
+
+def test_missing_ids_are_as_many_as_ordered_and_late_rows_cope() -> None:
+    world = World(SandboxSettings(users=40, missing_ids=0.3))
+    rows = [row for pair in pairs(world) for row in world.events(*pair)]
+    missing = sum(row.event_log_id is None for row in rows)
+    assert 0.25 < missing / len(rows) < 0.35
+    for user, rule in pairs(world):
+        late = world.insert_late(user, rule)
+        assert late in world.events(user, rule)
+        assert late.event_log_id is not None
+    none = World(SandboxSettings(users=1, missing_ids=1.0))
+    assert {row.event_log_id for pair in pairs(none) for row in none.events(*pair)} == {None}
+
+
+def test_unsigned_returns_are_positive_and_count_down_all_the_same() -> None:
+    signed = World(SandboxSettings(users=20))
+    unsigned = World(SandboxSettings(users=20, signed_returns=False))
+    returns = 0
+    for pair in pairs(signed):
+        one, other = signed.events(*pair), unsigned.events(*pair)
+        assert total(one) == total(other)
+        assert sum(row.target_value or 0 for row in one) == total(one)
+        returns += sum(row.event_name == "RETURN_BILL" for row in other)
+        assert all(row.target_value is None or row.target_value > 0 for row in other)
+    assert returns
+
+
+def test_reprocessing_writes_old_dates_with_the_newest_ids() -> None:
+    world = World(SandboxSettings(users=1, exact_events=True))
+    user, rule = pairs(world)[0]
+    before = world.events(user, rule)
+    late = world.reprocess(user, rule, rows=30)
+    rows = world.events(user, rule)
+    assert len(rows) == 55
+    assert set(before) | set(late) == set(rows)
+    assert [row.event_date for row in rows] == sorted(row.event_date for row in rows)
+    newest = max(row.event_log_id or 0 for row in before)
+    assert all((row.event_log_id or 0) > newest for row in late)
+    assert late[0].event_date < before[-1].event_date
+    first, last = sorted(row.event_date for row in late)[:: len(late) - 1]
+    assert 170 <= (date.fromisoformat(last[:10]) - date.fromisoformat(first[:10])).days <= 181
+    assert all(rows[index].period_id <= rows[index + 1].period_id for index in range(54))
+
+
+def test_changes_outlive_the_cache_and_a_history_may_be_emptied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("capillary_targets.sandbox.world._CACHED_ROWS", 200)
+    world = World(SandboxSettings(users=50, targets=1, events=40, exact_events=True))
+    user, rule = pairs(world)[0]
+    world.delete_events(user, rule, slice(0, None))
+    other, other_rule = pairs(world)[1]
+    added = world.add_event(other, other_rule)
+    for pair in pairs(world):
+        world.history(*pair)
+    assert sum(map(len, world._cache.values())) <= 200
+    assert world.events(user, rule) == []
+    assert world.events(other, other_rule)[-1] == added
+    world.reset()
+    assert world.count(user, rule) == 40
+
+
+def test_a_user_may_leave_the_last_target() -> None:
+    world = World(SandboxSettings(users=1, targets=1))
+    ((user, rule),) = pairs(world)
+    world.unenrol(user, rule)
+    assert world.targets(user) == []
+    world.unenrol(564_332_013, 1986)
+    assert world.targets(564_332_013) == []
