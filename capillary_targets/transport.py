@@ -1,7 +1,7 @@
 """One call: authorise, acquire a permit, send, read, release, and maybe again.
 
 The only room that touches aiohttp's requests. Whatever goes wrong leaves it as a `CapillaryError`
-that names the request and holds no secret.
+that names the request; secrets are redacted.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ def settings(**given: Any) -> Settings:
         ("hooks", print, (print,)),
         ("hooks", [print], (print,)),
         ("hooks", (), ()),
+        ("hooks", [], ()),
     ],
 )
 def test_what_is_plain_is_read(name: str, given: object, read: object) -> None:
