@@ -1,8 +1,8 @@
-"""The pytest plugin's doorstep: what pytest loads in every project that has the package installed.
+"""Fixtures of the pytest plugin, which pytest loads wherever the package is installed.
 
-It stands beside the package, because importing anything inside it imports all of it: half a
-second at the start of every test run, for nothing where no test asks for a sandbox. What the
-fixtures do is in `capillary_targets.pytest_plugin`.
+This module is beside the package because importing anything inside it imports all of it: half a
+second at the start of every test run, even where no test uses a sandbox. The fixtures import
+`capillary_targets.pytest_plugin` when a test asks for them.
 """
 
 from __future__ import annotations

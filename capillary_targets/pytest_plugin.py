@@ -1,4 +1,4 @@
-"""What the fixtures of the pytest plugin are made of; imported when a test asks for one.
+"""Sandbox and client of the pytest plugin's fixtures; imported when a test asks for one.
 
 `capillary_targets_pytest` has the fixtures themselves: `capillary_sandbox` and `targets_client`.
 Each takes its settings from a marker of its own name, on the test, its class or its module; the
@@ -40,19 +40,14 @@ async def client_for(node: pytest.Item, sandbox: Sandbox) -> AsyncIterator[Targe
 
     While it is open nothing waits: retries follow at once, and pauses and budgets do not count.
     """
-    settings = {
-        "auth": BasicAuth(*sandbox.credentials),
-        **_settings(node, "targets_client"),
-    }
+    settings = {"auth": BasicAuth(*sandbox.credentials), **_settings(node, "targets_client")}
     with no_waiting():
         async with TargetsClient(sandbox.url, **settings) as client:
             yield client
 
 
 def _settings(node: pytest.Item, name: str) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for marker in node.iter_markers(name):  # the nearest first
-        if marker.args:
-            raise pytest.UsageError(f"{node.nodeid}: name the settings of the marker {name}")
-        settings = {**marker.kwargs, **settings}
-    return settings
+    markers = list(node.iter_markers(name))  # the nearest first
+    if any(marker.args for marker in markers):
+        raise pytest.UsageError(f"{node.nodeid}: name the settings of the marker {name}")
+    return {key: value for marker in reversed(markers) for key, value in marker.kwargs.items()}

@@ -1,18 +1,22 @@
 """The pytest plugin as a project meets it: pytest within pytest, with nothing but the mode set."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
-from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox import Fault, Sandbox, SandboxSettings
+from capillary_targets.sandbox.faults import NAMED, ODD_BODIES
 from tests.docs.blocks import blocks_of
 
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "how-to" / "testing.md")
+TESTING = ROOT / "docs" / "how-to" / "testing.md"
+DOCUMENTS = (ROOT / "README.md", TESTING)
 FIVE_LINES = next(
     block.code
     for document in DOCUMENTS
@@ -36,6 +40,24 @@ def run(pytester: pytest.Pytester, code: str, *, mode: str = "auto") -> None:
 def test_five_lines_are_a_test(pytester: pytest.Pytester) -> None:
     assert len(FIVE_LINES.splitlines()) <= 8
     run(pytester, FIVE_LINES)
+
+
+def test_the_how_to_is_a_test_module_as_printed(pytester: pytest.Pytester) -> None:
+    blocks = [block for block in blocks_of(TESTING) if block.language == "python"]
+    assert not [block for block in blocks if block.skipped]
+    run(pytester, "\n".join(block.code for block in blocks))
+
+
+def test_the_how_to_names_every_fault_and_every_setting_that_is_one() -> None:
+    text = TESTING.read_text("utf-8")
+    orders = re.findall(r"`(Fault\.(\w+)\(.*?\))`", text)
+    assert {name for _, name in orders} == set(NAMED)
+    for order, _ in orders:
+        assert isinstance(eval(order, {"Fault": Fault}), Fault)
+    assert set(ODD_BODIES) - {"malformed"} <= set(re.findall(r"[`\"](\w+)[`\"]", text))
+    table = text.partition("What lasts is a setting")[2]
+    known = {field.name for field in attrs.fields(SandboxSettings)}
+    assert set(re.findall(r"\b(\w+)=", table.partition("## See")[0])) <= known
 
 
 def test_strict_mode_needs_no_more_than_its_own_mark(pytester: pytest.Pytester) -> None:

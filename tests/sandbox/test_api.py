@@ -261,7 +261,8 @@ async def test_look_ups_want_a_login(caller: Caller) -> None:
 
 async def groups_of(caller: Caller, sandbox: Sandbox, user: int) -> list[dict[str, Any]]:
     path = f"{sandbox.url}/v3/users/{user}/targetGroups"
-    return (await caller.get(path, {"includeInactive": "true"})).json["data"]["targetGroups"]
+    answer = await caller.get(path, {"includeInactive": "true"})
+    return list(answer.json["data"]["targetGroups"])
 
 
 async def test_no_target_id_means_no_record_of_events(caller: Caller) -> None:
@@ -344,7 +345,8 @@ async def test_a_target_is_achieved_by_the_row_that_reached_its_value(caller: Ca
 
 
 async def test_groups_show_what_the_description_leaves_open(caller: Caller) -> None:
-    statuses, evaluations, milestones, codes = set(), set(), [], []
+    statuses, evaluations, codes = set[str](), set[str](), list[str]()
+    milestones = list[dict[str, Any]]()
     async with (sandbox := Sandbox(users=60)):
         for user in sandbox.world.user_ids():
             for group in await groups_of(caller, sandbox, user):
