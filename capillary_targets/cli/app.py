@@ -73,7 +73,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
         output.fail(str(error))
     except (CapillaryError, SweepStopped) as error:
         output.fail(str(error))
-        return _REFUSED if isinstance(error, ApiError) and not error.retryable else _FAILED
+        for_good = isinstance(error, ApiError) and error.scope == "request" and not error.retryable
+        return _REFUSED if for_good else _FAILED
     except OSError as error:
         output.fail(f"{error}; mend that, then run the same command again")
     except KeyboardInterrupt:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
-from zoneinfo import ZoneInfo
 
 from attrs import frozen
 from cyclopts import Parameter
@@ -77,14 +77,18 @@ class Connection:
         ):
             yield client
 
-    def settings(self, **settings: Any) -> dict[str, Any]:
-        """A client's settings: these flags', and `settings`."""
-        hooks = [*settings.pop("hooks", ()), *([_log] if self.verbose else [])]
-        zone, origin = self.timezone, "--timezone"
+    def settings(self, log: Callable[[str], None] = output.log, **settings: Any) -> dict[str, Any]:
+        """A client's settings: these flags', and `settings`. `log` prints a line."""
+        hooks = (*settings.pop("hooks", ()), *((partial(_log, log),) if self.verbose else ()))
+        zone = self.timezone
         if zone is None:
-            zone, origin = os.environ.get("CAPILLARY_TIMEZONE") or None, "CAPILLARY_TIMEZONE"
-        timezone = None if zone is None else _zone(zone, origin)
-        return settings | {"timeout": self.timeout, "timezone": timezone, "hooks": hooks}
+            zone = os.environ.get("CAPILLARY_TIMEZONE") or None
+        return settings | {
+            "timeout": self.timeout,
+            "timezone": zone,
+            "trust_env": not self.sandbox,  # no proxy leads to this machine
+            "hooks": hooks,
+        }
 
     def warn(self, message: str) -> None:
         """Print a `warning:` line, unless it is to be quiet."""
@@ -95,25 +99,16 @@ class Connection:
 DEFAULT: Final = Connection()
 
 
-def _log(details: Details) -> None:
+def _log(log: Callable[[str], None], details: Details) -> None:
     """A hook: a line for each request, retry and wait."""
     match details:
         case RequestDetails():
             result = details.error or f"HTTP {details.status}"
-            output.log(f"{details.method} {details.url}: {result}, {details.seconds:.3f} s")
+            log(f"{details.method} {details.url}: {result}, {details.seconds:.3f} s")
         case RetryDetails():
-            output.log(f"attempt {details.attempt} failed; next in {details.wait:.1f} s")
+            log(f"attempt {details.attempt} failed; next in {details.wait:.1f} s")
         case WaitDetails():
-            output.log(f"waited {details.seconds:.1f} s ({details.reason})")
-
-
-def _zone(name: str, origin: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ValueError, OSError, KeyError):  # an unknown name, a folder's, or no name at all
-        raise UsageError(
-            f"{origin}: there is no time zone {name!r}; give one such as UTC or Asia/Kolkata"
-        ) from None
+            log(f"waited {details.seconds:.1f} s ({details.reason})")
 
 
 def _base_url(environment: Mapping[str, str]) -> str:
@@ -207,7 +202,7 @@ def max_failures_of(text: str) -> int | float:
         return int(text)
     found = re.fullmatch(r"([0-9]{0,3}(?:\.[0-9]{1,6})?)(%?)", text)
     share = float(found[1]) / (100 if found[2] else 1) if found and found[1] else 2.0
-    if share > 1:
+    if share >= 1:
         raise UsageError(
             f"--max-failures must be a number of users, or a share such as 5%, not {text!r}"
         )

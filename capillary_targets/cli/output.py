@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Final, TextIO
 
+import attrs
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
@@ -23,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from capillary_targets.models import Target, TargetEvent
-from capillary_targets.sweep.rows import encode, plain
+from capillary_targets.sweep.rows import encode
 
 __all__ = [
     "CLEAR_LINE",
@@ -174,8 +175,10 @@ def is_wanted_as_json(*, asked: bool) -> bool:
 
 def write_rows(rows: Iterable[Target | TargetEvent]) -> None:
     """Write each row as one line of JSON."""
-    lines = (encode(plain(row) if isinstance(row, Target) else row) for row in rows)
-    write_json(lines)
+    write_json(
+        encode({one.name: getattr(row, one.name) for one in attrs.fields(type(row))})
+        for row in rows
+    )
 
 
 def write_json(lines: Iterable[bytes]) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -17,7 +18,8 @@ from . import output
 
 __all__ = ["ProgressDisplay"]
 
-_RENEW: Final = 0.2
+_TICK: Final = 0.2
+_MOST_LINES: Final = 10_000
 _LOG_EVERY: Final = 5.0
 _BAR: Final = 10
 
@@ -29,34 +31,39 @@ class ProgressDisplay:
     has gone, the terminal was stopped with Ctrl-S), the sweep goes on.
 
     Args:
-        limit: Tells how many requests may be in flight.
         expected: About how many users the list holds, if that is known.
-        quiet: Show nothing.
+        quiet: Show no progress.
         clock: Seconds, from whenever.
     """
 
     def __init__(
         self,
-        limit: Callable[[], int],
         expected: int | None = None,
         *,
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limit = limit
         self._expected = expected
+        self._quiet = quiet
         self._clock = clock
         self._started = clock()
         self._before: tuple[int, int] | None = None
         self._summary: Summary | None = None
+        self._limit: int | None = None
+        self._lines: deque[str] = deque(maxlen=_MOST_LINES)
         self._over = threading.Event()
-        self._thread = None if quiet else threading.Thread(target=self._show, daemon=True)
+        self._thread = threading.Thread(target=self._show, daemon=True)
 
-    def update(self, summary: Summary) -> None:
-        """Take note of how far it is."""
+    def log(self, line: str) -> None:
+        """Print a line with the time, soon. Where too many wait, the oldest is dropped."""
+        self._lines.append(f"{output.timestamp()} {output.printable(line)}\n")
+
+    def update(self, summary: Summary, limit: int | None = None) -> None:
+        """Take note of how far it is, and of how many requests may be in flight."""
         if self._before is None:  # what earlier sessions did says nothing about this one's pace
             self._before = summary.users, summary.events
         self._summary = summary
+        self._limit = limit
 
     def line(self, width: int | None = None) -> str:
         """How far it is in one line, of at most `width` cells: what matters less is left out."""
@@ -71,7 +78,7 @@ class ProgressDisplay:
             (0, f"{summary.users} users ({users:.0f}/s)"),
             (4, f"{summary.skipped} skipped" if summary.skipped else ""),
             (5, f"{summary.events} events ({events:.0f}/s)"),
-            (6, f"{self._limit()} at a time"),
+            (6, f"{self._limit} at a time" if self._limit else ""),
             (1, f"{summary.failed + summary.refused} failed"),
             (2, f"{_time(seconds)} elapsed"),
         ]
@@ -95,17 +102,21 @@ class ProgressDisplay:
     def _show(self) -> None:
         """The thread."""
         live = sys.stderr.isatty() and not output.is_dumb()
-        while not self._over.wait(_RENEW if live else _LOG_EVERY):
-            if live:
-                _write(f"{output.CLEAR_LINE}{self.line(_columns() - 1)}")
-            elif self._summary is not None:
+        clear = output.CLEAR_LINE if live else ""
+        due = self._clock() + _LOG_EVERY
+        over = False
+        while not over:
+            over = self._over.wait(_TICK)
+            while self._lines:
+                _write(f"{clear}{self._lines.popleft()}")
+            if live and not self._quiet:
+                _write(clear if over else f"{clear}{self.line(_columns() - 1)}")
+            elif not self._quiet and self._summary is not None and self._clock() >= due:
+                due += _LOG_EVERY
                 _write(f"{output.timestamp()} {self.line()}\n")
-        if live:
-            _write(output.CLEAR_LINE)
 
     def __enter__(self) -> Self:
-        if self._thread is not None:
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(
@@ -115,8 +126,7 @@ class ProgressDisplay:
         trace: TracebackType | None,
     ) -> None:
         self._over.set()
-        if self._thread is not None:
-            self._thread.join(1)  # it may be stuck in a write
+        self._thread.join(1)  # it may be stuck in a write
 
 
 def _write(text: str) -> None:

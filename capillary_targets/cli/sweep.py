@@ -24,10 +24,12 @@ from capillary_targets.sweep import (
 )
 
 from . import output
-from .connection import DEFAULT, Connection, concurrency_of, rate_of
+from .connection import DEFAULT, Connection, concurrency_of, max_failures_of, period_of, rate_of
 from .progress import ProgressDisplay
 
 __all__ = ["report", "sweep"]
+
+_OK, _FAILED, _REFUSED = 0, 1, 3
 
 
 def _named(_type: type, tokens: Sequence[Token]) -> Path:
@@ -56,7 +58,10 @@ async def sweep(
     retry_failed: bool = False,
     column: str | None = None,
     rules: Rules = None,
+    period: str | None = None,
     events_only: bool = False,
+    max_failures: str | None = None,
+    moved: bool = False,
     concurrency: Concurrency = "auto",
     rate: str | None = None,
     page_size: int = 100,
@@ -86,8 +91,11 @@ async def sweep(
         retry_failed: Sweep only the users that failed.
         column: The column of a CSV file with the ids: its name, or its number from 1.
         rules: Only this target (rule) id; may be given several times.
+        period: Only events of this period: its id, its refCode, or "current".
         events_only: Do not ask which targets users are in: fetch the events of each --rule for
             everybody, with one request less for each user.
+        max_failures: Stop when more users than this have failed: a number, or a share such as 5%.
+        moved: Another program may take the parts out of --out as soon as they are written.
         concurrency: Requests in flight at once: a number, or auto to find the server's pace.
         rate: Keep to a budget: 1000/60 is at most 1000 requests in any 60 seconds.
         page_size: Events asked for in one request.
@@ -114,12 +122,15 @@ async def sweep(
     }
     options = SweepOptions(
         target_rule_ids=tuple(rules or ()),
+        period=period_of(period),
         fetch_targets=not events_only,
         format=format,
         raw=raw,
         incremental=incremental,
         retry_failed=retry_failed,
         source="the sandbox" if connection.sandbox else None,
+        max_failures=None if max_failures is None else max_failures_of(max_failures),
+        moved=moved,
         limits=PartLimits(rows=part_rows),
     )
     try:
@@ -138,7 +149,9 @@ async def sweep(
         connection.warn(f"{error}; see {out / 'summary.json'}")
     if not summary.finished:
         connection.warn("the list of users was never finished; sweep it without --retry-failed")
-    return 0 if summary.all_complete else 1
+    if summary.all_complete:
+        return _OK
+    return _REFUSED if summary.finished and not summary.failed else _FAILED
 
 
 async def _sweep(
@@ -150,12 +163,14 @@ async def _sweep(
 ) -> Summary:
     timeline = RequestTimeline()
     expected = users.expected() if isinstance(users, UsersFile) else len(users)
-    async with connection.client(**client_settings, hooks=[timeline]) as client:
-        limiter = client.session.limiter
-        with ProgressDisplay(lambda: limiter.limit, expected, quiet=connection.quiet) as display:
-            return await run(
-                client, users, out, options, timeline=timeline, progress=display.update
-            )
+    with ProgressDisplay(expected, quiet=connection.quiet) as display:
+        settings = client_settings | {"hooks": (timeline,), "log": display.log}
+        async with connection.client(**settings) as client:
+
+            def progress(summary: Summary) -> None:
+                display.update(summary, client.session.limiter.limit)
+
+            return await run(client, users, out, options, timeline=timeline, progress=progress)
 
 
 async def _sweep_by_ray(
@@ -171,13 +186,17 @@ async def _sweep_by_ray(
     except ImportError as error:
         raise UsageError(str(error)) from error
     async with connection.server() as (base_url, auth):
-        address = client_settings.pop("address")
-        settings = connection.settings(**client_settings) | {"address": address}
+        settings = connection.settings(**client_settings)
         return await ray.sweep(users, out, options, base_url=base_url, auth=auth, **settings)
 
 
 async def report(out: Directory, /) -> int:
     """Make a sweep's `report.html` once more.
+
+    Try it without an account:
+
+        capillary-targets sweep --sandbox --out night
+        capillary-targets report night
 
     Args:
         out: The directory that was swept into.
@@ -212,7 +231,7 @@ def _note_column(column: str) -> None:
 
 
 def _facts(summary: Summary, out: Path) -> dict[str, str]:
-    failures = summary.failed + summary.refused + summary.bad_lines
+    refused = summary.refused + summary.bad_lines
     facts = {
         "users": f"{summary.users}",
         "targets": f"{summary.targets}",
@@ -221,11 +240,12 @@ def _facts(summary: Summary, out: Path) -> dict[str, str]:
         "requests": f"{summary.requests}",
         "retries": f"{summary.retries}",
         "seconds": f"{summary.seconds:.1f}",
-        "failures": f"{failures}",
+        "failures": f"{summary.failed + refused}",
         "files": f"{out}",
     }
-    if failures:
-        facts["failures"] += f" (listed in {out / 'failures.jsonl'})"
+    if summary.failed + refused:
+        for_good = f"{refused} of them for good; " if refused else ""
+        facts["failures"] += f" ({for_good}listed in {out / 'failures.jsonl'})"
     if summary.skipped:
         facts["users"] += f" ({summary.skipped} of the list were done before)"
     if summary.reconciled_targets:

@@ -6,10 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from capillary_targets.auth import BasicAuth, OAuth
-from capillary_targets.cli.connection import auth_of
-from capillary_targets.errors import UsageError
-
 from .conftest import Cli
 
 
@@ -125,27 +121,3 @@ def test_report_is_made_again(cli: Cli, tmp_path: Path):
     ran = cli("report", tmp_path)
     assert ran.status == 2
     assert ran.err == f"error: {tmp_path} holds no sweep; name the directory of one\n"
-
-
-TILL = {"CAPILLARY_USERNAME": "till", "CAPILLARY_PASSWORD": "x"}
-CLIENT = {"CAPILLARY_CLIENT_KEY": "key", "CAPILLARY_CLIENT_SECRET": "secret"}
-
-
-def test_a_till_or_an_oauth_client():
-    assert isinstance(auth_of(TILL), BasicAuth)
-    assert isinstance(auth_of(CLIENT), OAuth)
-    assert isinstance(auth_of(CLIENT | {"CAPILLARY_USERNAME": ""}), OAuth)
-
-
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [
-        (TILL | CLIENT, "CAPILLARY_USERNAME and CAPILLARY_CLIENT_KEY are both set"),
-        ({"CAPILLARY_CLIENT_KEY": "key"}, "CAPILLARY_CLIENT_SECRET is not set"),
-        ({"CAPILLARY_CLIENT_SECRET": "s"}, "CAPILLARY_CLIENT_KEY is not set"),
-        ({}, "CAPILLARY_USERNAME is not set"),
-    ],
-)
-def test_settings_that_are_half_given(environment: dict[str, str], words: str):
-    with pytest.raises(UsageError, match=words):
-        auth_of(environment)

@@ -1,0 +1,126 @@
+"""stdin, stdout and stderr as a shell hands them over: closed, full, gone, in any encoding."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .terminal import COMMAND, ROOT, environment
+
+TARGETS = "targets 42381788 --sandbox"
+SWEEP = "sweep --sandbox --events-only --rule 1986 --out {out}"
+
+
+def shell(line: str, tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line, with redirections; `{out}` is a directory."""
+    line = line.format(out=tmp_path / "out")
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{shlex.join(COMMAND)} {line}"],
+        cwd=ROOT,
+        env=environment(**settings),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "words"),
+    [
+        (f"{TARGETS} <&-", 0, ""),
+        (f"{TARGETS} >&-", 1, "error: cannot write to stdout: Bad file descriptor\n"),
+        ("targets 1 --sandbox 2>&-", 3, ""),
+        (f"{TARGETS} <&- >&- 2>&-", 1, ""),
+        (f"{TARGETS} >/dev/full", 1, "error: cannot write to stdout: No space left on device\n"),
+        ("--help >/dev/full", 1, "error: cannot write to stdout: No space left on device\n"),
+        ("--version >&-", 1, "error: cannot write to stdout: Bad file descriptor\n"),
+        ("targets 1 --sandbox 2>/dev/full", 3, ""),
+        (f"{TARGETS} >/dev/full 2>/dev/full", 1, ""),
+        ("events 564332013 1986 --sandbox --page-size 1 | head -n 1", 141, ""),
+        ("--help | true", 1, ""),
+    ],
+)
+def test_a_stream_that_cannot_be_used_is_one_line_at_most(
+    tmp_path: Path, line: str, status: int, words: str
+):
+    ran = shell(line, tmp_path)
+    assert ran.stderr == words
+    assert ran.returncode == status
+    if "<&-" in line and status == 0:
+        assert json.loads(ran.stdout)["id"] == 2579
+
+
+@pytest.mark.parametrize(
+    ("streams", "words"),
+    [
+        ("<&- >&- 2>&-", ""),
+        (">/dev/full", "warning: cannot write to stdout: No space left on device; see {out}/"),
+        ("2>/dev/full", ""),
+    ],
+)
+def test_a_sweep_is_done_whatever_becomes_of_the_streams(tmp_path: Path, streams: str, words: str):
+    ran = shell(f"{SWEEP} {streams}", tmp_path)
+    assert ran.returncode == 0
+    assert ran.stderr.startswith(words.format(out=tmp_path / "out"))
+    assert ran.stderr.count("\n") == bool(words)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["users"], summary["finished"]) == (204, True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"LANG": "C", "LC_ALL": "C"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=str,
+)
+def test_stdout_is_utf_8_whatever_the_locale(tmp_path: Path, settings: dict[str, str]):
+    script = "from capillary_targets.cli import output; output.open_streams();"
+    script += r"output.write('Zo\xeb \u6771\u4eac\n'); output.fail('\u0928\u092e')"
+    ran = subprocess.run(
+        [COMMAND[0], "-c", script],
+        cwd=ROOT,
+        env=environment(**settings),
+        capture_output=True,
+        check=True,
+    )
+    assert ran.stdout.decode() == "Zoë 東京\n"
+    assert ran.stderr.decode() == "error: नम\n"
+
+
+def test_a_pipe_that_another_program_made_non_blocking(tmp_path: Path):
+    """The flag is the pipe's, not the program's: a full pipe must be waited for."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    script = "from capillary_targets.cli import output; output.open_streams();"
+    script += "output.write('x' * 2_000_000)"
+    with subprocess.Popen([COMMAND[0], "-c", script], cwd=ROOT, stdout=write) as process:
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            assert len(pipe.read()) == 2_000_000
+        assert process.wait(20) == 0
+
+
+def test_arguments_that_are_no_utf_8_are_shown_escaped(tmp_path: Path):
+    ran = shell(r"targets $'1\xff\x1b[31m' --sandbox", tmp_path)
+    assert ran.returncode == 2
+    assert "\\udcff" in ran.stderr
+    assert "\x1b" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["sweep --sandbox --out ''", "report ''", "sweep '' --sandbox --out {out}"]
+)
+def test_an_empty_path_is_no_path(tmp_path: Path, line: str):
+    ran = shell(line, tmp_path)
+    assert ran.returncode == 2
+    assert "a path is empty: name a file or a directory" in ran.stderr
+    assert ran.stderr.count("\n") == 1
