@@ -176,8 +176,8 @@ def is_wanted_as_json(*, asked: bool) -> bool:
 def write_rows(rows: Iterable[Target | TargetEvent]) -> None:
     """Write each row as one line of JSON."""
     write_json(
-        encode({one.name: getattr(row, one.name) for one in attrs.fields(type(row))})
-        for row in rows
+        encode({one.name: getattr(row, one.name) for one in attrs.fields(type(row)) if one.repr})
+        for row in rows  # all fields but `raw`
     )
 
 

@@ -193,7 +193,7 @@ async def test_the_proxy_variables_are_kept_to(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(
-    ("text", "limit"), [("0", 0), ("100", 100), ("5%", 0.05), ("0.05", 0.05), ("99.9%", 0.999)]
+    ("text", "limit"), [("0", 0), ("100", 100), ("5%", 0.05), ("0.05", 0.05), ("12.5%", 0.125)]
 )
 def test_max_failures_is_a_number_or_a_share(text: str, limit: float):
     found = max_failures_of(text)

@@ -34,6 +34,7 @@ def as_shown(sent: dict) -> dict:
         "target_value": sent["targetValue"],
         "event_date_iso": None,
         "event_processed_date_iso": None,
+        "extra": {},
     }
     for ours, theirs in {
         "event_date": "eventDate",

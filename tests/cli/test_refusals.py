@@ -107,8 +107,8 @@ async def test_a_wrong_password_is_one_line_without_it():
         (None, ["cannot be read", "No such file"]),
         ("", ["it is empty", "one id on each line"]),
         ("\n# nobody\n\n", ["it is empty"]),
-        ("user_id\nalice\n", ["line 1 is 'user_id'"]),
-        ("alice\n" * 2000, ["line 1 is 'alice'"]),
+        ("user_id\nalice\n", ["line 2 is 'alice'"]),
+        ("alice\n" * 2000, ["line 2 is 'alice'"]),
         (f"{2**63}\n", ["line 1"]),
     ],
 )

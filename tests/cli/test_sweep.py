@@ -58,9 +58,9 @@ def test_failures_are_listed_and_disturb_nobody(cli: Cli, tmp_path: Path):
     users = tmp_path / "users.txt"
     users.write_text("# mine\n42381788\n\n1\nalice\n564332013  # the printed one\n")
     ran = cli("sweep", users, "--out", tmp_path / "out", "--sandbox")
-    assert ran.status == 1
+    assert ran.status == 3
     assert ran.err == ""
-    assert "failures: 2 (listed in" in ran.out
+    assert "failures: 2 (2 of them for good; listed in" in ran.out
     bad, invalid = lines(tmp_path / "out" / "failures.jsonl")
     assert bad == {"line": 5, "text": "alice", "error": "not a user id"}
     assert invalid["user_id"] == 1

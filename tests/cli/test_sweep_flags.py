@@ -68,8 +68,8 @@ def test_a_csv_column_and_gzip(cli: Cli, tmp_path: Path):
     path = tmp_path / "members.csv.gz"
     path.write_bytes(gzip.compress(b"name,member\nann,564332013\nbob,x\n"))
     ran = cli("sweep", path, "--column", "member", "--out", tmp_path / "out", "--sandbox")
-    assert ran.status == 1
-    assert "failures: 1 (listed in" in ran.out
+    assert ran.status == 3
+    assert "failures: 1 (1 of them for good; listed in" in ran.out
     assert {row["user_id"] for row in rows(tmp_path / "out", "targets")} == {564332013}
     bad = json.loads((tmp_path / "out" / "failures.jsonl").read_text())
     assert bad == {"line": 3, "text": "bob,x", "error": "not a user id"}
@@ -104,9 +104,9 @@ def test_incremental_then_nothing_new(cli: Cli, tmp_path: Path):
 
 def test_retry_failed_without_a_users_file(cli: Cli, tmp_path: Path):
     path = users(tmp_path / "u.txt", "564332013\n7\n")
-    assert cli("sweep", path, "--out", tmp_path / "out", "--sandbox").status == 1
+    assert cli("sweep", path, "--out", tmp_path / "out", "--sandbox").status == 3
     ran = cli("sweep", "--retry-failed", "--out", tmp_path / "out", "--sandbox")
-    assert ran.status == 1
+    assert ran.status == 3
     assert "failures: 1 (" in ran.out
     assert len(rows(tmp_path / "out", "events")) == 10
 
