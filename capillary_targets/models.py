@@ -40,14 +40,14 @@ T = TypeVar("T")
 Long: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """The API's ids: integers of 64 bits."""
 
-_UNNAMED: Final = frozenset({"extra", "raw"})
+_OURS: Final = frozenset({"extra", "raw"})
 """Fields that no key of the API's fills."""
 
 
 def wire_name(name: str) -> str:
-    """`event_date_iso` as the API spells it: `eventDateISO`; empty for fields that are ours."""
-    if name in _UNNAMED:
-        return ""
+    """`event_date_iso` as the API spells it: `eventDateISO`; fields of ours begin with a `_`."""
+    if name in _OURS:
+        return f"_{name}"
     head, *rest = name.split("_")
     return head + "".join("ISO" if part == "iso" else part.capitalize() for part in rest)
 

@@ -17,7 +17,18 @@ from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import attrs
 import msgspec
@@ -28,7 +39,7 @@ from .models import Pagination, Target, TargetEvent, wire_name
 if TYPE_CHECKING:
     from cattrs import Converter
 
-__all__ = ["EventsAnswer", "Structurer", "json_type", "raw_rows", "structurer"]
+__all__ = ["JsonAnswer", "Structurer", "json_type", "raw_rows", "structurer"]
 
 T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]
@@ -156,11 +167,11 @@ def _class_hook(cls: type[Any], converter: Converter) -> Hook:
 
     names = {field.name: wire_name(field.name) for field in attrs.fields(cls)}
     renamed: dict[str, Any] = {
-        name: override(rename=wire) if wire else override(omit=True) for name, wire in names.items()
+        name: override(rename=wire, omit=wire.startswith("_")) for name, wire in names.items()
     }
     make = make_dict_structure_fn(cls, converter, **renamed)
     times = [names[name] for name, hint in get_type_hints(cls).items() if hint == datetime | None]
-    known = frozenset(filter(None, names.values()))
+    known = frozenset(names.values())
 
     def structure(value: object, _: object) -> Any:
         given = _object(value)
@@ -255,18 +266,10 @@ class Structurer:
         self.timezone = timezone
 
     @cached_property
-    def _fast(self) -> Converter:
-        return self._converter(detailed=False)
-
-    @cached_property
-    def _detailed(self) -> Converter:
-        return self._converter(detailed=True)
-
-    def _converter(self, *, detailed: bool) -> Converter:
-        """A converter; a detailed one is slower and says where the error is."""
+    def _converter(self) -> Converter:
         from cattrs import Converter  # noqa: PLC0415 - see the class
 
-        converter = Converter(detailed_validation=detailed)
+        converter = Converter()
         readers: dict[Any, Callable[[object], Any]] = {
             int: parse_int,
             str: parse_str,
@@ -287,10 +290,6 @@ class Structurer:
             converter.register_structure_hook_factory(predicate, factory)
         return converter
 
-    def structure_fast(self, value: object, type_: type[T]) -> T:
-        """`value` as a `type_`. Raises anything at all where it does not fit."""
-        return self._fast.structure(value, type_)
-
     def structure(
         self, value: object, type_: type[T], where: str, notes: list[str] | None = None
     ) -> T:
@@ -301,26 +300,18 @@ class Structurer:
         found: list[str] = []
         token = _notes.set(found)
         try:
-            made = self.structure_fast(value, type_)
-        except Exception:  # noqa: BLE001 - the detailed converter says which field it is
-            _notes.reset(token)
-        else:
-            _notes.reset(token)
-            if notes is not None:
-                notes += dict.fromkeys(found)
-            return made
-        raise self._error(value, type_, where)
-
-    def _error(self, value: object, type_: type[Any], where: str) -> BadResponse:
-        token = _notes.set([])
-        try:
-            self._detailed.structure(value, type_)
+            made = self._converter.structure(value, type_)
         except Exception as error:  # noqa: BLE001 - cattrs groups errors of every kind
             path, fault = first_error(error, where)
             reason = "it is missing" if isinstance(fault, KeyError) else str(fault)
+        else:
+            if notes is not None:
+                notes += dict.fromkeys(found)
+            return made
         finally:
             _notes.reset(token)
-        return BadResponse(
+        # Raised outside the handler: the error must not drag along what the server sent.
+        raise BadResponse(
             f"not the documented shape at {path}: {reason}",
             where=path,
             excerpt=repr(_at(value, path.removeprefix(where)))[:_EXCERPT],
@@ -331,13 +322,13 @@ class Structurer:
             return time.replace(tzinfo=self.timezone)
         return time
 
-    def events(self, body: bytes) -> EventsAnswer | None:
+    def events(self, body: bytes) -> JsonAnswer[tuple[TargetEvent, ...]] | None:
         """A successful page of events in the documented shape; None if `body` is anything else."""
         try:
             answer = _decode_events(body)
         except STRUCTURE_ERRORS:
             return None
-        if answer.errors or answer.response is not None or answer.status is not None:
+        if not answer.is_plain:
             return None
         events = answer.data or ()
         for get in _AMOUNTS.values():
@@ -405,36 +396,26 @@ def structurer(timezone: tzinfo | None = None) -> Structurer:
 # --- bytes to models, by msgspec ---
 
 
-class _Envelope(msgspec.Struct):
-    """Beside the data: where an error may be reported, which `wire` judges."""
+class JsonAnswer(msgspec.Struct, Generic[T]):
+    """An envelope in the documented shape; whether it reports an error, `wire` decides."""
 
+    data: T | None
+    pagination: Pagination | None = None
     errors: Any = None
+    warnings: Any = None
     response: Any = None
     status: Any = None
 
-
-class EventsAnswer(_Envelope, kw_only=True):
-    """A page of events. `warnings` are plain values."""
-
-    data: tuple[TargetEvent, ...] | None
-    pagination: Pagination | None = None
-    warnings: Any = None
-
-
-class _LooseEvents(_Envelope, kw_only=True):
-    data: list[dict[str, Any]] | None
-    pagination: Pagination | None = None
-    warnings: Any = None
-
-
-class _Rows(_Envelope, kw_only=True):
-    data: list[msgspec.Raw] | None = None
+    @property
+    def is_plain(self) -> bool:
+        """Whether no field is given in which an error may be reported."""
+        return not self.errors and self.response is None and self.status is None
 
 
 # Not `strict=False`: it would read epoch milliseconds as seconds.
-_EVENTS: Final = msgspec.json.Decoder(EventsAnswer)
-_LOOSE_EVENTS: Final = msgspec.json.Decoder(_LooseEvents, float_hook=Decimal)
-_ROWS: Final = msgspec.json.Decoder(_Rows)
+_EVENTS: Final = msgspec.json.Decoder(JsonAnswer[tuple[TargetEvent, ...]])
+_OBJECTS: Final = msgspec.json.Decoder(JsonAnswer[list[dict[str, Any]]], float_hook=Decimal)
+_ROWS: Final = msgspec.json.Decoder(JsonAnswer[list[msgspec.Raw]])
 _PLAIN: Final = msgspec.json.Decoder(float_hook=Decimal)
 _set: Final[Callable[[Any, str, Any], None]] = msgspec.structs.force_setattr
 
@@ -442,15 +423,15 @@ _set: Final[Callable[[Any, str, Any], None]] = msgspec.structs.force_setattr
 _EVENT_KEYS: Final = frozenset(wire_name(field.name) for field in attrs.fields(TargetEvent))
 
 
-def _decode_events(body: bytes) -> EventsAnswer:
+def _decode_events(body: bytes) -> JsonAnswer[tuple[TargetEvent, ...]]:
     """A page of events. Where the service has added keys, they are moved to `extra`."""
     try:
         return _EVENTS.decode(body)
     except msgspec.ValidationError as error:
         if "unknown field" not in str(error):
             raise
-    loose = _LOOSE_EVENTS.decode(body)
-    rows = loose.data or []
+    answer: Any = _OBJECTS.decode(body)
+    rows = answer.data or []
     extras = [
         {
             key: value
@@ -459,17 +440,10 @@ def _decode_events(body: bytes) -> EventsAnswer:
         }
         for row in rows
     ]
-    events = msgspec.convert(rows, tuple[TargetEvent, ...])
-    for event, extra in zip(events, extras, strict=True):
+    answer.data = msgspec.convert(rows, tuple[TargetEvent, ...])
+    for event, extra in zip(answer.data, extras, strict=True):
         _set(event, "extra", extra)
-    return EventsAnswer(
-        errors=loose.errors,
-        response=loose.response,
-        status=loose.status,
-        data=None if loose.data is None else events,
-        pagination=loose.pagination,
-        warnings=loose.warnings,
-    )
+    return cast("JsonAnswer[tuple[TargetEvent, ...]]", answer)
 
 
 def _getters(type_: type[object]) -> dict[str, Callable[[TargetEvent], Any]]:
@@ -493,4 +467,8 @@ def raw_rows(body: bytes) -> list[bytes]:
 
 @lru_cache(maxsize=_CACHED_TARGETS)
 def _read_target(row: bytes, structurer: Structurer) -> Target:
-    return attrs.evolve(structurer.structure_fast(_PLAIN.decode(row), Target), raw=row)
+    notes: list[str] = []
+    target = structurer.structure(_PLAIN.decode(row), Target, "data", notes)
+    if notes:
+        raise ValueError("not the documented shape")  # read row by row, with its notes
+    return attrs.evolve(target, raw=row)

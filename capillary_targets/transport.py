@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias, TypeVar
 
 import aiohttp
@@ -32,7 +32,7 @@ from .errors import (
     UsageError,
 )
 from .hooks import RequestDetails, RetryDetails, current_scope
-from .limiter import Deadline, Outcome, Permit, outcome_of
+from .limiter import Deadline, Outcome, outcome_of
 from .retry import waiting_disabled
 from .session import Session
 from .structuring import Structurer
@@ -146,22 +146,33 @@ async def _authorise(call: _Call) -> SecretHeaders:
         request.body = body
         return await _send(call, request, {}, read_token)
 
-    session, deadline = call.session, call.deadline
-    request = _Request("POST", _TOKEN_PATH, f"{session.prefix}{_TOKEN_PATH}")
-    seconds = None if deadline.paused_while_queued else deadline.left()
+    async def headers() -> SecretHeaders:
+        seconds = None if call.deadline.paused_while_queued else call.deadline.left()
+        async with asyncio.timeout(seconds):
+            return await call.session.settings.auth.headers(fetch)
+
+    request = _Request("POST", _TOKEN_PATH, f"{call.session.prefix}{_TOKEN_PATH}")
+    return await _guarded(call, request, headers(), AuthError)
+
+
+async def _guarded(
+    call: _Call, request: _Request, waiting: Awaitable[T], kind: type[CapillaryError]
+) -> T:
+    """Await something that the caller may have made; what it raises is raised as a `kind`."""
     failure: CapillaryError
     try:
-        async with asyncio.timeout(seconds):
-            return await session.settings.auth.headers(fetch)
-    except CapillaryError:
-        raise
+        return await waiting
+    except CapillaryError as error:
+        failure = error
     except TimeoutError:
-        failure = _deadline_exceeded(call, request)
-    except Exception as error:  # noqa: BLE001 - credentials of the caller's making
-        failure = AuthError(f"the credentials failed: {type(error).__name__}: {error}")
+        failure = _deadline_exceeded(call)
+    except Exception as error:  # noqa: BLE001 - nothing foreign escapes
+        what = "the credentials" if kind is AuthError else "the rate budget"
+        failure = kind(f"{what} failed: {type(error).__name__}: {error}")
         failure.__cause__ = error
-        _annotate(session, request, failure)
-    raise failure
+    if failure.url is None:
+        _annotate(call.session, request, failure)
+    raise failure.with_traceback(None) from failure.__cause__
 
 
 def _token_rejected(call: _Call, error: CapillaryError, headers: Mapping[str, str]) -> bool:
@@ -217,7 +228,7 @@ async def _retry(
 async def _send(call: _Call, request: _Request, headers: Mapping[str, str], read: Read[T]) -> T:
     """Acquire a permit, send once, read the answer, release the permit."""
     session, deadline = call.session, call.deadline
-    permit = await _acquire(call, request)
+    permit = await _guarded(call, request, session.limiter.acquire(deadline), BudgetUnavailable)
     answer: Answer | None = None
     failure: CapillaryError | None = None
     outcome: Outcome = "cancelled"
@@ -239,7 +250,7 @@ async def _send(call: _Call, request: _Request, headers: Mapping[str, str], read
         session.limiter.release(permit, outcome, retry_after, ended)
     if failure is not None:
         if isinstance(failure, RequestTimeout) and deadline.left() <= 0:
-            failure = _deadline_exceeded(call, request)
+            failure = _deadline_exceeded(call)
         _annotate(session, request, failure, answer)
     if session.hooks:
         session.hooks.emit(
@@ -260,23 +271,6 @@ async def _send(call: _Call, request: _Request, headers: Mapping[str, str], read
     return result
 
 
-async def _acquire(call: _Call, request: _Request) -> Permit:
-    session = call.session
-    failure: CapillaryError
-    try:
-        return await session.limiter.acquire(call.deadline)
-    except CapillaryError as error:
-        _annotate(session, request, error)
-        raise
-    except TimeoutError:
-        failure = _deadline_exceeded(call, request)
-    except Exception as error:  # noqa: BLE001 - a budget of the caller's making
-        failure = BudgetUnavailable(f"the rate budget failed: {type(error).__name__}: {error}")
-        failure.__cause__ = error
-        _annotate(session, request, failure)
-    raise failure
-
-
 async def _exchange(
     session: Session, request: _Request, headers: Mapping[str, str], left: float
 ) -> Answer:
@@ -289,11 +283,12 @@ async def _exchange(
     session.counts.requested()
     settings = session.settings
     seconds = min(left, settings.retry.attempt_timeout or settings.timeout / 2)
+    # Not aiohttp's own timers, which a connection with an answer from before can escape.
+    timeout = asyncio.timeout(seconds)
     failure: CapillaryError
     try:
-        # Not aiohttp's own timers, which a connection with an answer from before can escape.
         async with (
-            asyncio.timeout(seconds) as timeout,
+            timeout,
             session.http.request(
                 request.method,
                 _address(settings.base_url, request.path),
@@ -380,12 +375,11 @@ def _connection_failed(error: Exception) -> CapillaryError:
     return failed
 
 
-def _deadline_exceeded(call: _Call, request: _Request) -> RequestTimeout:
+def _deadline_exceeded(call: _Call) -> RequestTimeout:
     """The deadline of the call has passed; its cause is the error of the attempt before."""
     seconds = call.session.settings.timeout
     exceeded = RequestTimeout(f"no whole answer within the deadline of {seconds:g} s")
     exceeded.__cause__ = call.last
-    _annotate(call.session, request, exceeded)
     return exceeded
 
 

@@ -241,7 +241,8 @@ async def test_each_seam_has_its_class(seam: str, kind: type) -> None:
 
 
 async def test_a_limiter_that_fails_is_a_budget_that_is_unavailable() -> None:
-    with patch("capillary_targets.limiter.RequestLimiter.acquire", _thrower(KeyError("x"))):
+    broken = lambda *_: _throw_soon(KeyError("x"))  # noqa: E731
+    with patch("capillary_targets.limiter.RequestLimiter.acquire", broken):
         found = await _call("none", ValueError("said"), refused=False)
     assert isinstance(found, BudgetUnavailable)
     assert "the rate budget failed: KeyError" in str(found)

@@ -452,6 +452,16 @@ def test_targets_with_such_characters_are_read_and_noted() -> None:
     assert found[0].raw is not None
 
 
+def test_a_date_of_zeros_in_a_target_is_noted_too() -> None:
+    body = b'{"data": [{"id": 1, "attribution": {"createdOn": "0000-00-00 00:00:00"}}]}'
+    for _ in range(2):
+        (target,) = found = read_targets(Answer(200, body), PLAIN)
+        assert target.attribution.created_on is None
+        assert [one.message for one in found.warnings] == [
+            "'0000-00-00 00:00:00' was read as no value"
+        ]
+
+
 def test_plain_text_is_left_alone() -> None:
     page = _events(_named(f"\\u00e9 {EMOJI} \\ud83c\\udf89".encode()))
     assert page.events[0].event_name == f"é {EMOJI} {EMOJI}"
