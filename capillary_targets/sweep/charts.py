@@ -1,148 +1,154 @@
-"""Charts as SVG for an HTML page: drawn here by pygal, so the page needs no script and no network.
+"""Charts for the report, as SVG and HTML: no script, no network, colours from the page's CSS.
 
-Their colours are CSS variables of the page, so they follow its dark mode. They are drawn for a
-phone's width: their text stays readable there, and a wider page puts them side by side.
+An SVG is drawn for a phone's width and scales with its card; all longer text (names, legends) is
+HTML around it, which wraps. Labels of an axis are left out rather than written over each other.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
-from typing import Any, Final
-from xml.etree import ElementTree as ET
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Final
 
-import pygal  # type: ignore[import-untyped]
-from pygal.style import Style  # type: ignore[import-untyped]
+__all__ = ["bars", "columns", "short", "steps", "ticks"]
 
-# pygal leaves an import hook of a kind that Python has given up: no concern of this process.
-sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, pygal.PluginImportFixer)]
-
-__all__ = ["Charts"]
-
-_SVG: Final = "{http://www.w3.org/2000/svg}"
+_WIDTH, _HEIGHT = 360, 180
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 12, 24
+_INNER_WIDTH: Final = _WIDTH - _LEFT - _RIGHT
+_INNER_HEIGHT: Final = _HEIGHT - _TOP - _BOTTOM
+_CHARACTER: Final = 7.0
+"""Width of one character of a label, rather more than it takes."""
 _COLOURS: Final = 8
-_WIDTH: Final = 420
-_STYLE: Final = Style(
-    background="transparent",
-    plot_background="transparent",
-    foreground="var(--ink)",
-    foreground_strong="var(--ink)",
-    foreground_subtle="var(--dim)",
-    guide_stroke_color="var(--line)",
-    major_guide_stroke_color="var(--line)",
-    guide_stroke_dasharray="1,0",
-    major_guide_stroke_dasharray="1,0",
-    opacity=".9",
-    stroke_width="2",
-    stroke_opacity="1",
-    opacity_hover="1",
-    transition="0s",
-    font_family="system-ui, sans-serif",
-    label_font_size=12,
-    major_label_font_size=12,
-    legend_font_size=13,
-    colors=tuple(f"var(--c{number})" for number in range(1, _COLOURS + 1)),
-)
-
-Format = Callable[[Any], str]
 
 
-class Charts:
-    """Draws the charts of one page; each gets an id of its own."""
+def short(value: float) -> str:
+    """12.3k: three digits, for the little room of an axis."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size <= abs(value) < 1000 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
 
-    def __init__(self) -> None:
-        self._ids = count(1)
 
-    def stacked(
-        self, labels: Sequence[str], series: Mapping[str, Sequence[float]], show: Format
-    ) -> str:
-        """Bars, one for each label, the series piled up in them."""
-        chart = self._chart(
-            pygal.StackedBar,
-            show,
-            show_minor_x_labels=False,
-            x_labels_major_count=len(labels) if len(labels) <= 6 else 4,
-            show_legend=len(series) > 1,
-            spacing=6,
-            truncate_label=-1,
+def ticks(top: float, *, whole: bool = False) -> list[float]:
+    """Round numbers from 0 to at least `top`, four or five of them; `whole` ones for counts."""
+    exponent = math.floor(math.log10(top / 4)) if top > 0 else 0
+    size = next(size for size in (1, 2, 5, 10) if size * 10.0**exponent * 4 >= top)
+    step = size * 10.0**exponent
+    if whole:
+        step = max(1.0, step)
+    return [step * number for number in range(max(1, math.ceil(top / step - 1e-9)) + 1)]
+
+
+def columns(labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
+    """Columns of counts, one for each label, the series piled up in them."""
+    totals = [sum(values) for values in zip(*series.values(), strict=True)]
+    axis = ticks(max(totals, default=0), whole=True)
+    pitch = _INNER_WIDTH / max(1, len(labels))
+    shapes = []
+    for place, label in enumerate(labels):
+        height = 0
+        for colour, (name, values) in enumerate(series.items(), 1):
+            if value := values[place]:
+                bottom, height = height, height + value
+                top, low = _y(height, axis), _y(bottom, axis)
+                told = ": ".join(filter(None, (label, name))) + f": {value:,}"
+                shapes.append(
+                    f'<rect class="f{_colour(colour)}" x="{_LEFT + pitch * (place + 0.1):.1f}" '
+                    f'y="{top:.1f}" width="{pitch * 0.8:.1f}" height="{max(0.6, low - top):.1f}">'
+                    f"<title>{escape(told)}</title></rect>"
+                )
+    centres = [_LEFT + pitch * (place + 0.5) for place in range(len(labels))]
+    return _legend(series) + _svg(axis, _fitting(centres, labels), "".join(shapes))
+
+
+def steps(
+    width: float,
+    series: Mapping[str, Sequence[float | None]],
+    *,
+    unit: tuple[float, str],
+) -> str:
+    """Lines over time, level for each `width` seconds; the axis in a unit (its seconds, name)."""
+    lines = [*series.values()]
+    seconds = width * max(map(len, lines))
+    axis = ticks(max((value for line in lines for value in line if value), default=0))
+    pitch = _INNER_WIDTH / max(map(len, lines))
+    shapes = []
+    for colour, (name, line) in enumerate(series.items(), 1):
+        path, drawn = [], False
+        for place, value in enumerate(line):
+            if value is not None:
+                left = _LEFT + pitch * place
+                start = f"V{_y(value, axis):.1f}" if drawn else f"M{left:.1f} {_y(value, axis):.1f}"
+                path.append(f"{start}H{left + pitch:.1f}")
+            drawn = value is not None
+        shapes.append(
+            f'<path class="s{_colour(colour)}" d="{"".join(path)}"><title>{escape(name)}</title>'
+            "</path>"
         )
-        return self._filled(chart, labels, series)
-
-    def bars(self, values: Mapping[str, float], show: Format) -> str:
-        """Bars that lie, for names that are long."""
-        chart = self._chart(
-            pygal.HorizontalBar,
-            show,
-            height=70 + 26 * max(len(values), 2),
-            show_legend=False,
-            truncate_label=20,
-            spacing=4,
-        )
-        # The first name belongs at the top; the chart counts from the bottom.
-        labels = list(values)[::-1]
-        return self._filled(chart, labels, {"": [values[label] for label in labels]})
-
-    def lines(
-        self, labels: Sequence[str], series: Mapping[str, Sequence[float | None]], show: Format
-    ) -> str:
-        """Lines over time."""
-        chart = self._chart(
-            pygal.Line,
-            show,
-            show_dots=len(labels) < 2,
-            show_minor_x_labels=False,
-            x_labels_major_count=min(5, len(labels)),
-            show_legend=len(series) > 1,
-            min_scale=3,
-            include_x_axis=True,
-            truncate_label=-1,
-        )
-        return self._filled(chart, labels, series)
-
-    def _chart(self, kind: Any, show: Format, *, height: int = 260, **settings: Any) -> Any:
-        chart = kind(
-            style=_STYLE,
-            js=(),
-            width=_WIDTH,
-            height=height,
-            explicit_size=False,
-            legend_at_bottom=True,
-            legend_at_bottom_columns=2,
-            margin=6,
-            value_formatter=show,
-            max_scale=6,
-            disable_xml_declaration=True,
-            **settings,
-        )
-        chart.uuid = f"{next(self._ids)}"
-        return chart
-
-    def _filled(
-        self,
-        chart: Any,
-        labels: Sequence[str],
-        series: Mapping[str, Sequence[float | None]],
-    ) -> str:
-        chart.x_labels = list(labels)
-        for name, values in series.items():
-            chart.add(name, list(values))
-        return _standing_alone(chart.render_tree())
+    size, unit_name = unit
+    moments = [moment for moment in ticks(seconds / size) if moment * size <= seconds * 1.001]
+    places = [_LEFT + _INNER_WIDTH * moment * size / seconds for moment in moments]
+    labels = [f"{moment:g} {unit_name}" for moment in moments]
+    return _legend(series) + _svg(axis, _fitting(places, labels), "".join(shapes))
 
 
-def _standing_alone(root: ET.Element) -> str:
-    """The drawing without its script; the values that the script would show as tool tips."""
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if not isinstance(child.tag, str) or child.tag.removeprefix(_SVG) == "script":
-                parent.remove(child)  # scripts and comments
-        told = [child for child in parent if child.tag == "desc"]
-        if told:
-            words = {child.get("class", "").split()[0]: child.text or "" for child in told}
-            for child in told:
-                parent.remove(child)
-            tip = ET.Element("title")
-            tip.text = ": ".join(filter(None, (words.get("x_label"), words.get("value"))))
-            parent.insert(0, tip)
-    root.set("role", "img")
-    return ET.tostring(root, encoding="unicode")
+def bars(rows: Sequence[tuple[str, float, str]]) -> str:
+    """Lying bars as HTML, for names of any length: (name, value, the value in words)."""
+    top = max((abs(value) for _, value, _ in rows), default=0) or 1
+    items = (
+        f"<li><span>{escape(name)}</span> <b>{escape(told)}</b>"
+        f'<i class="{"minus" if value < 0 else "plus"}" '
+        f'style="width:{max(0.5, 100 * abs(value) / top):.1f}%"></i></li>'
+        for name, value, told in rows
+    )
+    return f'<ul class="bars">{"".join(items)}</ul>'
+
+
+def _y(value: float, axis: Sequence[float]) -> float:
+    return _TOP + _INNER_HEIGHT * (1 - value / axis[-1])
+
+
+def _colour(number: int) -> int:
+    return (number - 1) % _COLOURS + 1
+
+
+def _legend(series: Mapping[str, object]) -> str:
+    if len(series) < 2:
+        return ""
+    names = (
+        f'<span><i class="f{_colour(colour)}"></i>{escape(name)}</span>'
+        for colour, name in enumerate(series, 1)
+    )
+    return f'<p class="legend">{"".join(names)}</p>'
+
+
+def _fitting(places: Sequence[float], labels: Sequence[str]) -> list[tuple[float, str]]:
+    """The labels that fit side by side, and do not repeat, each with the middle of its text."""
+    fitting: list[tuple[float, str]] = []
+    free = 0.0
+    widest = max((len(label) for label in labels), default=0) * _CHARACTER
+    for place, label in zip(places, labels, strict=True):
+        half = len(label) * _CHARACTER / 2
+        middle = min(max(place, half), _WIDTH - half)
+        if middle - half >= free and (not fitting or fitting[-1][1] != label):
+            fitting.append((middle, label))
+            # Room for the widest, so that what is left out is so at equal distances.
+            free = middle - half + widest + 2 * _CHARACTER
+    return fitting
+
+
+def _svg(axis: Sequence[float], labels: Sequence[tuple[float, str]], shapes: str) -> str:
+    grid = "".join(
+        f'<path class="grid" d="M{_LEFT} {_y(value, axis):.1f}H{_WIDTH - _RIGHT}"/>'
+        f'<text x="{_LEFT - 6}" y="{_y(value, axis) + 4:.1f}" class="end">{short(value)}</text>'
+        for value in axis
+    )
+    below = "".join(
+        f'<text x="{middle:.1f}" y="{_HEIGHT - 6}">{escape(label)}</text>'
+        for middle, label in labels
+    )
+    return (
+        f'<svg role="img" viewBox="0 0 {_WIDTH} {_HEIGHT}" xmlns="http://www.w3.org/2000/svg">'
+        f'{grid}<g class="series">{shapes}</g>{below}</svg>'
+    )

@@ -9,20 +9,19 @@ from decimal import Decimal
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
-from attrs import define, frozen
+from attrs import define, field, frozen
 
+from . import charts
 from .ledger import Ledger
 from .options import RunState, Summary
 from .stats import PartStats, RequestTimeline
 from .store import AtomicFile, Directory
 
-if TYPE_CHECKING:
-    from .charts import Charts
-
 __all__ = [
+    "Cause",
     "ReportData",
     "Run",
     "collect",
@@ -32,9 +31,11 @@ __all__ = [
     "write_report",
 ]
 
-_TARGETS: Final = 12
-_NAMES: Final = 6
-_POINTS: Final = 60
+_MAX_BARS: Final = 12
+_MAX_NAMES: Final = 6
+_MAX_POINTS: Final = 60
+_MAX_IDS: Final = 100
+_MAX_ROWS: Final = 200
 
 
 @frozen
@@ -48,22 +49,38 @@ class Run:
 
 
 @define
+class Cause:
+    """Users who failed with the same error: how many, the first ids, and what one was told."""
+
+    message: str
+    retryable: bool
+    users: int = 0
+    ids: list[int] = field(factory=list)
+
+    def add(self, users: int, ids: Iterable[int]) -> None:
+        """Count users, of whom some ids are known."""
+        self.users += users
+        self.ids = [*self.ids, *ids][:_MAX_IDS]
+
+
+@define
 class ReportData:
     """Everything that the report shows."""
 
     settings: Mapping[str, Any]
     runs: Sequence[Run]
     stats: PartStats
+    """Of all parts of the directory."""
     users_by_events: Sequence[tuple[int, int]]
     """(digits of the number of events, users)."""
     timeline: RequestTimeline
     """Requests over the latest run's time."""
-    failures: Counter[str]
-    """Users by the name of what went wrong."""
+    failures: dict[str, Cause]
+    """By the name of the error, with its code."""
 
 
 def collect(ledger: Ledger) -> ReportData:
-    """All of it; costs a pass over the users, none over the files."""
+    """All of it; costs a pass over the ledger's users, none over the files."""
     runs = []
     timeline = RequestTimeline()
     for number, started, finished, text in ledger.runs():
@@ -74,7 +91,12 @@ def collect(ledger: Ledger) -> ReportData:
     stats = PartStats()
     for text in ledger.part_stats():
         stats.merge(PartStats.from_json(text))
-    failures = Counter(str(msgspec.json.decode(text)["error"]) for text in ledger.failures())
+    failures: dict[str, Cause] = {}
+    for text in ledger.failures():
+        row = msgspec.json.decode(text)
+        name = f"{row['error']} {row.get('code') or ''}".strip()
+        cause = failures.setdefault(name, Cause(row["message"], row["retryable"]))
+        cause.add(1, [row["user_id"]] if cause.users < _MAX_IDS else [])
     return ReportData(
         ledger.settings() or {}, runs, stats, ledger.users_by_events(), timeline, failures
     )
@@ -147,118 +169,98 @@ def write_report(out: Path, ledger: Ledger) -> Path:
     return write_data(out, collect(ledger))
 
 
-def write_data(out: Path, found: ReportData) -> Path:
+def write_data(out: Path, data: ReportData) -> Path:
     """Write `report.html` into `out`. Raises `OSError`."""
     path = out / "report.html"
     with AtomicFile(path) as file:
-        file.write(_page(found).encode())
+        file.write(_page(data).encode())
     return path
 
 
-def _page(found: ReportData) -> str:
-    from .charts import Charts  # noqa: PLC0415 - what draws is slow to load and wanted once
-
-    charts = Charts()
-    cards = "\n".join(
-        (
-            _events_over_time(found, charts),
-            _value_by_target(found, charts),
-            _users_by_events(found, charts),
-            *_over_the_run(found.timeline, charts),
-            _failures(found, charts),
-        )
-    )
+def _page(data: ReportData) -> str:
     template = (files(__package__) / "report.template.html").read_text(encoding="utf-8")
-    latest = found.runs[-1] if found.runs else None
-    return (
-        template.replace("{{title}}", escape(f"Sweep of {found.settings.get('base_url', '')}"))
-        .replace("{{when}}", escape(_when(latest.started, latest.finished) if latest else ""))
-        .replace("{{facts}}", _facts(latest.summary) if latest else "")
-        .replace("{{settings}}", escape(_settings(found)))
-        .replace("{{runs}}", _runs(found))
-        .replace("{{cards}}", cards)
-    )
+    good, verdict = _verdict(data)
+    colours = (f".f{n} {{ fill: var(--c{n}); background: var(--c{n}); }} " for n in range(1, 9))
+    strokes = (f".s{n} {{ stroke: var(--c{n}); }} " for n in range(1, 9))
+    parts = {
+        "title": escape(f"Sweep of {data.settings.get('base_url', '')}"),
+        "when": escape(_when(data)),
+        "mood": "" if good else "bad",
+        "verdict": escape(verdict),
+        "colours": "".join((*colours, *strokes)),
+        "runs": _runs(data),
+        "cards": "\n".join(
+            (
+                _totals(data),
+                _failures(data),
+                _events_over_time(data),
+                *_values_by_target(data),
+                _users_by_events(data),
+                *_over_the_run(data),
+            )
+        ),
+    }
+    for name, text in parts.items():
+        template = template.replace(f"{{{{{name}}}}}", text)
+    return template
 
 
-def _number(value: float) -> str:
-    """12,345; what is small keeps two decimals."""
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.2f}"
+def _verdict(data: ReportData) -> tuple[bool, str]:
+    """Whether all is well, and a sentence on it."""
+    if not data.runs:
+        return False, "Nothing was swept yet."
+    summary = data.runs[-1].summary
+    if not summary.finished:
+        return False, (
+            f"Not finished: {_users(summary.complete)} complete so far. Run the same command again "
+            "to go on."
+        )
+    missing = summary.failed + summary.refused
+    if not missing and not summary.bad_lines:
+        return True, f"Complete: {_users(summary.complete)}, and every event of theirs."
+    faults = {
+        "may come right when asked again (--retry-failed)": summary.failed,
+        "refused for good": summary.refused,
+        "lines of the list that are no user id": summary.bad_lines,
+    }
+    told = ", ".join(f"{number:,} {what}" for what, number in faults.items() if number)
+    return False, f"Finished, but {missing:,} of {_users(summary.users)} failed: {told}."
 
 
-def _short(value: float) -> str:
-    """12.3k; for axes, which have little room."""
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
+def _users(number: int) -> str:
+    return f"{number:,} user{'s' * (number != 1)}"
+
+
+def _when(data: ReportData) -> str:
+    if not data.runs:
+        return ""
+    latest = data.runs[-1]
+    until = f"to {_moment(latest.finished)}" if latest.finished else "and not finished"
+    names = {"format": "format", "raw": "raw rows", "target_rule_ids": "only the targets"}
+    options = [
+        f"{text}: {value}"
+        for name, text in names.items()
+        if (value := data.settings.get(name)) not in (None, [], False)
+    ]
+    return "; ".join([f"Run {latest.number}, {_moment(latest.started)} {until}", *options])
+
+
+def _moment(text: str) -> str:
+    """2026-01-31 12:34:56 UTC, from ISO 8601."""
+    return text[:19].replace("T", " ") + (" UTC" if text.endswith("+00:00") else text[19:])
+
+
+def _minute(text: str) -> str:
+    return text[:16].replace("T", " ")
 
 
 def _amount(value: Decimal) -> str:
-    return f"{value:,f}"
+    """15,002.46: with two decimals, and never longer than a phone is wide."""
+    return f"{value:,.2f}" if value.adjusted() < 12 else f"{value:.6e}"
 
 
-def _when(started: str, finished: str | None) -> str:
-    return f"{started} to {finished}" if finished else f"{started}, not finished"
-
-
-def _settings(found: ReportData) -> str:
-    names = {"format": "format", "raw": "raw rows", "rules": "only the targets"}
-    return "; ".join(
-        f"{text}: {value}"
-        for name, text in names.items()
-        if (value := found.settings.get(name)) not in (None, [], False)
-    )
-
-
-def _facts(summary: Summary) -> str:
-    facts = {
-        "users": _number(summary.users),
-        "complete": _number(summary.complete),
-        "failed": _number(summary.failed + summary.refused),
-        "targets": _number(summary.targets),
-        "events": _number(summary.events),
-        "sum of values": _amount(summary.value_sum),
-        "requests": _number(summary.requests),
-        "retries": _number(summary.retries),
-        "seconds": _number(summary.seconds),
-    }
-    more = {
-        "lines that are no id": summary.bad_lines,
-        "late events found": summary.late_events,
-        "events gone from the server": summary.vanished_events,
-    }
-    facts |= {name: _number(value) for name, value in more.items() if value}
-    return "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in facts.items()
-    )
-
-
-def _runs(found: ReportData) -> str:
-    if len(found.runs) < 2:
-        return ""
-    rows = [
-        (
-            str(run.number),
-            run.started,
-            run.finished or "not finished",
-            _number(run.summary.complete),
-            _number(run.summary.events),
-            _number(run.summary.late_events),
-            _number(run.summary.vanished_events),
-        )
-        for run in found.runs[-30:][::-1]
-    ]
-    head = ("run", "started", "finished", "users", "new events", "late", "gone")
-    return f"<h2>Runs</h2><div class=wide>{_table(head, rows)}</div>"
-
-
-def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    def line(cells: Iterable[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>"
+def _exact(value: Decimal) -> str:
+    return f"{value:,f}" if value.adjusted() < 40 else str(value)
 
 
 def _card(name: str, title: str, content: str) -> str:
@@ -266,84 +268,182 @@ def _card(name: str, title: str, content: str) -> str:
 
 
 def _nothing(name: str, title: str, words: str) -> str:
-    return _card(name, title, f"<p class=dim>{escape(words)}</p>")
+    return _card(name, title, f'<p class="dim">{escape(words)}</p>')
 
 
-def _events_over_time(found: ReportData, charts: Charts) -> str:
-    step, labels, series = grouped_by_time(found.stats.days, _NAMES)
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
+    """A table whose first `texts` columns are text, the others numbers."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        kinds = ["" if place < texts else ' class="n"' for place in range(len(cells))]
+        made = (
+            f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)
+        )
+        return f"<tr>{''.join(made)}</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    top = f"<thead>{line(head, 'th')}</thead>" if head else ""
+    return f"<table>{top}<tbody>{body}</tbody></table>"
+
+
+def _details(words: str, content: str) -> str:
+    return f"<details><summary>{escape(words)}</summary>{content}</details>"
+
+
+def _totals(data: ReportData) -> str:
+    """What the latest run did, and what the directory holds after all of them."""
+    summary = data.runs[-1].summary if data.runs else Summary()
+    stats = data.stats
+    more = {
+        "Lines that are no user id": summary.bad_lines,
+        "Late events found": summary.late_events,
+        "Events gone from the service": summary.vanished_events,
+        "Retries": summary.retries,
+    }
+    run = [
+        ("Users complete", f"{summary.complete:,}"),
+        ("Users failed", f"{summary.failed + summary.refused:,}"),
+        ("Targets they are in", f"{summary.targets:,}"),
+        ("Events written", f"{summary.events:,}"),
+        ("Sum of their values", _amount(summary.value_sum)),
+        ("Requests", f"{summary.requests:,}"),
+        *((name, f"{number:,}") for name, number in more.items() if number),
+        ("Time", f"{summary.seconds:,.1f} s"),
+    ]
+    everything = [
+        ("Users complete", f"{sum(number for _, number in data.users_by_events):,}"),
+        ("Users failed", f"{sum(cause.users for cause in data.failures.values()):,}"),
+        ("Events", f"{stats.days.total():,}"),
+        ("Sum of their values", _amount(stats.value_sum)),
+    ]
+    tables = f"<h3>This run</h3>{_table((), run)}<h3>All runs together</h3>{_table((), everything)}"
+    return _card("totals", "Totals", tables)
+
+
+def _failures(data: ReportData) -> str:
+    title = "Failed users by cause"
+    if not data.failures:
+        return _nothing("failures", title, "Nobody failed.")
+    causes = sorted(data.failures.items(), key=lambda item: -item[1].users)
+    rows = [(name, float(cause.users), f"{cause.users:,}") for name, cause in causes[:_MAX_BARS]]
+    lists = []
+    for name, cause in causes[:_MAX_BARS]:
+        first = f"the first {len(cause.ids)}" if cause.users > len(cause.ids) else "their ids"
+        ids = "".join(f"<span>{user}</span>" for user in cause.ids)
+        ask = "ask again with --retry-failed" if cause.retryable else "refused for good"
+        text = f'<p>{escape(cause.message)} ({ask})</p><p class="ids">{ids}</p>'
+        lists.append(_details(f"{name}: {first}", text))
+    return _card("failures", title, charts.bars(rows) + "".join(lists))
+
+
+def _events_over_time(data: ReportData) -> str:
+    step, labels, series = grouped_by_time(data.stats.days, _MAX_NAMES)
     title = f"Events by {step} and name"
     if not labels:
         return _nothing("events", title, "No event was written.")
-    return _card("events", title, charts.stacked(labels, series, _short))
+    return _card("events", title, charts.columns(labels, series))
 
 
-def _value_by_target(found: ReportData, charts: Charts) -> str:
-    title = "Value by target"
-    stats = found.stats
-    targets = sorted(stats.values.items(), key=lambda item: abs(item[1]))[::-1]
-    if not targets:
-        return _nothing("targets", title, "Nobody is in a target.")
-    shown = {
-        f"{stats.names.get(rule) or 'Target'} ({rule})": float(value)
-        for rule, value in targets[:_TARGETS]
-    }
-    if len(targets) > _TARGETS:
-        title += f": the {_TARGETS} largest of {len(targets):,}"
-    rows = [
-        (str(rule), stats.names.get(rule, ""), _number(stats.events[rule]), _amount(value))
-        for rule, value in targets[:200]
-    ]
-    table = _table(("id", "name", "events", "value"), rows)
-    more = f"<details><summary>Exact sums</summary><div class=wide>{table}</div></details>"
-    return _card("targets", title, charts.bars(shown, _short) + more)
-
-
-def _users_by_events(found: ReportData, charts: Charts) -> str:
-    title = "Users by number of events"
-    if not found.users_by_events:
-        return _nothing("users", title, "No user is complete yet.")
-    users = dict(found.users_by_events)
-    bars = {
-        f"{_short(10 ** (digits - 1))}+" if digits else "none": users.get(digits, 0)
-        for digits in range(max(users) + 1)
-    }
-    return _card("users", title, charts.stacked(list(bars), {"users": [*bars.values()]}, _short))
-
-
-def _over_the_run(timeline: RequestTimeline, charts: Charts) -> Iterable[str]:
-    while len(timeline.requests) > _POINTS:
-        timeline.halve()
-    width = timeline.width
-    labels = [_clock(place * width) for place in range(len(timeline.requests))]
-    if not labels:
-        yield _nothing("requests", "Requests", "None was made in the latest run.")
+def _values_by_target(data: ReportData) -> Iterable[str]:
+    """Amounts, and apart from them the counts: targets of which every event has the value 1."""
+    stats = data.stats
+    if not stats.values:
+        yield _nothing("targets", "Amounts by target", "No event was written.")
         return
+    counts = {rule: value for rule, value in stats.values.items() if value == stats.events[rule]}
+    amounts = {rule: value for rule, value in stats.values.items() if rule not in counts}
+    for name, title, values, spelled in (
+        ("targets", "Amounts by target", amounts, _amount),
+        ("counts", "Events by target that counts them", counts, lambda value: f"{value:,.0f}"),
+    ):
+        if not values:
+            continue
+        largest = sorted(values.items(), key=lambda item: -abs(item[1]))
+        bars = [
+            (_target(stats, rule), float(value), spelled(value))
+            for rule, value in largest[:_MAX_BARS]
+        ]
+        rows = [
+            (str(rule), stats.names.get(rule, ""), f"{stats.events[rule]:,}", _exact(value))
+            for rule, value in largest[:_MAX_ROWS]
+        ]
+        more = f": the {_MAX_BARS} largest of {len(values):,}" if len(values) > _MAX_BARS else ""
+        table = _table(("id", "name", "events", "sum of values"), rows, texts=2)
+        exact = _details("Exact sums", f'<div class="wide">{table}</div>')
+        yield _card(name, title + more, charts.bars(bars) + exact)
+
+
+def _target(stats: PartStats, rule: int) -> str:
+    return f"{stats.names.get(rule) or 'Target'} ({rule})" if rule else "Target not named"
+
+
+def _users_by_events(data: ReportData) -> str:
+    title = "Users by number of events"
+    if not data.users_by_events:
+        return _nothing("users", title, "No user is complete yet.")
+    users = dict(data.users_by_events)
+    labels = [
+        f"{charts.short(10 ** (digits - 1))}+" if digits else "none"
+        for digits in range(max(users) + 1)
+    ]
+    counts = [users.get(digits, 0) for digits in range(max(users) + 1)]
+    return _card("users", title, charts.columns(labels, {"users": counts}))
+
+
+def _over_the_run(data: ReportData) -> Iterable[str]:
+    timeline = data.timeline
+    while len(timeline.requests) > _MAX_POINTS:
+        timeline.halve()
+    if not timeline.requests:
+        yield _nothing("requests", "Requests", "None was recorded in the latest run.")
+        return
+    width = timeline.width
+    seconds = [width] * len(timeline.requests)
+    rest = data.runs[-1].summary.seconds - width * (len(seconds) - 1) if data.runs else width
+    if 0 < rest < width:
+        seconds[-1] = rest  # the last one is not over yet
     rates = {
-        "requests/s": [number / width for number in timeline.requests],
-        "failed/s": [number / width for number in timeline.errors],
+        "answered": [n / s for n, s in zip(timeline.requests, seconds, strict=True)],
+        "failed": [n / s for n, s in zip(timeline.errors, seconds, strict=True)],
     }
-    yield _card("requests", "Requests a second", charts.lines(labels, rates, _short))
     latency = {
         "mean": [
             busy / number * 1000 if number else None
             for busy, number in zip(timeline.busy, timeline.requests, strict=True)
         ],
-        "slowest": [seconds * 1000 if seconds else None for seconds in timeline.slowest],
+        "slowest": [slowest * 1000 if slowest else None for slowest in timeline.slowest],
     }
-    yield _card("latency", "Latency in milliseconds", charts.lines(labels, latency, _short))
-    flight = {"in flight": [busy / width for busy in timeline.busy]}
-    yield _card("concurrency", "Requests in flight", charts.lines(labels, flight, _short))
+    flight = {"": [busy / s for busy, s in zip(timeline.busy, seconds, strict=True)]}
+    unit = _unit(width * len(seconds))
+    for name, title, series in (
+        ("requests", "Requests a second", rates),
+        ("latency", "Latency in milliseconds", latency),
+        ("concurrency", "Requests in flight", flight),
+    ):
+        yield _card(name, title, charts.steps(width, series, unit=unit))
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def _unit(seconds: float) -> tuple[float, str]:
+    """The unit for an axis of that length: its seconds, and its name."""
+    units = ((3600, "h"), (60, "min"))
+    return next(((size, name) for size, name in units if seconds > 3 * size), (1, "s"))
 
 
-def _failures(found: ReportData, charts: Charts) -> str:
-    title = "Failed users by cause"
-    if not found.failures:
-        return _nothing("failures", title, "Nobody failed.")
-    causes = {name: float(number) for name, number in found.failures.most_common(_TARGETS)}
-    return _card("failures", title, charts.bars(causes, _short))
+def _runs(data: ReportData) -> str:
+    if len(data.runs) < 2:
+        return ""
+    rows = [
+        (
+            str(run.number),
+            _minute(run.started),
+            _minute(run.finished) if run.finished else "not finished",
+            f"{run.summary.complete:,}",
+            f"{run.summary.failed + run.summary.refused:,}",
+            f"{run.summary.events:,}",
+            f"{run.summary.late_events:,}",
+            f"{run.summary.vanished_events:,}",
+        )
+        for run in data.runs[:-31:-1]
+    ]
+    head = ("run", "started (UTC)", "finished", "complete", "failed", "new events", "late", "gone")
+    return _card("runs", "Runs", f'<div class="wide">{_table(head, rows, texts=3)}</div>')

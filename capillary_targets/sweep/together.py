@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 
 from .options import Summary
-from .report import ReportData, Run, collect, write_data
+from .report import Cause, ReportData, Run, collect, write_data
 from .rows import encode
 from .stats import EXACT, PartStats, RequestTimeline
 from .store import KINDS, AtomicFile, Directory, sync_directory
@@ -84,10 +84,13 @@ def _link(part: Path, directory: Path, partition: int) -> str:
 
 
 def _together(found: Sequence[ReportData]) -> ReportData:
-    stats, failures, users = PartStats(), Counter[str](), Counter[int]()
+    stats, users = PartStats(), Counter[int]()
+    failures: dict[str, Cause] = {}
     for one in found:
         stats.merge(one.stats)
-        failures += one.failures
+        for name, cause in one.failures.items():
+            known = failures.setdefault(name, Cause(cause.message, cause.retryable))
+            known.add(cause.users, cause.ids)
         users.update(dict(one.users_by_events))
     runs = sorted({run.number for one in found for run in one.runs})
     return ReportData(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import (
@@ -16,25 +18,79 @@ from capillary_targets.sweep import (
     make_report,
     run,
 )
+from capillary_targets.sweep.charts import short, ticks
+from capillary_targets.sweep.report import _page, _verdict, write_data
 
 from .browser import browser
 from .conftest import Swept, connected, names, read_jsonl
+from .report_data import DATA
+from .report_data import run as make_run
 
-CARDS = ["events", "targets", "users", "requests", "latency", "concurrency", "failures"]
+CARDS = ["totals", "failures", "events", "targets", "users", "requests", "latency", "concurrency"]
 
 DRAWN = """[...document.querySelectorAll('section')].map(card => ({
   id: card.id,
-  shapes: [...card.querySelectorAll('svg .series :is(rect, path, circle)')]
+  shapes: [...card.querySelectorAll('svg .series :is(rect, path), .bars i')]
     .filter(shape => { const box = shape.getBoundingClientRect();
-                       return box.width + box.height > 4 }).length,
-  smallest: Math.min(...[...card.querySelectorAll('svg text')]
-    .map(text => text.getBoundingClientRect().height).filter(height => height > 0)),
+                       return box.width + box.height > 1 }).length,
 }))"""
 
-LIGHTNESS = """(selector => {
-  const style = getComputedStyle(document.querySelector(selector));
-  const of = colour => colour.match(/[\\d.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 765;
-  return {paper: of(getComputedStyle(document.body).backgroundColor), ink: of(style.fill)};
+# What is wrong with the layout, in words: text over text, text beyond its box or broken numbers.
+FAULTS = """(width => {
+  document.querySelectorAll('details').forEach(details => { details.open = true });
+  const faults = [], texts = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, parent = node.parentElement;
+    if (!node.data.trim() || parent.closest('title, style')) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    const boxes = [...range.getClientRects()].filter(box => box.width > 0.5);
+    const told = node.data.trim().slice(0, 30);
+    if (parent.closest('b, td.n, svg text') && new Set(boxes.map(b => Math.round(b.top))).size > 1)
+      faults.push('broken: ' + told);
+    const svg = parent.closest('svg');
+    const frame = (svg || document.documentElement).getBoundingClientRect();
+    for (const box of boxes) {
+      if (svg && box.height < 9) faults.push('small: ' + told);
+      if (!parent.closest('.wide') && (box.left < frame.left - 1 || box.right > frame.right + 1))
+        faults.push('clipped: ' + told);
+      const card = parent.closest('section, .verdict');
+      if (card && !parent.closest('.wide')) {
+        const edge = card.getBoundingClientRect();
+        if (box.right > edge.right || box.left < edge.left || box.bottom > edge.bottom + 1)
+          faults.push('beyond its card: ' + told);
+      }
+      texts.push({told, node, left: box.left, right: box.right, top: box.top, bottom: box.bottom});
+    }
+  }
+  for (let i = 0; i < texts.length; i++)
+    for (let j = i + 1; j < texts.length; j++) {
+      const a = texts[i], b = texts[j];
+      if (a.node !== b.node && a.left < b.right - 1 && b.left < a.right - 1 &&
+          a.top < b.bottom - 4 && b.top < a.bottom - 4 &&
+          !a.node.parentElement.closest('.wide') && !b.node.parentElement.closest('.wide'))
+        faults.push('overlap: ' + a.told + ' / ' + b.told);
+    }
+  for (const svg of document.querySelectorAll('svg')) {
+    for (const axis of ['text.end', 'text:not(.end)']) {
+      const words = [...svg.querySelectorAll(axis)].map(text => text.textContent);
+      if (new Set(words).size < words.length) faults.push('repeated labels: ' + words);
+    }
+  }
+  if (document.scrollingElement.scrollWidth > width) faults.push('scrolls sideways');
+  return faults;
+})"""
+
+CONTRAST = """(selector => {
+  const of = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(Number)
+    .map(part => part / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, n) => sum + part * [0.2126, 0.7152, 0.0722][n], 0);
+  const element = document.querySelector(selector), style = getComputedStyle(element);
+  const ink = of(element.closest('svg') ? style.fill : style.color);
+  const card = element.closest('section, .verdict') || document.body;
+  const paper = of(getComputedStyle(card).backgroundColor);
+  return {paper, ratio: (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05)};
 })"""
 
 
@@ -70,14 +126,53 @@ async def test_its_numbers_are_those_of_the_files(report: Path):
         counts[rule] = counts.get(rule, 0) + 1
     for rule, number in counts.items():
         shown = re.search(
-            rf"<tr><td>{rule}</td><td>[^<]*</td><td>([^<]*)</td><td>([^<]*)</td></tr>", text
+            rf"<tr><td>{rule}</td><td>[^<]*</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td>", text
         )
         assert shown
         assert int(shown[1].replace(",", "")) == number
         assert Decimal(shown[2].replace(",", "")) == sums[rule]
+    together = text[text.index("All runs together") : text.index('id="failures"')]
+    assert f">{len(rows):,}<" in together
+    assert f">{sum(sums.values()):,.2f}<" in together
     assert "Sweep of the &lt;sandbox&gt;" in text
-    assert "InvalidUser" in text
     assert "<h2>Runs</h2>" in text
+    assert "<summary>InvalidUser 310011: their ids</summary>" in text
+    assert '<p class="ids"><span>5</span><span>6</span></p>' in text
+
+
+def test_the_verdict_is_one_sentence_about_everything():
+    summary = {"complete": 7, "events": 9}
+    for sums, words in (
+        ({}, "Complete: 7 users, and every event of theirs."),
+        ({"failed": 1}, "Finished, but 1 of 8 users failed: 1 may come right when asked again"),
+        ({"refused": 2}, "2 of 9 users failed: 2 refused for good."),
+        ({"bad_lines": 3}, "0 of 7 users failed: 3 lines of the list that are no user id."),
+        ({"finished": False}, "Not finished: 7 users complete so far."),
+    ):
+        data = DATA["half"]()
+        data.runs = [make_run(**summary, **sums)]
+        good, verdict = _verdict(data)
+        assert good == (sums == {})
+        assert words in verdict
+
+
+def test_amounts_and_counts_are_apart():
+    text = _page(DATA["half"]())
+    amounts = text[text.index('id="targets"') : text.index('id="counts"')]
+    counts = text[text.index('id="counts"') : text.index('id="users"')]
+    assert ("(2579)" in amounts, "(2580)" in amounts) == (True, False)
+    assert ("(2579)" in counts, "(2580)" in counts) == (False, True)
+
+
+@given(st.floats(1e-9, 1e15), st.booleans())
+def test_an_axis_is_round_and_covers_everything(top: float, whole: bool):
+    found = ticks(top, whole=whole)
+    assert found[0] == 0
+    assert found[-1] >= top * (1 - 1e-9)
+    assert 2 <= len(found) <= 6
+    assert len({short(value) for value in found}) == len(found)
+    if whole:
+        assert all(value == int(value) for value in found)
 
 
 async def test_it_needs_nothing_from_anywhere(report: Path):
@@ -113,31 +208,49 @@ async def test_a_sweep_of_nobody_has_one_too(swept: Swept, tmp_path: Path):
 async def test_a_browser_draws_it_offline(report: Path):
     async with browser() as page:
         await page.open(report.as_uri(), width=1280)
-        cards = await page.ask(DRAWN)
-        assert [card["id"] for card in cards] == CARDS
-        for card in cards:
-            assert card["shapes"] > 0, card
+        cards = {card["id"]: card["shapes"] for card in await page.ask(DRAWN)}
+        assert [card for card in cards if card not in {"counts", "runs"}] == CARDS
+        for name in CARDS[1:]:
+            assert cards[name] > 0, name
         assert page.complaints == []
         assert [url for url in page.requested if not url.startswith("data:")] == [report.as_uri()]
 
 
-async def test_a_phone_shows_it_without_scrolling_sideways(report: Path):
+@pytest.mark.parametrize("name", DATA)
+async def test_nothing_overlaps_or_is_clipped_at_any_width(tmp_path: Path, name: str):
+    path = write_data(tmp_path, DATA[name]())
     async with browser() as page:
-        await page.open(report.as_uri(), width=390)
-        wide = await page.ask("document.scrollingElement.scrollWidth - window.innerWidth")
-        assert wide <= 0
-        for card in await page.ask(DRAWN):
-            assert card["smallest"] >= 9, card
-        await page.ask("document.querySelector('details').open = true")
-        assert await page.ask("document.scrollingElement.scrollWidth - window.innerWidth") <= 0
+        for width in (360, 768, 1280):
+            for dark in (False, True):
+                await page.open(path.as_uri(), width=width, dark=dark)
+                assert await page.ask(f"{FAULTS}({width})") == [], (width, dark)
         assert page.complaints == []
 
 
-async def test_dark_mode_is_dark_and_readable(report: Path):
+async def test_the_check_of_the_layout_sees_faults(tmp_path: Path):
+    """Each kind of fault, made by hand, is found: so that finding none means something."""
+    path = write_data(tmp_path, DATA["half"]())
+    text = path.read_text()
+    for rule, fault in {
+        "svg text { transform: translateX(-60px) }": "clipped",
+        "svg text { font-size: 40px }": "overlap",
+        "svg { width: 100px }": "small",
+        "td.n { white-space: normal; overflow-wrap: anywhere; max-width: 2px }": "broken",
+        "#totals { width: 90px }": "beyond its card",
+        "main { width: 2000px }": "scrolls sideways",
+    }.items():
+        path.write_text(text.replace("</style>", f"{rule}</style>"))
+        async with browser() as page:
+            await page.open(path.as_uri(), width=360)
+            assert any(found.startswith(fault) for found in await page.ask(f"{FAULTS}(360)")), rule
+
+
+async def test_light_and_dark_are_readable(tmp_path: Path):
+    path = write_data(tmp_path, DATA["night"]())
     async with browser() as page:
         for dark in (True, False):
-            await page.open(report.as_uri(), width=390, dark=dark)
-            for selector in ("#events svg text", "#users svg .axis text"):
-                seen = await page.ask(f"{LIGHTNESS}('{selector}')")
+            await page.open(path.as_uri(), width=360, dark=dark)
+            for selector in ("#events svg text", ".verdict", ".legend", ".bars b", "summary", "h1"):
+                seen = await page.ask(f"{CONTRAST}('{selector}')")
                 assert (seen["paper"] < 0.2) == dark
-                assert abs(seen["paper"] - seen["ink"]) > 0.5
+                assert seen["ratio"] >= 4.5, selector

@@ -1,0 +1,147 @@
+"""Data for reports: after half a second, after thirty nights, with everything at its worst."""
+
+from collections import Counter
+from datetime import date
+from decimal import Decimal
+
+from capillary_targets.errors import ConnectionFailed
+from capillary_targets.hooks import RequestDetails
+from capillary_targets.sweep.options import Summary
+from capillary_targets.sweep.report import Cause, ReportData, Run
+from capillary_targets.sweep.stats import PartStats, RequestTimeline
+
+
+class Clock:
+    """Seconds that the test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def timeline(seconds: float, requests: int, took: float = 0.02) -> RequestTimeline:
+    """So many requests, evenly over so many seconds: every seventh slow, every fiftieth failed."""
+    clock = Clock()
+    made = RequestTimeline(clock)
+    for number in range(requests):
+        clock.now = seconds * (number + 1) / requests * 0.999
+        made(
+            RequestDetails(
+                method="GET",
+                url="x",
+                attempt=1,
+                seconds=took * (4 if number % 7 == 0 else 1),
+                error=None if number % 50 else ConnectionFailed("reset"),
+            )
+        )
+    return made
+
+
+def stats(names: list[str], days: int, values: dict[int, str], title: str) -> PartStats:
+    """Events of each name on each day; the sums by target id."""
+    first = date(2025, 3, 1).toordinal()
+    made = PartStats()
+    made.days = Counter(
+        {
+            (first + day, name): 3 + (day * 7 + n * 5) % 11
+            for day in range(days)
+            for n, name in enumerate(names)
+        }
+    )
+    made.values = {rule: Decimal(value) for rule, value in values.items()}
+    made.events = Counter(dict.fromkeys(values, 42))
+    made.names = {rule: title.format(rule) for rule in values}
+    return made
+
+
+def run(number: int = 1, *, seconds: float = 1.0, finished: bool = True, **sums: object) -> Run:
+    """A run that started on some day of January."""
+    started = f"2026-01-{number:02d}T01:02:03+00:00"
+    ended = started if finished else None
+    return Run(
+        number, started, ended, Summary(run=number, finished=finished, seconds=seconds, **sums)
+    )
+
+
+def half_a_second() -> ReportData:
+    """What a newcomer sees: the sandbox's few users, done at once."""
+    return ReportData(
+        {"base_url": "the sandbox", "format": "jsonl"},
+        [
+            run(
+                seconds=0.5,
+                complete=30,
+                targets=60,
+                events=700,
+                value_sum=Decimal("15002.46"),
+                requests=90,
+            )
+        ],
+        stats(["TRANSACTION_ADD", "BEHAVIOUR"], 90, {2579: "15002.46", 2580: "42"}, "Target {}"),
+        [(0, 3), (1, 12), (2, 15)],
+        timeline(0.5, 90),
+        {},
+    )
+
+
+def night() -> ReportData:
+    """The thirtieth night, with failures of three kinds."""
+    failures = {
+        "InvalidUser 310011": Cause("the user does not exist", retryable=False),
+        "ServiceUnavailable 500": Cause("HTTP 500 after 5 attempts", retryable=True),
+        "Incomplete": Cause("not every event came (target 7: the total moved)", retryable=True),
+    }
+    for number, cause in enumerate(failures.values()):
+        ids = [10**9 + n for n in range((5000, 3, 1)[number])]
+        cause.add(len(ids), ids)
+    runs = [
+        run(
+            number,
+            seconds=5400.0,
+            complete=1_234_567,
+            failed=4,
+            refused=5000,
+            bad_lines=17,
+            targets=3_000_000,
+            events=98_765_432 // number,
+            value_sum=Decimal("1234567890.12"),
+            requests=4_444_444,
+            late_events=12,
+            vanished_events=3,
+        )
+        for number in range(1, 31)
+    ]
+    rules = {n: f"{(-1) ** n * n * n * 98765.4321}" for n in range(2570, 2590)} | {9: "42"}
+    return ReportData(
+        {"base_url": "https://eu.api.capillarytech.com", "format": "parquet", "raw": True},
+        runs,
+        stats(["TRANSACTION_ADD", "RETURN_BILL", "BEHAVIOUR", "REVIEW"], 800, rules, "Spend by {}"),
+        [(0, 12_345), (1, 45_678), (2, 1_000_000), (3, 200_000), (4, 99), (5, 1)],
+        timeline(5400, 40_000),
+        failures,
+    )
+
+
+def extreme() -> ReportData:
+    """Long words without a blank, huge and tiny numbers, markup, one bucket of time, one user."""
+    long = "Überlänge" * 25
+    cause = Cause(f"<script>{long}", retryable=False)
+    cause.add(1, [-(2**63)])
+    rules = {2**62: "-1E+400", 1: "0.000000001", 2: "9" * 60}
+    return ReportData(
+        {"base_url": f"https://{'host' * 40}.example", "target_rule_ids": [10**9] * 60},
+        [run(seconds=0.01, finished=False, complete=1, failed=1, value_sum=Decimal("-1E+400"))],
+        stats([f"<b>{long}", "\u0627" * 60, "x"], 1, rules, f"{long} {{}}"),
+        [(1, 1)],
+        timeline(0.01, 1, 0.000001),
+        {"E" * 120: cause},
+    )
+
+
+def nothing() -> ReportData:
+    """A directory that was made, and no more."""
+    return ReportData({}, [], PartStats(), [], RequestTimeline(), {})
+
+
+DATA = {"half": half_a_second, "night": night, "extreme": extreme, "nothing": nothing}
