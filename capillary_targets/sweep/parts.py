@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from attrs import define, field
 
@@ -37,6 +38,7 @@ class PartWriter:
     _users: list[UserRecord] = field(init=False, factory=list)
     _failures: dict[int, tuple[str, bool]] = field(init=False, factory=dict)
     _stats: PartStats = field(init=False, factory=PartStats)
+    _renamed_in: set[Path] = field(init=False, factory=set)
     _number: int = field(init=False, default=0)
     _rows: int = field(init=False, default=0)
     _since: float = field(init=False, default=0.0)
@@ -113,7 +115,14 @@ class PartWriter:
         self._clear()
         for part in files:
             part.file.rename()
+            self._renamed_in.add(part.file.path.parent)
         self._number = self._directory.free_number(self._format.suffix)
+
+    def sync_names(self) -> None:
+        """Make the names of the committed files durable: until then they may be temporary again."""
+        for directory in self._renamed_in:
+            sync_directory(directory)
+        self._renamed_in.clear()
 
     def rollback(self) -> None:
         """Delete the files; their users stay pending."""

@@ -35,7 +35,7 @@ from .parts import PartWriter, format_named
 from .report import write_report
 from .rows import encode
 from .stats import EXACT, RequestTimeline
-from .store import KINDS, AtomicFile, Directory, sync_directory
+from .store import AtomicFile, Directory, sync_directory
 from .user_list import BadLine, Users, read_batches
 
 __all__ = ["run"]
@@ -199,6 +199,7 @@ class _Run:
             if ended_by is not None:
                 raise ended_by
             write_report(self._directory.path, self._ledger)
+            sync_directory(self._directory.path)
         except CapillaryError:
             raise
         except (OSError, sqlite3.Error) as error:
@@ -350,9 +351,7 @@ class _Run:
         self._summary.failed, self._summary.refused = self._ledger.failed()
         self._summary.finished = finished
         if finished:
-            for kind in KINDS:
-                if (self._directory.path / kind).is_dir():
-                    sync_directory(self._directory.path / kind)
+            self._writer.sync_names()
             await _while_locked(lambda: self._ledger.finish(_now(), self._state()[0]))
         with AtomicFile(self._directory.path / "summary.json") as file:
             file.write(encode(self._summary.as_dict()) + b"\n")

@@ -99,26 +99,29 @@ class AtomicFile:
     def sync(self) -> None:
         """Make the contents and the temporary name durable. May be called from a thread."""
         if not self.file.closed:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
-        sync_directory(self.path.parent)
+            self._sync_contents()
+            sync_directory(self.path.parent)
+
+    def _sync_contents(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
 
     def rename(self) -> None:
         """Give the file its name; after a power failure it may have its temporary one again."""
         self._temporary.rename(self.path)
 
     def commit(self) -> None:
-        """Make the file and its name durable."""
+        """Make the contents durable, and give the file its name: it is whole or the one before.
+
+        The name is durable with the next `sync_directory`.
+        """
         try:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
+            self._sync_contents()
             self.rename()
         except BaseException:
             self.rollback()
             raise
-        sync_directory(self.path.parent)
 
     def rollback(self) -> None:
         """Delete the temporary file."""
@@ -209,12 +212,15 @@ class Directory:
         self._stack.close()
 
     def _make(self) -> None:
-        """Create what is missing, its names durable."""
+        """Create what is missing, its names durable.
+
+        Those in the directory itself are synced by SQLite when it creates its log there.
+        """
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         for kind in KINDS[:2]:
             (self.path / kind).mkdir(parents=True, exist_ok=True)
-        for path in {made.parent for made in missing} | {self.path}:
-            sync_directory(path)
+        for path in missing:
+            sync_directory(path.parent)
 
     def _take_lock(self, stack: ExitStack) -> None:
         """Hold the lock for as long as `stack`. A kill releases it."""
