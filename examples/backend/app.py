@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from attrs import asdict
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
@@ -76,7 +77,7 @@ async def stream(
         for target in targets:
             async with aclosing(aiter(client.events(user_id, target.id))) as found:
                 async for event in found:
-                    yield b"data: " + msgspec.json.encode(event) + b"\n\n"
+                    yield b"data: " + msgspec.json.encode(asdict(event)) + b"\n\n"
         yield b"event: end\ndata: {}\n\n"
     except CapillaryError as error:  # too late for an HTTP status
         yield b"event: failed\ndata: " + msgspec.json.encode(described(error)) + b"\n\n"

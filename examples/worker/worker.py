@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from hashlib import blake2b
 
 import msgspec
+from attrs import asdict
 from faststream import AckPolicy, FastStream
 from faststream.nats import ConsumerConfig, JStream, NatsBroker, NatsMessage, PullSub
 
@@ -89,7 +90,7 @@ async def forward(user_id: int, message: NatsMessage) -> None:
         async for page in pager.pages():
             for event in page.events:
                 # The whole row identifies an event: its eventLogId may be missing or repeated.
-                body = msgspec.json.encode(event)
+                body = msgspec.json.encode(asdict(event))
                 published[body] += 1
                 digest = blake2b(body, digest_size=16).hexdigest()
                 await to_events.publish(

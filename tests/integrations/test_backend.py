@@ -32,8 +32,10 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 @pytest.fixture
-async def backend(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
-    """Where the example listens."""
+async def server(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[uvicorn.Server]:
+    """The example under uvicorn."""
     from examples.backend.app import app  # only where FastAPI is there
 
     in_environment(monkeypatch, sandbox.url, sandbox.settings.username, sandbox.settings.password)
@@ -41,10 +43,16 @@ async def backend(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await turns_until(lambda: server.started or serving.done())
-        host, port = listener.getsockname()
-        yield f"http://{host}:{port}"
+        yield server
         server.should_exit = True
         await serving
+
+
+@pytest.fixture
+async def backend(server: uvicorn.Server) -> str:
+    """Where the example listens."""
+    host, port = server.servers[0].sockets[0].getsockname()
+    return f"http://{host}:{port}"
 
 
 @pytest.fixture
@@ -85,7 +93,7 @@ async def test_stream_has_every_event_once_and_an_end(sandbox: Sandbox, visitor:
         assert answer.content_type == "text/event-stream"
         *events, end, _ = (await answer.text()).split("\n\n")
     assert end.startswith("event: end")
-    assert [json.loads(one.removeprefix("data: "))["eventLogId"] for one in events] == [
+    assert [json.loads(one.removeprefix("data: "))["event_log_id"] for one in events] == [
         event.event_log_id
         for rule in sandbox.world.targets(user)
         for event in sandbox.world.events(user, rule.id)
@@ -188,7 +196,9 @@ COUNTING = """
 """
 
 
-async def test_nothing_is_fetched_once_the_browser_is_gone(sandbox: Sandbox, backend: str) -> None:
+async def test_nothing_is_fetched_once_the_browser_is_gone(
+    sandbox: Sandbox, backend: str, server: uvicorn.Server
+) -> None:
     user = sandbox.world.user_ids()[0]
     sandbox.faults.add(Fault.stall(), times=None, path_contains="offset=1")
     async with browser() as page:
@@ -200,6 +210,7 @@ async def test_nothing_is_fetched_once_the_browser_is_gone(sandbox: Sandbox, bac
         assert sandbox.in_flight > 0
 
         await page.call("Page.navigate", url="about:blank")
+        await turns_until(lambda: not server.server_state.tasks)
         before = await all_quiet(sandbox)
     sandbox.faults.clear()
     # A walk that was still alive would go on now, with more pages and the second target.

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +138,18 @@ async def messages(js: JetStreamContext, stream: str, subject: str) -> list[dict
 
 async def events(js: JetStreamContext) -> Counter[tuple[Any, ...]]:
     return Counter(
-        (one["customerId"], one["targetRuleId"], one["eventLogId"], one["targetValue"])
+        (one["customer_id"], one["target_rule_id"], one["event_log_id"], one["target_value"])
         for one in await messages(js, "EVENTS", "events.*")
     )
 
 
+def text(value: Decimal | None) -> str | None:
+    return None if value is None else str(value)
+
+
 def truth(sandbox: Sandbox) -> Counter[tuple[Any, ...]]:
     return Counter(
-        (user, rule.id, event.event_log_id, event.target_value)
+        (user, rule.id, event.event_log_id, text(event.target_value))
         for user in sandbox.world.user_ids()
         for rule in sandbox.world.targets(user)
         for event in sandbox.world.events(user, rule.id)
