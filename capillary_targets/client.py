@@ -241,11 +241,6 @@ class TargetsClient:
         Raises:
             UsageError: A value that no request can be made of.
         """
-        if isinstance(user_ids, str | bytes) or not isinstance(user_ids, Iterable | AsyncIterable):
-            raise UsageError(
-                f"user_ids must be integers, one after the other, not {user_ids!r}; "
-                "for a file of ids: capillary_targets.sweep.run or the command line"
-            )
         query = UserQuery(
             target_rule_ids=target_rule_ids,
             fetch_targets=fetch_targets,

@@ -524,9 +524,10 @@ class Sweep:
     )
 
     def __attrs_post_init__(self) -> None:
-        if isinstance(self._users, str | bytes):
+        users = self._users
+        if isinstance(users, str | bytes) or not isinstance(users, Iterable | AsyncIterable):
             raise UsageError(
-                "user_ids must be numbers, not a text: for a file of ids use "
+                "user_ids must be numbers, one after the other: for a file of ids use "
                 "capillary_targets.sweep.run with UsersFile"
             )
 

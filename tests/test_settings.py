@@ -87,5 +87,5 @@ def test_a_page_size_is_read_too() -> None:
 @pytest.mark.parametrize("given", ["users.txt", b"1,2", 5, None])
 async def test_users_that_are_not_a_sequence_of_ids_are_refused(given: Any) -> None:
     async with TargetsClient("eu", AUTH) as client:
-        with pytest.raises(UsageError, match="user_ids must be integers"):
+        with pytest.raises(UsageError, match="user_ids must be numbers"):
             client.sweep(given)
