@@ -200,11 +200,11 @@ class TargetGroupNotFound(ApiError):
 
 
 class CustomerNotFound(ApiError):
-    """8015: nobody has this identifier."""
+    """8015: no customer has this identifier."""
 
 
 class CustomerNotInSource(CustomerNotFound):
-    """8065: nobody has this identifier in that source."""
+    """8065: no customer of that source has this identifier."""
 
 
 class AccountIdMissing(ApiError):
@@ -269,7 +269,7 @@ class RateLimited(CapillaryError):
     """The budget is used up and waiting would pass the deadline, or every attempt was refused.
 
     `retry_after` is the number of seconds to wait as the server, or our own budget, gave it, or
-    None where nobody said; `retry_at` the same as an aware UTC time.
+    None if neither gave one; `retry_at` the same as an aware UTC time.
     """
 
     retryable = True

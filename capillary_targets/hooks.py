@@ -1,8 +1,7 @@
-"""The door through which the client shows what it does: requests, retries, waits, walks, sweeps.
+"""Hooks: callables that are given details of requests, retries, waits, walks and sweeps.
 
-A hook is a callable that takes one frozen details object. It runs in the middle
-of the client's work, so it must be quick and must not block; an exception it raises is logged and
-otherwise ignored, for a broken gauge must not fail a request.
+A hook takes one frozen details object. It runs in the middle of the client's work, so it must be
+quick and must not block. Exceptions in hooks are logged and ignored.
 """
 
 from __future__ import annotations
@@ -129,5 +128,5 @@ class Hooks:
         for hook in self._hooks:
             try:
                 hook(details)
-            except Exception:  # noqa: BLE001 - whatever a hook does, the request goes on
+            except Exception:  # noqa: BLE001 - logged and ignored
                 _log.exception("a hook failed: %r", hook)

@@ -92,7 +92,7 @@ class Milestone:
 class UserTarget:
     """How far a user is with one target in one period.
 
-    `target_rule_id` is what events ask for; `target_id` is merely the record of this user, target
+    `target_rule_id` is what events ask for; `target_id` is the record of this user, target
     and period, and None until the user does something in that period. `period_start_date` and
     `period_end_date` both belong to the period. Whether the `Z` of the two `…_with_time_stamp`
     means true UTC, or the cluster's own day, the API does not say. `target_achieved_date_time` is

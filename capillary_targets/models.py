@@ -3,8 +3,8 @@
 Only ids that the API cannot do without are required; everything else may be absent or null, and
 both read as None (or an empty tuple). Names that the API leaves open (event names, target types)
 stay `str`. Amounts are `Decimal`, exact to the last digit sent. Times are aware where the server
-gave a zone or the client was told the cluster's (`timezone=`), naive server time where not: the
-API never says that a zoneless time is UTC, so neither do we.
+sent a zone or the client has the cluster's (`timezone=`), otherwise naive server time: a time
+without a zone is not documented to be UTC.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class TargetEvent:
     none. `unique_id` is a request id (UUID) for behavioural events and digits for others: a text.
     `target_value` is the amount, or 1.000 for a behavioural event. `event_date` is aware if the
     server sent `eventDateISO` or the client knows the cluster's zone, else naive server time;
-    likewise `event_processed_date`, which for transactions merely repeats `event_date`. `extra`
+    likewise `event_processed_date`, which for transactions repeats `event_date`. `extra`
     holds the keys this class does not know, as the server named them.
     """
 
@@ -240,7 +240,7 @@ class ApiWarning:
 
 
 class TargetList(list[Target]):
-    """The targets of one user; `warnings` tell what the service, or this client, noticed."""
+    """The targets of one user, with the `warnings` of the service and this client's notes."""
 
     def __init__(
         self, targets: Iterable[Target] = (), warnings: tuple[ApiWarning, ...] = ()
@@ -270,5 +270,5 @@ class EventsPage:
 
     @property
     def total(self) -> int | None:
-        """How many events there are on all pages together, as the server says."""
+        """Events on all pages together, as the server counts them."""
         return self.pagination.total

@@ -1,7 +1,6 @@
-"""Traces through the hook door: a span for each walk and sweep, a child for each attempt.
+"""OpenTelemetry tracing as a hook: a span for each walk and sweep, a child span for each attempt.
 
-Needs the extra `otel`, which is OpenTelemetry's API alone; which SDK and exporter there are is the
-application's business.
+Needs the extra `otel`: OpenTelemetry's API alone. SDK and exporter are the application's choice.
 
 ```python
 from capillary_targets.otel import tracing

@@ -244,7 +244,7 @@ def _has_received(protocol: ResponseHandler) -> bool:
     try:
         if parser.feed_eof() is not None:
             return True
-    except Exception:  # noqa: BLE001 - whatever a parser says of half a message
+    except Exception:  # noqa: BLE001 - a parser may raise anything for half a message
         return True
     unread = select.poll()  # for what the loop has not read yet
     unread.register(transport.get_extra_info("socket"), select.POLLIN)

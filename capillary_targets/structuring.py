@@ -350,8 +350,8 @@ class Structurer:
     def targets(self, body: bytes) -> list[Target] | None:
         """A successful answer of active targets in the documented shape; else None.
 
-        A row tells of the target, not of the user, so the same bytes come with user after user:
-        they are read once.
+        A row describes the target, not the user: the same bytes come with many users, and are
+        read once.
         """
         try:
             answer = _ROWS.decode(body)

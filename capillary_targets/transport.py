@@ -57,8 +57,8 @@ _LASTING: Final = (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL)
 class RedactedPath:
     """A path and query that hold personal data.
 
-    `path` is sent. `redacted` stands for it in errors, log lines and hooks. `secrets` are taken
-    out of whatever the server says.
+    `path` is sent; `redacted` is shown in errors, log lines and hooks. `secrets` are redacted in
+    what the server answers.
     """
 
     path: str = field(repr=False)

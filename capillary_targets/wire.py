@@ -307,11 +307,11 @@ def _with_retry_after(error: CapillaryError, answer: Answer) -> CapillaryError:
 def _error_by_status(answer: Answer, document: object) -> CapillaryError:
     """The exception for an HTTP status, where the body said nothing in a known form."""
     status = answer.status
-    told = _text(document.get("message")) if isinstance(document, dict) else None
+    message = _text(document.get("message")) if isinstance(document, dict) else None
     found = _TEXT_ERROR.search(answer.body[:4096].decode("utf-8", "replace"))
     if found:
         return _error(int(found["code"]), found["message"], answer)
-    said = f": {told}" if told else ""
+    said = f": {message}" if message else ""
     error: CapillaryError
     if status in {401, 498}:
         error = AuthError(f"credentials or token rejected{said}", status=status)
@@ -330,7 +330,7 @@ def _error_by_status(answer: Answer, document: object) -> CapillaryError:
     elif status == 429:
         error = RateLimited(f"too many requests{said}", status=status)
     elif status == 461:
-        error = ServerBusy(told or "the service is busy", code=461, status=status)
+        error = ServerBusy(message or "the service is busy", code=461, status=status)
     elif status in _BUSY:
         error = ServiceUnavailable(f"the service failed{said}", status=status)
     elif 300 <= status < 400:
@@ -338,7 +338,7 @@ def _error_by_status(answer: Answer, document: object) -> CapillaryError:
             "the server redirects, which is not followed: check the base URL", status=status
         )
     else:
-        error = ApiError(told or f"the service refused with HTTP {status}", status=status)
+        error = ApiError(message or f"the service refused with HTTP {status}", status=status)
     return _with_retry_after(error, answer)
 
 
