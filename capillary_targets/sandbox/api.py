@@ -99,8 +99,9 @@ class Api:
         if not history:
             enrolled = rule in world.targets(user)
             raise error(310149 if enrolled else settings.not_enrolled_code)
-        printed = samples.PRINTED_EVENTS.get((user, rule.id, period_id))
-        usual = printed.limit if printed else settings.default_limit
+        printed, usual = samples.PRINTED_EVENTS.get(
+            (user, rule.id, period_id), (None, settings.default_limit)
+        )
         limit = _number(request, "limit", least=1) or usual
         offset = _number(request, "offset") or 0
         span = history.span(period)
@@ -109,9 +110,9 @@ class Api:
             printed is not None
             and history.changed_at is None
             and not settings.iso
-            and page == paging.page_at(SandboxSettings(), history, span, printed.limit, 0)
+            and page == paging.page_at(SandboxSettings(), history, span, usual, 0)
         ):
-            return _json(printed.body)
+            return _json(printed)
         return _json(responses.events_page(page.rows, page.pagination, settings))
 
     async def target_groups(self, request: web.Request) -> web.StreamResponse:
@@ -187,7 +188,8 @@ class Api:
             settings.delete_head_per_request,
             settings.delete_any_per_request,
         )
-        if not any(changes) or not world.count(user, rule):
+        history = world.history(user, rule)
+        if not any(changes) or not history:
             return
         append, insert, delete_head, delete_any = changes
         for _ in range(append):
@@ -197,9 +199,9 @@ class Api:
         if delete_head:
             world.delete_events(user, rule, slice(0, delete_head))
         for turn in range(delete_any):
-            if count := world.count(user, rule):
+            if history:
                 draw = splitmix64(splitmix64(settings.seed, number), turn)
-                world.delete_events(user, rule, draw % count)
+                world.delete_events(user, rule, draw % len(history))
 
 
 def _json(body: bytes) -> web.Response:
@@ -230,11 +232,11 @@ def _flag(request: web.Request, name: str) -> bool:
     return text == "true"
 
 
-def _ids(text: str | None) -> frozenset[int] | None:
+def _ids(text: str | None) -> frozenset[int | None] | None:
     """A comma list of ids; an empty one asks for nothing in particular."""
     if not text:
         return None
-    ids = [_integer(one.strip()) for one in text.split(",")]
+    ids = frozenset(_integer(one.strip()) for one in text.split(","))
     if None in ids:
         raise error(300004)
-    return frozenset(one for one in ids if one is not None)
+    return ids

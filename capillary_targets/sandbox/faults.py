@@ -350,7 +350,7 @@ class Call:
     fault: Fault
     faults: Faults
     request: web.Request
-    answer: Callable[[], Awaitable[web.Response]]
+    answer: Callable[[], Awaitable[web.StreamResponse]]
     """Makes the right answer, for the faults that spoil or delay it."""
 
     async def begin(self) -> tuple[web.StreamResponse, bytes]:
@@ -392,7 +392,7 @@ async def _reset(call: Call) -> None:
         transport.abort()
 
 
-async def _stall(call: Call) -> web.Response:
+async def _stall(call: Call) -> web.StreamResponse:
     await call.faults.stall()
     return await call.answer()
 
@@ -453,8 +453,9 @@ async def _flood(call: Call) -> web.StreamResponse:
     return response
 
 
-def _body(response: web.Response) -> bytes:
-    return response.body if isinstance(response.body, bytes) else b""
+def _body(response: web.StreamResponse) -> bytes:
+    body = response.body if isinstance(response, web.Response) else None
+    return body if isinstance(body, bytes) else b""
 
 
 _WRITERS: dict[str, Callable[[Call], Awaitable[web.StreamResponse | None]]] = {

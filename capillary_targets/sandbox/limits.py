@@ -15,18 +15,6 @@ if TYPE_CHECKING:
     from .settings import SandboxSettings
 
 
-class Rejected(Exception):
-    """A call that is turned away.
-
-    Args:
-        fault: its answer.
-    """
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault)
-        self.fault = fault
-
-
 class CapacityLimit:
     """Serves up to `capacity` calls at a time; more wait in line: the knee of the latency.
 
@@ -45,13 +33,15 @@ class CapacityLimit:
         return len(self._queue)
 
     @asynccontextmanager
-    async def serve(self) -> AsyncIterator[None]:
-        """Wait for a slot, keep it for `latency` seconds and the body of the block."""
-        await self._acquire()
+    async def slot(self) -> AsyncIterator[bool]:
+        """Wait for a slot, keep it for `latency` seconds and the block; False: the line is full."""
+        if not await self._acquire():
+            yield False
+            return
         try:
             if self._settings.latency:
                 await asyncio.sleep(self._settings.latency)
-            yield
+            yield True
         finally:
             self._served -= 1
             self._admit()
@@ -60,14 +50,14 @@ class CapacityLimit:
         capacity = self._settings.capacity
         return capacity is None or self._served < capacity
 
-    async def _acquire(self) -> None:
+    async def _acquire(self) -> bool:
         self._admit()  # the settings may have changed since the last call left
         if self._free() and not self._queue:
             self._served += 1
-            return
+            return True
         limit = self._settings.queue_limit
         if limit is not None and len(self._queue) >= limit:
-            raise Rejected(Fault.http(503))
+            return False
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
@@ -79,6 +69,7 @@ class CapacityLimit:
                 self._served -= 1
                 self._admit()
             raise
+        return True
 
     def _admit(self) -> None:
         for turn in tuple(self._queue) if self._queue else ():
@@ -91,7 +82,7 @@ class CapacityLimit:
 
 
 class RateWindow:
-    """Allows the first calls of each sliding window of time, and rejects the rest.
+    """Allows the first calls of each sliding window of time.
 
     Args:
         settings: `rate_limit`, `retry_hint` and `clock` may change at any time.
@@ -110,14 +101,10 @@ class RateWindow:
         self._allowed.clear()
         self.peak = 0
 
-    def count(self) -> None:
-        """Count a call.
-
-        Raises:
-            Rejected: the window is full.
-        """
+    def count(self) -> Fault | None:
+        """Count a call; a fault if the window is full."""
         if self._settings.rate_limit is None:
-            return
+            return None
         most, seconds = self._settings.rate_limit
         now = self._settings.clock()
         for times in (self._arrived, self._allowed):
@@ -127,5 +114,6 @@ class RateWindow:
         self.peak = max(self.peak, len(self._arrived))
         if len(self._allowed) >= most:
             wait = self._allowed[0] + seconds - now if self._allowed else seconds
-            raise Rejected(Fault.too_many_requests(wait, self._settings.retry_hint))
+            return Fault.too_many_requests(wait, self._settings.retry_hint)
         self._allowed.append(now)
+        return None

@@ -15,7 +15,7 @@ import msgspec
 
 from . import samples
 from .model import TODAY, Event
-from .world import row_reaching, splitmix64, total
+from .world import parse_date, row_reaching, splitmix64, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -153,7 +153,7 @@ def target_periods(group: Group) -> bytes:
         [
             {
                 "id": period.id,
-                "attribution": _attribution(_day(period.start)),
+                "attribution": _attribution(parse_date(period.start)),
                 "startDate": period.start,
                 "endDate": period.end,
                 "refCode": period.ref_code,
@@ -196,7 +196,7 @@ def _group(group: Group, user: int) -> dict[str, Any]:
     streaks = {"streaks": [_streak(group, user)]} if group.tracking_type == "STREAKS" else {}
     return {
         "id": group.id,
-        "attribution": _attribution(_day("2024-12-15")),
+        "attribution": _attribution(parse_date("2024-12-15")),
         "name": group.name,
         "orgId": 100,
         "preferredTillId": 751_552_970_000,
@@ -237,7 +237,7 @@ def _user_target(
         "milestones": _milestones(rule, achieved) if rule.id % 4 == 1 else None,
     }
     if settings.last_updated_on:
-        changed = history.changed_at or (_moment(rows[-1].event_date) if rows else None)
+        changed = history.changed_at or (parse_date(rows[-1].event_date) if rows else None)
         target |= {
             "lastUpdatedOn": None if changed is None else _stamp(changed),
             "targetAchievedEventLogId": None if reached is None else reached.event_log_id,
@@ -346,11 +346,3 @@ def _stamp(moment: datetime) -> str:
 
 def _iso(date: str) -> str:
     return f"{date[:10]}T{date[11:19]}Z"
-
-
-def _moment(date: str) -> datetime:
-    return datetime.fromisoformat(date[:19]).replace(tzinfo=UTC)
-
-
-def _day(date: str) -> datetime:
-    return datetime.fromisoformat(date).replace(tzinfo=UTC)

@@ -11,7 +11,6 @@ from decimal import Decimal
 from importlib.resources import files
 
 import msgspec
-from attrs import frozen
 
 from .model import Event, Group, Period, Rule
 
@@ -37,20 +36,12 @@ IMPORT_USER = 42_381_788
 TRANSACTION_USER = 42_381_789
 
 
-@frozen(slots=True)
-class PrintedPage:
-    """A printed page of events: its bytes, and the page size printed in it."""
-
-    body: bytes
-    limit: int
-
-
 PRINTED_EVENTS = {
-    (TRANSACTIONAL_USER, 1986, None): PrintedPage(TRANSACTIONAL, 10),
-    (TRANSACTIONAL_USER, 1986, 9889): PrintedPage(ONE_PERIOD, 30),
-    (BEHAVIOURAL_USER, 79192, None): PrintedPage(BEHAVIOURAL, 1),
+    (TRANSACTIONAL_USER, 1986, None): (TRANSACTIONAL, 10),
+    (TRANSACTIONAL_USER, 1986, 9889): (ONE_PERIOD, 30),
+    (BEHAVIOURAL_USER, 79192, None): (BEHAVIOURAL, 1),
 }
-"""By (user, rule, period asked for)."""
+"""A page's bytes and the page size printed in it, by (user, rule, period asked for)."""
 
 PRINTED_TARGETS = {2579: IMPORT_TARGETS, 50: TRANSACTION_TARGETS}
 """By the rule that the answer lists."""
@@ -65,24 +56,20 @@ def _rows(body: bytes) -> list[Event]:
     return msgspec.json.decode(body, type=_Printed).data
 
 
+_BEHAVIOURAL_ROWS = _rows(BEHAVIOURAL)
 # Made up: the printed page says `total` 2 and shows one row.
-_SECOND_BEHAVIOURAL = Event(
-    event_log_id=31_748_166,
-    event_name="GENERIC_EVENT",
-    customer_id=BEHAVIOURAL_USER,
-    event_display_name="testBehavioural",
-    unique_id="0f7c1d52-93b8-4c1e-a7f0-5e2b8d6c4a19",
-    event_date="2024-12-06 00:00:00.0",
-    event_processed_date="2024-12-12 18:43:10.0",
-    period_id=77865,
-    target_group_id=52065,
-    target_rule_id=79192,
-    target_value=Decimal("1.000"),
-)
+_BEHAVIOURAL_ROWS += [
+    msgspec.structs.replace(
+        _BEHAVIOURAL_ROWS[0],
+        event_log_id=31_748_166,
+        unique_id="0f7c1d52-93b8-4c1e-a7f0-5e2b8d6c4a19",
+        event_date="2024-12-06 00:00:00.0",
+    )
+]
 
 HISTORIES: dict[tuple[int, int], list[Event]] = {
     (TRANSACTIONAL_USER, 1986): _rows(TRANSACTIONAL),
-    (BEHAVIOURAL_USER, 79192): [*_rows(BEHAVIOURAL), _SECOND_BEHAVIOURAL],
+    (BEHAVIOURAL_USER, 79192): _BEHAVIOURAL_ROWS,
 }
 """By (user, rule)."""
 

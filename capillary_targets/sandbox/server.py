@@ -16,8 +16,8 @@ from attrs import frozen
 
 from .api import Api
 from .auth import Authenticator
-from .faults import Call, Fault, Faults, inject, named
-from .limits import CapacityLimit, RateWindow, Rejected
+from .faults import Call, Faults, inject, named
+from .limits import CapacityLimit, RateWindow
 from .page import front_page
 from .responses import ErrorResponse
 from .settings import SandboxSettings
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler
 
+    Answer = tuple[web.StreamResponse, int | None]
+    """With the API's code in it."""
     Outcome = tuple[web.StreamResponse | None, int | None]
-    """The answer (None: the connection was reset), and the API's code in it."""
+    """An answer, or None: the connection was reset."""
 
 REQUEST_ID_HEADERS = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
 _DATA_CALLS = ("/v3/users/", "/v3/targetGroups/", "/v2/customers/")
@@ -234,52 +236,44 @@ class Sandbox:
         data_call = request.path.startswith(_DATA_CALLS)
         if not data_call and not request.path.startswith(_TOKEN_CALL):
             return await self._handle(request, handler)
+        serve = self._serve if data_call else self._handle
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
-            if data_call:
-                self._rate.count()
-            fault = self.faults.pick(
+            fault = self._rate.count() if data_call else None
+            fault = fault or self.faults.pick(
                 request.path_qs, data_call=data_call, rate=self.settings.random_faults
             )
-            if fault is not None:
-                return await self._fail(fault, request, handler, data_call=data_call)
-            return await self._serve(request, handler, data_call=data_call)
-        except Rejected as rejected:
-            return await self._fail(rejected.fault, request, handler, data_call=data_call)
+            if fault is None:
+                return await serve(request, handler)
+            code = fault.code
+
+            async def answer() -> web.StreamResponse:
+                nonlocal code
+                response, code = await serve(request, handler)
+                return response
+
+            return await inject(Call(fault, self.faults, request, answer)), code
         finally:
             self.in_flight -= 1
 
-    async def _fail(
-        self, fault: Fault, request: web.Request, handler: Handler, *, data_call: bool
-    ) -> Outcome:
-        code = fault.code
-
-        async def answer() -> web.Response:
-            nonlocal code
-            response, code = await self._serve(request, handler, data_call=data_call)
-            assert isinstance(response, web.Response)  # noqa: S101 - only own pages stream
-            return response
-
-        return await inject(Call(fault, self.faults, request, answer)), code
-
-    async def _serve(self, request: web.Request, handler: Handler, *, data_call: bool) -> Outcome:
-        if not data_call:
-            return await self._handle(request, handler)
-        async with self._capacity.serve():
-            return await self._handle(request, handler, authenticator=self._authenticator)
+    async def _serve(self, request: web.Request, handler: Handler) -> Answer:
+        async with self._capacity.slot() as admitted:
+            if not admitted:
+                return web.Response(status=503), None
+            return await self._handle(request, handler, self._authenticator)
 
     async def _handle(
         self, request: web.Request, handler: Handler, authenticator: Authenticator | None = None
-    ) -> Outcome:
+    ) -> Answer:
         try:
             if authenticator is not None:
                 authenticator.check(request.headers)
             return await handler(request), None
         except ErrorResponse as error:
             status = error.status or self.settings.error_status
-            response = web.Response(body=error.body, status=status, content_type="application/json")
-            return response, error.code
+            kind = "application/json"
+            return web.Response(body=error.body, status=status, content_type=kind), error.code
         except web.HTTPException as problem:
             return web.Response(text=problem.text, status=problem.status), None
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from . import samples
@@ -99,14 +99,9 @@ class World:
         """The seeded users' ids, lazily."""
         return range(FIRST_USER, FIRST_USER + self._settings.users)
 
-    def sample_user_ids(self) -> tuple[int, ...]:
-        """The users behind the vendor's printed answers."""
-        return tuple(samples.ENROLLED)
-
     def all_user_ids(self) -> Iterator[int]:
-        """Seeded users, then sample users."""
-        yield from self.user_ids()
-        yield from self.sample_user_ids()
+        """Seeded users, then those behind the vendor's printed answers."""
+        return chain(self.user_ids(), samples.ENROLLED)
 
     def has_user(self, user: int) -> bool:
         """Whether such a user exists."""
@@ -147,13 +142,15 @@ class World:
     def events(self, user: int, rule: int, period: int | None = None) -> list[Event]:
         """The true rows in chronological order: what a complete walk has to return."""
         history = self.history(user, rule)
-        start, stop = history.span(self._period(rule, period))
+        found = None if period is None else self._rules[rule].group.period(period)
+        if period is not None and found is None:
+            raise LookupError(f"rule {rule} has no period {period}")
+        start, stop = history.span(found)
         return history[start:stop]
 
     def count(self, user: int, rule: int, period: int | None = None) -> int:
-        """How many rows `events` would return."""
-        start, stop = self.history(user, rule).span(self._period(rule, period))
-        return stop - start
+        """How many rows `events` returns."""
+        return len(self.events(user, rule, period))
 
     # --- changes ---
 
@@ -235,9 +232,9 @@ class World:
         are the newest, their dates are old.
         """
         history = self.history(user, rule)
-        last = datetime.fromisoformat(history[-1].event_date) if history else TODAY
+        last = parse_date(history[-1].event_date) if history else TODAY
         step = timedelta(days=180) / max(rows, 1)
-        dates = (last.replace(tzinfo=UTC) - step * (index + 1) for index in range(rows))
+        dates = (last - step * (index + 1) for index in range(rows))
         return [self.add_event(user, rule, date=_spelled(max(one, START))) for one in dates]
 
     def delete_events(self, user: int, rule: int, index: int | slice = 0) -> None:
@@ -249,14 +246,6 @@ class World:
     def _check_user(self, user: int) -> None:
         if not self.has_user(user):
             raise LookupError(f"no user {user}")
-
-    def _period(self, rule: int, period: int | None) -> Period | None:
-        if period is None:
-            return None
-        found = self._rules[rule].group.period(period)
-        if found is None:
-            raise LookupError(f"rule {rule} has no period {period}")
-        return found
 
     def _changed(self, user: int, rule: int) -> EventHistory:
         """A history that is about to change, with the time of that."""
@@ -372,13 +361,14 @@ def _date(row: Event) -> str:
     return row.event_date
 
 
-def _spelled(moment: datetime) -> str:
-    """A moment as the API spells a date."""
-    return f"{moment.isoformat(' ')[:19]}.0"
-
-
-def _parsed(date: str) -> datetime:
+def parse_date(date: str) -> datetime:
+    """A date of the API, whatever its form, taken for UTC."""
     return datetime.fromisoformat(date[:19]).replace(tzinfo=UTC)
+
+
+def _spelled(moment: datetime) -> str:
+    """A moment as events spell a date."""
+    return f"{moment.isoformat(' ')[:19]}.0"
 
 
 def _after(history: EventHistory, group: Group) -> str:
@@ -387,7 +377,7 @@ def _after(history: EventHistory, group: Group) -> str:
     if not history:
         return min(_spelled(TODAY), end)
     last = history[-1].event_date
-    return max(last, min(_spelled(_parsed(last) + timedelta(minutes=1)), end))
+    return max(last, min(_spelled(parse_date(last) + timedelta(minutes=1)), end))
 
 
 def _log_id_between(history: EventHistory, index: int) -> int | None:
