@@ -30,13 +30,7 @@ _USER = "/v3/users/{user}"
 
 
 class Api:
-    """Handlers of the API's calls.
-
-    Args:
-        settings: read anew for each call, so that they may change while the sandbox runs.
-        world: where the answers come from.
-        authenticator: issues tokens.
-    """
+    """Handlers of the API's calls. Settings are read anew for each call: they may change."""
 
     def __init__(
         self, settings: SandboxSettings, world: World, authenticator: Authenticator

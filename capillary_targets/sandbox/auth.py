@@ -38,11 +38,7 @@ class _Token:
 
 
 class Authenticator:
-    """Checks the login of data calls, and issues tokens.
-
-    Args:
-        settings: read anew for each call.
-    """
+    """Checks the login of data calls, and issues tokens."""
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings

@@ -241,11 +241,7 @@ class _Scheduled:
 
 
 class Faults:
-    """The faults to come. The first one that fits a call is taken, once per call.
-
-    Args:
-        seed: for those that come by chance.
-    """
+    """The faults to come. The first one that fits a call is taken, once per call."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -306,13 +302,7 @@ class Faults:
             self.stalled -= 1
 
     def pick(self, path: str, *, data_call: bool, rate: float) -> Fault | None:
-        """The fault that a call meets, if any.
-
-        Args:
-            path: the call's, with its query.
-            data_call: whether it is one; others only meet what names their path.
-            rate: share of data calls that meet one of `TRANSIENT`.
-        """
+        """The fault that a call meets, if any: a scheduled one, or by `rate` one of `TRANSIENT`."""
         fault = self._pick_scheduled(path, data_call=data_call) if self._scheduled else None
         if fault is None and rate and data_call:
             draw = self._draw()

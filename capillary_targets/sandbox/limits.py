@@ -7,6 +7,8 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from attrs import define, field
+
 from .faults import Fault
 
 if TYPE_CHECKING:
@@ -15,17 +17,13 @@ if TYPE_CHECKING:
     from .settings import SandboxSettings
 
 
+@define(eq=False)
 class CapacityLimit:
-    """Serves up to `capacity` calls at a time; more wait in line: the knee of the latency.
+    """Serves up to `capacity` calls at a time; more wait in line: the knee of the latency."""
 
-    Args:
-        settings: `latency`, `capacity` and `queue_limit` may change at any time.
-    """
-
-    def __init__(self, settings: SandboxSettings) -> None:
-        self._settings = settings
-        self._served = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
+    _settings: SandboxSettings
+    _served: int = 0
+    _queue: deque[asyncio.Future[None]] = field(factory=deque)
 
     @property
     def waiting(self) -> int:
@@ -81,19 +79,15 @@ class CapacityLimit:
                 turn.set_result(None)
 
 
+@define(eq=False)
 class RateWindow:
-    """Allows the first calls of each sliding window of time.
+    """Allows the first calls of each sliding window of time."""
 
-    Args:
-        settings: `rate_limit`, `retry_hint` and `clock` may change at any time.
-    """
-
-    def __init__(self, settings: SandboxSettings) -> None:
-        self._settings = settings
-        self._arrived: deque[float] = deque()
-        self._allowed: deque[float] = deque()
-        self.peak = 0
-        """The most calls that arrived within one window, rejected ones included."""
+    _settings: SandboxSettings
+    _arrived: deque[float] = field(factory=deque)
+    _allowed: deque[float] = field(factory=deque)
+    peak: int = 0
+    """The most calls that arrived within one window, rejected ones included."""
 
     def clear(self) -> None:
         """Forget every call."""

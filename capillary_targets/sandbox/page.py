@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 
 
 def front_page(settings: SandboxSettings, world: World, url: str) -> str:
-    """The HTML, with commands that work when pasted.
-
-    Args:
-        settings: for the credentials.
-        world: for the first few users.
-        url: the sandbox's own address.
-    """
+    """The HTML, with commands that work when pasted."""
     ids = world.user_ids()
     user = ids[0] if ids else samples.TRANSACTIONAL_USER
     rule = next((rule.id for rule in world.targets(user)), 1986)

@@ -51,13 +51,7 @@ _FIXED_STATUS = {310126: 500}
 
 
 class ErrorResponse(Exception):
-    """An answer other than the one asked for.
-
-    Args:
-        code: the API's own.
-        body: the JSON text.
-        status: the HTTP status; None leaves it to the sandbox's `error_status`.
-    """
+    """An answer other than the one asked for. `status` None: the sandbox's `error_status`."""
 
     def __init__(self, code: int, body: bytes, status: int | None = None) -> None:
         super().__init__(code)

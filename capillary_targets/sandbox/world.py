@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from . import samples
 from .model import TODAY, Event, Group, Period, Rule
@@ -70,9 +72,6 @@ class World:
 
     Seeded users have the ids 1_000_001 ... 1_000_000 + users. The first of them has events in each
     of its targets and running cycles, so that examples have something to show.
-
-    Args:
-        settings: `users`, `targets`, `events`, `seed` and what else is fixed in them.
     """
 
     def __init__(self, settings: SandboxSettings | None = None) -> None:
@@ -169,26 +168,22 @@ class World:
         user: int,
         rule: int,
         *,
-        name: str | None = None,
         value: Decimal | str | None = "100.00",
         date: str | None = None,
-        display_name: str | None = None,
-        unique_id: str | None = None,
         newest_id: bool = True,
+        **fields: Any,
     ) -> Event:
         """Write one event and return it.
 
         Args:
             user: whose.
             rule: for which target.
-            name: `ADD_TRANSACTION`, or `GENERIC_EVENT` where the rule counts behavioural events.
             value: the amount, with the digits that are to be sent; None is `null`.
             date: `YYYY-MM-DD HH:MM:SS.s`; one minute after the last event if not given. An older
                 one puts the row in the middle, where its date belongs.
-            display_name: for behavioural events.
-            unique_id: made up if not given.
             newest_id: give it the next log id. If false, one that keeps ids ascending in
                 chronological order (as in the vendor's samples) as long as there is room.
+            **fields: of `Event`, instead of what fits the rule, such as `event_name`.
         """
         ruled, history = self._rules[rule], self._changed(user, rule)
         date = date or _after(history, ruled.group)
@@ -199,10 +194,10 @@ class World:
             log_id = history.last_log_id = start + LOG_GAP
         row = Event(
             event_log_id=log_id,
-            event_name=name or ("GENERIC_EVENT" if ruled.behavioural else "ADD_TRANSACTION"),
+            event_name="GENERIC_EVENT" if ruled.behavioural else "ADD_TRANSACTION",
             customer_id=user,
-            event_display_name=display_name or ("appCheckIn" if ruled.behavioural else None),
-            unique_id=unique_id or str(log_id),
+            event_display_name="appCheckIn" if ruled.behavioural else None,
+            unique_id=str(log_id),
             event_date=date,
             event_processed_date=date,
             period_id=ruled.group.period_at(date).id,
@@ -210,6 +205,7 @@ class World:
             target_rule_id=rule,
             target_value=None if value is None else Decimal(value),
         )
+        row = msgspec.structs.replace(row, **fields)
         history.insert(index, row)
         return row
 
