@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 _LOCK_WAIT: Final = 600.0
 """Seconds to wait for another program that locks the ledger."""
+_LOCK_POLL: Final = 0.2
 _SHARE_FROM: Final = 100
 """Users asked before `max_failures` as a share counts."""
 _UNREACHABLE: Final = 50
@@ -132,7 +133,7 @@ async def _while_locked(call: Callable[[], T]) -> T:
         except sqlite3.OperationalError as error:
             if not is_locked(error) or time.monotonic() > until:
                 raise
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(_LOCK_POLL)
 
 
 def _connections() -> int:
@@ -237,16 +238,9 @@ class _Run:
                     self._check_failures(result)
                     if self._writer.is_full(self._clock()):
                         await self._commit()
-        except CapillaryError as error:
-            if isinstance(error, SweepRefused) and self._summary.users:
-                return SweepStopped(
-                    f"{error}; the users before that are safe in {self._directory.path}, and the "
-                    "same command resumes"
-                )
-            return error
-        except (OSError, sqlite3.Error):
-            raise
-        except BaseException as error:  # noqa: BLE001 - raised again, after what is good is kept
+        except BaseException as error:
+            if isinstance(error, OSError | sqlite3.Error) and not isinstance(error, CapillaryError):
+                raise
             return error
         return None
 
