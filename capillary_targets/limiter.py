@@ -17,6 +17,7 @@ from attrs import define
 
 from .budget import Budget, SharedBudget
 from .errors import (
+    AuthorizationUnavailable,
     CapillaryError,
     ConnectionFailed,
     RateLimited,
@@ -26,6 +27,7 @@ from .errors import (
 from .hooks import Hooks, WaitDetails
 from .limits import (
     AdaptiveConcurrency,
+    CircuitBreaker,
     ConcurrencyController,
     RateController,
     RateLimit,
@@ -46,7 +48,7 @@ def outcome_of(error: CapillaryError) -> Outcome:
         return "throttled"
     if isinstance(error, RequestTimeout | ConnectionFailed):
         return "overload"
-    if isinstance(error, ServiceUnavailable) and error.status != 500:
+    if isinstance(error, ServiceUnavailable | AuthorizationUnavailable) and error.status != 500:
         return "overload"  # a plain 500 is a bug of the server's more often than its load
     return "ok"
 
@@ -66,8 +68,10 @@ class Permit:
 
     sent: float
     in_flight: int
+    probe: bool = False
+    """Whether it tries if an outage is over."""
     ticket: str = ""
-    """Its place in a shared budget."""
+    """Its place in the budget."""
 
 
 class Deadline:
@@ -105,6 +109,8 @@ class RequestLimiter:
         rate: the budget to keep: a `RateLimit`, which is opened and closed here, or the caller's
             own `Budget`, which is only used.
         hooks: told of every wait.
+        retry_after_max: seconds; for a longer pause than this that the server asks for, calls fail
+            instead of waiting, in sweeps too.
         clock: monotonic seconds.
 
     """
@@ -115,6 +121,7 @@ class RequestLimiter:
         rate: RateLimit | Budget | None,
         hooks: Hooks,
         *,
+        retry_after_max: float = 900.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._controller = (
@@ -137,7 +144,11 @@ class RequestLimiter:
         self._blocked: Reason | None = None  # what the head of the queue waits for
         self._blocked_since = 0.0
         self._elapsed: dict[Reason, float] = {"slot": 0.0, "budget": 0.0, "pause": 0.0}
+        self._budget_name = (
+            f" ({rate.requests} requests in {rate.per:g} s)" if isinstance(rate, RateLimit) else ""
+        )
         self.rate = RateController()
+        self.breaker = CircuitBreaker(retry_after_max)
         self.in_flight = 0
         self.wait_times = WaitTimes()
 
@@ -151,7 +162,9 @@ class RequestLimiter:
 
         Raises:
             RateLimited: a wait that is known beforehand would pass the deadline of a call whose
-                deadline does not stand still while queued.
+                deadline does not stand still while queued, or the server asks for a pause of more
+                than `retry_after_max`.
+            ServiceUnavailable: the same, for a pause that came with a 503.
             BudgetUnavailable: the shared budget's store failed.
             TimeoutError: the deadline passed.
 
@@ -160,8 +173,8 @@ class RequestLimiter:
         lane = self._background if deadline.paused_while_queued else self._foreground
         if not self._foreground and not lane:
             now = self._clock()
-            if self._blocked_by(now, unlimited=unlimited)[0] is None:
-                return self._grant(now, unlimited=unlimited)
+            if self._blocked_by(now, lane, unlimited=unlimited)[0] is None:
+                return self._grant(now, lane, unlimited=unlimited)
         waiter = _Waiter(deadline, asyncio.get_running_loop().create_future(), unlimited)
         lane.append(waiter)
         started, before = self._clock(), self._elapse()
@@ -199,17 +212,29 @@ class RequestLimiter:
 
         """
         now = self._clock() if ended is None else ended
-        if outcome == "throttled":
-            self.rate.refused(now, permit.sent, retry_after)
-            if self._shared is not None:
-                self._shared.pause(self.rate.pause_left(now))
-        elif outcome == "ok":
-            self.rate.accepted(now)
-        if self._controller is not None and outcome in {"ok", "overload"}:
-            self._controller.on_response(
-                now, now - permit.sent, permit.in_flight, overload=outcome == "overload"
-            )
         self.in_flight -= 1
+        self.rate.ended()
+        self.breaker.ended(probe=permit.probe)
+        if outcome == "ok":
+            self.rate.accepted(now, permit.sent)
+            if self.breaker.succeeded(permit.sent) and self._controller is not None:
+                self._controller.restart()
+        elif outcome == "throttled":
+            paused = self.breaker.refused(now, permit.sent, retry_after)
+            # Without a hint it takes many refusals to pause, which a lack of requests has not.
+            busy = 2 * permit.in_flight >= max(4, min(self.limit, self.rate.burst))
+            saturated = retry_after is None or busy
+            self.rate.refused(now, permit.sent, paused=paused, saturated=saturated)
+        elif outcome == "overload":
+            self.breaker.failed(now, permit.sent, retry_after)
+        overload = outcome == "overload"
+        if self._shared is not None and (pause := self.breaker.paused_until - now) > 0:
+            self._shared.pause(pause)
+        if self._controller is not None and (
+            outcome == "ok" or (overload and not self.breaker.half_open)
+        ):
+            seconds = now - permit.sent
+            self._controller.on_response(now, seconds, permit.in_flight, overload=overload)
         if self._window is not None and permit.ticket:
             self._window.release(self._clock())
         elif self._shared is not None and permit.ticket:
@@ -223,31 +248,35 @@ class RequestLimiter:
         if self._shared is not None:
             await self._shared.aclose()
 
-    def _blocked_by(self, now: float, *, unlimited: bool) -> tuple[Reason | None, float]:
-        """What holds the next request back, and for how many seconds (inf: until told)."""
+    def _blocked_by(
+        self, now: float, lane: deque[_Waiter], *, unlimited: bool
+    ) -> tuple[Reason | None, float]:
+        """What holds a lane's next request back, and for how many seconds (inf: until told)."""
         if self.in_flight >= self.limit:
             return "slot", math.inf
         if unlimited:
             return None, 0.0
-        if self.rate.active and (wait := self.rate.delay(now)):
+        background = lane is self._background
+        if wait := self.breaker.delay(now, background=background) or self.rate.delay(now):
             return "pause", wait
-        if self._window is not None and (wait := self._window.delay(now)):
+        if self._window is not None and (wait := self._window.delay(now, background=background)):
             return "budget", wait
         if self._shared is not None and (wait := self._shared.delay(now)):
             return "budget", wait
         return None, 0.0
 
-    def _grant(self, now: float, *, unlimited: bool) -> Permit:
+    def _grant(self, now: float, lane: deque[_Waiter], *, unlimited: bool) -> Permit:
         self.in_flight += 1
+        self.rate.sent(now)
         ticket = ""
-        if not unlimited:
-            self.rate.sent(now)
-            if self._window is not None:
-                self._window.acquire()
-                ticket = "local"
-            elif self._shared is not None:
-                ticket = self._shared.acquire()
-        return Permit(now, self.in_flight, ticket)
+        if unlimited:
+            pass
+        elif self._window is not None:
+            self._window.acquire(now, background=lane is self._background)
+            ticket = "local"
+        elif self._shared is not None:
+            ticket = self._shared.acquire()
+        return Permit(now, self.in_flight, self.breaker.sent(now), ticket)
 
     def _dispatch(self) -> None:
         """Grant permits, the foreground lane first, until something holds the next one back."""
@@ -255,12 +284,12 @@ class RequestLimiter:
             self._timer.cancel()
             self._timer = None
         reason, wait = None, 0.0
-        while (waiter := self._next()) is not None:
-            now = self._clock()
-            reason, wait = self._blocked_by(now, unlimited=waiter.unlimited)
+        while (lane := self._next_lane()) is not None:
+            now, waiter = self._clock(), lane[0]
+            reason, wait = self._blocked_by(now, lane, unlimited=waiter.unlimited)
             if reason is None:
-                waiter.granted.set_result(self._grant(now, unlimited=waiter.unlimited))
-            elif wait < math.inf and self._refuse_late(reason, wait):
+                waiter.granted.set_result(self._grant(now, lane, unlimited=waiter.unlimited))
+            elif wait < math.inf and self._refuse_late(now, reason, wait):
                 reason = None
             else:
                 break
@@ -271,27 +300,47 @@ class RequestLimiter:
         elif reason == "budget" and self._shared is not None:
             self._shared.fetch()
 
-    def _next(self) -> _Waiter | None:
-        """The first waiter of the first lane; those who gave up are dropped."""
+    def _next_lane(self) -> deque[_Waiter] | None:
+        """The lane whose turn it is; calls that gave up are dropped."""
         for lane in (self._foreground, self._background):
-            while lane:
-                if not lane[0].granted.done():
-                    return lane[0]
+            while lane and lane[0].granted.done():
                 lane.popleft()
+            if lane:
+                return lane
         return None
 
-    def _refuse_late(self, reason: Reason, wait: float) -> bool:
-        """Fail the calls for whom a known wait is too long; returns whether the head's did."""
-        head = self._next()
-        for waiter in self._foreground:
-            if not waiter.granted.done() and waiter.deadline.left() <= wait:
-                waiter.granted.set_exception(_refusal(reason, wait))
-        return self._next() is not head
+    def _refuse_late(self, now: float, reason: Reason, wait: float) -> bool:
+        """Fail the calls for whom a known wait is too long; returns whether there were any."""
+        announced = self.breaker.announced_until - now if reason == "pause" else 0.0
+        too_long = announced > self.breaker.retry_after_max
+        late = [
+            waiter
+            for waiter in (*self._foreground, *(self._background if too_long else ()))
+            if not waiter.granted.done() and (too_long or waiter.deadline.left() <= wait)
+        ]
+        for waiter in late:
+            waiter.granted.set_exception(self._refusal(now, reason, max(wait, announced)))
+        return bool(late)
+
+    def _refusal(self, now: float, reason: Reason, wait: float) -> CapillaryError:
+        if reason == "budget":
+            said = f"our own rate budget{self._budget_name} is used up"
+        elif now >= self.breaker.paused_until:
+            said = (
+                f"our own pace of {self.rate.rate:.3g} requests a second, learned from the "
+                "server's refusals, leaves no room before the deadline"
+            )
+        elif self.breaker.overloaded:
+            said = f"the server is unavailable and asked for a pause of another {wait:.0f} s"
+            return ServiceUnavailable(said, retry_after=wait)
+        else:
+            said = f"the server asked for a pause of another {wait:.0f} s"
+        return RateLimited(said, retry_after=wait)
 
     def _fail_next(self, error: CapillaryError) -> None:
-        waiter = self._next()
-        if waiter is not None:
-            waiter.granted.set_exception(error)
+        lane = self._next_lane()
+        if lane is not None:
+            lane[0].granted.set_exception(error)
 
     def _elapse(self) -> dict[Reason, float]:
         """Seconds for which the head of the queue was blocked so far, by what blocked it."""
@@ -307,10 +356,3 @@ class RequestLimiter:
                 setattr(self.wait_times, reason, getattr(self.wait_times, reason) + waited)
                 if self._hooks:
                     self._hooks.emit(WaitDetails(reason=reason, seconds=waited))
-
-
-def _refusal(reason: Reason, wait: float) -> RateLimited:
-    return RateLimited(
-        "the rate budget is used up" if reason == "budget" else "the server has asked for a pause",
-        retry_after=wait,
-    )

@@ -1,9 +1,13 @@
-"""How many requests at a time, and how many in a while: controllers without a clock or a socket.
+"""Concurrency limit, rate limit and circuit breaker: controllers without a clock or a socket.
 
-Two signals, two controllers. Latency and time-outs steer *concurrency* (`ConcurrencyController`,
-in the spirit of Netflix's concurrency-limits and of TCP Vegas); refusals (429) steer the *rate*
-(`RateController`). Mixing them makes both oscillate. A budget that the caller knows is a sliding
-window (`Window`). The times handed in are monotonic seconds.
+Two signals, two controllers. Latency and the share of overloads steer *concurrency*
+(`ConcurrencyController`, in the spirit of Netflix's concurrency-limits and of TCP Vegas); refusals
+(429) steer the *rate* (`RateController`). Mixed, both oscillate. `CircuitBreaker` keeps the pauses
+that the server asks for and probes an outage. A budget that the caller knows is a sliding window
+(`Window`). The times handed in are monotonic seconds.
+
+One rule holds for both controllers: slowing down that does not lower the share of failures is no
+remedy, so it is undone. Faults that come at random must not stop a client.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from attrs import define, field, frozen, validators
 
 __all__ = [
     "AdaptiveConcurrency",
+    "CircuitBreaker",
     "ConcurrencyController",
     "RateController",
     "RateLimit",
@@ -57,30 +62,64 @@ _HORIZON: Final = 5.0
 """Seconds after which a measured unloaded latency is no longer believed."""
 _CALM_ROUNDS: Final = 20
 """... but not before so many round trips, on a slow server."""
-_BACKOFF: Final = 0.85
+_OVERLOADED: Final = 0.2
+"""The share of overloads at which the limit shrinks."""
+_NOISE_HOLD: Final = 30.0
+"""Seconds for which a share that a smaller limit did not lower is taken for noise."""
+
+
+@define(eq=False, repr=False)
+class _Share:
+    """The share of failures among the last `memory` outcomes or so: an exponential average."""
+
+    memory: int
+    value: float = 0.0
+
+    def add(self, *, failed: bool) -> float:
+        self.value += (failed - self.value) / self.memory
+        return self.value
+
+
+@define(eq=False, repr=False)
+class _Trial:
+    """A smaller limit, tried to see whether it lowers the share of overloads."""
+
+    limit: float
+    """The limit before."""
+    share: float
+    """The share of overloads before."""
+    responses: int = 0
+    overloads: int = 0
 
 
 @define(eq=False, repr=False)
 class ConcurrencyController:
-    """The limit in force, from the latency of the requests that ended.
+    """The concurrency limit in force, from latency and overloads of the requests that ended.
 
     The samples of about one round trip make a window. Its median latency is held against the
     unloaded latency, the least window median of the last seconds: while the two agree the limit
     grows (doubling at first), where requests queue it shrinks in proportion. To keep the unloaded
-    latency honest the limit is halved for two windows now and then. Overload (a time-out, a broken
-    connection, a 5xx) shrinks the limit and is remembered as a ceiling for a while.
+    latency honest the limit is halved for two windows now and then.
+
+    When the share of overloads (a time-out, a broken connection, a 5xx) passes a fifth, a smaller
+    limit is tried. If that halves the share, the old limit is remembered as a ceiling for a while;
+    if not even an eighth of the limit does, the overloads are none of our making and the limit is
+    as before.
     """
 
     settings: AdaptiveConcurrency
     _limit: float = field(init=False)
     _doubling: bool = field(init=False, default=True)
     _samples: list[float] = field(init=False, factory=list)
-    _overloads: int = field(init=False, default=0)
     _peak_in_flight: int = field(init=False, default=0)
     _base: float = field(init=False, default=math.inf)
     _base_at: float = field(init=False, default=-math.inf)
     _probing: int = field(init=False, default=0)
     _limit_before_probe: float = field(init=False, default=0.0)
+    _overloads: _Share = field(init=False, factory=lambda: _Share(32))
+    _trial: _Trial | None = field(init=False, default=None)
+    _noise: float = field(init=False, default=0.0)
+    _noise_until: float = field(init=False, default=-math.inf)
     _ceiling: float = field(init=False, default=math.inf)
     _ceiling_until: float = field(init=False, default=-math.inf)
     _ignore_until: float = field(init=False, default=-math.inf)
@@ -96,25 +135,61 @@ class ConcurrencyController:
     def on_response(
         self, now: float, seconds: float, in_flight: int, *, overload: bool = False
     ) -> None:
-        """A request ended after `seconds`; `in_flight` were under way when it was sent."""
+        """A request ended after `seconds`; when it was sent `in_flight` were, itself included."""
         self._peak_in_flight = max(self._peak_in_flight, in_flight)
+        if now - seconds >= self._ignore_until:  # sent under the present limit
+            self._judge(now, seconds, overload=overload)
         if overload:
-            self._overloads += 1
-            if now - seconds >= self._ignore_until:  # sent after the last shrinking: news
-                self._shrink(now, seconds, in_flight)
             return
         self._samples.append(seconds)
         if len(self._samples) >= max(4, self.limit):
             self._window(now, _median(self._samples))
             self._samples.clear()
-            self._peak_in_flight = self._overloads = 0
+            self._peak_in_flight = 0
 
-    def _shrink(self, now: float, seconds: float, in_flight: int) -> None:
-        self._ceiling = max(self.settings.minimum, min(self._limit, in_flight) * 0.95)
-        self._ceiling_until = now + max(4 * _HORIZON, _CALM_ROUNDS * seconds)
+    def restart(self) -> None:
+        """After an outage: start as in the beginning, in case the server is not itself yet."""
+        self._limit = min(self._limit, float(self.settings.initial))
+        self._doubling = True
+        self._probing = 0
+        self._trial = None
+        self._overloads.value = 0.0
+
+    def _judge(self, now: float, seconds: float, *, overload: bool) -> None:
+        """Try a smaller limit where overloads are many, and see whether it was a remedy."""
+        share = self._overloads.add(failed=overload)
+        trial = self._trial
+        if trial is None:
+            noise = self._noise if now < self._noise_until else 0.0
+            if overload and share > max(_OVERLOADED, 2 * noise):
+                self._trial = _Trial(self._limit, share)
+                self._shrink(now, max(0.5, 1.0 - share))
+            return
+        trial.responses += 1
+        trial.overloads += overload
+        if trial.responses < max(32, 2 * self.limit):
+            return
+        share = trial.overloads / trial.responses
+        if share <= max(trial.share / 2, _OVERLOADED / 2):
+            self._trial = None
+            self._ceiling = max(self.settings.minimum, trial.limit * 0.95)
+            self._ceiling_until = now + max(4 * _HORIZON, _CALM_ROUNDS * seconds)
+            self._overloads.value = share
+            self._doubling = True
+        elif self._limit > max(self.settings.minimum, trial.limit / 8):
+            trial.responses = trial.overloads = 0
+            self._shrink(now, 0.5)
+        else:
+            self._trial = None
+            self._noise, self._noise_until = share, now + _NOISE_HOLD
+            self._overloads.value = share
+            self._set(now, trial.limit)
+
+    def _shrink(self, now: float, factor: float) -> None:
         self._doubling = False
+        self._probing = 0
         self._ignore_until = now
-        self._set(now, min(self._limit, in_flight) * _BACKOFF)
+        self._set(now, self._limit * factor)
 
     def _window(self, now: float, latency: float) -> None:
         horizon = max(_HORIZON, _CALM_ROUNDS * latency)
@@ -129,8 +204,8 @@ class ConcurrencyController:
             self._probing = 2
             self._set(now, self._limit / 2)
             return
-        if self._overloads or self._peak_in_flight < self._limit / 2:
-            return  # shrunk already, or the limit was not what held the requests back
+        if self._trial is not None or self._peak_in_flight < self._limit / 2:
+            return  # the limit was not what held the requests back
         gradient = (_TOLERANCE * self._base + _SLACK) / latency
         if gradient >= 1.0 and self._doubling:
             self._set(now, self._limit * 2)
@@ -162,79 +237,280 @@ def _median(samples: list[float]) -> float:
 
 
 _SAFETY: Final = 0.97
-_GROWTH: Final = 0.01
-"""The learned rate grows by this share in the first length of the pause that taught it, by twice
-as much in the second, and so on: slowly near the known limit, quickly once it must have moved."""
-_FIRST_PAUSE: Final = 1.0
-_LONGEST_PAUSE: Final = 60.0
+_ALIKE: Final = 1.5
+"""The highest of several measured rates may be so many times the lowest: then it is a limit."""
+_MEASUREMENTS: Final = 3
+_FEW: Final = 5
+"""Fewer accepted requests than this say nothing of a rate."""
 
 
 @define(eq=False, repr=False)
 class RateController:
-    """The rate that the server's refusals (429) teach; no limit before the first one.
+    """The pace that the server's refusals (429) teach; none before.
 
-    What was accepted since the last pause, over the time that it took and the pause asked for
-    now, is what the server allows: exact for the windows that servers count in. From there the
-    rate grows slowly until the next refusal. Without a `Retry-After` the pauses double.
+    Between two pauses requests run freely. What was accepted meanwhile, over the time until
+    requests were accepted again, is what a server that counts would allow. If that is the same
+    several times in a row, it is the limit, and requests keep its pace: refused hardly ever,
+    instead of after each window. Time in which too few requests were made to use the limit up
+    teaches nothing.
+
+    If the pace does not lower the share of refusals to a third, they are none of our making (a key
+    shared with others): it is dropped, and it takes longer to believe in one again. A pace that
+    holds grows slowly, then faster, until the next refusal.
     """
 
-    rate: float = field(default=math.inf)
+    rate: float = field(init=False, default=math.inf)
     """Requests a second."""
-    paused_until: float = field(default=-math.inf)
-    _accepted: int = field(init=False, default=0)
-    _since: float | None = field(init=False, default=None)
-    _last_increase: float = field(init=False, default=0.0)
-    _pause: float = field(init=False, default=_FIRST_PAUSE)
     _next: float = field(init=False, default=-math.inf)
+    _in_flight: int = field(init=False, default=0)
+    burst: float = field(init=False, default=math.inf)
+    """Requests in flight after a pause: no more than have shown to be welcome."""
+    _since: float = field(init=False, default=-math.inf)
+    _saturated: bool = field(init=False, default=True)
+    _accepted: int = field(init=False, default=0)
+    _since_pause: int = field(init=False, default=0)
+    _refused_at: float | None = field(init=False, default=None)
+    _resumed_at: float = field(init=False, default=-math.inf)
+    _rates: deque[float] = field(init=False, factory=deque)
+    _needed: int = field(init=False, default=_MEASUREMENTS)
+    _unit: float = field(init=False, default=1.0)
+    _good: float = field(init=False, default=0.0)  # the latest rate that held
+    _echo_until: float = field(init=False, default=0.0)
+    _held_until: float = field(init=False, default=0.0)
+    _last_increase: float = field(init=False, default=0.0)
+    _responses: int = field(init=False, default=0)
+    _refusals: int = field(init=False, default=0)
+    _share: float = field(init=False, default=0.0)  # of refusals, before there was a pace
 
     @property
     def active(self) -> bool:
-        """Whether there was ever a refusal."""
-        return self.paused_until > -math.inf
-
-    def pause_left(self, now: float) -> float:
-        """Seconds for which nothing may be sent."""
-        return max(0.0, self.paused_until - now)
+        """Whether there is a pace."""
+        return self.rate < math.inf
 
     def delay(self, now: float) -> float:
-        """Seconds until pause and pace let a request through."""
-        if now < self.paused_until:
-            return self.paused_until - now
-        return max(0.0, self._next - now)
+        """Seconds until the pace lets a request through; inf: when another has ended."""
+        return max(0.0, self._next - now) if self._in_flight < self.burst else math.inf
 
     def sent(self, now: float) -> None:
         """A request was let through."""
-        if self.rate < math.inf:
-            # A late caller may catch up a tenth of a second, no more: a pace, not a burst.
-            self._next = max(self._next, now - 0.1) + 1.0 / self.rate
-
-    def accepted(self, now: float) -> None:
-        """A request was not refused."""
-        if self._since is None:
+        self._in_flight += 1
+        if self._since == -math.inf:
             self._since = now
-        self._accepted += 1
-        if self.rate != math.inf:
-            passed = max(0.0, now - self._last_increase) / self._pause
-            self.rate *= 1.0 + _GROWTH * passed * (now - self.paused_until) / self._pause
-            self._last_increase = max(self._last_increase, now)
+        if self.active:
+            # A late caller may catch up a twentieth of a second, no more: a pace, not a burst.
+            self._next = max(self._next, now - 0.05) + 1.0 / self.rate
 
-    def refused(self, now: float, sent: float, retry_after: float | None) -> None:
-        """A request sent at `sent` was refused, with the server's word for how long, if any."""
-        until = now + (self._pause if retry_after is None else retry_after)
-        if sent < self.paused_until:
-            # Of the same burst as an earlier one: it teaches nothing but a longer pause.
-            if retry_after is not None:
-                self.paused_until = max(self.paused_until, until)
+    def ended(self) -> None:
+        """A request that was sent is over, whatever became of it."""
+        self._in_flight -= 1
+
+    def accepted(self, now: float, sent: float) -> None:
+        """A request was not refused."""
+        if self._refused_at is not None and sent > self._refused_at:
+            self._learn(sent, sent - self._refused_at)
+            self.burst = max(3, self._since_pause // 4)
+            self._since_pause = 0
+            self._refused_at, self._resumed_at = None, sent
+        self._accepted += 1
+        self._responses += 1
+        self._since_pause += 1
+        self.burst = max(self.burst, self._since_pause // 2)
+        if self.active:
+            self._grow(now)
+
+    def refused(self, now: float, sent: float, *, paused: bool, saturated: bool) -> None:
+        """A request was refused. All refusals of one burst are one.
+
+        Args:
+            now: seconds.
+            sent: when it was sent.
+            paused: whether everybody pauses for it.
+            saturated: whether the limits held requests back when it was sent, not a lack of them.
+
+        """
+        self._refusals += 1
+        if self._refused_at is None and sent >= self._resumed_at and (paused or self.active):
+            self._refused_at = now
+            self._saturated = self._saturated and saturated
+            if self.active:
+                self._slow_down(now)
+
+    def _learn(self, now: float, pause: float) -> None:
+        """Requests are accepted again: measure the rate since the last such moment."""
+        passed = now - self._since
+        if passed < 1.0 or (self._accepted < _FEW and not self.active):
+            return  # too little: together with what follows
+        if not self._saturated:
+            self._rates.clear()
+        elif not self.active:
+            self._rates.append(self._accepted / passed)
+        self._accepted, self._since, self._saturated = 0, now, True
+        if len(self._rates) > self._needed:
+            self._rates.popleft()
+        if len(self._rates) == self._needed and max(self._rates) <= _ALIKE * min(self._rates):
+            self.rate = self._good = _SAFETY * _median(list(self._rates))
+            self._unit = min(max(pause, 1.0), 5.0)
+            self._share = self._refusals / (self._responses + self._refusals)
+            self._refusals = self._responses = 0
+            self._echo_until = now + self._unit
+            self._hold(now)
+            self._rates.clear()
+
+    def _hold(self, now: float) -> None:
+        self._held_until = self._last_increase = now + 6 * self._unit
+
+    def _grow(self, now: float) -> None:
+        """By 9 % in the first unit after the hold, by more in each that follows."""
+        if now > self._last_increase:
+            if self._last_increase == self._held_until:
+                self._good = self.rate
+            since, until = ((t - self._held_until) / self._unit for t in (self._last_increase, now))
+            exponent = 0.09 * (until**2 - since**2)
+            self.rate = self.rate * math.exp(exponent) if exponent < 50 else math.inf
+            self._last_increase = now
+
+    def _slow_down(self, now: float) -> None:
+        """Refused in spite of the pace: it was too fast, or a pace is no remedy."""
+        share = self._refusals / (self._responses + self._refusals)
+        if self._refusals >= _FEW and share > self._share / 3:
+            self.rate = math.inf
+            self._next = -math.inf
+            self._needed = min(2 * self._needed, 100)
+            self._refusals = self._responses = 0
             return
-        self.paused_until = until
-        pause = max(until - now, 1e-3)
-        if retry_after is None:
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        if self._refusals >= 4 * _FEW:  # a remedy so far; what is long past counts less
+            self._needed = _MEASUREMENTS
+            self._refusals //= 2
+            self._responses //= 2
+        if now < self._echo_until:
+            pass  # of the time before there was a pace
+        elif self.rate <= self._good:
+            self.rate *= 0.9
+        elif self.rate < 1.3 * self._good:  # as good as known
+            self.rate = _SAFETY * min(self.rate, 1.06 * self._good)
         else:
-            self._pause = max(pause, _FIRST_PAUSE)
-        if self._accepted and self._since is not None:
-            self.rate = _SAFETY * self._accepted / (now - self._since + pause)
-        self._accepted, self._since, self._last_increase = 0, self.paused_until, self.paused_until
+            self.rate = max(0.8 * self.rate, self._good)
+        self._hold(now)
+
+
+_FAILURES: Final = 8
+"""Failures in a row that make an outage."""
+_REFUSED: Final = 0.25
+"""The share of refusals without a `Retry-After` from which on they are no chance."""
+_FIRST_PAUSE: Final = 0.25
+_LONGEST_PAUSE: Final = 30.0
+"""Seconds between two probes of an outage."""
+_LONGEST_AFTER_REFUSALS: Final = 2.0
+"""... and after refusals: what a rate limit allows is measured by when it allows it again."""
+_PROBES: Final = 3
+
+
+@define(eq=False, repr=False)
+class CircuitBreaker:
+    """Pauses, and the probes after them.
+
+    A pause that the server asks for (`Retry-After`) holds everybody back. Where it does not say
+    how long, failures in a row (an outage), or refusals that are many, open the breaker: then
+    background calls wait for probes, sent one by one after pauses that double. After a pause that
+    nothing was accepted before, or of an outage, it is half open: `_PROBES` requests in flight at
+    most until one succeeds.
+
+    Args:
+        retry_after_max: seconds; who asks for a longer pause is asked again after this long.
+
+    """
+
+    retry_after_max: float = 900.0
+    paused_until: float = field(init=False, default=-math.inf)
+    """Until when the server asked to be left alone, but `retry_after_max` from then at most."""
+    announced_until: float = field(init=False, default=-math.inf)
+    """Until when the server asked to be left alone."""
+    overloaded: bool = field(init=False, default=False)
+    """Whether the pause is for an outage, not for refusals."""
+    half_open: bool = field(init=False, default=False)
+    _hold_until: float = field(init=False, default=-math.inf)
+    _opened_at: float = field(init=False, default=-math.inf)
+    _pause: float = field(init=False, default=_FIRST_PAUSE)
+    _probes: int = field(init=False, default=0)
+    _failures: int = field(init=False, default=0)
+    _refusals: _Share = field(init=False, factory=lambda: _Share(64))
+    _succeeded: bool = field(init=False, default=True)
+
+    def delay(self, now: float, *, background: bool) -> float:
+        """Seconds until a request may be sent; inf: when a probe has ended."""
+        if now < self.paused_until:
+            return self.paused_until - now
+        if not self.half_open:
+            return 0.0
+        if background and now < self._hold_until:
+            return self._hold_until - now
+        return math.inf if self._probes >= _PROBES else 0.0
+
+    def sent(self, now: float) -> bool:
+        """A request was let through; whether it is a probe."""
+        if self.half_open:
+            self._probes += 1
+            self._hold_until = now + self._pause
+        return self.half_open
+
+    def ended(self, *, probe: bool) -> None:
+        """A request is over, whatever became of it."""
+        if probe and self._probes:
+            self._probes -= 1
+
+    def succeeded(self, sent: float) -> bool:
+        """A request was served; whether that ended an outage."""
+        self._failures = 0
+        self._refusals.add(failed=False)
+        if sent < self._opened_at:
+            return False
+        ended = self.half_open and self.overloaded
+        self.half_open = self.overloaded = False
+        self._probes = 0
+        self._pause = _FIRST_PAUSE
+        self._succeeded = True
+        return ended
+
+    def refused(self, now: float, sent: float, retry_after: float | None) -> bool:
+        """A request was refused (429); whether everybody pauses for it."""
+        share = self._refusals.add(failed=True)
+        if retry_after is not None:
+            self._ask(now, sent, retry_after, probe=not self._succeeded)
+        elif sent >= self._opened_at and (self.half_open or share > _REFUSED):
+            self._open(now)
+        else:
+            return False
+        return True
+
+    def failed(self, now: float, sent: float, retry_after: float | None) -> bool:
+        """A request met an overload or no server; whether that is an outage."""
+        self._failures += 1
+        if retry_after is not None:
+            self.overloaded = True
+            self._ask(now, sent, retry_after, probe=True)
+        elif sent >= self._opened_at and (self.half_open or self._failures >= _FAILURES):
+            self.overloaded = True
+            self._open(now)
+        return self.half_open
+
+    def _ask(self, now: float, sent: float, seconds: float, *, probe: bool) -> None:
+        """The server asked for a pause. All refusals of one burst are one."""
+        self.announced_until = max(self.announced_until, now + seconds)
+        probe = probe or seconds > self.retry_after_max
+        self.paused_until = max(self.paused_until, now + min(seconds, self.retry_after_max))
+        if sent >= self._opened_at:
+            self._opened_at = now
+            self._succeeded = False
+            self.half_open = self.half_open or probe
+
+    def _open(self, now: float) -> None:
+        self._opened_at = now
+        self._hold_until = now + self._pause
+        if self.half_open:
+            longest = _LONGEST_PAUSE if self.overloaded else _LONGEST_AFTER_REFUSALS
+            self._pause = min(2 * self._pause, longest)
+        self.half_open = True
+        self._refusals.value = 0.0
 
 
 @define(eq=False, repr=False)
@@ -244,25 +520,41 @@ class Window:
     A request reaches the server somewhere between being sent and being answered. So its place is
     taken when it is sent, and free again `per` seconds after its *answer*: then no window of the
     server's holds more than `requests`, however unevenly the network delays them.
+
+    Background requests leave a fiftieth of a long window to the foreground. Once there was a
+    foreground request, they spread over the window, so that a place is free again at any moment.
     """
 
     requests: int
     per: float
     _in_flight: int = field(init=False, default=0)
     _free_at: deque[float] = field(init=False, factory=deque)
+    _shared: bool = field(init=False, default=False)
+    _next_background: float = field(init=False, default=-math.inf)
 
-    def delay(self, now: float) -> float:
+    def delay(self, now: float, *, background: bool = False) -> float:
         """Seconds until a place may be free: 0 if one is, inf if none is known to become so."""
         free_at = self._free_at
         while free_at and free_at[0] <= now:
             free_at.popleft()
-        if self._in_flight + len(free_at) < self.requests:
-            return 0.0
-        return free_at[0] - now if free_at else math.inf
+        wait = max(0.0, self._next_background - now) if background and self._shared else 0.0
+        room = self.requests
+        if background and self.per > 1.0:
+            room -= self.requests // 50
+        over = self._in_flight + len(free_at) - room
+        if over < 0:
+            return wait
+        return max(wait, free_at[over] - now) if over < len(free_at) else math.inf
 
-    def acquire(self) -> None:
+    def acquire(self, now: float, *, background: bool = False) -> None:
         """Take a place, which `delay` has found free."""
         self._in_flight += 1
+        if background:
+            # No more than a second's worth at once.
+            behind = now - min(1.0, self.per)
+            self._next_background = max(self._next_background, behind) + self.per / self.requests
+        else:
+            self._shared = True
 
     def release(self, now: float) -> None:
         """A request that took a place was answered, or failed."""

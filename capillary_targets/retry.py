@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -25,7 +27,8 @@ class RetryPolicy:
 
     Exponential backoff with full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog,
     2015): a wait is drawn evenly from nothing to `wait_initial` x 2^n, at most `wait_max`. A
-    server's `Retry-After` is a floor under it and never trimmed.
+    server's `Retry-After` is a floor under it and never trimmed; above `retry_after_max` seconds
+    the call fails instead of waiting, in a sweep too.
 
     `attempt_timeout` cuts one attempt off, so that a stalled connection leaves time for another;
     None is half of the call's deadline. `quota` is the size of the client's retry quota.
@@ -38,6 +41,7 @@ class RetryPolicy:
         default=None, validator=validators.optional(validators.gt(0))
     )
     quota: int = field(default=500, validator=validators.ge(0))
+    retry_after_max: float = field(default=900.0, validator=validators.gt(0))
 
     def backoff(self, attempt: int, jitter: float, retry_after: float | None = None) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 1).
@@ -77,20 +81,48 @@ class RetryQuota:
         self.tokens = min(self.capacity, self.tokens + (taken or _SUCCESS_REFUND))
 
 
-def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """`Retry-After` (RFC 9110, 10.2.3), seconds or an HTTP date, as seconds from `now`.
+def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
+    """`Retry-After` (RFC 9110, 10.2.3) as seconds from now; None where ordinary back-off is due.
 
-    None where it is absent or unreadable; never negative.
+    Seconds, with a fraction or not; an HTTP date; and what servers send besides: a Unix time, in
+    seconds or milliseconds, and the same number several times. None for what is absent, unreadable,
+    zero, negative, or a moment gone by.
+
+    Args:
+        value: the header, or None.
+        date: the answer's own `Date` header. Moments are counted from it, so that a clock of ours
+            that is wrong does no harm.
+
     """
     if value is None:
         return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:12])
+    if _SECONDS.fullmatch(value):
+        seconds = float(value.partition(",")[0])
+        if seconds < _UNIX_TIME:
+            return seconds or None
+        moment = seconds / 1000 if seconds >= 1000 * _UNIX_TIME else seconds
+        if moment > 1000 * _UNIX_TIME:
+            return _LONGEST  # no moment that a clock knows
+    else:
+        parsed = _timestamp(value)
+        if parsed is None:
+            return None
+        moment = parsed
+    now = None if date is None else _timestamp(date)
+    wait = moment - (time.time() if now is None else now)
+    return min(wait, _LONGEST) if wait > 0 else None
+
+
+_SECONDS: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:,\s*\1\s*)*", re.ASCII)
+_UNIX_TIME: Final = 1e9
+"""From here on a number of seconds is a moment, since 2001: 31 years are no pause."""
+_LONGEST: Final = 10 * 365 * 86400.0
+
+
+def _timestamp(text: str) -> float | None:
+    """The Unix time of an HTTP date; None if it is none."""
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, TypeError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - now).total_seconds())

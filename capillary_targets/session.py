@@ -152,7 +152,12 @@ async def open_session(
         settings = Settings(base_url=base_url, auth=auth, **options)
     hooks = Hooks(settings.hooks)
     async with AsyncExitStack() as stack:
-        limiter = RequestLimiter(settings.concurrency, settings.rate, hooks)
+        limiter = RequestLimiter(
+            settings.concurrency,
+            settings.rate,
+            hooks,
+            retry_after_max=settings.retry.retry_after_max,
+        )
         stack.push_async_callback(limiter.aclose)
         if session is None:
             http = await stack.enter_async_context(_open_http(settings))

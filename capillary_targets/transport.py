@@ -198,6 +198,9 @@ async def _retry(
     policy = session.settings.retry
     if not error.retryable or attempts >= policy.attempts or deadline.left() <= 0:
         return None
+    if (error.retry_after or 0.0) > policy.retry_after_max:
+        error.add_note("not retried: the server asks for a longer pause than retry_after_max")
+        return None
     throttled = isinstance(error, RateLimited)
     outage = isinstance(error, ServiceUnavailable) and error.retry_after is not None
     if session.wait_for_limits and (throttled or outage):
@@ -208,7 +211,8 @@ async def _retry(
         error.add_note("not retried: the deadline would pass before another attempt")
         return None
     spent: int | None = 0
-    if use_quota and not throttled:
+    # A sweep needs no quota in an outage: the limiter lets few of its requests through.
+    if use_quota and not throttled and not session.wait_for_limits:
         spent = session.quota.acquire(timed_out=isinstance(error, RequestTimeout))
     if spent is None:
         error.add_note("not retried: too many requests are failing (retry quota used up)")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 
@@ -74,7 +73,7 @@ class Answer:
     def retry_after(self) -> float | None:
         """Seconds for which the server asks to be left alone."""
         value = self.headers.get("Retry-After")
-        return None if value is None else parse_retry_after(value, datetime.now(UTC))
+        return parse_retry_after(value, self.headers.get("Date"))
 
     @property
     def charset(self) -> str | None:

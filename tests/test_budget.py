@@ -169,7 +169,7 @@ async def test_token_requests_and_retries_count_too() -> None:
             sandbox.faults.add(Fault.http(503))
             await client.active_targets(42381788)  # a token, a failure, a success
             await client.active_targets(42381788)
-            with pytest.raises(Exception, match="budget is used up"):
+            with pytest.raises(Exception, match="our own rate budget"):
                 await client.active_targets(42381788)
     assert len(sandbox.requests) == 4
 

@@ -258,7 +258,7 @@ async def test_waiting_for_the_budget_counts_towards_nobodys_deadline() -> None:
 async def test_a_refusal_pauses_the_sweep_and_fails_nobody() -> None:
     sandbox = Sandbox(users=20)
     async with sandbox, client_of(sandbox) as client:
-        sandbox.faults.add(Fault.too_many_requests(3600), times=8)
+        sandbox.faults.add(Fault.too_many_requests(600), times=8)
         with no_waiting():
             outcomes = [outcome async for outcome in client.sweep(sandbox.world.user_ids())]
     assert all(outcome.complete for outcome in outcomes)

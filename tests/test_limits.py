@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets import AdaptiveConcurrency, RateLimit
-from capillary_targets.limits import ConcurrencyController, RateController, Window
+from capillary_targets.limits import ConcurrencyController, Window
 
 
 @define
@@ -163,7 +163,7 @@ def test_no_window_of_the_servers_holds_more_than_the_budget(
                 window.release(heapq.heappop(answers))
             wait = window.delay(now)
             if not wait:
-                window.acquire()
+                window.acquire(now)
                 break
             now = min([now + wait, *answers[:1]])
         arrivals.append(now + took * share)
@@ -181,56 +181,7 @@ def test_the_budget_is_used_in_full() -> None:
         if wait:
             now += wait
         else:
-            window.acquire()
+            window.acquire(now)
             sent += 1
             window.release(now + 0.005)
     assert sent >= 0.95 * 1000
-
-
-@pytest.mark.parametrize(("budget", "per"), [(100, 10.0), (1000, 60.0), (50, 1.0)])
-def test_refusals_teach_the_rate(budget: int, per: float) -> None:
-    """A server with fixed windows of `budget` in `per` seconds, which says when to come again."""
-    rate = RateController()
-    used: Counter[int] = Counter()
-    now, sent, refused = 0.0, 0, 0
-    while now < 30 * per:
-        wait = rate.delay(now)
-        if wait:
-            now += wait
-            continue
-        sent += 1
-        rate.sent(now)
-        window = int(now // per)
-        used[window] += 1
-        if used[window] > budget:
-            refused += 1
-            rate.refused(now + 0.01, now, (window + 1) * per - now)
-        else:
-            rate.accepted(now + 0.01)
-        now += 0.002
-    assert refused / sent <= 0.01
-    assert sum(min(used[n], budget) for n in range(5, 30)) >= 0.85 * budget * 25
-
-
-def test_the_refusals_of_one_burst_count_once() -> None:
-    rate = RateController()
-    for moment in range(100):
-        rate.accepted(moment / 100)
-    rate.refused(1.0, 0.99, 9.0)
-    learned = rate.rate
-    assert learned == pytest.approx(10, rel=0.05)
-    for _ in range(30):
-        rate.refused(1.01, 0.99, 9.0)
-    assert rate.rate == learned
-    assert rate.pause_left(1.01) == pytest.approx(9.0)
-
-
-def test_without_a_word_for_how_long_the_pauses_double() -> None:
-    rate = RateController()
-    pauses = []
-    now = 0.0
-    for _ in range(8):
-        rate.refused(now, now, None)
-        pauses.append(round(rate.pause_left(now)))
-        now = rate.paused_until
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]

@@ -11,6 +11,7 @@ from capillary_targets import RetryPolicy
 from capillary_targets.retry import parse_retry_after
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DATE = format_datetime(NOW, usegmt=True)
 
 
 @given(st.integers(1, 5000), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, 10_000))
@@ -28,23 +29,55 @@ def test_backoff_doubles_up_to_its_ceiling() -> None:
     assert [policy.backoff(n, 0.5) for n in range(1, 7)] == [0.5, 1, 2, 4, 5, 5]
 
 
-@given(st.integers(0, 10**6))
-def test_retry_after_reads_both_forms_alike(seconds: int) -> None:
-    date = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
-    assert parse_retry_after(str(seconds), NOW) == seconds
-    assert parse_retry_after(date, NOW) == seconds
+@given(st.integers(1, 10**6))
+def test_retry_after_reads_all_forms_alike(seconds: int) -> None:
+    then = NOW + timedelta(seconds=seconds)
+    unix = int(then.timestamp())
+    for text in (seconds, f" {seconds}.0 ", format_datetime(then, usegmt=True), unix, unix * 1000):
+        assert parse_retry_after(str(text), DATE) == seconds
 
 
-@pytest.mark.parametrize("text", [None, "", "soon", "-5", "1.5", "٣", "Fri, 99 Foo 2026"])
-def test_an_unreadable_retry_after_is_none(text: str | None) -> None:
-    assert parse_retry_after(text, NOW) is None
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1.5", 1.5),
+        (".5", 0.5),
+        ("5, 5", 5),
+        ("86400", 86400),  # a day is a pause, however long
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 10 * 365 * 86400),
+        ("9" * 400, 10 * 365 * 86400),
+        ("Thu, 01 Jan 2026 05:30:07 +0530", 7),
+    ],
+)
+def test_odd_but_plain_forms_are_read(text: str, seconds: float) -> None:
+    assert parse_retry_after(text, DATE) == seconds
 
 
-def test_a_date_gone_by_is_no_wait() -> None:
-    assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT", NOW) == 0
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, "", "soon", "-5", "1e5", "5, 6", "5,", "٣", "inf", "nan", "Fri, 99 Foo 2026"),
+        *("0", "0.0", "0, 0"),  # and what is no wait at all is ordinary back-off
+        *("Wed, 21 Oct 2015 07:28:00 GMT", "1445412480", "1445412480000", DATE),
+    ],
+)
+def test_an_unreadable_retry_after_and_none_at_all_are_none(text: str | None) -> None:
+    assert parse_retry_after(text, DATE) is None
 
 
-@given(st.text())
-def test_no_header_breaks_the_reader(text: str) -> None:
-    wait = parse_retry_after(text, NOW)
-    assert wait is None or wait >= 0
+def test_a_date_is_counted_from_the_answers_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our clock is a day ahead, or a day behind."""
+    then = format_datetime(NOW + timedelta(seconds=7), usegmt=True)
+    for days in (-1, 1):
+        wrong = (NOW + timedelta(days=days)).timestamp()
+        monkeypatch.setattr("capillary_targets.retry.time.time", lambda wrong=wrong: wrong)
+        assert parse_retry_after(then, DATE) == 7
+    assert parse_retry_after(then, "sometime") is None  # by our clock it is gone by
+    monkeypatch.setattr("capillary_targets.retry.time.time", NOW.timestamp)
+    assert parse_retry_after(then) == 7
+
+
+@given(st.text() | st.from_regex(r"[0-9., ]+"), st.none() | st.text())
+def test_no_header_breaks_the_reader(text: str, date: str | None) -> None:
+    wait = parse_retry_after(text, date)
+    assert wait is None or 0 < wait < 10**9
