@@ -289,7 +289,7 @@ async def test_a_target_that_comes_twice_is_walked_once(sandbox: Sandbox) -> Non
 
 async def test_a_text_is_no_list_of_users(client: TargetsClient) -> None:
     with pytest.raises(UsageError, match="UsersFile"):
-        client.sweep("users.txt")  # type: ignore[arg-type]
+        client.sweep("users.txt")
 
 
 async def test_a_period_by_name(sandbox: Sandbox) -> None:

@@ -29,6 +29,7 @@ from capillary_targets import (
     SweepStats,
     Target,
     TargetEvent,
+    TargetList,
     TargetPeriod,
     TargetsClient,
     UserOutcome,
@@ -44,7 +45,7 @@ from capillary_targets.testing import no_waiting
 
 
 async def calls(client: TargetsClient) -> None:
-    assert_type(await client.active_targets(1), list[Target])
+    assert_type(await client.active_targets(1), TargetList)
     assert_type(await client.find_customer(identifier_name="mobile", identifier_value="1"), int)
     assert_type(await client.target_groups(1), UserTargetGroups)
     assert_type(await client.target_periods(1), list[TargetPeriod])
@@ -96,7 +97,7 @@ async def sweep(client: TargetsClient, many: AsyncIterable[int]) -> None:
 def models(target: Target, event: TargetEvent) -> None:
     assert_type(target.id, int)
     assert_type(target.name, str | None)
-    assert_type(event.event_log_id, int)
+    assert_type(event.event_log_id, int | None)
     assert_type(event.target_value, Decimal | None)
     assert_type(event.event_date, datetime | None)
     assert_type(event.unique_id, str | None)
@@ -152,7 +153,7 @@ async def plain_coroutines() -> None:
         assert_type(session, Session)
         assert_type(await endpoints.target_events(session, 1, 2, limit=5, offset=0), EventsPage)
         assert_type(
-            await endpoints.active_targets(session, 1, enrollment_type="IMPORT"), list[Target]
+            await endpoints.active_targets(session, 1, enrollment_type="IMPORT"), TargetList
         )
         assert_type(await lookups.target_periods(session, 1), list[TargetPeriod])
 
