@@ -57,8 +57,10 @@ def test_a_new_field_of_an_event_takes_two_lines_of_code(package: Path) -> None:
     assert "S-7" in run(package, "-c", TYPED)
     (event, *_) = run(package, *command, "events", "1000001", "3004", "--sandbox").splitlines()
     assert json.loads(event)["store_code"] == "S-7"
+    (package / "users.txt").write_text("1000001\n1000002\n")
+    sweep = (*command, "sweep", "users.txt", "--sandbox")
     for form in ("jsonl", "parquet"):
-        run(package, *command, "sweep", "--sandbox", "--out", form, "--format", form)
+        run(package, *sweep, "--out", form, "--format", form)
     lines = [
         line
         for part in (package / "jsonl/events").iterdir()
