@@ -26,9 +26,7 @@ from .errors import (
     CapillaryError,
     ClientClosed,
     ConnectionFailed,
-    RateLimited,
     RequestTimeout,
-    ServiceUnavailable,
     UsageError,
 )
 from .hooks import RequestDetails, RetryDetails, current_scope
@@ -201,18 +199,20 @@ async def _retry(
     if (error.retry_after or 0.0) > policy.retry_after_max:
         error.add_note("not retried: the server asks for a longer pause than retry_after_max")
         return None
-    throttled = isinstance(error, RateLimited)
-    outage = isinstance(error, ServiceUnavailable) and error.retry_after is not None
-    if session.wait_for_limits and (throttled or outage):
+    outcome = outcome_of(error)
+    asked = error.retry_after is not None
+    if session.wait_for_limits and (outcome == "throttled" or (outcome == "overload" and asked)):
         wait = 0.0  # the limiter holds everybody back for as long as it takes
     else:
         wait = policy.backoff(attempts, random.random(), error.retry_after)
+        if session.wait_for_limits and asked:
+            deadline.ends += wait  # like any other wait of a sweep for the server's limits
     if wait >= deadline.left():
         error.add_note("not retried: the deadline would pass before another attempt")
         return None
     spent: int | None = 0
     # A sweep needs no quota in an outage: the limiter lets few of its requests through.
-    if use_quota and not throttled and not session.wait_for_limits:
+    if use_quota and outcome != "throttled" and not session.wait_for_limits:
         spent = session.quota.acquire(timed_out=isinstance(error, RequestTimeout))
     if spent is None:
         error.add_note("not retried: too many requests are failing (retry quota used up)")

@@ -12,6 +12,7 @@ import pytest
 from capillary_targets import (
     BadResponse,
     BasicAuth,
+    CapillaryError,
     ClientClosed,
     OAuth,
     RateLimit,
@@ -284,6 +285,39 @@ async def test_an_error_of_the_token_endpoint_counts_its_attempts(sandbox: Sandb
         assert client.counts.retries == 2
     async with client_of(sandbox) as client:
         assert await client.active_targets(42381788)
+
+
+@pytest.mark.parametrize("status", [461, 429, 503, 403])
+async def test_a_sweep_waits_as_long_as_the_server_asks_a_visitor_does_not(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float, _sleep: Any = asyncio.sleep) -> None:
+        slept.append(seconds)
+        await _sleep(0)
+
+    busy = {"errors": [{"code": 4001, "message": "unavailable"}]} if status == 403 else {}
+    refused: set[str] = set()
+
+    async def respond(peer: Peer, path: str) -> None:
+        if path in refused:
+            await peer.send(rows())
+        else:
+            refused.add(path)
+            await peer.send(answer(busy, status, Retry_After="2"))
+
+    monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
+    async with (
+        raw_server(respond) as server,
+        TargetsClient(server.url, AUTH, timeout=1.5) as client,
+    ):
+        (outcome,) = [one async for one in client.sweep([1])]
+        assert outcome.complete, outcome.error
+        assert (slept == [2.0]) is (status == 461)  # else the limiter pauses everybody
+        with pytest.raises(CapillaryError) as caught:
+            await client.active_targets(2)
+        assert caught.value.retry_after == pytest.approx(2.0, abs=0.5)
 
 
 # --- null in place of rows ---
