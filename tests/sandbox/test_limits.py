@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from capillary_targets.sandbox import Fault, Sandbox
+from capillary_targets.sandbox import Fault, Sandbox, SandboxSettings
+from capillary_targets.sandbox.limits import CapacityLimit
 
 from .conftest import Answer, Caller, until
 
@@ -106,3 +107,28 @@ async def test_connections_are_counted_as_long_as_they_are_open(caller: Caller) 
             await until(lambda: sandbox.faults.stalled == 3)
             assert sandbox.connections == 3
         await until(lambda: sandbox.connections == 0)
+
+
+async def test_a_call_that_leaves_just_as_its_turn_comes_passes_it_on() -> None:
+    limit = CapacityLimit(SandboxSettings(capacity=1))
+
+    async def pass_through() -> bool:
+        async with limit.slot() as admitted:
+            return admitted
+
+    async with asyncio.timeout(5):
+        async with limit.slot():
+            first, second = (asyncio.create_task(pass_through()) for _ in range(2))
+            await until(lambda: limit.waiting == 2)
+        first.cancel()  # its turn has come, but it has not run since
+        assert await second
+    assert first.cancelled()
+    assert limit.waiting == 0
+
+
+async def test_a_full_line_admits_nobody_and_says_so() -> None:
+    limit = CapacityLimit(SandboxSettings(capacity=1, queue_limit=0))
+    async with limit.slot() as first, limit.slot() as second:
+        assert (first, second) == (True, False)
+    async with limit.slot() as third:
+        assert third

@@ -308,3 +308,16 @@ def test_a_user_may_leave_the_last_target() -> None:
     assert world.targets(user) == []
     world.unenrol(564_332_013, 1986)
     assert world.targets(564_332_013) == []
+
+
+def test_an_added_event_may_differ_in_any_field() -> None:
+    world = World(SandboxSettings(users=1, exact_events=True))
+    user, rule = pairs(world)[0]
+    row = world.add_event(user, rule, value=None, event_name="ENROL", unique_id="x")
+    assert world.events(user, rule)[-1] == row
+    assert (row.event_name, row.unique_id, row.target_value) == ("ENROL", "x", None)
+    without = world.add_event(user, rule, event_log_id=None)
+    assert world.events(user, rule)[-1].event_log_id is without.event_log_id is None
+    with pytest.raises(TypeError, match="colour"):
+        world.add_event(user, rule, colour="red")
+    assert world.count(user, rule) == 27
