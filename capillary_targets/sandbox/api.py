@@ -102,7 +102,6 @@ class Api:
         page = paging.page_at(settings, history, span, limit, offset)
         if (
             printed is not None
-            and history.changed_at is None
             and not settings.iso
             and page == paging.page_at(SandboxSettings(), history, span, usual, 0)
         ):

@@ -33,11 +33,13 @@ async def test_a_budget_refuses_what_exceeds_it_and_remembers_the_worst_window(
     sandbox = Sandbox(users=1, rate_limit=(3, 10), clock=lambda: now)
     async with sandbox as url:
         got = []
-        for step in (0, 4, 4, 1.5, 0.6, 0):
+        for step in (0, 4, 4, 1.5, 0.5, 0):
             now += step
             answer = await caller.targets(url, USER)
             got.append((answer.status, answer.headers.get("Retry-After")))
         assert (await caller.get(url)).status == 200
+        async with caller.session.post(f"{url}/v3/oauth/token/generate") as token:
+            assert token.status == 400  # bad input, but not counted
     assert got == [(200, None)] * 3 + [(429, "1"), (200, None), (429, "4")]
     assert sandbox.peak_window == 5
     sandbox.reset()
