@@ -91,9 +91,13 @@ class JsonLines:
             return _ENCODER.encode_lines([*map(_Event, users, *columns)])
         return _ENCODER.encode_lines([*map(_RawEvent, users, *columns, map(_raw, raw))])
 
+    def merge_events(self, pages: Sequence[bytes]) -> bytes:
+        """The lines of all pages."""
+        return b"".join(pages)
+
     def encode_targets(
         self, user_id: int, targets: Sequence[Target], left: Sequence[int], seen_at: datetime
-    ) -> bytes:
+    ) -> list[bytes]:
         """A line for each target."""
         head = {"user_id": user_id, "run": self._run, "seen_at": seen_at}
         rows: list[dict[str, Any]] = []
@@ -104,7 +108,7 @@ class JsonLines:
         for rule in left:
             row = {**head, "enrolled": False, **_NO_TARGET, "id": rule}
             rows.append(row | {"raw": None} if self._raw else row)
-        return _ENCODER.encode_lines(rows)
+        return [_ENCODER.encode_lines(rows)]
 
     def encode_vanished(
         self, rows: bytes, indices: Sequence[int], *, deleted: bool, seen_at: datetime

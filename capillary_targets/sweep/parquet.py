@@ -9,11 +9,11 @@ than 64 bits) is null there and kept in the column `overflow`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -45,10 +45,13 @@ __all__ = ["EVENTS", "SCHEMA_VERSION", "TARGETS", "VANISHED", "Parquet", "decima
 SCHEMA_VERSION: Final = 2
 """Raised with every change of a schema: parts of two versions do not read as one table."""
 _GROUP_ROWS: Final = 20_000
+_BATCH_ROWS: Final = 2_000
+"""Rows that become columns at once: a batch of a few costs as much as one of hundreds."""
 _MAX_CACHED: Final = 512
 _PRECISION: Final = 38
 _SCALE: Final = 6
 _STEP: Final = Decimal(1).scaleb(-_SCALE)
+_BEYOND: Final = Decimal(1).scaleb(_PRECISION - _SCALE)
 _EXACT: Final = Context(prec=_PRECISION, traps=[Inexact, InvalidOperation])
 _UNFIT: Final = (pa.ArrowException, ArithmeticError, ValueError, TypeError)
 """What pyarrow raises for a value that a column cannot hold."""
@@ -153,6 +156,7 @@ class _Part:
     _writer: pq.ParquetWriter = field(init=False)
     _pending: list[Any] = field(init=False, factory=list)
     _pending_rows: int = field(init=False, default=0)
+    _unpacked_rows: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         self._outlet = _Outlet(self.file)
@@ -162,19 +166,26 @@ class _Part:
         start, rows = self.rows, encoded.counts[self._kind]
         self._pending += encoded.pages[self._kind]
         self._pending_rows += rows
+        self._unpacked_rows += rows
         self.rows += rows
         if self._pending_rows >= _GROUP_ROWS:
             self._write()
+        elif self._unpacked_rows >= _BATCH_ROWS:
+            self._pack()
         return start, rows
 
     def _write(self) -> None:
+        self._pack()
         if self._pending:
-            self._writer.write_table(self._table())
+            table = pa.Table.from_batches(self._pending, self._schema)
+            self._writer.write_table(table.combine_chunks())
             self._pending.clear()
             self._pending_rows = 0
 
-    def _table(self) -> pa.Table:
-        return pa.Table.from_batches(self._pending).combine_chunks()
+    def _pack(self) -> None:
+        """Make batches of the pages that are pending."""
+        self._pending = [*_batches(self._pending, self._schema)]
+        self._unpacked_rows = 0
 
     def sync(self) -> None:
         if self._writer.is_open:
@@ -198,23 +209,43 @@ class _TargetRow(NamedTuple):
     raw: str | None
 
 
-class _Targets(_Part):
-    def _table(self) -> pa.Table:
-        rows = chain.from_iterable(self._pending)
-        users, runs, seen, enrolled, targets, raw = zip(*rows, strict=True)
-        # Few targets differ, and one that comes again is the same object.
-        distinct = {id(row): row for row in targets}
-        place = {key: number for number, key in enumerate(distinct)}
-        table = pa.Table.from_batches(distinct.values()).combine_chunks()
-        columns = table.take(pa.array([place[id(row)] for row in targets])).columns
-        values = [users, runs, seen, enrolled, *columns, raw]
-        return pa.Table.from_arrays(
-            [
-                pa.array(column, kind.type) if isinstance(column, tuple) else column
-                for column, kind in zip(values, self._schema, strict=False)
-            ],
-            schema=self._schema,
-        )
+class _Page(NamedTuple):
+    """A page of events that is not columns of Arrow yet, its columns in the order of the model."""
+
+    user_id: int
+    columns: Sequence[Sequence[Any]]
+    raw: Sequence[str | None]
+
+
+def _batches(items: Iterable[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Batches of what is pending in a part: pages of events, rows of targets, or batches."""
+    for kind, run in groupby(items, type):
+        if kind is _Page:
+            yield _event_batch([*run], schema)
+        elif kind is _TargetRow:
+            yield _target_rows([*run], schema)
+        else:
+            yield from run
+
+
+def _target_rows(rows: Sequence[_TargetRow], schema: pa.Schema) -> pa.RecordBatch:
+    users, runs, seen, enrolled, targets, raw = zip(*rows, strict=True)
+    # Few targets differ, and one that comes again is the same object.
+    distinct = {id(row): row for row in targets}
+    place = {key: number for number, key in enumerate(distinct)}
+    table = pa.Table.from_batches(distinct.values()).combine_chunks()
+    columns = table.take(pa.array([place[id(row)] for row in targets])).combine_chunks()
+    (batch,) = columns.to_batches()
+    return _batch_of([users, runs, seen, enrolled, *batch.columns, raw], schema)
+
+
+def _batch_of(columns: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
+    """Columns, values or arrays, as a batch; what is beyond the schema is left out."""
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, kind.type)
+        for column, kind in zip(columns, schema, strict=False)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 @define
@@ -228,12 +259,14 @@ class Parquet:
 
     def encode_events(
         self, user_id: int, columns: Sequence[Sequence[Any]], raw: Sequence[bytes | None]
-    ) -> pa.RecordBatch:
-        """One batch."""
-        arrays = _event_arrays(user_id, columns)
-        if self._raw:
-            arrays.append(pa.array([_text(row) for row in raw], _TEXT))
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema(EVENTS))
+    ) -> _Page:
+        """A page, of which every amount fits."""
+        _check_amounts(dict(zip(EVENT_FIELDS, columns, strict=True)))
+        return _Page(user_id, columns, [_text(row) for row in raw] if self._raw else ())
+
+    def merge_events(self, pages: Sequence[_Page]) -> pa.RecordBatch:
+        """One batch of pages."""
+        return _event_batch(pages, self._schema(EVENTS))
 
     def encode_targets(
         self, user_id: int, targets: Sequence[Target], left: Sequence[int], seen_at: datetime
@@ -257,22 +290,18 @@ class Parquet:
 
     def encode_vanished(
         self,
-        rows: pa.RecordBatch | pa.Table,
+        rows: _Page | pa.Table,
         indices: Sequence[int],
         *,
         deleted: bool,
         seen_at: datetime,
     ) -> pa.RecordBatch:
         """The same rows, with when that was seen."""
-        found = rows.take(pa.array(indices, _LONG))
-        if isinstance(found, pa.Table):
-            (found,) = found.combine_chunks().to_batches()
+        rows = self.merge_events([rows]) if isinstance(rows, _Page) else rows
+        (found,) = pa.table(rows.take(pa.array(indices, _LONG))).combine_chunks().to_batches()
         users, *columns = found.columns
-        about = (self._run, seen_at, deleted)
-        arrays = [pa.array([value] * len(users)) for value in about]
-        schema = self._schema(VANISHED)
-        arrays = [array.cast(kind.type) for array, kind in zip(arrays, [*schema][1:4], strict=True)]
-        return pa.RecordBatch.from_arrays([users, *arrays, *columns], schema=schema)
+        about = [[value] * len(users) for value in (self._run, seen_at, deleted)]
+        return _batch_of([users, *about, *columns], self._schema(VANISHED))
 
     def events(self, path: Path) -> _Part:
         """A new part of events."""
@@ -280,7 +309,7 @@ class Parquet:
 
     def targets(self, path: Path) -> _Part:
         """A new part of targets."""
-        return _Targets(AtomicFile(path), "targets", self._schema(TARGETS))
+        return _Part(AtomicFile(path), "targets", self._schema(TARGETS))
 
     def vanished(self, path: Path) -> _Part:
         """A new part of vanished events."""
@@ -319,36 +348,46 @@ def _text(row: bytes | None) -> str | None:
     return None if row is None else one_line(row).decode()
 
 
-def _event_arrays(user_id: int, columns: Sequence[Sequence[Any]]) -> list[pa.Array]:
-    """The columns of `EVENTS`, from those of the models."""
-    values = dict(zip(EVENT_FIELDS, columns, strict=True))
+def _check_amounts(values: Mapping[str, Sequence[Any]]) -> None:
+    """Raise `ValueError` for the first amount of a page that does not fit."""
+    amounts = values["target_value"]
+    known = [amount for amount in amounts if amount is not None]
+    if not known or (max(known) < _BEYOND and min(known) > -_BEYOND and _within_scale(known)):
+        return
+    for event_log_id, amount in zip(values["event_log_id"], amounts, strict=True):
+        if amount is not None and (why := decimal_overflow(amount)):
+            raise ValueError(f"event {event_log_id}: {why}")
+
+
+def _event_batch(pages: Sequence[_Page], schema: pa.Schema) -> pa.RecordBatch:
+    """Pages as columns of Arrow. Values that do not fit are null, and in the last column."""
+    values = {
+        name: [*chain.from_iterable(page.columns[place] for page in pages)]
+        for place, name in enumerate(EVENT_FIELDS)
+    }
+    users = [user for user, columns, _ in pages for _ in range(len(columns[0]))]
     overflow: dict[int, dict[str, Any]] = {}
-    arrays = [pa.array([user_id] * len(columns[0]), _LONG)]
+    made: dict[str, pa.Array] = {}
     for name, kind in _OF_EVENTS.items():
         column = values[name]
         if kind == _INSTANT:
             pairs = zip(column, values[name.removesuffix("_iso")], strict=True)
             column = [twin or moment for twin, moment in pairs]
-        array, unfit = _array(column, kind)
+        made[name], unfit = _array(column, kind)
         for place in unfit:
-            if kind == _AMOUNT:
-                about = f"event {values['event_log_id'][place]}: "
-                raise ValueError(about + (decimal_overflow(column[place]) or ""))
             overflow.setdefault(place, {})[name] = column[place]
-        arrays.append(array)
-    noted: list[str | None] = [None] * len(columns[0])
+    noted: list[str | None] = [None] * len(users)
     for place, fields in overflow.items():
         noted[place] = encode(fields).decode()
-    return [*arrays, pa.array(noted, _TEXT)]
+    raw = [*chain.from_iterable(page.raw for page in pages)]
+    return _batch_of([users, *made.values(), noted, raw], schema)
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
     """The column, and the places of values that it cannot hold: they are null there."""
     convert = _CONVERT.get(kind)
     try:
-        if kind == _AMOUNT and not _all_within_scale(values):
-            raise ValueError
-        if convert is None or kind == _AMOUNT:
+        if convert is None or (kind == _AMOUNT and _within_scale(values)):
             return pa.array(values, kind), []
         return pa.array([*map(convert, values)], kind), []
     except _UNFIT:
@@ -363,10 +402,10 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int
     return pa.concat_arrays(arrays), unfit
 
 
-def _all_within_scale(amounts: Sequence[Decimal | None]) -> bool:
+def _within_scale(amounts: Sequence[Decimal | None]) -> bool:
     """Whether none has more places than the schema: so the sum, being exact, has none either.
 
-    pyarrow is to be trusted only then: it takes 1E-99 for 0. It refuses what is too great.
+    pyarrow is to be trusted only then: it takes 1E-99 for 0.
     """
     with localcontext(EXACT):
         total = sum([amount for amount in amounts if amount is not None], Decimal(0))

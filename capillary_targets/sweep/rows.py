@@ -55,11 +55,13 @@ KEY_FIELDS: Final = (
 )
 key_values: Final = attrgetter(*KEY_FIELDS)
 _target_values: Final = attrgetter(*TARGET_FIELDS)
-_event_values: Final = attrgetter(*EVENT_FIELDS)
 _STATS_COLUMNS: Final = [
     EVENT_FIELDS.index(name)
     for name in ("target_rule_id", "event_date", "event_name", "target_value")
 ]
+_MERGE_ROWS: Final = 2_000
+_event_values: Final[Any] = msgspec.structs.astuple  # of which type checkers know no class
+_EXTRA: Final = EVENT_FIELDS.index("extra")
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -149,9 +151,12 @@ class RowEncoder(Protocol):
     ) -> Any:
         """Encode a page of events, given as columns in the order of `EVENT_FIELDS`."""
 
+    def merge_events(self, pages: Sequence[Any]) -> Any:
+        """Merge pages of events into one, in as little memory as the format takes."""
+
     def encode_targets(
         self, user_id: int, targets: Sequence[Target], left: Sequence[int], seen_at: datetime
-    ) -> Any:
+    ) -> list[Any]:
         """Encode the targets of a user, and the ids of targets that the user has left."""
 
     def encode_vanished(
@@ -162,10 +167,10 @@ class RowEncoder(Protocol):
 
 @define(eq=False)
 class EncodedRows:
-    """One user's rows, encoded as each page arrives, with their statistics.
+    """One user's rows, encoded page by page, with their statistics.
 
-    The models are not kept: encoded, a long history takes half the memory. `pages` and `counts`
-    (of rows) are by kind of part: `events`, `targets`, `vanished`.
+    The values of a long history are not kept: encoded, it takes a fraction of the memory. `pages`
+    and `counts` (of rows) are by kind of part: `events`, `targets`, `vanished`.
     """
 
     user_id: int
@@ -175,6 +180,9 @@ class EncodedRows:
     stats: PartStats = field(init=False, factory=PartStats)
     error: str | None = field(init=False, default=None)
     """Why the rows cannot be written, if so: the failure of this user alone."""
+    _merged: int = field(init=False, default=0)
+    _unmerged: int = field(init=False, default=0)
+    """Pages of events that were merged, and rows in those that were not yet."""
 
     @property
     def event_count(self) -> int:
@@ -198,6 +206,10 @@ class EncodedRows:
                 columns = _columns(events)
                 self.stats.add_events(*(columns[place] for place in _STATS_COLUMNS))
                 pages.append(self._encoder.encode_events(self.user_id, columns, raw))
+                self._unmerged += len(events)
+                if self._unmerged >= _MERGE_ROWS:
+                    pages[self._merged :] = [self._encoder.merge_events(pages[self._merged :])]
+                    self._merged, self._unmerged = len(pages), 0
 
     def add_targets(
         self, targets: Sequence[Target], left: Sequence[int] = (), *, seen_at: datetime
@@ -206,7 +218,8 @@ class EncodedRows:
         if targets or left:
             with self._adding("targets", len(targets) + len(left)) as pages:
                 self.stats.add_targets(targets)
-                pages.append(self._encoder.encode_targets(self.user_id, targets, left, seen_at))
+                rows = self._encoder.encode_targets(self.user_id, targets, left, seen_at)
+                pages.extend(rows)
 
     def add_vanished(
         self, stored: StoredRows, indices: Sequence[int], *, deleted: bool, seen_at: datetime
@@ -253,9 +266,10 @@ class EncodedRows:
 def _columns(events: Sequence[TargetEvent]) -> list[Sequence[Any]]:
     """The fields of events as columns; `extra` as JSON text, None if there is nothing in it."""
     columns: list[Sequence[Any]] = [*zip(*map(_event_values, events), strict=True)]
-    if "extra" in EVENT_FIELDS:
-        place = EVENT_FIELDS.index("extra")
-        columns[place] = [extra_text(extra) for extra in columns[place]]
+    if any(columns[_EXTRA]):
+        columns[_EXTRA] = [*map(extra_text, columns[_EXTRA])]
+    else:
+        columns[_EXTRA] = [None] * len(events)
     return columns
 
 

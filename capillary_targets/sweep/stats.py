@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
-from itertools import groupby
 from typing import Any, Final, Self
 
 import msgspec
@@ -59,12 +58,10 @@ class PartStats:
         Raises:
             ValueError: an amount is too large or too fine to be summed exactly.
         """
-        end = 0
-        for rule, run in groupby(rules):
-            start, end = end, end + len(list(run))
-            total = _sum(amounts[start:end])
-            self.events[rule or 0] += end - start
-            self.values[rule or 0] = EXACT.add(self.values.get(rule or 0, Decimal(0)), total)
+        for rule in {*rules}:
+            mine = [value for value, of in zip(amounts, rules, strict=True) if of == rule]
+            self.events[rule or 0] += len(mine)
+            self.values[rule or 0] = EXACT.add(self.values.get(rule or 0, Decimal(0)), _sum(mine))
         days = [moment.toordinal() if moment else 0 for moment in dates]
         self.days.update(zip(days, [name or "" for name in names], strict=True))
 
@@ -115,7 +112,7 @@ class _Stored(msgspec.Struct):
 def _sum(amounts: Sequence[Decimal | None]) -> Decimal:
     with localcontext(EXACT):
         try:
-            total = sum([amount for amount in amounts if amount is not None], Decimal(0))
+            total = sum(filter(None, amounts), Decimal(0))
         except Inexact:
             total = Decimal("NaN")
     exponent = total.as_tuple().exponent

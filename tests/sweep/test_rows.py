@@ -91,6 +91,11 @@ def scaled(amount: Decimal | None) -> Decimal | None:
     return None if amount is None else amount.quantize(Decimal("0.000001"), context=WIDE)
 
 
+def arrow(rows: EncodedRows) -> Any:
+    """A user's events as a batch."""
+    return format_named("parquet", raw=False).merge_events(rows.pages["events"])
+
+
 @given(st.lists(PLAIN | MIXED, max_size=3))
 def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(pages: list[list[TargetEvent]]):
     pa = needed("pyarrow")
@@ -117,7 +122,7 @@ def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(pages: list[list
     made = encoded(*pages, user=-7, form="parquet")
     assert made.error is None
     if pages:
-        table = pa.Table.from_batches(made.pages["events"])
+        table = pa.Table.from_batches([arrow(made)])
         assert table.equals(pa.Table.from_pylist(rows, EVENTS))
 
 
@@ -140,7 +145,7 @@ def test_an_instant_beyond_all_calendars_is_null_and_noted(moment: datetime):
     events = [TargetEvent(1, event_date=datetime(2025, 1, 1)), TargetEvent(2, event_date=moment)]  # noqa: DTZ001
     rows = encoded(events, form="parquet")
     assert rows.error is None
-    (_, row) = rows.pages["events"][0].to_pylist()
+    (_, row) = arrow(rows).to_pylist()
     assert row["event_date"] == clock(moment)
     assert row["event_date_iso"] is None
     assert json.loads(row["overflow"]) == {"event_date_iso": moment.isoformat()}
@@ -217,8 +222,8 @@ def test_rows_hold_neither_the_events_nor_their_values(form: str):
     event = TargetEvent(2**60, unique_id="a" * 99, target_value=Decimal("1.50"))
     held = [event, event.event_log_id, event.unique_id, event.target_value]
     before = [*map(getrefcount, held)]
-    rows = encoded([event], form=form)
-    assert rows.event_count == 1
+    rows = encoded(*[[event] * 100] * 20, form=form)
+    assert (rows.event_count, len(rows.pages["events"])) == (2000, 1)
     assert [*map(getrefcount, held)] == before
 
 
