@@ -220,6 +220,19 @@ async def test_the_deadline_holds_wherever_an_answer_stops(start: bytes, own: bo
                     await client.active_targets(1)
 
 
+async def test_a_deadline_shorter_than_an_attempt_is_named() -> None:
+    async def respond(peer: Peer, path: str) -> None:
+        """Never."""
+
+    policy = RetryPolicy(attempt_timeout=60)
+    async with (
+        raw_server(respond) as server,
+        TargetsClient(server.url, AUTH, timeout=0.1, retry=policy) as client,
+    ):
+        with pytest.raises(RequestTimeout, match=r"deadline of 0\.1 s"):
+            await client.active_targets(1)
+
+
 async def test_the_deadline_holds_for_a_body_that_drips() -> None:
     async def respond(peer: Peer, path: str) -> None:
         await peer.send(b"HTTP/1.1 200 X\r\nContent-Length: 100000\r\n\r\n")

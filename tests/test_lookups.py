@@ -301,3 +301,40 @@ async def test_an_unknown_group_has_no_periods(mocked: aioresponses, client: Tar
     mocked.get(PERIODS, body=body)
     with pytest.raises(TargetGroupNotFound):
         await client.target_periods(601)
+
+
+async def test_groups_of_another_user_are_noted(
+    mocked: aioresponses, client: TargetsClient
+) -> None:
+    mocked.get(GROUPS, body=b'{"data": {"userId": 348, "targetGroups": []}, "errors": null}')
+    found = await client.target_groups(347)
+    assert found.user_id == 348
+    assert found.warnings == (ApiWarning(None, "the answer names another user than 347: 348"),)
+
+
+@pytest.mark.parametrize(("groups", "ours"), [((7,), False), ((7, 601), True), ((None,), True)])
+async def test_periods_of_another_group_only_are_another_calls_answer(
+    mocked: aioresponses, client: TargetsClient, groups: tuple[int | None, ...], ours: bool
+) -> None:
+    rows = [{"id": 1, "targetGroupId": group} for group in groups]
+    mocked.get(PERIODS, body=json.dumps({"data": rows, "errors": None}).encode())
+    if ours:
+        assert len(await client.target_periods(601)) == len(groups)
+    else:
+        with pytest.raises(BadResponse, match="no period is of target group 601") as caught:
+            await client.target_periods(601)
+        assert caught.value.retryable
+
+
+@pytest.mark.parametrize("kind", ["milestones", "streaks"])
+async def test_unknown_keys_below_a_group_are_kept(
+    mocked: aioresponses, client: TargetsClient, kind: str
+) -> None:
+    odd = {"achievedDate": 1723193084000, "points": "5.50", "none": None}
+    target = {"targetRuleId": 1, "milestones": [{"id": 1, **odd}]}
+    group = {"id": 1, "targets": [target], "streaks": [{"streakId": 1, **odd}]}
+    body = {"data": {"userId": 347, "targetGroups": [group]}, "errors": None}
+    mocked.get(GROUPS, body=json.dumps(body).encode())
+    (found,) = (await client.target_groups(347)).target_groups
+    row = found.streaks[0] if kind == "streaks" else found.targets[0].milestones[0]
+    assert row.extra == {"achievedDate": 1723193084000, "points": "5.50"}

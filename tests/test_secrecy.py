@@ -103,6 +103,7 @@ async def test_a_wrong_secret_is_not_shown_either() -> None:
         lambda: BasicAuth("a", "hunter2", password_md5="hunter2"),
         lambda: BasicAuth("a", password_md5="hunter2"),
         lambda: OAuth("", "hunter2"),
+        lambda: BasicAuth("a", "hunter2\n"),
     ],
 )
 def test_a_refused_setting_is_not_shown(make: Callable[[], object]) -> None:

@@ -101,6 +101,14 @@ def test_a_client_in_another_event_loop_is_refused(monkeypatch: pytest.MonkeyPat
         second.close()
 
 
+async def test_a_callers_session_that_was_closed_is_refused() -> None:
+    http = aiohttp.ClientSession()
+    async with TargetsClient("http://127.0.0.1:1", AUTH, session=http) as client:
+        await http.close()
+        with pytest.raises(ClientClosed, match="session given to this client has been closed"):
+            await client.active_targets(1)
+
+
 def test_a_callers_session_of_another_loop_is_refused() -> None:
     async def make() -> aiohttp.ClientSession:
         return aiohttp.ClientSession()
@@ -206,6 +214,37 @@ async def test_a_token_that_some_nodes_do_not_know_yet_ends_nothing(
         for user in range(1, 20):
             assert len(await client.active_targets(user)) == 1
         assert (before, len(issued)) == (1, 2)
+
+
+async def test_an_old_token_that_is_rejected_is_renewed_without_a_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, ended = 0.0, set[str]()
+
+    async def sleep(seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    async def respond(peer: Peer, path: str) -> None:
+        if path.endswith("generate"):
+            token = {"accessToken": f"t{len(server.heads)}", "ttlSeconds": 100}
+            await peer.send(answer({"data": token, "errors": None}))
+        else:
+            used = next(line for line in server.heads[-1].splitlines() if "OAUTH" in line.upper())
+            await peer.send(answer({}, 498) if used in ended else rows(1))
+            ended.add(used)  # each token serves one request
+
+    monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
+    policy = RetryPolicy(attempts=1)
+    async with (
+        raw_server(respond) as server,
+        TargetsClient(
+            server.url, OAuth("key", "secret", clock=lambda: now), retry=policy
+        ) as client,
+    ):
+        for _ in range(5):
+            assert len(await client.active_targets(1)) == 1
+            now += 1.0
+        assert client.counts.retries == 0
 
 
 @pytest.mark.parametrize("worked", [True, False])
