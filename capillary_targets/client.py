@@ -35,13 +35,18 @@ class TargetsClient:
         async for event in client.events(user_id, target_rule_id): ...
     ```
 
-    `base_url` is a cluster's short name or any address, whose path prefix is kept. `page_size` is
-    the number of events asked for in one page. `concurrency` bounds the requests in flight: a
-    number, or `AdaptiveConcurrency` (the default), which finds the server's pace by itself. `rate`
-    is a budget to keep, `RateLimit(1000, per=60)`, which may be shared with other processes.
-    `timeout` is the deadline of one request in seconds, retries and waits included. `timezone` is
-    the cluster's zone, if you want aware times where the server sends none. `session`, an aiohttp
-    session of yours, is used and never closed. All settings: `capillary_targets.settings.Settings`.
+    Args:
+        base_url: A cluster's short name ("eu"), or an address, whose path prefix is kept.
+        auth: `BasicAuth` or `OAuth`.
+        page_size: Events asked for in one page.
+        session: An aiohttp session of yours, which is used and never closed.
+        options: All other settings, see `capillary_targets.settings.Settings`: `concurrency`,
+            `rate`, `timeout`, `retry`, `timezone`, `max_body`, `trust_env`, `allow_insecure`,
+            `hooks`.
+
+    Raises:
+        UsageError: A setting that cannot work.
+
     """
 
     def __init__(
@@ -104,7 +109,16 @@ class TargetsClient:
         enrollment_type: str | None = None,
         only_user_created: bool | None = None,
     ) -> TargetList:
-        """The targets that a user is enrolled in. See `endpoints.active_targets`."""
+        """The targets that a user is enrolled in: `endpoints.active_targets`.
+
+        Args:
+            user_id: 64 bits.
+            target_rule_ids: Only these targets; none given: all.
+            tracking_date: As of when; aware.
+            enrollment_type: TRANSACTION, IMPORT or AUDIENCE_FILTER.
+            only_user_created: Only challenges that users made for themselves.
+
+        """
         return await endpoints.active_targets(
             self.session,
             user_id,
@@ -181,7 +195,15 @@ class TargetsClient:
         source: str = "INSTORE",
         account_id: str | None = None,
     ) -> int:
-        """The user id behind a mobile number, an e-mail, ... See `lookups.find_customer`."""
+        """The user id behind an identifier: `lookups.find_customer`.
+
+        Args:
+            identifier_name: mobile, email, externalId, ...
+            identifier_value: Personal data: sent, and shown nowhere.
+            source: INSTORE, WECHAT, ... or ALL.
+            account_id: For sources with several accounts.
+
+        """
         return await lookups.find_customer(
             self.session,
             identifier_name=identifier_name,
@@ -198,7 +220,15 @@ class TargetsClient:
         target_rule_id: int | None = None,
         include_inactive_targets: bool | None = None,
     ) -> UserTargetGroups:
-        """A user's target groups and the progress in each. See `lookups.target_groups`."""
+        """A user's target groups and the progress in each: `lookups.target_groups`.
+
+        Args:
+            user_id: 64 bits.
+            include_inactive: Other periods than the running one too.
+            target_rule_id: Only this target.
+            include_inactive_targets: Deactivated targets too.
+
+        """
         return await lookups.target_groups(
             self.session,
             user_id,

@@ -47,16 +47,25 @@ async def find_customer(
 ) -> int:
     """The customer (user) id behind an identifier (API page "Get Customer ID").
 
-    `identifier_name` is mobile, email, externalId, cardnumber, cardExternalId, wechat, martjackId
-    or fbId. A mobile number is written with its country code and no plus: 919…. `source` is
-    INSTORE, WECHAT, FACEBOOK, ... or ALL; sources with several accounts want `account_id`. Where
-    several members may share an identifier ("dual eligibility"), the API takes several at once:
-    the names, and the values in the same order, each separated by commas.
+    Where several members may share an identifier ("dual eligibility"), the API takes several at
+    once: the names, and the values in the same order, each separated by commas.
 
-    The value is personal data: it goes to the server and appears in no error, log line or hook.
+    Args:
+        session: of `open_session`.
+        identifier_name: mobile, email, externalId, cardnumber, cardExternalId, wechat, martjackId
+            or fbId.
+        identifier_value: a mobile number with its country code and no plus: 919…. Personal data:
+            it goes to the server and appears in no error, log line or hook.
+        source: INSTORE, WECHAT, FACEBOOK, ... or ALL.
+        account_id: for sources with several accounts.
 
-    Raises `CustomerNotFound`, `CustomerNotInSource`, `AccountIdMissing`, `InvalidIdentifier`,
-    `InvalidSourceAccount`, `UsageError`, and whatever any request can raise.
+    Raises:
+        CustomerNotFound: no customer has this identifier; `CustomerNotInSource`: not in the source.
+        AccountIdMissing: the source has several accounts.
+        InvalidIdentifier: not valid, by its name or by its value.
+        InvalidSourceAccount: the source has no such account.
+        CapillaryError: whatever any request can raise.
+
     """
     _check(identifier_name, identifier_value, source, account_id)
     query = {"source": source}
@@ -79,11 +88,20 @@ async def target_groups(
 ) -> UserTargetGroups:
     """A user's target groups with the progress in each (API page "Get Associated Target Groups").
 
-    By default those targets that are active, in the running period. `include_inactive` adds the
-    other periods, `include_inactive_targets` the deactivated targets; `target_rule_id` keeps only
-    that target. The answer also holds the customer's profile, personal data.
+    By default those targets that are active, in the running period. The answer also holds the
+    customer's profile, personal data.
 
-    Raises `InvalidUser`, and whatever any request can raise.
+    Args:
+        session: of `open_session`.
+        user_id: 64 bits.
+        include_inactive: the other periods too.
+        target_rule_id: only this target.
+        include_inactive_targets: the deactivated targets too.
+
+    Raises:
+        InvalidUser: no member has this id.
+        CapillaryError: whatever any request can raise.
+
     """
     query: dict[str, str] = {}
     if include_inactive is not None:
@@ -196,15 +214,22 @@ def _without_excerpt() -> Iterator[None]:
 
 
 async def resolve_period(session: Session, user_id: int, target_rule_id: int, name: str) -> int:
-    """The id of the period that a user's target calls `name`: "current", or a refCode ("Cycle_3").
+    """The id of a period that is given by name.
 
     The answer about the user's groups mostly has it: that is one request. Otherwise the periods of
     the target's group are asked for as well. What is current, the service decides (`currentPeriod`,
-    or the status RUNNING), not a clock of ours in another zone. RefCodes are compared without the
-    blanks around them.
+    or the status RUNNING), not a clock of ours in another zone.
 
-    Raises `UnknownPeriod`, which names those that exist, if there is none or more than one, and
-    whatever `lookups.target_groups` and `lookups.target_periods` can raise.
+    Args:
+        session: of `open_session`.
+        user_id: 64 bits.
+        target_rule_id: the `id` of a `Target`.
+        name: "current", or a refCode ("Cycle_3"); blanks around it do not count.
+
+    Raises:
+        UnknownPeriod: there is none of that name, or more than one; it lists those that exist.
+        CapillaryError: whatever `target_groups` and `target_periods` can raise.
+
     """
     answer = await target_groups(
         session,

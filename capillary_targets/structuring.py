@@ -293,9 +293,17 @@ class Structurer:
     def structure(
         self, value: object, type_: type[T], where: str, notes: list[str] | None = None
     ) -> T:
-        """`value`, found at the place `where` of an answer, as a `type_`.
+        """A plain value as a `type_`.
 
-        What was read as no value is added to `notes`. Raises `BadResponse` naming the field.
+        Args:
+            value: of JSON, floats as Decimal.
+            type_: a model, or what its fields may be.
+            where: its place in the answer, such as `data`.
+            notes: takes what was read as no value.
+
+        Raises:
+            BadResponse: it does not fit; names the field.
+
         """
         found: list[str] = []
         token = _notes.set(found)

@@ -120,9 +120,20 @@ def read_events(
     user_id: int | None = None,
     target_rule_id: int | None = None,
 ) -> EventsPage:
-    """The answer of "Get target events": one page, asked for with these two ids.
+    """The answer of "Get target events": one page.
 
-    Raises `NoRecordFound` for 310149, and `NullData` for a null where rows should be.
+    Args:
+        answer: the response.
+        structurer: of the cluster's zone.
+        user_id: the user asked for; rows of another customer are noted in `warnings`.
+        target_rule_id: the target asked for.
+
+    Raises:
+        NoRecordFound: 310149.
+        NullData: null where rows should be.
+        BadResponse: not the documented shape, or all rows are of another target.
+        CapillaryError: any other error that the answer reports.
+
     """
     page = structurer.events(answer.body) if 200 <= answer.status < 300 else None
     if page is not None and page.data is not None:
