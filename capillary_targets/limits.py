@@ -254,9 +254,9 @@ class RateController:
     instead of after each window. Time in which too few requests were made to use the limit up
     teaches nothing.
 
-    If the pace does not lower the share of refusals to a third, they are none of our making (a key
-    shared with others): it is dropped, and it takes longer to believe in one again. A pace that
-    holds grows slowly, then faster, until the next refusal.
+    If the pace does not lower the share of refusals by more than half, they are none of our making
+    (a key shared with others): it is dropped, and it takes longer to believe in one again. A
+    pace that holds grows slowly, then faster, until the next refusal.
     """
 
     rate: float = field(init=False, default=math.inf)
@@ -372,7 +372,7 @@ class RateController:
     def _slow_down(self, now: float) -> None:
         """Refused in spite of the pace: it was too fast, or a pace is no remedy."""
         share = self._refusals / (self._responses + self._refusals)
-        if self._refusals >= _FEW and share > self._share / 3:
+        if self._refusals >= 3 and share > 0.4 * self._share:
             self.rate = math.inf
             self._next = -math.inf
             self._needed = min(2 * self._needed, 100)
@@ -521,8 +521,8 @@ class Window:
     taken when it is sent, and free again `per` seconds after its *answer*: then no window of the
     server's holds more than `requests`, however unevenly the network delays them.
 
-    Background requests leave a fiftieth of a long window to the foreground. Once there was a
-    foreground request, they spread over the window, so that a place is free again at any moment.
+    Background requests leave a part of a long window to the foreground. Once there was a foreground
+    request, they spread over the window, so that a place is free again at any moment.
     """
 
     requests: int
@@ -530,17 +530,17 @@ class Window:
     _in_flight: int = field(init=False, default=0)
     _free_at: deque[float] = field(init=False, factory=deque)
     _shared: bool = field(init=False, default=False)
-    _next_background: float = field(init=False, default=-math.inf)
+    _next: float = field(init=False, default=-math.inf)
 
     def delay(self, now: float, *, background: bool = False) -> float:
         """Seconds until a place may be free: 0 if one is, inf if none is known to become so."""
         free_at = self._free_at
         while free_at and free_at[0] <= now:
             free_at.popleft()
-        wait = max(0.0, self._next_background - now) if background and self._shared else 0.0
+        wait = max(0.0, self._next - now) if background and self._shared else 0.0
         room = self.requests
         if background and self.per > 1.0:
-            room -= self.requests // 50
+            room -= self.requests // 25
         over = self._in_flight + len(free_at) - room
         if over < 0:
             return wait
@@ -549,12 +549,9 @@ class Window:
     def acquire(self, now: float, *, background: bool = False) -> None:
         """Take a place, which `delay` has found free."""
         self._in_flight += 1
-        if background:
-            # No more than a second's worth at once.
-            behind = now - min(1.0, self.per)
-            self._next_background = max(self._next_background, behind) + self.per / self.requests
-        else:
-            self._shared = True
+        self._shared = self._shared or not background
+        behind = now - min(0.1, self.per / 20)  # a late caller may catch up so far
+        self._next = max(self._next, behind) + self.per / self.requests
 
     def release(self, now: float) -> None:
         """A request that took a place was answered, or failed."""

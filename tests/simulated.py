@@ -118,8 +118,10 @@ class Client:
                 self.served_at.append(clock())
                 self.waited.append(clock() - began)
                 return True
+            if attempt == self.policy.attempts:
+                break
             if sweep and retry_after:
-                continue
+                continue  # the limiter holds everybody back
             wait = self.policy.backoff(attempt, self._random.random(), retry_after)
             if wait >= deadline.left():
                 break

@@ -1,0 +1,295 @@
+"""The limiter against simulated servers: what refusals, faults, outages and sweeps next door cost.
+
+`Client` makes the calls as the transport does; time is simulated, so every run is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+from attrs import define, field
+
+from capillary_targets import AdaptiveConcurrency, RateLimit, RateLimited, ServiceUnavailable
+from capillary_targets.hooks import Hooks
+from capillary_targets.limiter import RequestLimiter
+
+from .simulated import OK, Answer, Client, SimulatedDeadline, clock, simulate
+
+Concurrency = int | AdaptiveConcurrency
+ADAPTIVE = AdaptiveConcurrency()
+BOTH = pytest.mark.parametrize("concurrency", [ADAPTIVE, 16], ids=["adaptive", "16"])
+
+
+def limiter(concurrency: Concurrency = 16, rate: RateLimit | None = None) -> RequestLimiter:
+    return RequestLimiter(concurrency, rate, Hooks(), clock=clock)
+
+
+def at_random(share: float, answer: Answer, seed: int = 3) -> Callable[[float], Answer]:
+    """A server that gives this answer to a share of all requests."""
+    chance = random.Random(seed)
+    return lambda _: answer if chance.random() < share else OK
+
+
+def during(start: float, end: float, answer: Answer) -> Callable[[float], Answer]:
+    """A server that gives this answer, and no other, in the meantime."""
+    return lambda now: answer if start <= now < end else OK
+
+
+@define
+class Bucket:
+    """A token bucket of `rate` a second; its `Retry-After` in whole seconds, exact, or absent."""
+
+    rate: float
+    capacity: float
+    hint: str
+    tokens: float = field(init=False, default=0.0)
+    at: float = field(init=False, default=0.0)
+
+    def __call__(self, now: float) -> Answer:
+        self.tokens = min(self.capacity, self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        if self.tokens >= 1:
+            self.tokens -= 1
+            return OK
+        wait = (1 - self.tokens) / self.rate
+        hints = {"whole": float(math.ceil(wait)), "exact": wait, "none": None}
+        return "throttled", hints[self.hint]
+
+
+@define
+class FixedWindow:
+    """So many requests in each window of `per` seconds; somebody else has `used` of the first."""
+
+    requests: int
+    per: float
+    used: int = 0
+    number: int = field(init=False, default=0)
+
+    def __call__(self, now: float) -> Answer:
+        if now // self.per != self.number:
+            self.number, self.used = int(now // self.per), 0
+        self.used += 1
+        if self.used <= self.requests:
+            return OK
+        return "throttled", (self.number + 1) * self.per - now
+
+
+@BOTH
+@pytest.mark.parametrize("share", [0.01, 0.1])
+@pytest.mark.parametrize("pause", [1.0, 5.0])
+def test_refusals_at_random_do_not_stop_a_client(
+    concurrency: Concurrency, share: float, pause: float
+) -> None:
+    """At least half of what pausing at each refusal, and running freely between, reaches."""
+
+    async def main() -> None:
+        client = Client(limiter(concurrency), at_random(share, ("throttled", pause)))
+        await client.sweep(240)
+        between = (1 - share) / share
+        ideal = between / (pause + between * client.latency / 16)
+        assert client.rate(0, 240) >= ideal / 2
+        assert client.rate(120, 240) >= ideal / 2.5  # no less as time goes by
+
+    simulate(main())
+
+
+@BOTH
+@pytest.mark.parametrize("outcome", ["overload", "throttled"])
+@pytest.mark.parametrize(("share", "cost"), [(0.005, 1.3), (0.01, 1.3), (0.05, 2.0), (0.1, 3.0)])
+def test_a_few_faults_among_many_good_answers_cost_little(
+    concurrency: Concurrency, outcome: str, share: float, cost: float
+) -> None:
+    async def wall(answer: Callable[[float], Answer]) -> float:
+        client = Client(limiter(concurrency), answer)
+        await client.sweep(calls=1800)
+        assert client.outcomes["failed"] == 0
+        return clock()
+
+    clean = simulate(wall(at_random(0, OK)))
+    assert simulate(wall(at_random(share, (outcome, None)))) <= cost * clean  # type: ignore[arg-type]
+
+
+def test_one_refusal_of_a_quiet_backend_pauses_and_no_more() -> None:
+    async def main() -> None:
+        refusal = iter([OK, OK, ("throttled", 1.0)])
+        client = Client(limiter(ADAPTIVE), lambda _: next(refusal, OK))  # type: ignore[arg-type]
+        for _ in range(3):
+            assert await client.call()
+            await asyncio.sleep(12)
+        began = clock()
+        assert all(await asyncio.gather(*(client.call() for _ in range(12))))
+        assert clock() - began < 0.1
+        await asyncio.sleep(8 * 3600)
+        assert all(await asyncio.gather(*(client.call() for _ in range(12))))
+        assert client.outcomes == {"ok": 27, "throttled": 1}
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("pause", [None, 1.0])
+@pytest.mark.parametrize("share", [0.0025, 0.01, 0.05])
+def test_a_backend_with_steady_calls_fails_none_of_them(share: float, pause: float | None) -> None:
+    """Twenty calls a second, far below what the server allows: no pace is learned from that."""
+
+    async def main() -> None:
+        server = at_random(share, ("throttled", pause))
+        client = Client(limiter(ADAPTIVE), server, latency=0.1)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2400):
+                group.create_task(client.call())
+                await asyncio.sleep(0.05)
+        assert client.outcomes["ok"] == 2400
+        assert max(client.waited) < 20
+        assert share == 0.05 or not client.limiter.rate.active
+
+    simulate(main())
+
+
+def test_a_window_that_somebody_else_used_up_teaches_nothing() -> None:
+    async def main() -> None:
+        client = Client(limiter(ADAPTIVE), FixedWindow(1200, 60.0, used=1190))
+        await client.sweep(300)
+        assert client.rate(60, 300) >= 0.95 * 20
+
+    simulate(main())
+
+
+@BOTH
+@pytest.mark.parametrize("hint", ["whole", "exact", "none"])
+def test_a_true_limit_is_kept_and_a_doubled_one_found(concurrency: Concurrency, hint: str) -> None:
+    async def main() -> None:
+        server = Bucket(50, 50, hint)
+        client = Client(limiter(concurrency), server)
+        await client.sweep(40)
+        before = dict(client.outcomes)
+        assert client.rate(10, 40) >= 0.8 * 50
+        server.rate = server.capacity = 100
+        await client.sweep(40)
+        assert client.rate(50, 80) >= 0.8 * 100
+        refused = client.outcomes["throttled"] - before["throttled"]
+        assert refused <= 0.05 * (client.outcomes["ok"] - before["ok"])
+
+    simulate(main())
+
+
+@BOTH
+@pytest.mark.parametrize("hint", [None, 10.0, 60.0])
+@pytest.mark.parametrize("seconds", [2, 60, 200])
+def test_a_sweep_waits_an_outage_out_and_few_probe_it(
+    concurrency: Concurrency, hint: float | None, seconds: float
+) -> None:
+    async def main() -> None:
+        end = 1 + seconds
+        client = Client(limiter(concurrency), during(1, end, ("overload", hint)))
+        await client.sweep(calls=4000)
+        assert client.outcomes["failed"] == 0
+        sent = sum(1 <= at < end for at in client.sent_at)
+        assert sent <= 64 + 10 + (0 if hint is None else 3 * seconds / hint)  # those in flight
+        back = min(at for at in client.served_at if at > end)
+        assert back - end <= (seconds / 2 if hint is None else hint) + 1
+        assert client.rate(back + 1, back + 2) >= 300
+
+    simulate(main())
+
+
+def test_a_call_of_a_person_is_no_probe_that_waits() -> None:
+    """In an outage a call fails as fast as its own attempts do."""
+
+    async def main() -> None:
+        client = Client(limiter(ADAPTIVE), during(0, 1000, ("overload", None)))
+        for _ in range(20):
+            began = clock()
+            assert not await client.call()
+            assert clock() - began < 5
+        assert len(client.sent_at) == 100
+
+    simulate(main())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"), [("throttled", RateLimited), ("overload", ServiceUnavailable)]
+)
+def test_a_pause_is_for_everybody_and_too_long_a_one_fails_sweeps_too(
+    outcome: str, kind: type[Exception]
+) -> None:
+    async def main() -> None:
+        gate = limiter()
+        person, sweep = SimulatedDeadline(30), SimulatedDeadline(30, paused_while_queued=True)
+        permit = await gate.acquire(person)
+        gate.release(permit, outcome, 100.0)  # type: ignore[arg-type]
+        with pytest.raises(kind, match="asked for a pause of another 100 s") as caught:
+            await gate.acquire(person)
+        assert caught.value.retry_after == 100  # type: ignore[attr-defined]
+        permit = await gate.acquire(sweep)
+        assert clock() == 100
+        gate.release(permit, outcome, 1e9)  # type: ignore[arg-type]
+        with pytest.raises(kind, match="asked for a pause"):
+            await gate.acquire(sweep)
+        await asyncio.sleep(900)  # then somebody may ask again, and it is over
+        gate.release(await gate.acquire(person), "ok")
+        for _ in range(20):
+            gate.release(await gate.acquire(person), "ok")
+
+    simulate(main())
+
+
+@pytest.mark.parametrize(
+    ("rate", "begin"),
+    [
+        (RateLimit(50, per=1.0), lambda: at_random(0, OK)),
+        (RateLimit(3000, per=60.0), lambda: at_random(0, OK)),
+        (None, lambda: Bucket(50, 50, "exact")),
+    ],
+    ids=["a second", "a minute", "the server's"],
+)
+@pytest.mark.parametrize("first", [0, 10])
+def test_calls_of_people_go_before_a_sweep(
+    rate: RateLimit | None, begin: Callable[[], Callable[[float], Answer]], first: float
+) -> None:
+    """Also where the sweep had spent the window before the first of them came."""
+
+    async def main() -> None:
+        server = begin()
+        shared = limiter(ADAPTIVE, rate)
+        sweep, people = Client(shared, server), Client(shared, server, seed=2)
+
+        async def visit() -> None:
+            await asyncio.sleep(first)
+            async with asyncio.TaskGroup() as group:
+                while clock() < 120:
+                    group.create_task(people.call())
+                    await asyncio.sleep(0.5)
+
+        await asyncio.gather(visit(), sweep.sweep(120))
+        assert people.outcomes["ok"] == len(people.waited)
+        assert sorted(people.waited)[int(0.99 * len(people.waited))] <= 1.0
+        rest = 50 - people.rate(60, 120)
+        assert sweep.rate(60, 120) >= 0.95 * rest
+
+    simulate(main())
+
+
+def test_waiting_is_told_by_what_was_waited_for() -> None:
+    async def main() -> None:
+        gate = limiter(1, RateLimit(2, per=10.0))
+        waiting: deque[asyncio.Task[None]] = deque()
+
+        async def call() -> None:
+            permit = await gate.acquire(SimulatedDeadline(30))
+            await asyncio.sleep(1)
+            gate.release(permit, "throttled", 3.0) if clock() < 2 else gate.release(permit, "ok")
+
+        waiting.extend(asyncio.create_task(call()) for _ in range(3))
+        await asyncio.gather(*waiting)
+        # One second for the first one's slot, three for the pause, then the slot and the budget.
+        times = gate.wait_times
+        assert times.pause == pytest.approx(6)
+        assert times.slot == pytest.approx(3)
+        assert times.budget == pytest.approx(6)
+
+    simulate(main())
