@@ -1,24 +1,26 @@
-"""A sweep on a Ray cluster (extra `ray`): the list in partitions, each a sweep of its own.
+"""A sweep on a Ray cluster (extra `ray`): the list in partitions, each swept by a task.
 
-Every partition has its own directory and ledger below `out`, which all machines share, so whatever
-is killed, Ray runs the partition again and it goes on where it was. See `docs/how-to/cluster.md`
-for when one machine is enough.
+A partition has its own directory and ledger below a directory that all machines share. So whatever
+is killed, Ray runs the task again and it resumes. See `docs/how-to/cluster.md`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
+import attrs
 import msgspec
-from attrs import evolve, field, frozen
 
 from .auth import Auth
+from .budget import Budget, SqliteBudget
 from .client import TargetsClient
-from .settings import Options
+from .limits import RateLimit
+from .settings import Options, Settings
 from .sweep import (
     BadLine,
     RequestTimeline,
@@ -29,15 +31,13 @@ from .sweep import (
     UsersFile,
     run,
 )
-from .sweep.split import split
+from .sweep.rows import encode
 from .sweep.store import AtomicFile
-from .sweep.together import join
+from .sweep.user_list import Users, read_batches
 
 try:
     import ray
     from ray.exceptions import RayError
-
-    from .ray_budget import shared_budget
 except ImportError as error:
     raise ImportError(
         "a sweep on a cluster needs the extra: pip install 'capillary-targets[ray]'"
@@ -46,33 +46,14 @@ except ImportError as error:
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from .sweep.user_list import Users
-
-__all__ = ["sweep"]
+__all__ = ["BudgetActor", "partition_of", "shared_budget", "sweep"]
 
 _ray: Any = ray  # whose own types know neither its options nor its tasks
-_PLAN: Final = "cluster.json"
-_TRIES: Final = 10
-"""How often Ray runs a partition again whose worker died."""
-
-
-@frozen
-class _Server:
-    """What a worker needs to open a client."""
-
-    base_url: str
-    auth: Auth = field(repr=False)
-    page_size: int
-    options: Options
-
-
-@frozen
-class _Plan:
-    """What `out` remembers of the cluster: how many partitions, and which run they are in."""
-
-    partitions: int
-    run: int = 1
-    finished: bool = False
+_RETRIES: Final = 10
+_TELL_EVERY: Final = 1.0
+_USERS: Final = "_users.jsonl"
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_64_BITS: Final = 2**64 - 1
 
 
 async def sweep(
@@ -86,129 +67,94 @@ async def sweep(
     column: str | None = None,
     partitions: int | None = None,
     address: str | None = None,
+    progress: Callable[[Summary], None] | None = None,
     **settings: Unpack[Options],
 ) -> Summary:
-    """Sweep `users` on a Ray cluster; `out` then holds the files that one machine would have made.
+    """Sweep `users` on a Ray cluster into `out/partition=…/`; the same call resumes.
 
-    `users` is a Ray Data set, whose `column` (or only column) has the ids, or whatever
-    `capillary_targets.sweep.run` takes. `out` is a directory that all machines of the cluster
-    share. The same call on the same directory goes on after an interruption of any kind.
+    Args:
+        users: A Ray Data set, or what `capillary_targets.sweep.run` takes.
+        out: A directory that all machines of the cluster share.
+        options: What to ask for and how to write it; `max_failures` counts in each partition.
+        base_url: A cluster's short name or an address.
+        auth: The credentials; they travel to the workers through Ray.
+        page_size: Events asked for in one request.
+        column: Of a data set or CSV file, the column with the ids.
+        partitions: Pieces of the list, by default two for each processor; a directory keeps its
+            number.
+        address: The Ray cluster's; None starts a Ray on this machine. One that is initialised is
+            used as it is.
+        progress: Called with the sums of all partitions about once a second.
+        settings: The settings of `TargetsClient`. `rate` is one budget for the whole cluster,
+            `concurrency` is each worker's own, and hooks are called in the workers.
 
-    The other settings are those of `TargetsClient`. `rate` is
-    one budget for the whole cluster: kept by an actor, or by Redis if it is `shared` so.
-    `concurrency` is each worker's own, and hooks are called in the workers. `partitions` is how
-    many pieces the list is cut into, by default two for each processor; a directory keeps the
-    number it was made with. `address` is that of a cluster, None an own one on this machine; where
-    Ray is initialised, it is used as it is.
+    Returns:
+        The sums of all partitions, as in `out/summary.json`.
 
-    Raises what `run` raises; `SweepStopped` where a partition's workers died again and again.
+    Raises:
+        CapillaryError: As `capillary_targets.sweep.run`; `SweepStopped` where a task's workers
+            died again and again.
     """
     started = time.monotonic()
+    Settings(base_url=base_url, auth=auth, **settings)  # refused before anything is begun
+    options, out = options or SweepOptions(), Path(out)
     if not ray.is_initialized():
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
         _ray.init(address=address, **quiet)
-    directory = Path(out)
-    options = options or SweepOptions()
-    plan = _plan(directory, partitions, incremental=options.incremental)
-    paths = [directory / "partitions" / f"{number:05d}" for number in range(plan.partitions)]
-    lists = [path.with_suffix(".txt") for path in paths]
-    bad: list[BadLine] = []
+    paths = _directories(out, partitions)
     if not options.retry_failed:
-        counts, bad = await split(_users(users, column), lists)
-        lists = [path for path, count in zip(lists, counts, strict=True) if count]
-        if not lists:
-            raise SweepRefused("the list holds no user id")
-    else:
-        lists = [path for path in lists if (path.with_suffix("") / "ledger.sqlite").exists()]
-    with shared_budget(settings.get("rate")) as shared:
-        told: Any = settings | {"rate": shared}
-        server = _Server(base_url, auth, page_size, told)
-        again = {"max_retries": _TRIES, "retry_exceptions": [SweepStopped]}
-        task = _ray.remote(num_cpus=1, **again)(_partition)
-        await _all([task.remote(server, path, plan.run, options) for path in lists])
-    made = [(n, path) for n, path in enumerate(paths) if (path / "ledger.sqlite").exists()]
-    summary = join(directory, made, bad, time.monotonic() - started)
-    _write(directory, _Plan(plan.partitions, plan.run, summary.finished))
-    return summary
+        await _partition(_opened(users, column), paths)
+    before = _summary_of(out)
+    latest = max(1, before.run + (options.incremental and before.finished))
+    _write(out, Summary(run=latest))
+    task = _ray.remote(num_cpus=1, max_retries=_RETRIES)(_sweep_partition)
+    client = {"base_url": base_url, "auth": auth, "page_size": page_size, **settings}
+    with shared_budget(settings.get("rate")) as client["rate"]:
+        async with _shown(progress) as actor:
+            summaries = await _all([task.remote(client, p, options, latest, actor) for p in paths])
+    total = _total(summaries)
+    total.seconds = round(time.monotonic() - started, 3)
+    _write(out, total)
+    return total
 
 
-async def _all(partitions: list[Any]) -> None:
-    """Wait for all. If one fails for good, or this is cancelled, the others finish their part."""
-    try:
-        await asyncio.gather(*partitions)
-    except BaseException as error:
-        for partition in partitions:
-            ray.cancel(partition)
-        ray.wait(partitions, num_returns=len(partitions), timeout=10)
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, Exception):
-            raise cause from None  # what the partition's own sweep raised
-        if isinstance(error, RayError):
-            raise SweepStopped(f"{error}; run the same command again to go on") from error
-        raise
+def partition_of(user: int, partitions: int) -> int:
+    """The partition of a user: the same one in every list, and evenly spread."""
+    return (((user * _GOLDEN) & _64_BITS) >> 32) % partitions
 
 
-def _partition(server: _Server, users: Path, wanted: int, asked: SweepOptions) -> Summary:
-    """One partition, in a worker: a sweep like any other."""
-    return asyncio.run(_sweep_partition(server, users, wanted, asked))
-
-
-async def _sweep_partition(
-    server: _Server, users: Path, wanted: int, asked: SweepOptions
-) -> Summary:
-    out = users.with_suffix("")
-    timeline = RequestTimeline()
-    options = server.options.copy()
-    options["hooks"] = [timeline, *options.get("hooks", ())]
-    async with TargetsClient(
-        server.base_url, server.auth, page_size=server.page_size, **options
-    ) as client:
-        failed_only = asked.retry_failed
-        given = () if failed_only else UsersFile(users)
-        # A partition that was interrupted goes on with its run; one that is through begins anew.
-        anew = wanted > 1 and not failed_only and _run_of(out) < wanted
-        return await run(client, given, out, evolve(asked, incremental=anew), timeline=timeline)
-
-
-def _run_of(partition: Path) -> int:
-    try:
-        return int(msgspec.json.decode((partition / "summary.json").read_bytes())["run"])
-    except FileNotFoundError:
-        return 0
-
-
-def _plan(out: Path, partitions: int | None, *, incremental: bool) -> _Plan:
-    """The plan for this session, written down. Raises `SweepRefused` where it does not fit."""
-    try:
-        before = msgspec.json.decode((out / _PLAN).read_bytes(), type=_Plan)
-    except FileNotFoundError:
-        if (out / "ledger.sqlite").exists():
-            raise SweepRefused(
-                f"{out} was made by a sweep on one machine; go on there, or name another directory"
-            ) from None
-        before = _Plan(partitions or max(1, 2 * int(_ray.cluster_resources().get("CPU", 1))))
-    if partitions not in {None, before.partitions}:
+def _directories(out: Path, partitions: int | None) -> list[Path]:
+    """The directories of the partitions, whose number is in their names."""
+    if (out / "ledger.sqlite").exists():
+        raise SweepRefused(f"{out} was made by a sweep on one machine; name another directory")
+    made = [int(path.name.rpartition("-")[2]) for path in out.glob("partition=*-of-*")]
+    count = made[0] if made else partitions
+    count = count or max(1, 2 * int(_ray.cluster_resources().get("CPU", 1)))
+    if partitions not in {None, count}:
         raise SweepRefused(
-            f"{out} was made with {before.partitions} partitions, not {partitions}; keep to that, "
-            "or name another directory"
+            f"{out} was made with {count} partitions, not {partitions}; keep to that, or name "
+            "another directory"
         )
-    (out / "partitions").mkdir(parents=True, exist_ok=True)
-    plan = _Plan(before.partitions, before.run + (incremental and before.finished))
-    _write(out, plan)
-    return plan
+    paths = [out / f"partition={number:05d}-of-{count:05d}" for number in range(count)]
+    for path in paths:
+        path.mkdir(parents=True, exist_ok=True)
+    return paths
 
 
-def _write(out: Path, plan: _Plan) -> None:
-    with AtomicFile(out / _PLAN) as file:
-        file.write(msgspec.json.encode(plan) + b"\n")
+async def _partition(users: Users, paths: list[Path]) -> None:
+    """Write each user's id to the list of its partition, a line's error to that of the first."""
+    with ExitStack() as stack:
+        lists = [stack.enter_context(AtomicFile(path / _USERS)) for path in paths]
+        async for batch in read_batches(users):
+            for user in batch:
+                place = 0 if isinstance(user, BadLine) else partition_of(user, len(paths))
+                lists[place].write(msgspec.json.encode(user) + b"\n")
 
 
-def _users(users: Any, column: str | None) -> Any:
+def _opened(users: Any, column: str | None) -> Users:
     if isinstance(users, str | Path):
         return UsersFile(Path(users), column)
-    if hasattr(users, "iter_batches"):
-        return _ids(users, column)
-    return users
+    return _ids(users, column) if hasattr(users, "iter_batches") else users
 
 
 def _ids(dataset: Dataset, column: str | None) -> Iterator[int]:
@@ -218,3 +164,158 @@ def _ids(dataset: Dataset, column: str | None) -> Iterator[int]:
             names = ", ".join(batch.column_names)
             raise SweepRefused(f"the data set has several columns: name one of {names}")
         yield from batch.column(0 if column is None else column).to_pylist()
+
+
+def _sweep_partition(
+    client: dict[str, Any], path: Path, options: SweepOptions, latest: int, actor: Any
+) -> Summary:
+    """The task: one partition's sweep, of the run `latest`."""
+    timeline, due = RequestTimeline(), 0.0
+
+    def tell(summary: Summary) -> None:
+        nonlocal due
+        if actor is not None and time.monotonic() >= due:
+            due = time.monotonic() + _TELL_EVERY
+            actor.tell.remote(path.name, summary)
+
+    async def swept() -> Summary:
+        hooks = (timeline, *client.get("hooks", ()))
+        async with TargetsClient(**{**client, "hooks": hooks}) as opened:
+            # One that was interrupted in this run resumes; one that has not begun it, begins.
+            new = options.incremental and _summary_of(path).run < latest
+            users = () if options.retry_failed else _listed(path)
+            given = attrs.evolve(options, incremental=new)
+            return await run(opened, users, path, given, timeline=timeline, progress=tell)
+
+    return asyncio.run(swept())
+
+
+def _listed(path: Path) -> Iterator[int | BadLine]:
+    decoder = msgspec.json.Decoder(int | BadLine)
+    with (path / _USERS).open("rb") as lines:
+        yield from map(decoder.decode, lines)
+
+
+async def _all(tasks: list[Any]) -> list[Summary]:
+    """Wait for all. If one fails, or this is cancelled, the others commit their part and end."""
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException as error:
+        for task in tasks:
+            ray.cancel(task)
+        ray.wait(tasks, num_returns=len(tasks), timeout=10)
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, Exception):
+            raise cause from None  # what the partition's own sweep raised
+        if isinstance(error, RayError):
+            raise SweepStopped(f"{error}; run the same command again to resume") from error
+        raise
+
+
+def _summary_of(path: Path) -> Summary:
+    """The summary that a directory has; of a run 0 where there is none."""
+    try:
+        return msgspec.json.decode((path / "summary.json").read_bytes(), type=Summary)
+    except FileNotFoundError:
+        return Summary(run=0, finished=True)
+
+
+def _write(path: Path, summary: Summary) -> None:
+    with AtomicFile(path / "summary.json") as file:
+        file.write(encode(summary.as_dict()) + b"\n")
+
+
+def _total(summaries: list[Summary]) -> Summary:
+    """Sums of disjoint users. They are finished when all are."""
+    total = Summary(
+        run=max(one.run for one in summaries), finished=all(one.finished for one in summaries)
+    )
+    for name in attrs.fields_dict(Summary).keys() - {"run", "finished", "seconds"}:
+        setattr(total, name, sum(getattr(one, name) for one in summaries))
+    return total
+
+
+class _ProgressActor:
+    """Holds the latest summary of each partition."""
+
+    def __init__(self) -> None:
+        self._summaries: dict[str, Summary] = {}
+
+    def tell(self, partition: str, summary: Summary) -> None:
+        self._summaries[partition] = summary
+
+    def total(self) -> Summary | None:
+        return _total([*self._summaries.values()]) if self._summaries else None
+
+
+@asynccontextmanager
+async def _shown(progress: Callable[[Summary], None] | None) -> AsyncIterator[Any]:
+    """The actor that tasks tell how far they are; `progress` is called with its sums."""
+    if progress is None:
+        yield None
+        return
+    actor = _ray.remote(num_cpus=0, max_restarts=-1)(_ProgressActor).remote()
+
+    async def show() -> None:
+        while True:
+            with suppress(RayError):  # it is being restarted
+                if (total := await actor.total.remote()) is not None:
+                    progress(total)
+            await asyncio.sleep(_TELL_EVERY)
+
+    showing = asyncio.ensure_future(show())
+    try:
+        yield actor
+    finally:
+        showing.cancel()
+        ray.kill(actor)
+
+
+class BudgetActor(SqliteBudget):
+    """A rate budget in memory. Its permits are leases: a worker that dies gives its own back.
+
+    One that Ray restarted knows nothing of the requests before: it lets a whole window pass first.
+    """
+
+    def __init__(self, limit: RateLimit) -> None:
+        super().__init__(limit, ":memory:")
+        self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+
+    async def acquire(self) -> tuple[str, float]:
+        """As `Budget`."""
+        if self._restarted:
+            self._restarted = False
+            await self.pause(self._limit.per)
+        return await super().acquire()
+
+
+class _ActorBudget:
+    """The `Budget` of a worker: asks the actor, which lives as long as the sweep."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def acquire(self) -> tuple[str, float]:
+        ticket, wait = await self._actor.acquire.remote()
+        return ticket, wait
+
+    async def release(self, ticket: str) -> None:
+        await self._actor.release.remote(ticket)
+
+    async def pause(self, seconds: float) -> None:
+        await self._actor.pause.remote(seconds)
+
+    async def close(self) -> None: ...
+
+
+@contextmanager
+def shared_budget(rate: RateLimit | Budget | None) -> Iterator[RateLimit | Budget | None]:
+    """The rate limit of all workers together: kept by an actor, unless it is shared already."""
+    if not isinstance(rate, RateLimit) or rate.shared is not None:
+        yield rate
+        return
+    actor = _ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(BudgetActor).remote(rate)
+    try:
+        yield _ActorBudget(actor)
+    finally:
+        ray.kill(actor)

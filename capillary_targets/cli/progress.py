@@ -112,7 +112,7 @@ class ProgressDisplay:
             if live and not self._quiet:
                 _write(clear if over else f"{clear}{self.line(_columns() - 1)}")
             elif not self._quiet and self._summary is not None and self._clock() >= due:
-                due += _LOG_EVERY
+                due = self._clock() + _LOG_EVERY
                 _write(f"{output.timestamp()} {self.line()}\n")
 
     def __enter__(self) -> Self:

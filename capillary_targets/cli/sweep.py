@@ -144,7 +144,7 @@ async def sweep(
             f"the users done so far are safe in {out}; run the same command again to go on"
         ) from None
     try:
-        output.show_facts("Swept", _facts(summary, out))
+        output.show_facts("Swept", _facts(summary, out, by_ray=engine == "ray"))
     except output.OutputLost as error:  # the work is done, and its files say the same
         connection.warn(f"{error}; see {out / 'summary.json'}")
     if not summary.finished:
@@ -162,8 +162,7 @@ async def _sweep(
     options: SweepOptions,
 ) -> Summary:
     timeline = RequestTimeline()
-    expected = users.expected() if isinstance(users, UsersFile) else len(users)
-    with ProgressDisplay(expected, quiet=connection.quiet) as display:
+    with ProgressDisplay(_expected(users), quiet=connection.quiet) as display:
         settings = client_settings | {"hooks": (timeline,), "log": display.log}
         async with connection.client(**settings) as client:
 
@@ -185,9 +184,11 @@ async def _sweep_by_ray(
         from capillary_targets import ray  # noqa: PLC0415 - the extra, which loads slowly
     except ImportError as error:
         raise UsageError(str(error)) from error
+    settings = connection.settings(**client_settings)
     async with connection.server() as (base_url, auth):
-        settings = connection.settings(**client_settings)
-        return await ray.sweep(users, out, options, base_url=base_url, auth=auth, **settings)
+        with ProgressDisplay(_expected(users), quiet=connection.quiet) as display:
+            settings |= {"base_url": base_url, "auth": auth, "progress": display.update}
+            return await ray.sweep(users, out, options, **settings)
 
 
 async def report(out: Directory, /) -> int:
@@ -226,11 +227,15 @@ def _users(
     return [*Sandbox().world.all_user_ids()]
 
 
+def _expected(users: UsersFile | Collection[int]) -> int | None:
+    return users.expected() if isinstance(users, UsersFile) else len(users)
+
+
 def _note_column(column: str) -> None:
     output.note(f"user ids: {column}")
 
 
-def _facts(summary: Summary, out: Path) -> dict[str, str]:
+def _facts(summary: Summary, out: Path, *, by_ray: bool) -> dict[str, str]:
     refused = summary.refused + summary.bad_lines
     facts = {
         "users": f"{summary.users}",
@@ -245,7 +250,8 @@ def _facts(summary: Summary, out: Path) -> dict[str, str]:
     }
     if summary.failed + refused:
         for_good = f"{refused} of them for good; " if refused else ""
-        facts["failures"] += f" ({for_good}listed in {out / 'failures.jsonl'})"
+        listed = out / ("*/failures.jsonl" if by_ray else "failures.jsonl")
+        facts["failures"] += f" ({for_good}listed in {listed})"
     if summary.skipped:
         facts["users"] += f" ({summary.skipped} of the list were done before)"
     if summary.reconciled_targets:
