@@ -1,13 +1,12 @@
-"""TargetsClient: what a user of the package holds."""
+"""TargetsClient: the calls, pagers and sweeps of one cluster."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
-from datetime import datetime
-from functools import partial
+from functools import partial, wraps
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import aiohttp
 from yarl import URL
@@ -17,14 +16,27 @@ from .auth import Auth
 from .endpoints import checked_id
 from .errors import ClientClosed, UsageError
 from .fanout import Sweep, UserQuery
-from .members import TargetPeriod, UserTargetGroups
-from .models import TargetList
 from .pager import EventPager
 from .pagination import NOTHING, Checkpoint, Dialect
 from .session import Counts, Session, open_session
 from .settings import Options, Settings, whole_number
 
 __all__ = ["TargetsClient"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _method(
+    call: Callable[Concatenate[Session, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[TargetsClient, P], Coroutine[Any, Any, T]]:
+    """An endpoint coroutine as a method: the client's session is its first argument."""
+
+    @wraps(call)
+    async def method(self: TargetsClient, /, *args: P.args, **options: P.kwargs) -> T:
+        return await call(self.session, *args, **options)
+
+    return method
 
 
 class TargetsClient:
@@ -100,33 +112,7 @@ class TargetsClient:
         """Requests and retries made so far."""
         return self.session.counts
 
-    async def active_targets(
-        self,
-        user_id: int,
-        *,
-        target_rule_ids: Iterable[int] = (),
-        tracking_date: datetime | None = None,
-        enrollment_type: str | None = None,
-        only_user_created: bool | None = None,
-    ) -> TargetList:
-        """The targets that a user is enrolled in: `endpoints.active_targets`.
-
-        Args:
-            user_id: 64 bits.
-            target_rule_ids: Only these targets; none given: all.
-            tracking_date: As of when; aware.
-            enrollment_type: TRANSACTION, IMPORT or AUDIENCE_FILTER.
-            only_user_created: Only challenges that users made for themselves.
-
-        """
-        return await endpoints.active_targets(
-            self.session,
-            user_id,
-            target_rule_ids=target_rule_ids,
-            tracking_date=tracking_date,
-            enrollment_type=enrollment_type,
-            only_user_created=only_user_created,
-        )
+    active_targets = _method(endpoints.active_targets)
 
     def events(
         self,
@@ -187,59 +173,9 @@ class TargetsClient:
             resolve=resolve,
         )
 
-    async def find_customer(
-        self,
-        *,
-        identifier_name: str,
-        identifier_value: str,
-        source: str = "INSTORE",
-        account_id: str | None = None,
-    ) -> int:
-        """The user id behind an identifier: `lookups.find_customer`.
-
-        Args:
-            identifier_name: mobile, email, externalId, ...
-            identifier_value: Personal data: sent, and shown nowhere.
-            source: INSTORE, WECHAT, ... or ALL.
-            account_id: For sources with several accounts.
-
-        """
-        return await lookups.find_customer(
-            self.session,
-            identifier_name=identifier_name,
-            identifier_value=identifier_value,
-            source=source,
-            account_id=account_id,
-        )
-
-    async def target_groups(
-        self,
-        user_id: int,
-        *,
-        include_inactive: bool | None = None,
-        target_rule_id: int | None = None,
-        include_inactive_targets: bool | None = None,
-    ) -> UserTargetGroups:
-        """A user's target groups and the progress in each: `lookups.target_groups`.
-
-        Args:
-            user_id: 64 bits.
-            include_inactive: Other periods than the running one too.
-            target_rule_id: Only this target.
-            include_inactive_targets: Deactivated targets too.
-
-        """
-        return await lookups.target_groups(
-            self.session,
-            user_id,
-            include_inactive=include_inactive,
-            target_rule_id=target_rule_id,
-            include_inactive_targets=include_inactive_targets,
-        )
-
-    async def target_periods(self, target_group_id: int) -> list[TargetPeriod]:
-        """The periods of a target group. See `lookups.target_periods`."""
-        return await lookups.target_periods(self.session, target_group_id)
+    find_customer = _method(lookups.find_customer)
+    target_groups = _method(lookups.target_groups)
+    target_periods = _method(lookups.target_periods)
 
     def sweep(
         self,

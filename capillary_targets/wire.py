@@ -314,41 +314,38 @@ def _with_retry_after(error: CapillaryError, answer: Answer) -> CapillaryError:
     return error
 
 
+_BY_STATUS: Final[Mapping[int, tuple[type[CapillaryError], str]]] = {
+    **dict.fromkeys(_BUSY, (ServiceUnavailable, "the service failed")),
+    **dict.fromkeys((401, 498), (AuthError, "credentials or token rejected")),
+    403: (AuthError, "access denied, by the service or a gateway before it"),
+    **dict.fromkeys(
+        (404, 410),
+        (EndpointGone, "nothing is served at this address: wrong host, or the endpoint is gone"),
+    ),
+    407: (ConnectionFailed, "the proxy wants other credentials"),
+    429: (RateLimited, "too many requests"),
+    461: (ServerBusy, "the service is busy"),
+    **dict.fromkeys(
+        range(300, 400),
+        (BadResponse, "the server redirects, which is not followed: check the base URL"),
+    ),
+}
+
+
 def _error_by_status(answer: Answer, document: object) -> CapillaryError:
     """The exception for an HTTP status, where the body said nothing in a known form."""
     status = answer.status
-    message = _text(document.get("message")) if isinstance(document, dict) else None
     found = _TEXT_ERROR.search(answer.body[:4096].decode("utf-8", "replace"))
     if found:
         return _error(int(found["code"]), found["message"], answer)
-    said = f": {message}" if message else ""
-    error: CapillaryError
-    if status in {401, 498}:
-        error = AuthError(f"credentials or token rejected{said}", status=status)
-    elif status == 403:
-        error = AuthError(
-            f"access denied, by the service or a gateway before it{said}", status=status
-        )
-    elif status in {404, 410}:
-        error = EndpointGone(
-            f"nothing is served at this address: wrong host, or the endpoint is gone{said}",
-            status=status,
-        )
-    elif status == 407:
-        error = ConnectionFailed(f"the proxy wants other credentials{said}", status=status)
+    kind, text = _BY_STATUS.get(status, (ApiError, f"the service refused with HTTP {status}"))
+    if isinstance(document, dict) and (message := _text(document.get("message"))):
+        text = message if issubclass(kind, ApiError) else f"{text}: {message}"
+    error = kind(text, status=status)
+    if isinstance(error, ServerBusy):
+        error.code = status
+    elif isinstance(error, ConnectionFailed):
         error.retryable = False
-    elif status == 429:
-        error = RateLimited(f"too many requests{said}", status=status)
-    elif status == 461:
-        error = ServerBusy(message or "the service is busy", code=461, status=status)
-    elif status in _BUSY:
-        error = ServiceUnavailable(f"the service failed{said}", status=status)
-    elif 300 <= status < 400:
-        error = BadResponse(
-            "the server redirects, which is not followed: check the base URL", status=status
-        )
-    else:
-        error = ApiError(message or f"the service refused with HTTP {status}", status=status)
     return _with_retry_after(error, answer)
 
 
