@@ -186,8 +186,15 @@ class Fault:
 
     @classmethod
     def edited(cls, pattern: str, replacement: str) -> Self:
-        """The right answer with each match of a regular expression in its text replaced."""
-        re.compile(pattern)
+        """The right answer with each match of a regular expression in its text replaced.
+
+        Raises:
+            ValueError: the expression, or what replaces it, cannot be read.
+        """
+        try:
+            re.sub(pattern, replacement, "")
+        except (re.error, IndexError) as error:
+            raise ValueError(f"edited: {error}") from None
         return cls(kind="edited", edit=(pattern.encode(), replacement.encode()))
 
     @classmethod
@@ -228,7 +235,7 @@ def named(name: str, arguments: Mapping[str, Any]) -> Fault:
         raise ValueError(f"no fault named {name!r}; there are {', '.join(NAMED)}")
     try:
         return NAMED[name](**arguments)
-    except (TypeError, KeyError, AttributeError, re.error) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{name}: {error}") from None
 
 
