@@ -18,8 +18,9 @@ from .errors import ClientClosed, UsageError
 from .fanout import Sweep, UserQuery
 from .pager import EventPager
 from .pagination import NOTHING, Checkpoint, Dialect
+from .retry import whole_number
 from .session import Counts, Session, open_session
-from .settings import Options, Settings, whole_number
+from .settings import Options, Settings
 
 __all__ = ["TargetsClient"]
 

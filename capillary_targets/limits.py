@@ -16,7 +16,10 @@ import math
 from collections import deque
 from typing import Final
 
-from attrs import define, field, frozen, validators
+from attrs import define, field, frozen
+
+from .errors import UsageError
+from .retry import NUMBER, WHOLE_NUMBER, checked
 
 __all__ = [
     "AdaptiveConcurrency",
@@ -28,20 +31,20 @@ __all__ = [
 ]
 
 
-@frozen
+@frozen(field_transformer=checked)
 class AdaptiveConcurrency:
     """Find by itself how many requests at a time serve best; bounds and a start, in requests."""
 
-    initial: int = field(default=8, validator=validators.ge(1))
-    minimum: int = field(default=1, validator=validators.ge(1))
-    maximum: int = field(default=512, validator=validators.ge(1))
+    initial: int = field(default=8, metadata=WHOLE_NUMBER)
+    minimum: int = field(default=1, metadata=WHOLE_NUMBER)
+    maximum: int = field(default=512, metadata=WHOLE_NUMBER)
 
     def __attrs_post_init__(self) -> None:
         if not self.minimum <= self.initial <= self.maximum:
-            raise ValueError("concurrency: minimum <= initial <= maximum must hold")
+            raise UsageError("concurrency: minimum <= initial <= maximum must hold")
 
 
-@frozen
+@frozen(field_transformer=checked)
 class RateLimit:
     """A budget: at most `requests` in any `per` seconds, as the server counts them.
 
@@ -49,8 +52,8 @@ class RateLimit:
     `sqlite:///path` on one machine, `redis://host:port/0` beyond.
     """
 
-    requests: int = field(validator=validators.ge(1))
-    per: float = field(default=60.0, kw_only=True, validator=validators.gt(0))
+    requests: int = field(metadata=WHOLE_NUMBER)
+    per: float = field(default=60.0, kw_only=True, metadata=NUMBER)
     shared: str | None = field(default=None, kw_only=True)
 
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 import time
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
-from attrs import define, field, frozen, validators
+from attrs import Attribute, Converter, define, field, frozen
 
-__all__ = ["RetryPolicy", "RetryQuota", "parse_retry_after", "waiting_disabled"]
+from .errors import UsageError
+
+__all__ = [
+    "NUMBER",
+    "WHOLE_NUMBER",
+    "RetryPolicy",
+    "RetryQuota",
+    "checked",
+    "parse_retry_after",
+    "waiting_disabled",
+    "whole_number",
+]
 
 waiting_disabled: ContextVar[bool] = ContextVar("capillary_targets_waiting_disabled", default=False)
 """Whether pauses, pace, budget and back-off are skipped: in tests, see `testing.no_waiting`."""
@@ -21,7 +36,50 @@ _TIMEOUT_COST: Final = 10
 _SUCCESS_REFUND: Final = 1
 
 
-@frozen
+def whole_number(name: str, given: object, least: int = 1) -> int:
+    """`given` as a whole number of at least `least`: also `8.0`, or "8". Raises `UsageError`."""
+    number = given
+    if isinstance(given, str | float):
+        with suppress(ValueError, OverflowError):
+            number = int(given)
+        if isinstance(given, float) and number != given:
+            number = given
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}, not {given!r}")
+    return number
+
+
+def number(name: str, given: object, most: float = sys.float_info.max) -> float:
+    """`given` as a positive number: also "2.5". Raises `UsageError`."""
+    found = math.nan
+    if isinstance(given, int | float | str) and not isinstance(given, bool):
+        with suppress(ValueError, OverflowError):
+            found = float(given)
+    if not 0 < found <= most:
+        raise UsageError(f"{name} must be a positive number, not {given!r}")
+    return found
+
+
+WHOLE_NUMBER: Final = {"read": whole_number}
+COUNT: Final = {"read": partial(whole_number, least=0)}
+NUMBER: Final = {"read": number}
+NUMBER_OR_INFINITE: Final = {"read": partial(number, most=math.inf)}
+"""Metadata of fields, for `checked`: how a setting is read."""
+
+
+def checked(_: type, fields: list[Attribute[Any]]) -> list[Attribute[Any]]:
+    """An attrs field transformer: converts fields as their metadata say; None may stay default."""
+
+    def convert(given: object, field: Attribute[Any]) -> Any:
+        if given is None and field.default is None:
+            return None
+        return field.metadata["read"](field.name, given)
+
+    converter: Any = Converter(convert, takes_field=True)
+    return [one.evolve(converter=converter) if "read" in one.metadata else one for one in fields]
+
+
+@frozen(field_transformer=checked)
 class RetryPolicy:
     """How often a request is tried, and the waits between, in seconds.
 
@@ -34,14 +92,12 @@ class RetryPolicy:
     None is half of the call's deadline. `quota` is the size of the client's retry quota.
     """
 
-    attempts: int = field(default=5, validator=validators.ge(1))
-    wait_initial: float = field(default=0.25, validator=validators.gt(0))
-    wait_max: float = field(default=20.0, validator=validators.gt(0))
-    attempt_timeout: float | None = field(
-        default=None, validator=validators.optional(validators.gt(0))
-    )
-    quota: int = field(default=500, validator=validators.ge(0))
-    retry_after_max: float = field(default=900.0, validator=validators.gt(0))
+    attempts: int = field(default=5, metadata=WHOLE_NUMBER)
+    wait_initial: float = field(default=0.25, metadata=NUMBER)
+    wait_max: float = field(default=20.0, metadata=NUMBER_OR_INFINITE)
+    attempt_timeout: float | None = field(default=None, metadata=NUMBER)
+    quota: int = field(default=500, metadata=COUNT)
+    retry_after_max: float = field(default=900.0, metadata=NUMBER_OR_INFINITE)
 
     def backoff(self, attempt: int, jitter: float, retry_after: float | None = None) -> float:
         """Seconds to wait after failed attempt number `attempt` (from 1).

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import tzinfo
 from ipaddress import ip_address
 from typing import Final, TypedDict
@@ -17,9 +15,9 @@ from .budget import Budget
 from .errors import UsageError
 from .hooks import Hook
 from .limits import AdaptiveConcurrency, RateLimit
-from .retry import RetryPolicy
+from .retry import NUMBER, WHOLE_NUMBER, RetryPolicy, checked, whole_number
 
-__all__ = ["CLUSTERS", "Options", "Settings", "whole_number"]
+__all__ = ["CLUSTERS", "Options", "Settings"]
 
 CLUSTERS: Final = {
     "apac": "https://apac.api.capillarytech.com",
@@ -74,29 +72,6 @@ def _auth(given: Auth | None) -> Auth:
     return given
 
 
-def whole_number(name: str, given: object) -> int:
-    """`given` as a whole number of at least 1: also `8.0`, or "8". Raises `UsageError`."""
-    number = given
-    if isinstance(given, str | float) and not isinstance(given, bool):
-        with suppress(ValueError, OverflowError):
-            number = int(given)
-        if isinstance(given, float) and number != given:
-            number = given
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise UsageError(f"{name} must be a whole number of at least 1, not {given!r}")
-    return number
-
-
-def _seconds(given: object) -> float:
-    seconds = math.nan
-    if isinstance(given, int | float | str) and not isinstance(given, bool):
-        with suppress(ValueError, OverflowError):
-            seconds = float(given)
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"timeout must be a positive number of seconds, not {given!r}")
-    return seconds
-
-
 def _retry(given: RetryPolicy | None) -> RetryPolicy:
     if not isinstance(given, RetryPolicy | None):
         raise UsageError(f"retry must be RetryPolicy(attempts=...), not {given!r}")
@@ -130,10 +105,6 @@ def _timezone(given: tzinfo | str | None) -> tzinfo | None:
     return given
 
 
-def _max_body(given: int) -> int:
-    return whole_number("max_body", given)
-
-
 def _hooks(given: Iterable[Hook] | Hook) -> tuple[Hook, ...]:
     hooks = (given,) if not isinstance(given, Iterable) else tuple(given)
     if not all(map(callable, hooks)):
@@ -141,14 +112,14 @@ def _hooks(given: Iterable[Hook] | Hook) -> tuple[Hook, ...]:
     return hooks
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, field_transformer=checked)
 class Settings:
     """Settings of a session. One that cannot work raises `UsageError` at once."""
 
     base_url: URL = field(converter=_base_url)
     """A cluster's short name (`eu`) or an address, whose path prefix is kept."""
     auth: Auth = field(converter=_auth)
-    timeout: float = field(default=30.0, converter=_seconds)
+    timeout: float = field(default=30.0, metadata=NUMBER)
     """The deadline of one call in seconds: all its attempts and waits, and the whole body."""
     retry: RetryPolicy = field(default=None, converter=_retry)
     concurrency: int | AdaptiveConcurrency = field(default=None, converter=_concurrency)
@@ -157,7 +128,7 @@ class Settings:
     """A budget to keep, which may be shared with other processes; or one of the caller's making."""
     timezone: tzinfo | None = field(default=None, converter=_timezone)
     """The cluster's zone or its name, for aware times where the server sends none."""
-    max_body: int = field(default=64 * 2**20, converter=_max_body)
+    max_body: int = field(default=64 * 2**20, metadata=WHOLE_NUMBER)
     """The largest body read, in bytes after decompression."""
     allow_insecure: bool = False
     """Whether credentials may go over plain http to another machine."""

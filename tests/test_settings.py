@@ -77,6 +77,39 @@ def test_what_is_not_is_refused_at_construction(name: str, given: object) -> Non
     assert name.replace("_", " ").lower() in text.replace("_", " ").lower()
 
 
+@pytest.mark.parametrize(
+    ("make", "read"),
+    [
+        (lambda: RetryPolicy(attempts="3", attempt_timeout="2").attempts, 3),
+        (lambda: RetryPolicy(attempt_timeout="2").attempt_timeout, 2.0),
+        (lambda: RetryPolicy(quota=0).quota, 0),
+        (lambda: RetryPolicy(retry_after_max=math.inf).retry_after_max, math.inf),
+        (lambda: RateLimit("1000", per="60"), RateLimit(1000, per=60)),
+        (lambda: AdaptiveConcurrency(initial="8"), AdaptiveConcurrency(initial=8)),
+    ],
+)
+def test_what_is_plain_is_read_in_policies_too(make: Any, read: object) -> None:
+    assert make() == read
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *[lambda one=one: RetryPolicy(attempts=one) for one in (0, "many", 1.5, None, True)],
+        *[lambda one=one: RetryPolicy(wait_initial=one) for one in (0, -1, math.inf, "x", None)],
+        *[lambda one=one: RetryPolicy(attempt_timeout=one) for one in (0, math.inf, "x")],
+        *[lambda one=one: RetryPolicy(wait_max=one) for one in (0, math.nan)],
+        lambda: RetryPolicy(quota=-1),
+        *[lambda one=one: RateLimit(one, per=60) for one in (0, 1.5, "", math.inf, None)],
+        *[lambda one=one: RateLimit(1, per=one) for one in (0, math.inf, math.nan, "x", None)],
+        *[lambda one=one: AdaptiveConcurrency(initial=one) for one in (0, "x", 600)],
+    ],
+)
+def test_what_is_not_is_refused_in_policies_too(make: Any) -> None:
+    with pytest.raises(UsageError):
+        make()
+
+
 def test_a_page_size_is_read_too() -> None:
     for given in ("50", 50.0, 50):
         assert TargetsClient("eu", AUTH, page_size=given).page_size == 50
