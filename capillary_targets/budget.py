@@ -289,13 +289,16 @@ redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
 redis.call('EXPIRE', KEYS[1], math.ceil(ARGV[2]) * 2)
 return '0'
 """
+# A script that has deleted something first is not refused when Redis is full.
 _RELEASE: Final = """
 local now = redis.call('TIME'); now = now[1] + now[2] / 1e6
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZADD', KEYS[1], 'XX', now + ARGV[1], ARGV[2])
 """
 _PAUSE: Final = """
 local now = redis.call('TIME'); now = now[1] + now[2] / 1e6
 local till = math.max(now + ARGV[1], tonumber(redis.call('GET', KEYS[1]) or '0'))
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], tostring(till), 'EX', math.ceil(till - now) + 1)
 """
 

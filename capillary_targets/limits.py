@@ -138,7 +138,15 @@ class ConcurrencyController:
     def on_response(
         self, now: float, seconds: float, in_flight: int, *, overload: bool = False
     ) -> None:
-        """A request ended after `seconds`; when it was sent `in_flight` were, itself included."""
+        """A request ended.
+
+        Args:
+            now: when its answer had come.
+            seconds: from sending it to `now`.
+            in_flight: requests in flight when it was sent, itself included.
+            overload: whether it met an overload, or no server.
+
+        """
         self._peak_in_flight = max(self._peak_in_flight, in_flight)
         if now - seconds >= self._ignore_until:  # sent under the present limit
             self._judge(now, seconds, overload=overload)

@@ -6,14 +6,24 @@ import asyncio
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from capillary_targets import OAuth, RateLimit, RetryPolicy, TargetsClient, UsageError
+from capillary_targets import (
+    BudgetUnavailable,
+    OAuth,
+    RateLimit,
+    RetryPolicy,
+    TargetsClient,
+    UsageError,
+)
 from capillary_targets.budget import Budget, SqliteBudget, open_budget
 from capillary_targets.sandbox import Fault, Sandbox
 
@@ -213,3 +223,166 @@ async def test_a_callers_own_budget_is_asked_and_never_closed() -> None:
         requests = client.counts.requests
     assert budget.taken == budget.given_back == requests
     assert not budget.closed
+
+
+def places(path: Path) -> tuple[int, int]:
+    """Rows of the shared window, and how many of them belong to requests that are not over."""
+    with closing(sqlite3.connect(path)) as db:
+        rows = [free_at for (free_at,) in db.execute("SELECT free_at FROM places")]
+    return len(rows), sum(free_at > time.monotonic() + 60 for free_at in rows)
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Another process holds the budget's file; `COMMIT` ends that."""
+    with closing(sqlite3.connect(tmp_path / "b.db", isolation_level=None)) as other:
+        yield other
+
+
+async def test_a_call_cancelled_while_the_budget_works_leaves_nothing(
+    tmp_path: Path, locked: sqlite3.Connection
+) -> None:
+    sandbox = Sandbox(users=5)
+    rate = RateLimit(1000, per=30.0, shared=f"sqlite:///{tmp_path}/b.db")
+    async with sandbox:
+        user = sandbox.world.user_ids()[0]
+        async with client_of(sandbox, rate=rate) as client:
+            await client.active_targets(user)
+            for _ in range(10):
+                locked.execute("BEGIN IMMEDIATE")
+                doomed = [asyncio.create_task(client.active_targets(user)) for _ in range(5)]
+                innocent = asyncio.create_task(client.active_targets(user))
+                await asyncio.sleep(0)
+                for turn, call in enumerate(doomed):
+                    for _ in range(turn):
+                        await asyncio.sleep(0)
+                    call.cancel()
+                await asyncio.wait(doomed)
+                locked.execute("COMMIT")
+                assert await innocent
+    taken, in_flight = places(tmp_path / "b.db")
+    assert in_flight == 0
+    assert taken >= 11
+
+
+async def test_an_acquisition_that_is_cancelled_gives_its_place_back(
+    tmp_path: Path, locked: sqlite3.Connection
+) -> None:
+    budget = SqliteBudget(RateLimit(1, per=1000.0), f"{tmp_path}/b.db")
+    locked.execute("BEGIN IMMEDIATE")
+    acquiring = asyncio.create_task(budget.acquire())
+    await asyncio.sleep(0)
+    acquiring.cancel()
+    await asyncio.wait([acquiring])
+    assert acquiring.cancelled()
+    locked.execute("COMMIT")
+    ticket, wait = await budget.acquire()  # behind the cancelled one's work
+    assert ticket
+    assert wait == 0
+    await budget.close()
+
+
+async def test_a_budget_closes_after_its_work(tmp_path: Path, locked: sqlite3.Connection) -> None:
+    budget = SqliteBudget(RateLimit(1, per=1000.0), f"{tmp_path}/b.db")
+    locked.execute("BEGIN IMMEDIATE")
+    acquiring = asyncio.create_task(budget.acquire())
+    await asyncio.sleep(0)
+    closing_it = asyncio.create_task(budget.close())
+    await asyncio.sleep(0)
+    locked.execute("COMMIT")
+    assert (await acquiring)[0]
+    await closing_it
+    with pytest.raises(BudgetUnavailable, match="closed"):
+        await budget.acquire()
+
+
+@pytest.mark.parametrize(
+    ("harm", "retryable"),
+    [("BEGIN IMMEDIATE", True), ("DROP TABLE places", False)],
+)
+async def test_a_file_that_fails_is_one_kind_of_error(
+    tmp_path: Path,
+    locked: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: str,
+    retryable: bool,
+) -> None:
+    monkeypatch.setattr("capillary_targets.budget._PATIENCE", 0.01)
+    rate = RateLimit(10, shared=f"sqlite:///{tmp_path}/b.db")
+    sandbox = Sandbox(users=1)
+    async with sandbox, client_of(sandbox, rate=rate, retry=RetryPolicy(attempts=1)) as client:
+        locked.execute(harm)
+        with pytest.raises(BudgetUnavailable, match="the shared budget's file failed") as caught:
+            await client.active_targets(sandbox.world.user_ids()[0])
+        assert caught.value.retryable is retryable
+        if locked.in_transaction:
+            locked.execute("COMMIT")
+
+
+async def test_a_budget_of_the_callers_that_fails_is_the_same_kind() -> None:
+    class Broken(OwnBudget):
+        async def acquire(self) -> tuple[str, float]:
+            raise ZeroDivisionError("a bug")
+
+    sandbox = Sandbox(users=1)
+    async with sandbox, client_of(sandbox, rate=Broken()) as client:
+        with pytest.raises(BudgetUnavailable, match="ZeroDivisionError: a bug") as caught:
+            await client.active_targets(sandbox.world.user_ids()[0])
+    assert not caught.value.retryable
+
+
+def tell_redis(url: str, *words: str) -> None:
+    """Send one command, whatever becomes of it, and drop all connections but this."""
+    from redis import Redis
+    from redis.exceptions import RedisError
+
+    with suppress(RedisError), closing(Redis.from_url(url, single_connection_client=True)) as redis:
+        redis.execute_command(*words)
+        redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+async def test_a_sweep_outlives_dropped_redis_connections(redis_url: str) -> None:
+    sandbox = Sandbox(users=60, targets=1)
+    rate = RateLimit(10_000, shared=redis_url)
+    async with sandbox, client_of(sandbox, rate=rate) as client:
+        count = 0
+        async for outcome in client.sweep(sandbox.world.user_ids()):
+            assert outcome.complete
+            count += 1
+            tell_redis(redis_url, "PING")
+    assert count == 60
+
+
+@pytest.mark.parametrize(
+    ("harm", "retryable"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), True),  # read-only
+        (("CONFIG", "SET", "requirepass", "changed"), False),
+        (("SHUTDOWN", "NOSAVE"), True),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+)
+async def test_a_redis_that_fails_is_one_kind_of_error(
+    redis_url: str, harm: tuple[str, ...], retryable: bool
+) -> None:
+    sandbox = Sandbox(users=1)
+    rate = RateLimit(10, shared=redis_url)
+    async with sandbox, client_of(sandbox, rate=rate, retry=RetryPolicy(attempts=1)) as client:
+        user = sandbox.world.user_ids()[0]
+        await client.active_targets(user)
+        tell_redis(redis_url, *harm)
+        with pytest.raises(BudgetUnavailable, match="the shared budget's Redis failed") as caught:
+            await client.active_targets(user)
+        assert caught.value.retryable is retryable
+
+
+async def test_a_full_redis_still_keeps_the_budget(redis_url: str) -> None:
+    budget = open_budget(RateLimit(1, per=0.05, shared=redis_url))
+    ticket, _ = await budget.acquire()
+    tell_redis(redis_url, "CONFIG", "SET", "maxmemory", "1")
+    await budget.release(ticket)
+    await budget.pause(0.01)
+    async with asyncio.timeout(10):
+        while not (await budget.acquire())[0]:  # noqa: ASYNC110 - Redis' clock, not ours
+            await asyncio.sleep(0.01)
+    await budget.close()
