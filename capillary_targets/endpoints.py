@@ -111,7 +111,7 @@ async def target_events(
 
     """
     path = _events_path(user_id, target_rule_id, period_id=period_id, limit=limit, offset=offset)
-    read = partial(read_events, user_id=user_id, target_rule_id=target_rule_id)
+    read = partial(read_events, user_id=user_id, target_rule_id=target_rule_id, period_id=period_id)
     return await get(session, path, read)
 
 

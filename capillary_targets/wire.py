@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -28,7 +29,15 @@ from .errors import (
     ServiceUnavailable,
     api_error,
 )
-from .models import ApiWarning, EventsPage, Pagination, Target, TargetEvent, TargetList
+from .models import (
+    ApiWarning,
+    EventsPage,
+    Pagination,
+    Target,
+    TargetEvent,
+    TargetList,
+    wire_name,
+)
 from .retry import parse_retry_after
 from .structuring import STRUCTURE_ERRORS, Structurer, raw_rows
 
@@ -119,6 +128,7 @@ def read_events(
     structurer: Structurer,
     user_id: int | None = None,
     target_rule_id: int | None = None,
+    period_id: int | None = None,
 ) -> EventsPage:
     """The answer of "Get target events": one page.
 
@@ -127,6 +137,7 @@ def read_events(
         structurer: of the cluster's zone.
         user_id: the user asked for; rows of another customer are noted in `warnings`.
         target_rule_id: the target asked for.
+        period_id: the period asked for; rows of another period are noted in `warnings`.
 
     Raises:
         NoRecordFound: 310149.
@@ -150,7 +161,10 @@ def read_events(
             events = ()
         warnings = warnings_of(document.get("warnings"), notes)
     if events and user_id is not None:
-        warnings += _check_asked_for(events, user_id, target_rule_id)
+        _check_target(events, target_rule_id)
+        warnings += _others(events, "customer_id", user_id)
+        if period_id is not None:
+            warnings += _others(events, "period_id", period_id)
     return EventsPage(events, pagination, warnings, answer.request_id, answer.body)
 
 
@@ -161,24 +175,27 @@ def _is_past_end(place: Pagination) -> bool:
     return place.total <= (place.offset or 0) * (place.limit or 1)
 
 
-def _check_asked_for(
-    events: tuple[TargetEvent, ...], user_id: int, target_rule_id: int | None
-) -> tuple[ApiWarning, ...]:
-    """Raise `BadResponse` for the answer to another call; note rows of another customer."""
-    if events[0].target_rule_id != target_rule_id:
-        rules = {event.target_rule_id for event in events}
-        if rules.isdisjoint({target_rule_id, None}):
-            raise BadResponse(
-                f"an answer to another call: all rows are of target rule {min(rules)}, "  # type: ignore[type-var]
-                f"not {target_rule_id}",
-                where="data[0].targetRuleId",
-                retryable=True,
-            )
-    others = {event.customer_id for event in events} - {user_id, None}
+def _check_target(events: tuple[TargetEvent, ...], target_rule_id: int | None) -> None:
+    """Raise `BadResponse` for the answer to another call."""
+    if events[0].target_rule_id == target_rule_id:
+        return
+    rules = {event.target_rule_id for event in events}
+    if rules.isdisjoint({target_rule_id, None}):
+        raise BadResponse(
+            f"an answer to another call: rows of target rule {events[0].target_rule_id}, "
+            f"not {target_rule_id}",
+            where="data[0].targetRuleId",
+            retryable=True,
+        )
+
+
+def _others(events: tuple[TargetEvent, ...], name: str, asked: int) -> tuple[ApiWarning, ...]:
+    """A note of rows with another id than the one asked for: there may be a reason for them."""
+    others = set(map(attrgetter(name), events)) - {asked, None}
     if not others:
         return ()
-    named = ", ".join(map(str, sorted(others)[:3]))  # type: ignore[type-var]
-    return (ApiWarning(None, f"rows name another customer than {user_id}: {named}"),)
+    named = ", ".join(map(str, sorted(others)[:3]))
+    return (ApiWarning(None, f"rows with another {wire_name(name)} than {asked}: {named}"),)
 
 
 def read_token(answer: Answer, structurer: Structurer) -> Token:

@@ -373,7 +373,7 @@ def _page(*rows: dict[str, object]) -> Answer:
 def test_rows_of_another_target_only_are_another_calls_answer(way: str) -> None:
     odd = {"eventLogId": "1"} if way == "plain" else {"eventLogId": 1}
     rows = [{**odd, "targetRuleId": rule} for rule in (9, 10)]
-    with pytest.raises(errors.BadResponse, match="target rule 9, not 8") as caught:
+    with pytest.raises(errors.BadResponse, match="rows of target rule 9, not 8") as caught:
         read_events(_page(*rows), PLAIN, 5, 8)
     assert caught.value.retryable
     for right in (8, None):  # one row of the right rule, or of no rule, and it may be ours
@@ -394,7 +394,14 @@ def test_rows_of_another_customer_are_noted(customers: list[int | None], named: 
     else:
         (note,) = page.warnings
         assert note.code is None
-        assert note.message == f"rows name another customer than 5: {named}"
+        assert note.message == f"rows with another customerId than 5: {named}"
+
+
+def test_rows_of_another_period_are_noted() -> None:
+    rows = [{"eventLogId": 1, "periodId": one, "targetRuleId": 8} for one in (9889, None, 7)]
+    assert read_events(_page(*rows), PLAIN, 5, 8).warnings == ()
+    (note,) = read_events(_page(*rows), PLAIN, 5, 8, 9889).warnings
+    assert note.message == "rows with another periodId than 9889: 7"
 
 
 # --- characters that are none ---
