@@ -17,7 +17,7 @@ from .endpoints import checked_id
 from .errors import ClientClosed, UsageError
 from .fanout import Sweep, UserQuery
 from .pager import EventPager
-from .pagination import NOTHING, Checkpoint, Dialect
+from .pagination import UNKNOWN, Checkpoint, Dialect
 from .retry import whole_number
 from .session import Counts, Session, open_session
 from .settings import Options, Settings
@@ -126,7 +126,6 @@ class TargetsClient:
         start: Checkpoint | None = None,
         strict: bool = True,
         prefetch: int = 4,
-        anchored: bool = False,
         dialect: Dialect | None = None,
     ) -> EventPager:
         """The events that counted towards a target, to be walked with `async for`.
@@ -142,8 +141,6 @@ class TargetsClient:
             start: A checkpoint of an earlier loop or of an error: goes on with the next event.
             strict: False lets a loop end whose events cannot be proven complete; `report` says so.
             prefetch: Pages requested while earlier ones are consumed; 0 requests each when due.
-            anchored: Overlap all pages, for about a tenth more requests, so that not even
-                deletions and arrivals in equal number can hide an event.
             dialect: What is certain about the server's pagination; the rest is detected.
 
         Raises:
@@ -169,8 +166,7 @@ class TargetsClient:
             start=start,
             strict=strict,
             prefetch=prefetch,
-            anchored=anchored,
-            dialect=dialect or NOTHING,
+            dialect=dialect or UNKNOWN,
             resolve=resolve,
         )
 

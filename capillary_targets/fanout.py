@@ -361,7 +361,7 @@ class TargetWalk:
             stalls = self._fan.stalls
             pager = self._pager()
             try:
-                async with aclosing(pager.pages()) as pages:
+                async with aclosing(pager.stream()) as pages:
                     async for page in pages:
                         yield page
                         del page  # a body of its own: it need not wait for that of the next one
@@ -385,7 +385,8 @@ class TargetWalk:
         if report.no_record:
             return start.row > 0
         counted = report.total if report.dialect.total == "rows" else None
-        return now != start.row + report.events or counted not in {None, now}
+        shifted = report.moved and start.row > 0
+        return shifted or now != start.row + report.events or counted not in {None, now}
 
     def _pager(self) -> EventPager:
         session, query = self._fan.session, self._fan.query

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Generic, Literal, Self, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from typing import Generic, Self, TypeAlias, TypeVar
 
 from attrs import define, field
 
@@ -13,14 +14,14 @@ from .errors import CapillaryError, UsageError
 from .hooks import Scope, ScopeDetails, current_scope, within
 from .models import EventsPage, TargetEvent
 from .pagination import (
-    NOTHING,
     START,
+    UNKNOWN,
     Batch,
     Checkpoint,
+    Cursor,
     Dialect,
     PageRequest,
     PagingReport,
-    Progress,
     Walk,
 )
 from .session import Session
@@ -28,7 +29,24 @@ from .session import Session
 __all__ = ["EventPager"]
 
 T = TypeVar("T")
-Answer = EventsPage | CapillaryError
+_Answer: TypeAlias = EventsPage | CapillaryError
+
+
+@define(eq=False, repr=False)
+class _Loop:
+    """One loop over a pager: its walk, what its consumer received, and requests in flight."""
+
+    walk: Walk
+    cursor: Cursor
+    in_flight: dict[PageRequest, asyncio.Task[_Answer]] = field(factory=dict)
+
+    def cancel(self, *, keep: tuple[PageRequest, ...] = ()) -> list[asyncio.Task[_Answer]]:
+        """Cancel all requests in flight but those of `keep`. Returns their tasks."""
+        tasks = [self.in_flight.pop(one) for one in list(self.in_flight) if one not in keep]
+        for task in tasks:
+            if not task.cancel():
+                task.cancelled() or task.exception()  # retrieved: nobody awaits it
+        return tasks
 
 
 @define(eq=False)
@@ -36,15 +54,29 @@ class EventPager:
     """The events of one user towards one target, in chronological order.
 
     A pager is a value: each loop over it starts afresh and asks the server again. `report` and
-    `checkpoint` tell of the latest loop. A user without any record in the target (310149) simply
-    has no events.
+    `checkpoint` tell of the latest loop. A user without any record in the target (310149) has no
+    events.
 
     Every event that exists throughout a loop arrives exactly once, or the loop raises
     `PaginationError`; with `strict=False` it ends, and `report` says that it is not complete and
-    why. See `docs/pagination.md` for what that rests on.
+    why. See `docs/pagination.md`.
 
-    However a loop ends, by `break`, by an exception in its body or by `aclose()` of its iterator,
-    requests in flight are cancelled at once.
+    A loop that ends early, by `break`, an exception in its body, `aclose()` of its iterator or a
+    cancelled task, cancels its requests in flight. An `anext()` that is cancelled, as by a time-out,
+    leaves them alone as long as the iterator is kept: the next `anext()` goes on.
+
+    Args:
+        session: an open session.
+        user_id: the member's id.
+        target_rule_id: the `id` of a target.
+        period_id: only the events of this period.
+        page_size: events on one page, at most.
+        max_items: end after so many events.
+        start: a checkpoint to resume from.
+        strict: whether to raise `PaginationError`.
+        prefetch: pages to ask for while earlier ones are consumed; 0 asks for each when it is due.
+        dialect: what is certain about the server's pagination; the rest is detected.
+        resolve: finds the id of a period given by name, when a loop starts.
     """
 
     session: Session = field(repr=False)
@@ -56,11 +88,9 @@ class EventPager:
     start: Checkpoint | None = None
     strict: bool = True
     prefetch: int = 4
-    anchored: bool = False
-    dialect: Dialect = NOTHING
+    dialect: Dialect = UNKNOWN
     resolve: Callable[[], Awaitable[int]] | None = field(default=None, repr=False)
-    """Finds the id of a period that was given by name: asked anew when a loop starts."""
-    _progress: Progress | None = field(init=False, default=None, repr=False)
+    _loop: _Loop | None = field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         for name in ("user_id", "target_rule_id"):
@@ -75,148 +105,133 @@ class EventPager:
     @property
     def report(self) -> PagingReport:
         """What the latest loop did so far."""
-        return PagingReport() if self._progress is None else self._progress.walk.report
+        return PagingReport() if self._loop is None else self._loop.walk.report
 
     @property
     def checkpoint(self) -> Checkpoint:
         """Where the latest loop stands: behind the event, or page, that it gave out last."""
-        if self._progress is None:
+        if self._loop is None:
             return self.start or START
-        return self._progress.checkpoint
+        return self._loop.cursor.checkpoint(self._loop.walk.detected)
 
     def __aiter__(self) -> Events:
-        return Events(self._begin())
+        loop = self._begin()
+        return Events(loop, self._stream(loop))
 
     def pages(self) -> Pages:
         """The same events page by page, empty pages left out."""
-        return Pages(self._begin())
+        loop = self._begin()
+        return Pages(loop, self._stream(loop))
+
+    async def stream(self) -> AsyncGenerator[EventsPage, None]:
+        """The same pages for a task that is cancelled only to end it: no task for each step.
+
+        Use it with `aclosing`; once an `anext()` was cancelled, it is over.
+        """
+        loop = self._begin()
+        async with aclosing(self._stream(loop)) as pages:
+            async for page in pages:
+                loop.cursor.received = len(page.events)
+                yield page
+                del page  # the answer's bytes need not wait for those of the next one
+
+    async def collect(self) -> list[TargetEvent]:
+        """All events as a list."""
+        async with aclosing(self.stream()) as pages:
+            return [event async for page in pages for event in page.events]
 
     def _begin(self) -> _Loop:
+        start = self.start or START
         walk = Walk(
             self.page_size,
             self.max_items,
             self.prefetch,
-            self.anchored,
             self.dialect,
-            self.session.learned.dialect,
-            self.start or START,
+            self.session.dialect,
+            start,
         )
-        # The pager holds how far the loop is, not the loop, which holds the pager: events that
-        # nobody needs any more are gone at once, and do not wait for the garbage collector.
-        self._progress = Progress(walk)
-        return _Loop(self, self._progress)
+        self._loop = _Loop(walk, Cursor(start))
+        return self._loop
 
-    async def collect(self) -> list[TargetEvent]:
-        """All events as a list."""
-        return [event async for page in self.pages() for event in page.events]
-
-
-class _Loop:
-    """One loop over a pager: the walk, the requests in flight, and what is ready to be given out.
-
-    Whoever drives it calls `finish` in the end, however it ends.
-    """
-
-    def __init__(self, pager: EventPager, progress: Progress) -> None:
-        self.pager = pager
-        self.period_id = pager.period_id
-        self.progress = progress
-        self.walk = progress.walk
-        self._requests: tuple[PageRequest, ...] = ()
-        self._ready: list[Batch] = []
-        self._flight: dict[PageRequest, asyncio.Task[Answer]] = {}
-        self._cancelled: set[asyncio.Task[Answer]] = set()
-        self._scope: Scope | None = None  # only where somebody looks on
-        self._phase: Literal["new", "on", "over"] = "new"
-
-    async def next(self) -> EventsPage | None:
-        """The next events that the walk proves, in order; None when it is over.
-
-        Pages that follow are asked for before it returns.
-        """
-        if self._phase == "over":
-            return None
-        try:
-            if self._phase == "new":
-                await self._start()
-            while not self._ready and self._requests:
-                request = self._requests[0]
-                self._ready = self.walk.feed(request, await self._answer(request))
-                self._requests = self._ask(at_once=not self._ready)
-            if self._ready:
-                batch = self._ready.pop(0)
-                self.progress.begin(batch)
-                return batch.page
-            if self.pager.strict and (error := self.walk.error) is not None:
-                raise error  # noqa: TRY301 - it ends the loop like any other
-        except BaseException as error:
-            if isinstance(error, CapillaryError):
-                error.checkpoint = self.progress.checkpoint
-            await self.aclose(error if isinstance(error, Exception) else None)
-            raise
-        await self.aclose()
-        return None
-
-    async def _start(self) -> None:
-        hooks = self.pager.session.hooks
-        self._phase = "on"
+    async def _stream(self, loop: _Loop) -> AsyncGenerator[EventsPage, None]:
+        """Drive the walk: the pages it proves, as its requests are answered."""
+        walk, cursor, hooks = loop.walk, loop.cursor, self.session.hooks
+        scope: Scope | None = None
+        failure: Exception | None = None
         if hooks:
-            facts = {"user_id": self.pager.user_id, "target_rule_id": self.pager.target_rule_id}
-            self._scope = Scope(kind="walk", facts=facts, parent=current_scope())
-            hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
-        if self.pager.resolve is not None:
-            self.period_id = await self.pager.resolve()
-        self._requests = self._ask(at_once=True)
-
-    def finish(self, failure: BaseException | None = None) -> None:
-        """It is over: cancel what is in flight, keep what was learned, tell who looks on."""
-        if self._phase == "on":
-            self.pager.session.learned.take(self.walk.learnt)
-            if self._scope is not None:
-                self.pager.session.hooks.emit(
-                    ScopeDetails(
-                        scope=self._scope, phase="over", outcome=self.walk.report, error=failure
-                    )
+            facts = {"user_id": self.user_id, "target_rule_id": self.target_rule_id}
+            scope = Scope(kind="walk", facts=facts, parent=current_scope())
+            hooks.emit(ScopeDetails(scope=scope, phase="begins"))
+        try:
+            fetch = _Fetch(self, walk, scope)
+            if self.resolve is not None:
+                fetch.period_id = await self.resolve()
+            while requests := walk.requests():
+                loop.cancel(keep=requests)
+                if self.prefetch and len(requests) > 1:
+                    self._prefetch(loop, fetch, requests)
+                task = loop.in_flight.get(requests[0])
+                answer = await (fetch(requests[0]) if task is None else task)
+                loop.in_flight.pop(requests[0], None)
+                batches = walk.feed(requests[0], answer)
+                del answer
+                if batches and self.prefetch:
+                    self._prefetch(loop, fetch, walk.requests())
+                for batch in _popped(batches):
+                    cursor.advance(batch)
+                    yield batch.page
+                    del batch
+                cursor.advance(None)
+            if self.strict and (error := walk.error) is not None:
+                raise error  # noqa: TRY301 - annotated like any other
+        except Exception as error:
+            failure = error
+            if isinstance(error, CapillaryError):
+                error.checkpoint = self.checkpoint
+            raise
+        finally:
+            cancelled = loop.cancel()
+            self.session.dialect = walk.lesson.fill_from(self.session.dialect)
+            if scope is not None:
+                hooks.emit(
+                    ScopeDetails(scope=scope, phase="over", outcome=walk.report, error=failure)
                 )
-        self._phase = "over"
-        while self._flight:
-            self._cancel(self._flight.popitem()[1])
+            if cancelled:
+                await asyncio.gather(*cancelled, return_exceptions=True)
 
-    async def aclose(self, failure: BaseException | None = None) -> None:
-        """Finish, and return once nothing is in flight any more."""
-        self.finish(failure)
-        if self._cancelled:
-            await asyncio.gather(*self._cancelled, return_exceptions=True)
+    @staticmethod
+    def _prefetch(loop: _Loop, fetch: _Fetch, requests: tuple[PageRequest, ...]) -> None:
+        """Have the requests in flight."""
+        for request in requests:
+            if request not in loop.in_flight:
+                loop.in_flight[request] = asyncio.create_task(fetch(request))
 
-    def _ask(self, *, at_once: bool = False) -> tuple[PageRequest, ...]:
-        """Have in flight what the walk wants, and nothing else.
 
-        A single page that is waited for `at_once` needs no task of its own.
-        """
-        requests, flight = self.walk.requests(), self._flight
-        for unwanted in flight.keys() - set(requests) if flight else ():
-            self._cancel(flight.pop(unwanted))
-        if self.pager.prefetch and not (at_once and len(requests) == 1):
-            for request in requests:
-                if request not in flight:
-                    flight[request] = asyncio.create_task(self._fetch(request))
-        return requests
+def _popped(batches: list[Batch]) -> Iterator[Batch]:
+    """Each batch, held by nobody else from then on."""
+    while batches:
+        yield batches.pop(0)
 
-    async def _answer(self, request: PageRequest) -> Answer:
-        task = self._flight.get(request)
-        if task is None:
-            return await self._fetch(request)
-        answer = await task
-        del self._flight[request]
-        return answer
 
-    async def _fetch(self, request: PageRequest) -> Answer:
-        if self._scope is None:
-            return await self._fetch_page(request)
-        with within(self._scope):
-            return await self._fetch_page(request)
+@define(eq=False, repr=False)
+class _Fetch:
+    """Fetches a page of a walk; errors that mean "past the end" are answers."""
 
-    async def _fetch_page(self, request: PageRequest) -> Answer:
+    pager: EventPager
+    walk: Walk
+    scope: Scope | None
+    period_id: int | None = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.period_id = self.pager.period_id
+
+    async def __call__(self, request: PageRequest) -> _Answer:
+        if self.scope is None:
+            return await self._page(request)
+        with within(self.scope):
+            return await self._page(request)
+
+    async def _page(self, request: PageRequest) -> _Answer:
         pager = self.pager
         try:
             return await target_events(
@@ -228,70 +243,103 @@ class _Loop:
                 offset=request.offset,
             )
         except CapillaryError as error:
-            if self.walk.ends_here(request, error):
+            if self.walk.is_response(request, error):
                 return error
             raise
 
-    def _cancel(self, task: asyncio.Task[Answer]) -> None:
-        if task.done():
-            task.cancelled() or task.exception()  # looked at, so that nobody complains
-            return
-        self._cancelled.add(task)
-        task.add_done_callback(self._cancelled.discard)
-        task.cancel()
-
 
 class _Iterator(AsyncIterator[T], Generic[T]):
-    """A loop's iterator. Dropped by `break` or an exception, it cancels at once what is in flight.
+    """Iterates pages so that a cancelled `anext()` loses nothing: each step is a task of its own.
 
-    A generator alone would be closed too, by the event loop, but only some turns later.
+    An async generator alone would be finished by the cancellation, and look as if complete.
+    Dropped, by `break` or an exception, it cancels at once what is in flight.
     """
 
-    def __init__(self, loop: _Loop) -> None:
+    def __init__(self, loop: _Loop, pages: AsyncGenerator[EventsPage, None]) -> None:
         self._loop = loop
+        self._pages = pages
+        self._step: asyncio.Task[EventsPage | None] | None = None
+        self._error: BaseException | None = None
+        self._waiting = self._over = False
 
     def __aiter__(self) -> Self:
         return self
 
+    async def _next_page(self) -> EventsPage:
+        """The next page. An error is raised again by each later call."""
+        if self._waiting:
+            raise UsageError("another task is waiting for this iterator: give each its own loop")
+        if self._error is not None:
+            raise self._error
+        if self._over:
+            raise StopAsyncIteration
+        if self._step is None:
+            self._step = asyncio.create_task(self._advance(self._pages))
+        self._waiting = True
+        try:
+            await asyncio.wait((self._step,))  # cancelled, the step goes on
+        finally:
+            self._waiting = False
+        step, self._step = self._step, None
+        if self._over or step is None:
+            raise StopAsyncIteration
+        if step.cancelled():
+            self._error = asyncio.CancelledError()
+            raise self._error
+        self._error = step.exception()
+        if self._error is not None:
+            raise self._error
+        page = step.result()
+        self._over = page is None
+        if page is None:
+            raise StopAsyncIteration
+        return page
+
+    @staticmethod
+    async def _advance(pages: AsyncGenerator[EventsPage, None]) -> EventsPage | None:
+        return await anext(pages, None)
+
     async def aclose(self) -> None:
         """End the loop. Returns once nothing is in flight any more."""
-        await self._loop.aclose()
+        step, self._step, self._over = self._step, None, True
+        if step is not None:
+            step.cancel()
+            await asyncio.wait((step,))
+        await self._pages.aclose()
 
     def __del__(self) -> None:
-        self._loop.finish()
+        step = self._step
+        if step is not None and not step.cancel():
+            step.cancelled() or step.exception()  # retrieved: nobody awaits it
+        self._loop.cancel()
 
 
 class Pages(_Iterator[EventsPage]):
     """A loop over pages."""
 
     async def __anext__(self) -> EventsPage:
-        page = await self._loop.next()
-        if page is None:
-            raise StopAsyncIteration
-        progress = self._loop.progress
-        progress.given = len(page.events)
-        progress.let_go()
+        page = await self._next_page()
+        self._loop.cursor.received = len(page.events)
         return page
 
 
 class Events(_Iterator[TargetEvent]):
     """A loop over single events."""
 
-    def __init__(self, loop: _Loop) -> None:
-        super().__init__(loop)
-        self._generator = self._events(loop)
+    _events: Iterator[TargetEvent] = iter(())
 
-    def __anext__(self) -> Awaitable[TargetEvent]:
-        return self._generator.__anext__()
+    async def __anext__(self) -> TargetEvent:
+        event = next(self._events, None)
+        while event is None:
+            if self._over:
+                raise StopAsyncIteration
+            page = await self._next_page()
+            self._events = iter(page.events)
+            event = next(self._events, None)
+        self._loop.cursor.received += 1
+        return event
 
     async def aclose(self) -> None:
-        await self._generator.aclose()
+        """End the loop. Returns once nothing is in flight any more."""
+        self._events = iter(())
         await super().aclose()
-
-    @staticmethod
-    async def _events(loop: _Loop) -> AsyncGenerator[TargetEvent, None]:
-        progress = loop.progress
-        while (page := await loop.next()) is not None:
-            for event in page.events:
-                progress.given += 1
-                yield event

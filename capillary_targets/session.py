@@ -21,7 +21,7 @@ from .auth import Auth
 from .errors import ClientClosed, UsageError
 from .hooks import Hooks
 from .limiter import RequestLimiter
-from .pagination import Learned
+from .pagination import UNKNOWN, Dialect
 from .retry import RetryQuota
 from .settings import Options, Settings
 from .structuring import Structurer, structurer
@@ -75,6 +75,7 @@ class _State:
     closed: bool = False
     authorised: bool = False
     """Whether these credentials have ever been accepted."""
+    dialect: Dialect = UNKNOWN
 
 
 @define(eq=False)
@@ -95,7 +96,6 @@ class Session:
     hooks: Hooks = field(repr=False)
     state: _State = field(repr=False)
     counts: Counts = field(factory=Counts)
-    learned: Learned = field(factory=Learned, repr=False)
     wait_for_limits: bool = False
     """Whether waiting for the limiter is no part of a call's deadline, and goes behind others."""
 
@@ -103,6 +103,15 @@ class Session:
         """A copy with counts of its own, for work that would rather wait than fail: a sweep."""
         counts = Counts(parent=self.counts)
         return evolve(self, wait_for_limits=wait_for_limits, counts=counts)
+
+    @property
+    def dialect(self) -> Dialect:
+        """The server's pagination dialect as walks have detected it so far."""
+        return self.state.dialect
+
+    @dialect.setter
+    def dialect(self, detected: Dialect) -> None:
+        self.state.dialect = detected
 
     def ensure_open(self) -> None:
         """Raise `ClientClosed` or `UsageError` unless requests can be made here and now."""

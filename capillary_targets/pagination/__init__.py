@@ -1,24 +1,23 @@
 """The walk over one target's events as a pure state machine: no clock, no I/O, no asyncio.
 
-`walk` is the machine that a driver feeds; `plain` and `anchored` are its two ways to go. What is
-known of a server's pagination is in `dialect`; why nothing is lost is argued in `taken`. See
-`docs/pagination.md`.
+Read `walk` for its states, `seen` for why nothing is lost, `server_model` for what is detected of a
+server's pagination; `docs/pagination.md` has the argument in words.
 """
 
-from .dialect import NOTHING, Dialect, Learned
-from .progress import Progress
-from .values import START, Batch, Checkpoint, PageRequest, PagingReport
+from .dialect import UNKNOWN, Dialect
+from .output import Cursor
+from .types import START, Batch, Checkpoint, PageRequest, PagingReport, row_digest
 from .walk import Walk
 
 __all__ = [
-    "NOTHING",
     "START",
+    "UNKNOWN",
     "Batch",
     "Checkpoint",
+    "Cursor",
     "Dialect",
-    "Learned",
     "PageRequest",
     "PagingReport",
-    "Progress",
     "Walk",
+    "row_digest",
 ]

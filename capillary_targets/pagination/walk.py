@@ -1,10 +1,23 @@
-"""The walk over one target's events as a pure state machine: answers in, requests out, no I/O."""
+"""The walk: pages that overlap, one after the other or several in flight, until the end is seen.
+
+`Walk` is fed one response at a time and is in one of these states:
+
+    READ        ask for the page across the frontier, the boundary between rows taken and not
+                taken; if a page does not show the last row taken, look for it elsewhere (`_miss`)
+    CHECK_END   a page is not full and may be the last: look across its end before it is believed
+    FIND_END    rows arrive faster than pages are read: find the row that is the last one now
+    done        complete, or failed with a reason
+
+It is complete when the last row of the list is taken: a page ends where the total does; or, without
+a total to rely on, two looks show nothing behind it. What `offset`, `limit` and `total` mean only
+picks the page to look at next; the rows on it decide (see `seen`).
+"""
 
 from __future__ import annotations
 
-from collections import deque
+from datetime import datetime
+from typing import Any, Final, Literal
 
-import attrs
 from attrs import define, field
 
 from capillary_targets.errors import (
@@ -14,85 +27,134 @@ from capillary_targets.errors import (
     NoRecordFound,
     PaginationError,
 )
-from capillary_targets.models import EventsPage
+from capillary_targets.models import EventsPage, TargetEvent
 
-from .anchored import AnchoredPass
-from .book import Book, Totals
-from .cutting import LEAST_CAP, Cutter
-from .dialect import NOTHING, Dialect, OffsetGuess, known
-from .plain import PlainPass
-from .taken import Taken
-from .values import START, Batch, Checkpoint, PageRequest, PagingReport
-from .window import Window
+from .dialect import UNKNOWN, Dialect
+from .output import WalkOutput
+from .search import EndMarker, GallopingSearch, Pace
+from .seen import Alignment, SeenEvents
+from .server_model import LEAST_CAP, ServerModel
+from .types import START, Batch, Checkpoint, PageRequest, PagingReport, Window
 
 __all__ = ["Walk"]
+
+_RECUTS: Final = 3
+"""How often a page that is short in the middle of the list is asked for again, cut differently."""
+_MOST_IDLE: Final = 32
+_CALM: Final = 4
+"""Full pages after which smaller cuts are given up."""
+_GROWTHS: Final = 3
+"""How often the end may move on while it is checked before it is taken where it is."""
+_REPLACEMENTS: Final = 3
+"""How often the whole list may be replaced by other rows."""
+_AHEAD: Final = 10
+"""Without a total, one page is asked for ahead for so many read: at most a tenth is wasted."""
+
+
+@define(eq=False, repr=False)
+class _Held:
+    """A page that may be the last. Its new rows are taken, and given out once the end is checked."""
+
+    window: Window
+    match: Alignment
+    taken: list[TargetEvent | int]
+    """The rows taken before it."""
+    last: int
+    """The number under which its last row is taken."""
 
 
 @define(eq=False, repr=False)
 class Walk:
-    """One walk. Ask for the pages of `requests()`, feed their answers in that order, until `done`.
+    """One walk. Ask for the pages of `requests()`, feed their responses in that order, until `done`.
 
     Args:
-        page_size: events to ask for in one page.
+        page_size: new events in one page, at most (but 8 where fewer are asked for).
         max_items: end after so many events.
         prefetch: the most pages to have in flight.
-        anchored: overlap all pages from the first to the last, so that even deletions and
-            arrivals that cancel out exactly cannot hide an event; costs about a tenth more.
-        dialect: what is certain about the server, whatever it answers.
-        learned: what earlier walks found out about it.
-        start: where to go on.
-
+        dialect: what is certain about the server.
+        cached: what earlier walks detected of it.
+        start: where to resume.
     """
 
     page_size: int
     max_items: int | None = None
     prefetch: int = 1
-    anchored: bool = False
-    dialect: Dialect = NOTHING
-    learned: Dialect = NOTHING
+    dialect: Dialect = UNKNOWN
+    cached: Dialect = UNKNOWN
     start: Checkpoint = START
 
-    _plan: deque[PageRequest] = field(init=False, factory=deque)
-    _sent: tuple[PageRequest, ...] = field(init=False, default=())
-    _asked: int = field(init=False, default=0)
-    _book: Book = field(init=False)
-    _guess: OffsetGuess = field(init=False)
-    _cap: int | None = field(init=False)
-    _echoed: bool = field(init=False, default=False)
-    _largest: int = field(init=False, default=0)
-    _refusal: CapillaryError | None = field(init=False, default=None)
-    _pass: PlainPass | AnchoredPass | None = field(init=False, default=None)
-    _first: tuple[int, int] = field(init=False, default=(0, 0))
-    """Limit and size of the first page."""
-    _found: Dialect | None = field(init=False, default=None)
+    moved: bool = field(init=False, default=False)
+    """Whether the list was seen to shift."""
+    _unsure: bool = field(init=False, default=False)
+    """Whether it may have, or offsets were not yet understood."""
+    _output: WalkOutput = field(init=False)
+    _server: ServerModel = field(init=False)
+    _seen: SeenEvents = field(init=False)
+    _state: Literal["READ", "CHECK_END", "FIND_END"] = field(init=False, default="READ")
+    _plan: list[PageRequest] = field(init=False, factory=list)
+    _requests: int = field(init=False, default=0)
+    _row: int = field(init=False)
+    """The row behind the last one taken, as the server last counted."""
+    _limit: int = field(init=False)
+    """The most rows to ask for: fewer than `_most` while short pages are cut differently."""
+    _rows: tuple[int, int] | None = field(init=False, default=None)
+    """The least and the most rows in the list, by the latest response."""
+    _pages: int = field(init=False, default=0)
+    _drift: int = field(init=False, default=0)
+    """Rows that vanished before the frontier between the latest two responses."""
+    _overlap: int = field(init=False, default=1)
+    _aim: int | None = field(init=False, default=None)
+    """Where to look for the frontier, if not at `_row`."""
+    _search: GallopingSearch = field(init=False, factory=GallopingSearch)
+    _flipped: bool = field(init=False, default=False)
+    _missing: bool = field(init=False, default=False)
+    _restarts: int = field(init=False, default=0)
+    _duplicates: int = field(init=False, default=0)
+    _idle: int = field(init=False, default=0)
+    """Responses since new rows were last taken."""
+    _recuts: int = field(init=False, default=0)
+    _calm: int = field(init=False, default=0)
+    _short: tuple[int, int] = field(init=False, default=(0, 0))
+    """Size and start of the latest page that was not full."""
+    _held: _Held | None = field(init=False, default=None)
+    _growths: int = field(init=False, default=0)
+    _replaced: int = field(init=False, default=0)
+    _owing: bool = field(init=False, default=False)
+    """Whether rows came from pages that lacked some, so that only the total can vouch."""
+    _excused: bool = field(init=False, default=False)
+    _by_position: bool = field(init=False, default=False)
+    """Whether pages were joined by position alone, so that only the total can vouch."""
+    _marker: EndMarker | None = field(init=False, default=None)
+    _pace: Pace = field(init=False, factory=Pace)
+    _mark: tuple[datetime | None, int | None] = field(init=False, default=(None, None))
+    """Date and id of the last row taken, where the walk was resumed."""
+    _no_record: bool = field(init=False, default=False)
+    _error: CapillaryError | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         self.prefetch = self.prefetch or 1
-        self.learned = self.learned.or_else(self.start.dialect)
-        assumed = self.dialect.or_else(self.learned)
-        # Whether a total is absent or 0 shows with each answer; what else is wrong with it may not.
-        given, learned = self.dialect.total, self.learned.total
-        hidden = learned if learned in {"pages", "wrong"} else None
-        totals = Totals(given is not None, given or hidden)
-        self._book = Book(self.max_items, totals)
-        self._guess = OffsetGuess.start(self.dialect.offset, self.learned.offset)
-        # A cap that was not spoken out may have been an accident, and shows again at no cost.
-        self._cap = self.dialect.cap or (assumed.cap if assumed.limit == "capped" else None)
-        if self.start.last or self.start.row:
-            self._pass = self._anchored(Taken.at(self.start), self.start.row)
-        self._book.enough()
+        self._output = WalkOutput(self.max_items)
+        self._output.stop_if_satisfied()
+        self.cached = self.cached.fill_from(self.start.dialect)
+        self._server = ServerModel(self.dialect, self.cached, self.page_size)
+        self._row = self.start.row
+        self._seen = SeenEvents.at(self.start) if self._row else SeenEvents()
+        if self._row:
+            self._overlap = max(1, len(self._seen.rows) - 1)
+            self._mark = self.start.date, None
+        self._limit = self._most
 
     # --- what the driver sees ---
 
     @property
     def done(self) -> bool:
-        """Whether the walk is over, proven or not."""
-        return self._book.done
+        """Whether the walk is over, complete or not."""
+        return self._output.done
 
     @property
     def error(self) -> PaginationError | None:
-        """What keeps the walk from being proven, once it is over."""
-        if not self._book.broken:
+        """Why the walk is not complete, once it is over."""
+        if not self._output.failed:
             return None
         report = self.report
         error = PaginationError(
@@ -100,182 +162,576 @@ class Walk:
             f"{report.requests} requests, of {report.total} by the server's total",
             report=report,
         )
-        error.__cause__ = self._refusal
+        error.__cause__ = self._error
         return error
 
     @property
     def report(self) -> PagingReport:
         """What was done so far."""
-        book = self._book
+        out = self._output
         return PagingReport(
-            book.events,
-            self._asked,
-            0 if book.no_record else book.totals.latest,
-            book.complete,
-            book.no_record,
-            book.reason,
-            book.duplicates,
-            book.passes,
-            book.proof,
-            self.found,
+            out.events,
+            self._requests,
+            0 if self._no_record else self._server.latest,
+            out.complete,
+            self._no_record,
+            out.reason,
+            self._duplicates,
+            self._restarts,
+            self.moved,
+            self.detected,
         )
 
     @property
-    def found(self) -> Dialect:
-        """The dialect as far as it was given, or found out by this walk or an earlier one."""
-        if self._found is not None:
-            return self._found
-        guess, totals, careful = self._guess, self._book.totals, self._pass
-        fresh = known(
-            guess.found,
-            totals.kind if self._book.complete else None,
-            "capped" if self._echoed else None,
-            None,
-            "refused" if self._refusal is not None else None,
-        )
-        if isinstance(careful, AnchoredPass):
-            fresh = careful.found.or_else(fresh)
-            if careful.cut.cap is not None and not self._echoed:
-                fresh = attrs.evolve(fresh, cap=careful.cut.cap, limit="capped-silent")
-        if self._cap is not None:
-            fresh = attrs.evolve(fresh, cap=self._cap)
-        found = self.dialect.or_else(fresh.or_else(self.learned))
-        if self.done:
-            self._found = found  # for good
-        return found
+    def detected(self) -> Dialect:
+        """The dialect as far as it is known."""
+        return self._server.dialect()
 
     @property
-    def learnt(self) -> Dialect:
-        """What of it the next walk should know. Not what was merely given, or seen in motion."""
-        found, given = self.found, self.dialect
-        quiet = not isinstance(self._pass, AnchoredPass) or self._pass.quiet
-        if quiet and given is NOTHING:
-            return found
-        return known(
-            offset=found.offset if quiet and given.offset is None else self.learned.offset,
-            total=found.total if quiet and given.total is None else self.learned.total,
-            limit=found.limit if given.limit is None else self.learned.limit,
-            cap=found.cap if given.cap is None else self.learned.cap,
-            past_end=found.past_end,
-        )
+    def lesson(self) -> Dialect:
+        """What the next walk should know."""
+        return self._server.lesson(moved=self.moved)
 
     def requests(self) -> tuple[PageRequest, ...]:
-        """The pages to have in flight now, the next to be fed first; none once it is done.
-
-        A page that is no longer among them is no longer wanted.
-        """
-        if self.done:
+        """The pages to have in flight now, the next to be fed first; none once it is done."""
+        if self._output.done:
             return ()
-        if self._pass is not None:
-            self._pass.plan()
-        elif not self._plan:
-            self._plan.append(PageRequest(self._size, 0, 0))
-        requests = tuple(self._plan)
-        for request in requests:
-            self._asked += request not in self._sent
-        self._sent = requests
-        return requests
+        plan = self._plan
+        before = len(plan)
+        if not plan:
+            plan.append(self._next())
+        while len(plan) < self.prefetch and self._may_read_on(plan[-1]):
+            plan.append(self._across(self._end(plan[-1]), self._limit))
+        self._requests += len(plan) - before
+        return tuple(plan)
 
-    def ends_here(self, request: PageRequest, error: CapillaryError) -> bool:
-        """Whether a refusal may mean "behind the end", so that it is an answer to be fed."""
+    def is_response(self, request: PageRequest, error: CapillaryError) -> bool:
+        """Whether an error may mean "past the end", so that it is a response to be fed."""
         if isinstance(error, NoRecordFound):
             return True
         unspecific = type(error) is ApiError and not error.retryable
         return request.offset > 0 and (unspecific or isinstance(error, EndpointGone))
 
     def feed(self, request: PageRequest, answer: EventsPage | CapillaryError) -> list[Batch]:
-        """Take in the answer to the first of `requests()`; return the events it proves, in order.
+        """Take in the response to the first of `requests()`; return the events it proves.
 
-        A refusal is an answer only if `ends_here` says so.
+        Raises:
+            ValueError: this is not the first of `requests()`.
         """
-        if self.done or not self._plan or request is not self._plan[0]:
-            raise ValueError("not the answer to the next request")
-        self._plan.popleft()
-        book = self._book
+        if self._output.done or not self._plan or request is not self._plan[0]:
+            raise ValueError("not the response to the next request")
+        self._plan.pop(0)
         if isinstance(answer, CapillaryError):
-            self._refusal = answer
+            self._error, window = answer, Window(request, None)
         else:
-            book.totals.hear(request.limit, answer.total, len(answer.events))
-            self._hear_limit(request, answer)
-        if not isinstance(self._pass, PlainPass):
-            self._step(Window.of(request, answer))
-        elif not self._pass.feed(request, answer):
-            self._second_pass(self._pass, Window.of(request, answer))
-        book.enough()
-        if book.done:
+            window = Window(request, answer)
+        self._take_in(window)
+        self._output.stop_if_satisfied()
+        if self._plan and (self._output.done or not self._is_across(self._plan[0])):
             self._plan.clear()
-        return book.take_batches()
+        batches, self._output.batches = self._output.batches, []
+        return batches
 
-    # --- inside ---
+    def _take_in(self, window: Window) -> None:
+        request, server = window.request, self._server
+        self._idle += 1
+        if window.page is None:
+            if request.offset == 0:
+                self._no_record = self._output.events == 0
+                self._release()
+                self._output.end("no record")
+                return
+            if request.limit > self.page_size and type(self._error) is ApiError:
+                server.refuse_stretch()
+                self._limit = min(self._limit, self.page_size)
+                return
+        server.record(window)
+        if self._state == "FIND_END" and self._marker is not None:
+            self._find_end(self._marker, window)
+        elif self._state == "CHECK_END" and self._held is not None:
+            self._check_end(self._held, window)
+        else:
+            self._read(window)
+        rows = max(server.latest or 0, len(self._seen.rows))
+        if self._idle > _MOST_IDLE + 4 * rows // self._limit:
+            self._output.fail("pages come without end and show nothing new")
+
+    # --- where to look ---
 
     @property
-    def _size(self) -> int:
-        """Rows to ask for in a page."""
-        return self.page_size if self._cap is None else min(self.page_size, self._cap)
+    def _most(self) -> int:
+        return self._server.served(max(self.page_size, LEAST_CAP))
 
-    def _hear_limit(self, request: PageRequest, page: EventsPage) -> None:
-        """Learn from an echoed limit that pages are capped."""
-        echo = page.pagination.limit
-        if echo is None or self.dialect.limit == "kept":
+    def _next(self) -> PageRequest:
+        """The page to ask for now."""
+        server = self._server
+        self._limit = min(self._limit, self._most)
+        if self._state == "FIND_END" and self._marker is not None:
+            return self._across(self._marker.aim, self._limit)
+        if self._held is not None:
+            # Cut differently, which also shows what the total counts.
+            half = max(LEAST_CAP, min(self._most, server.largest) // 2)
+            return self._across(self._held.window.end, min(self._most, half))
+        if self._aim is not None:
+            return server.page_at(self._aim, self._limit)
+        if not self._row and not self._recuts and not self._idle:
+            return PageRequest(server.served(self.page_size), 0, 0)
+        return self._across(self._row, self._limit)
+
+    def _across(self, row: int, limit: int) -> PageRequest:
+        """A page that begins some rows before `row` and ends behind it.
+
+        Page numbers may have no such cut: row 2520 lies between two pages of any size up to 10.
+        Then less overlap is tried, then larger pages than were asked for, at last none at all.
+        """
+        server = self._server
+        overlap = min(max(self._overlap, self._seen.overlap), max(1, limit // 2))
+        first = server.page_at(row - self._drift - overlap, limit, stretch=limit >= self._most)
+        if self._drift or self._end(first) > row or not row:
+            return first
+        for size in (limit, limit if server.cap is not None else 2 * limit):
+            for less in range(overlap, 0, -1):
+                request = server.page_at(row - less, size)
+                if self._end(request) > row:
+                    return request
+        return server.page_at(row, limit)
+
+    def _end(self, request: PageRequest) -> int:
+        """The row behind a full page."""
+        return request.start + self._server.served(request.limit)
+
+    def _is_across(self, request: PageRequest) -> bool:
+        """Whether a page asked for ahead is still the one to read next."""
+        undisturbed = self._state == "READ" and self._aim is None and not self.moved
+        return undisturbed and not self._recuts and request.start < self._row < self._end(request)
+
+    def _may_read_on(self, last: PageRequest) -> bool:
+        """Whether a page behind `last` can be asked for before that one is read."""
+        if not self._server.certain or not self._row or not self._is_across(self._plan[0]):
+            return False
+        end, wanted = self._end(last), self._output.wanted
+        if self._owing or self._overlap > 1 or (wanted is not None and end - self._row >= wanted):
+            return False
+        if self._rows is None and self._marker is not None:
+            return end < self._marker.row
+        if self._rows is None:
+            return len(self._plan) <= self._pages // _AHEAD
+        return end < self._rows[0]
+
+    # --- READ: what a page across the frontier means ---
+
+    def _read(self, window: Window) -> None:
+        self._aim = None
+        server, seen = self._server, self._seen
+        match = seen.align(window.events)
+        if match is not None:
+            began = self._row - len(seen.rows) + match.taken - match.index
+            at_head = match.index == match.taken and not seen.skipped
+            server.observe(window.request, began, at_head=at_head)
+        window.start = server.start(window.request.limit, window.request.offset)
+        if server.ignored:
+            self._output.fail("the server sends the head of the list whatever the offset")
             return
-        if 0 < echo < request.limit and len(page.events) <= echo:
-            self._cap, self._echoed = min(echo, self._cap or echo), True
-            if isinstance(self._pass, AnchoredPass):
-                self._pass.cut.cap = self._cap
+        match = self._anchor(window, match)
+        if self._output.done:
+            return
+        if match is None:
+            self._miss(window)
+        elif self._settle(window, match):
+            self._judge(window, match)
 
-    def _step(self, window: Window) -> None:
-        """The first page, or another one of the careful walk."""
-        self._largest = max(self._largest, window.size)
-        if window.refused and window.request.offset == 0:
-            self._book.no_record = self._book.events == 0
-            self._book.end("no record", "anchored")
-        elif isinstance(self._pass, AnchoredPass):
-            self._pass.feed(window)
+    def _anchor(self, window: Window, match: Alignment | None) -> Alignment | None:
+        """The alignment of a page, if it can be believed.
+
+        The anchor is the last row taken, with another one before it where one was asked for, so
+        that a page whose first row is out of place is not believed. If that row is gone, the
+        latest one that is still there will do, provided that the page begins among rows taken.
+        """
+        at_head = window.request.offset == 0 and window.page is not None
+        seen, events = self._seen, window.events
+        if match is not None:
+            last = match.taken == len(seen.rows) - 1
+            if not (last or at_head or seen.skipped or seen.find(events[0]) is not None):
+                return None
+            least = 0 if at_head or self._row - 1 <= window.start else 1
+            return match if match.index >= least else None
+        if self.start.row:
+            # First the other reading of `offset`: the order of dates only helps if rows are gone.
+            tried = self._flipped or self._server.certain or at_head
+            return self._by_date(events, at_head=at_head) if tried else None
+        if at_head:
+            match = seen.extend(events, Alignment(-1, -1))
+            if seen.rows and events and match.index < 0:
+                self._replaced += 1
+                if self._replaced > _REPLACEMENTS:
+                    self._output.fail("the server sends other rows each time")
+            return match
+        if self._server.certain and self._server.constant and not self.moved and self._restarts:
+            match = seen.in_place(events, self._row - window.start)
+            self._by_position |= match is not None
+        return match
+
+    def _by_date(self, events: tuple[TargetEvent, ...], *, at_head: bool) -> Alignment | None:
+        """Align by the documented order alone: by date, equal dates by id."""
+        date, number = self._mark
+        keys: list[Any] = [(event.event_date, event.event_log_id) for event in events]
+        try:
+            if keys != sorted(keys) or (not keys and not at_head):
+                return None
+            if number is None:
+                before = sum(key[0] <= date for key in keys)
+            else:
+                before = sum(key <= (date, number) for key in keys)
+        except TypeError:  # without a date or an id, or not to be compared
+            return None
+        if not before and not at_head:
+            return None
+        self.moved = True
+        return Alignment(before - 1, len(self._seen.rows) - 1)
+
+    def _settle(self, window: Window, match: Alignment) -> bool:
+        """Note how the list shifted. False if the page ends before the frontier."""
+        index, server = match.index, self._server
+        later = len(self._seen.rows) - 1 - match.taken if index >= 0 else 0
+        shift = self._row - 1 - later - window.start - index
+        if (later or shift) and not self._excused:
+            if server.certain or window.request.offset == 0:
+                self.moved = True
+            else:
+                self._unsure = True
+        self._excused = self._excused and bool(later)
+        self._flipped = self._missing = False
+        if server.certain and not later:
+            self._duplicates += max(0, -shift)
+        surprise, self._drift = abs(shift - self._drift), max(0, shift)
+        self._overlap = max(1, self._overlap // 2, min(2 * surprise, self._limit // 2))
+        if index + 1 < window.size or not later:
+            return True
+        if not self._full(window):  # the last row taken should be behind it, or is gone
+            if self._recuts >= _RECUTS:
+                return True
+            self._recut(window)
+        self._row = self._search.right_of(window.end, window.end + later)
+        return False
+
+    def _judge(self, window: Window, match: Alignment) -> None:
+        """What an aligned page means: more to read, the end, or something missing."""
+        new = window.events[match.index + 1 :]
+        rows = self._rows = self._counted(window, new)
+        full = self._full(window)
+        if self._output.done:
+            return
+        if self._owing and (new or full):
+            self._owe(window, match)
+        elif full:
+            self._take(window, match)
+            if rows is not None and self._server.total_certain and self._ends(window, rows[1]):
+                self._finish(window, "the page ends where the total does")
+            else:
+                self._mark_end()
+        elif rows is not None and self._reaches(window, new, rows):
+            self._take(window, match)
+            self._finish(window, "the last page ends where the total does")
+        elif self._suffices(window, new):
+            self._take(window, match)
+        elif rows is not None and window.end < rows[0] and self._recuts < _RECUTS:
+            self._recut(window)
+        elif rows is not None and window.end < rows[0] and new:
+            self._owe(window, match)
+        elif not new and match.index >= 0 and self._shows_end(window):
+            self._take(window, match)
+            self._finish(window, "nothing comes behind the last row taken")
+        elif self._server.counts_pages(window.end) and self._server.certain and not self.moved:
+            self._take(window, match)
+            self._finish(window, "the last page by the server's counts of pages")
         else:
-            self._begin(window)
+            self._hold(window, match)
 
-    def _begin(self, window: Window) -> None:
-        """The first page: decide how to go on."""
-        self._first = (window.request.limit, window.size)
-        total = self._book.totals.of(window)
-        one_page = window.size == total
-        if (
-            total is not None
-            and window.size <= total
-            and not self.anchored
-            and (one_page or self._guess.by_page)
-        ):
-            # A page that is short of the total may be capped without saying so: then pages of as
-            # many rows follow it without a gap, and the total tells in the end.
-            size = min(self._size, window.size)
-            if one_page or size > 1 or size == self._size:
-                plain = PlainPass(self._book, self._guess, self._plan, size, total, self.prefetch)
-                if plain.take(window.events, window.ids, window.page):
-                    self._pass = plain
-                    return
-        self._pass = self._anchored(Taken(), 0)
-        self._pass.feed(window)
+    def _reaches(
+        self, window: Window, new: tuple[TargetEvent, ...], rows: tuple[int, int]
+    ) -> bool:
+        """Whether a page that is not full ends where the total says that the list does."""
+        server = self._server
+        count = self._seen.count + len(new)
+        if server.constant and count == rows[0] == rows[1]:
+            return True  # as many rows came as an unchanging total counts
+        if not rows[0] <= window.end <= rows[1]:
+            return False
+        if server.constant and count < rows[0] and not self.start.row:
+            return False  # the page is not where it was asked for
+        return server.total_certain or server.constant or self._shows_end(window)
 
-    def _second_pass(self, plain: PlainPass, window: Window) -> None:
-        """Go back: without anchors, nothing behind the first page is proven any more."""
-        self._plan.clear()
-        self._largest = max(self._largest, window.size)
-        limit, size = self._first
-        taken, request = Taken(), window.request
-        self._book.passes += 1
-        self._book.given = set(plain.taken)
-        self._book.duplicates += len(self._book.given.intersection(window.ids))
-        row = {event: row for row, event in enumerate(plain.taken)}
-        found = [row[event] - index for index, event in enumerate(window.ids) if event in row]
-        if window.size > 1:
-            began = found[0] if found else request.start
-            self._guess.see(request.limit, request.offset, began)
-        if size == min(limit, self._cap or limit):
-            taken.add(plain.taken[:size])
-        self._pass = self._anchored(taken, taken.count)
+    def _ends(self, window: Window, total: int) -> bool:
+        """Whether a full page ends where a total says that the list does."""
+        return window.end == total or (self._server.total != "pages" and self._taken_all(total))
 
-    def _anchored(self, taken: Taken, row: int) -> AnchoredPass:
-        cut = Cutter(self._guess, self.page_size, self._cap, max(self._largest, LEAST_CAP))
-        return AnchoredPass(
-            self._book, taken, self._guess, cut, self._plan, prefetch=self.prefetch, row=row
-        )
+    def _taken_all(self, total: int) -> bool:
+        return self._server.constant and self._seen.count == total
+
+    def _suffices(self, window: Window, new: tuple[TargetEvent, ...]) -> bool:
+        """Whether the walk ends with these rows, whatever stands behind them."""
+        wanted, marker = self._output.wanted, self._marker
+        if wanted is not None and len(new) >= wanted:
+            return True
+        return marker is not None and marker.last in window.events
+
+    def _full(self, window: Window) -> bool:
+        return window.size >= self._server.served(window.request.limit)
+
+    def _shows_end(self, window: Window) -> bool:
+        """Whether a page's last row must be the list's: it is not full, and by no silent cap."""
+        size, limit, server = window.size, window.request.limit, self._server
+        if not 0 < size < server.served(limit):
+            return False
+        resumed = bool(self.start.row) and server.certain
+        return limit <= server.largest or size < LEAST_CAP or resumed
+
+    def _counted(
+        self, window: Window, new: tuple[TargetEvent, ...]
+    ) -> tuple[int, int] | None:
+        """The rows in the list by the total, unless more have come than it allows."""
+        server, page = self._server, window.page
+        rows = server.rows(window)
+        if rows is None or page is None or window.end <= rows[1] or self._owing:
+            return rows
+        echo, taken = page.pagination.offset, self._seen.count + len(new)
+        if echo is not None and 0 < echo < window.request.offset:
+            start = server.start(window.request.limit, echo)
+            if start + window.size <= rows[1]:  # the last page was sent instead
+                server.past_end, window.start = "clamped", start
+                return rows
+        if server.constant and taken <= rows[1] and not self.start.row:
+            return rows  # a row came twice
+        if server.given.total is not None:
+            self._output.fail(f"row {window.end} came, though the total is {window.total}")
+        elif window.request.offset == 0 or server.certain or not self.moved:
+            server.distrust()
+        return None
+
+    def _take(self, window: Window, match: Alignment) -> None:
+        """Take a page's new rows and give them out."""
+        self._seen.add(window.events[match.index + 1 :], match.taken)
+        self._emit(window, match)
+
+    def _emit(self, window: Window, match: Alignment) -> None:
+        """Give out a page's new rows."""
+        new = window.events[match.index + 1 :]
+        self._row = window.end
+        self._pages += 1
+        self._calm += 1
+        if self._calm >= _CALM:
+            self._limit = self._most
+        if not new or window.page is None:
+            return
+        self._output.emit(window.page, new, window.start + match.index + 1)
+        self._search = GallopingSearch()
+        self._idle = self._recuts = 0
+        if self.start.row:
+            self._mark = new[-1].event_date, new[-1].event_log_id
+        if self._marker is not None and self._marker.last in new:
+            self._release()
+            self._finish(window, "the row that was the last when the list was seen to grow has come")
+
+    # --- no anchor ---
+
+    def _miss(self, window: Window) -> None:
+        """Nothing ties the page to the rows taken: look elsewhere."""
+        server, rows, seen = self._server, self._server.rows(window), self._seen
+        self._restarts += not self._missing
+        self._missing = True
+        request = window.request
+        if request.offset == 0:
+            if window.page is not None:
+                self._output.fail("the rows that the checkpoint remembers are gone")
+            return
+        known = any(seen.find(event) is not None for event in window.events)
+        if window.size and not known and not self.start.row:
+            if rows is not None and request.limit * request.offset >= rows[1]:
+                server.observe(request, request.offset)  # as a page it would be past the end
+            elif 2 * request.offset < self._row:
+                server.observe(request, request.limit * request.offset)  # a row would be known
+        if not server.certain and not self._flipped and not known:
+            self._flipped, self._aim = True, request.start
+            server.flip()
+            return
+        if not window.size and window.page is not None and server.certain:
+            if self._recuts < _RECUTS:
+                self._recut(window)  # nothing came where rows were taken before
+                return
+        if not known:
+            server.flip()
+            self._flipped = False
+        overlap = max(2, self._overlap, self._limit // 20)
+        self._aim = self._search.left_of(min(window.start, self._row), 2 * overlap)
+        if rows is not None:
+            self._aim = min(self._aim, rows[1] - overlap)
+        self._aim = max(0, self._aim)
+
+    # --- pages that are not full: the end, or something missing ---
+
+    def _recut(self, window: Window) -> None:
+        """Ask for the rows of a page again, cut differently: what it lacks may be an accident."""
+        limit, size, (size_before, start_before) = window.request.limit, window.size, self._short
+        self._recuts += 1
+        self._calm = 0
+        self._server.stretches = False
+        self._server.avoid(window.request)
+        self._limit = size if 4 <= size < limit else max(4, limit // 2)
+        if LEAST_CAP <= size < limit:
+            self._short = size, window.start
+            if size == size_before and start_before != window.start and self._server.cap is None:
+                self._server.cap = size  # here as there: the server caps its pages silently
+
+    def _hold(self, window: Window, match: Alignment) -> None:
+        """Take a page that may be the last, and look across its end before giving it out."""
+        new, taken = window.events[match.index + 1 :], list(self._seen.rows)
+        self._server.avoid(window.request)
+        self._server.stretches = False
+        self._seen.add(new, match.taken)
+        self._held = _Held(window, match, taken, match.taken + len(new))
+        self._state = "CHECK_END"
+
+    def _release(self) -> None:
+        """Give out what is held."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._state = "READ"
+            self._emit(held.window, held.match)
+
+    def _drop(self, held: _Held) -> None:
+        """Take back what is held: it is to be read again."""
+        self._held, self._state = None, "READ"
+        self._seen.restore(held.taken)
+
+    def _check_end(self, held: _Held, window: Window) -> None:
+        """A look across the end of the page that may be the last."""
+        match = self._seen.align(window.events)
+        if match is None and not window.size and not held.window.size:
+            self._release()  # an empty list
+            self._conclude(held.window)
+            return
+        if match is not None:
+            began = held.window.end - 1 - (held.last - match.taken) - match.index
+            self._server.observe(window.request, began)
+        window.start = self._server.start(window.request.limit, window.request.offset)
+        if match is None or match.taken < held.last:
+            self._drop(held)  # the page is not where it was: look for it again
+        elif match.index + 1 < window.size:
+            self._more_behind(held, window, match)
+        elif self._shows_end(window):
+            self._release()
+            self._conclude(window)
+
+    def _conclude(self, window: Window) -> None:
+        """Two looks showed nothing behind the last row taken."""
+        rows = self._server.rows(window)
+        if rows is not None and not rows[0] <= window.end <= rows[1] and not self.moved:
+            self._output.fail(
+                f"the total is {window.total}, and nothing comes behind row {window.end}"
+            )
+        elif self._server.total != "pages" and self._server.speaks_of_more(window.end):
+            self._output.fail("the totals, as numbers of pages, speak of more events")
+        else:
+            self._finish(window, "a page that is not full, and nothing behind it")
+
+    def _more_behind(self, held: _Held, window: Window, match: Alignment) -> None:
+        """The page was not the last, or is not any more."""
+        if not self._full(window) and self._growths < _GROWTHS:
+            self._growths += 1  # the end moved on
+            self._release()
+            self._hold(window, match)
+        elif not self._full(window) and self._marker is None:
+            # It would show something new for ever.
+            self._marker = EndMarker(0, None, window.events[-1], window.end)
+            self._release()
+            self._take(window, match)
+        elif self._recuts < _RECUTS:
+            self._drop(held)
+            self._recut(held.window)
+        elif self._still(window):
+            self._release()
+            self._owe(window, match)
+        else:
+            self._output.fail(f"behind row {self._row} a page lacks events, and more come after it")
+
+    def _owe(self, window: Window, match: Alignment) -> None:
+        """Take rows from a page that may lack some: whether it did, only the total can tell."""
+        recuts, self._owing = self._recuts, True
+        new, full = match.index + 1 < window.size, self._full(window)
+        self._take(window, match)
+        self._recuts = max(recuts, _RECUTS)
+        if new and not full:
+            self._row = window.start + self._server.served(window.request.limit)
+            self._excused = True
+        if self._still(window) and not (new and full):
+            if window.total is not None and self._seen.count >= window.total:
+                self._finish(window, "as many events came as the total names")
+
+    def _still(self, window: Window) -> bool:
+        """Whether nothing suggests that the list moved, and its total can be relied on."""
+        rows = self._server.rows(window)
+        undisturbed = self._server.constant and not self.moved and not self._unsure
+        return undisturbed and rows is not None and rows[0] == rows[1]
+
+    def _finish(self, window: Window, reason: str) -> None:
+        """The end of the list was seen: all is well, if what came also adds up."""
+        server, total, count = self._server, window.total, self._seen.count
+        if self._output.done:
+            return
+        exact = server.constant and total is not None and server.total in {None, "rows"}
+        known = server.given.total is None and server.cached.total not in {"pages", "wrong"}
+        if self._by_position and not (exact and count == total):
+            self._output.fail("pages do not overlap, and no total can vouch for them")
+        elif self._owing and not self._still(window):
+            self._output.fail("some pages lacked events, and the total changed: it cannot vouch")
+        elif self._marker is None and not self.start.row and self._disagrees(window, known=known):
+            self._output.fail(f"the total is {total}, and {count} events came")
+        else:
+            self.moved |= bool(self.start.row) and exact and count != total
+            server.note_end(window)
+            self._output.end(reason)
+
+    def _disagrees(self, window: Window, *, known: bool) -> bool:
+        """Whether an unchanging total counts other rows than came."""
+        total, count = window.total, self._seen.count
+        if total is None or not self._server.constant:
+            return False
+        if self._still(window) and count != total:
+            return True
+        return count < total and known and not self._server.counts_pages(window.end)
+
+    # --- FIND_END: a list that grows faster than it can be read ---
+
+    def _mark_end(self) -> None:
+        """If the end does not come nearer, agree on one: the row that is the last *now*.
+
+        All that lasts stands at or before it; once it is taken the walk is complete.
+        """
+        total, marker = self._exact(self._rows), self._marker
+        if self._output.done or (marker is not None and self._row <= marker.row + self._limit):
+            return
+        if not self._pace.outrun(self._row, total):
+            return
+        if self._pace.markers == 4:
+            self._output.fail("the list grows faster than it can be read")
+            return
+        self._pace = Pace(self._pace.markers + 1)
+        self._marker = EndMarker.begin(self._row, total, self._limit)
+        self._state = "FIND_END"
+
+    @staticmethod
+    def _exact(rows: tuple[int, int] | None) -> int | None:
+        return None if rows is None or rows[0] != rows[1] else rows[1]
+
+    def _find_end(self, marker: EndMarker, window: Window) -> None:
+        server, rows = self._server, self._server.rows(window)
+        if not window.size:
+            server.flip()
+        window.start = server.start(window.request.limit, window.request.offset)
+        if self._shows_end(window):
+            marker.last, marker.row = window.events[-1], window.end
+            self._state = "READ"
+            return
+        marker.look_on(window, self._exact(rows), self._row, self._limit)
+        if marker.problem is not None:
+            self._output.fail(marker.problem)

@@ -18,8 +18,7 @@ from attrs import define, field, frozen
 from capillary_targets.errors import ApiError, CapillaryError, UsageError
 from capillary_targets.fanout import FanOut
 from capillary_targets.models import Target, TargetEvent
-from capillary_targets.pagination import NOTHING as UNKNOWN
-from capillary_targets.pagination import START, Checkpoint, PagingReport
+from capillary_targets.pagination import START, UNKNOWN, Checkpoint, PagingReport
 
 from .incremental import reconcile
 from .ledger import Mark, UserRecord, WrittenRow

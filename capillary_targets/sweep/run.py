@@ -190,7 +190,7 @@ class _Run:
         """To the end of the list, or as far as it goes."""
         session = self._session
         # What earlier runs learned of the server's pagination saves a request or two here.
-        session.learned.take(Dialect.from_dict(self._ledger.dialect()))
+        session.dialect = session.dialect.fill_from(Dialect.from_dict(self._ledger.dialect()))
         try:
             with AtomicFile(self._directory.path / "failures.jsonl") as failures:
                 ended_by = await self._fetch_all(users, failures)
@@ -336,7 +336,7 @@ class _Run:
     def _state(self) -> tuple[str, str]:
         self._measure()
         state = RunState(self._summary, self._timeline.as_dict())
-        return encode(state).decode(), encode(self._session.learned.dialect.to_dict()).decode()
+        return encode(state).decode(), encode(self._session.dialect.to_dict()).decode()
 
     async def _close(self, failures: AtomicFile, *, finished: bool) -> None:
         """Write the list of failures and the summary."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -44,22 +45,44 @@ class Speech:
 
 
 @lru_cache(maxsize=65536)
-def event(number: int, minute: int | None) -> TargetEvent:
+def event(number: int, minute: int | None, ids: str = "unique") -> TargetEvent:
+    """A row. `repeated`: three follow each other under one id; `missing`: none has an id;
+    `mixed`: every third has none; `alike`: runs of three are alike in every field; `same`: all."""
     date = None if minute is None else START + timedelta(minutes=minute)
-    return TargetEvent(number, event_date=date)
+    text = str(number)
+    match ids:
+        case "repeated":
+            return TargetEvent(number // 3, event_date=date, unique_id=text)
+        case "missing":
+            return TargetEvent(None, event_date=date, unique_id=text)
+        case "mixed":
+            return TargetEvent(number if number % 3 else None, event_date=date, unique_id=text)
+        case "alike":
+            return TargetEvent(number // 3, event_date=None, unique_id=str(number // 3))
+        case "same":
+            return TargetEvent(None)
+        case _:
+            return TargetEvent(number, event_date=date)
 
 
 @define
 class Server:
-    """Serves pages of `rows`, (id, minute) pairs, moving them before each answer but the first."""
+    """Serves pages of `rows`, (number, minute) pairs, moving them before each answer but the first.
+
+    `numbers` tell rows apart even where no client could.
+    """
 
     rows: list[tuple[int, int]]
     speech: Speech = Speech()
     moves: list[Move] = field(factory=list)
     dated: bool = True
-    lasting: set[int] = field(init=False, factory=set)
-    """Ids that were there at every answer so far."""
+    ids: str = "unique"
+    least: Counter[TargetEvent] = field(init=False, factory=Counter)
+    """How often each row was there at every answer so far."""
+    ever: Counter[TargetEvent] = field(init=False, factory=Counter)
+    """How often each row was made."""
     transcript: list[tuple[tuple[int, int], object]] = field(init=False, factory=list)
+    _made: set[int] = field(init=False, factory=set)
     _fresh: int = field(init=False, default=1_000_000)
 
     @classmethod
@@ -69,16 +92,24 @@ class Server:
         return cls([(n, n // 2) for n in range(count)], speech, list(moves), **rest)
 
     @property
-    def ids(self) -> list[int]:
-        return [number for number, _ in self.rows]
+    def events(self) -> list[TargetEvent]:
+        return [self.event(*row) for row in self.rows]
+
+    def event(self, number: int, minute: int) -> TargetEvent:
+        return event(number, minute if self.dated else None, self.ids)
+
+    def note(self) -> None:
+        now = Counter(self.events)
+        self.least = self.least & now if self.transcript else now
+        for number, minute in self.rows:
+            if number not in self._made:
+                self._made.add(number)
+                self.ever[self.event(number, minute)] += 1
 
     def answer(self, request: PageRequest) -> EventsPage | CapillaryError:
         if self.transcript and self.moves:
             self.move(self.moves.pop(0))
-        if self.transcript:
-            self.lasting &= set(self.ids)
-        else:
-            self.lasting = set(self.ids)
+        self.note()
         answer = self.page(request.limit, request.offset)
         self.transcript.append(((request.limit, request.offset), seen(answer)))
         return answer
@@ -139,11 +170,11 @@ class Server:
         if speech.repeat != "no" and first and rows:
             rows = [self.rows[first - 1], *(rows[1:] if speech.repeat == "instead" else rows)]
         total = self._total(kept)
-        events = tuple(event(number, minute if self.dated else None) for number, minute in rows)
+        events = tuple(self.event(*row) for row in rows)
         return EventsPage(events, Pagination(echo, place, total))
 
     def _made_up(self, numbers: range, pagination: Pagination) -> EventsPage:
-        return EventsPage(tuple(event(10**7 + number, number) for number in numbers), pagination)
+        return EventsPage(tuple(event(10**7 + number, 0) for number in numbers), pagination)
 
     def _total(self, kept: int) -> int | None:
         count = len(self.rows)
@@ -162,7 +193,7 @@ def seen(answer: EventsPage | CapillaryError) -> object:
     """What a client can tell answers apart by."""
     if isinstance(answer, CapillaryError):
         return type(answer).__name__
-    return tuple(one.event_log_id for one in answer.events), answer.pagination
+    return answer.events, answer.pagination
 
 
 @define
@@ -174,8 +205,12 @@ class Driven:
     answers: int = 0
 
     @property
-    def ids(self) -> list[int]:
-        return [one.event_log_id for batch in self.batches for one in batch.page.events]
+    def events(self) -> list[TargetEvent]:
+        return [one for batch in self.batches for one in batch.page.events]
+
+    @property
+    def ids(self) -> list[int | None]:
+        return [one.event_log_id for one in self.events]
 
     @property
     def proven(self) -> bool:
@@ -208,9 +243,9 @@ def drive(
             assert driven.answers < most, "the walk does not end"
         answer = flight.pop(requests[0])
         flight = {request: flight[request] for request in requests[1:]}
-        if isinstance(answer, CapillaryError) and not walk.ends_here(requests[0], answer):
+        if isinstance(answer, CapillaryError) and not walk.is_response(requests[0], answer):
             raise answer
         driven.batches += walk.feed(requests[0], answer)
-        if upto is not None and len(driven.ids) >= upto:
+        if upto is not None and len(driven.events) >= upto:
             break
     return driven

@@ -21,8 +21,8 @@ moves = st.one_of(
 
 schedules = st.lists(moves, max_size=24)
 
-unbalanced = st.lists(moves.filter(lambda move: move == Move() or move.balance != 0), max_size=24)
-"""Every change also changes the number of rows."""
+ids = st.sampled_from(["unique", "repeated", "missing", "mixed", "alike"])
+"""What `eventLogId` is: see `simulation.event`."""
 
 sizes = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 10, 13, 20, 50])
 counts = st.one_of(st.integers(0, 60), st.sampled_from([100, 128, 173]))

@@ -1,0 +1,196 @@
+"""The rows taken so far, and how a page of a list that moves is aligned with them.
+
+Every walk rests on one claim: *the rows taken are a prefix, in the server's order, of all rows that
+exist throughout the walk*. A page is one atomic look at a contiguous part of the list. If it shows a
+row already taken, its anchor, then every lasting row not yet taken stands behind that row: none
+stands before the page, and those behind the anchor can be taken in order. The claim holds again.
+When the answers were made plays no part in this, so several pages may be in flight at once.
+
+A row is all its fields. `eventLogId` finds it quickly, and does not suffice: several rows may bear
+one id, or none. Of rows alike in every field that follow each other, a run, the first is an anchor
+if the page shows what stands before it; how many there are tells which of them are new.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import count
+from typing import NamedTuple
+
+from attrs import define, field
+
+from capillary_targets.models import TargetEvent
+
+from .types import Checkpoint, row_digest
+
+__all__ = ["Alignment", "SeenEvents"]
+
+
+class Alignment(NamedTuple):
+    """The latest row taken that a page shows: row `index` of the page is row `taken` of those taken.
+
+    Both count from 0; -1 stands for the head of the list, before its first row.
+    """
+
+    index: int
+    taken: int
+
+
+@define(eq=False, repr=False)
+class SeenEvents:
+    """The rows taken, in order. `skipped` rows before them are known by number only."""
+
+    skipped: int = 0
+    rows: list[TargetEvent | int] = field(init=False, factory=list)
+    """Rows; or digests, as a checkpoint remembers them, until a page shows the rows."""
+    _indexed: int = field(init=False, default=0)
+    _by_id: dict[int, int] = field(init=False, factory=dict)
+    """The first row of each id."""
+    _by_row: dict[TargetEvent, int] = field(init=False, factory=dict)
+    """Rows without an id, or with the id of another row."""
+    _copied: set[TargetEvent] = field(init=False, factory=set)
+    """Rows that were taken more than once."""
+    _scattered: set[TargetEvent] = field(init=False, factory=set)
+    """Those of them that do not follow each other."""
+    _longest: int = field(init=False, default=1)
+    """The most rows alike that follow each other."""
+
+    @classmethod
+    def at(cls, checkpoint: Checkpoint) -> SeenEvents:
+        """The rows that a checkpoint remembers."""
+        last = checkpoint.last[-checkpoint.row :] if checkpoint.row else ()
+        seen = cls(checkpoint.row - len(last))
+        seen.rows += last
+        return seen
+
+    @property
+    def count(self) -> int:
+        """How many rows were taken, those skipped included."""
+        return self.skipped + len(self.rows)
+
+    @property
+    def overlap(self) -> int:
+        """Rows by which a page must reach back to show where a run of rows alike begins."""
+        self._index()
+        last = self.rows[-1] if self.rows else 0
+        if self._copied:
+            return self._longest + 1
+        return 2 if not isinstance(last, int) and last.event_log_id is None else 1
+
+    def add(self, rows: Sequence[TargetEvent], after: int) -> None:
+        """Take rows, in the server's order, that stand behind the one taken as number `after`."""
+        if after == len(self.rows) - 1:
+            self.rows += rows
+        elif rows:  # those taken behind it are gone, or come later
+            self.restore([*self.rows[: after + 1], *rows, *self.rows[after + 1 :]])
+
+    def restore(self, rows: list[TargetEvent | int]) -> None:
+        """Set the rows taken."""
+        self.rows = rows
+        self._indexed, self._longest = 0, 1
+        for index in (self._by_id, self._by_row, self._copied, self._scattered):
+            index.clear()
+
+    def find(self, row: TargetEvent) -> int | None:
+        """The number under which a row was taken, the first of rows that are alike."""
+        taken = self._by_id.get(row.event_log_id) if row.event_log_id is not None else None
+        if taken is not None and self.rows[taken] == row:
+            return taken
+        return self._by_row.get(row) if self._by_row else None
+
+    def align(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
+        """Align a page with the rows taken. None if it shows none that can be an anchor."""
+        rows = self.rows
+        if not rows or not events:
+            return None
+        if isinstance(rows[-1], int):
+            self._resolve(events)
+        self._index()
+        last = rows[-1]
+        if not isinstance(last, int) and last in events and last not in self._copied:
+            index = events.index(last)
+            if (index or not self._copied) and last not in events[index + 1 :]:
+                return Alignment(index, len(rows) - 1)
+        anchor = self._anchor(events)
+        return None if anchor is None else self.extend(events, anchor)
+
+    def extend(self, events: tuple[TargetEvent, ...], anchor: Alignment) -> Alignment:
+        """Go on from an anchor to the latest row taken that the page shows behind it."""
+        index, taken = anchor
+        for place in range(index + 1, len(events)):
+            if self.find(events[place]) is not None:
+                try:
+                    taken = self.rows.index(events[place], taken + 1)
+                except ValueError:
+                    continue
+                index = place
+        return Alignment(index, taken)
+
+    def in_place(self, events: tuple[TargetEvent, ...], overlap: int) -> Alignment | None:
+        """Align by position alone, if the page begins with exactly the last `overlap` rows."""
+        if 0 <= overlap <= min(len(events), len(self.rows)):
+            if list(events[:overlap]) == self.rows[len(self.rows) - overlap :]:
+                return Alignment(overlap - 1, len(self.rows) - 1)
+        return None
+
+    def _anchor(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
+        """The latest row taken just once, or run of rows, that the page shows from its begin."""
+        ids = [event.event_log_id for event in events]
+        copies = Counter(events) if len(set(ids)) != len(ids) else None
+        best: Alignment | None = None
+        for index, event in enumerate(events):
+            taken = self.find(event)
+            if taken is None or (best is not None and taken <= best.taken):
+                continue
+            if index == 0 and self._copied:
+                continue  # perhaps the last of a run
+            if event not in self._copied and (copies is None or copies[event] == 1):
+                best = Alignment(index, taken)
+            elif copies is not None and index and event not in self._scattered:
+                run = events[index : index + copies[event]]
+                if run.count(event) == len(run):  # a run: stand before its first row
+                    best = Alignment(index - 1, taken - 1)
+        return best
+
+    def _resolve(self, events: tuple[TargetEvent, ...]) -> None:
+        """Put rows of a page in the place of their digests."""
+        by_digest = {row_digest(event): event for event in events}
+        self.restore(
+            [by_digest.get(row, row) if isinstance(row, int) else row for row in self.rows]
+        )
+
+    def _index(self) -> None:
+        """Bring the indexes up to date: walks of one page never need them."""
+        first = self._indexed
+        if first == len(self.rows):
+            return
+        fresh = [row for row in self.rows[first:] if not isinstance(row, int)]
+        ids = [row.event_log_id for row in fresh]
+        distinct = set(ids)
+        if (
+            len(distinct) == len(self.rows) - first
+            and None not in distinct
+            and self._by_id.keys().isdisjoint(distinct)
+        ):
+            self._by_id.update(zip(ids, count(first)))  # type: ignore[arg-type]
+        else:
+            for index in range(first, len(self.rows)):
+                self._index_row(self.rows[index], index)
+        self._indexed = len(self.rows)
+
+    def _index_row(self, row: TargetEvent | int, index: int) -> None:
+        if isinstance(row, int):
+            return
+        if self.find(row) is not None:
+            self._copied.add(row)
+            run = 1
+            while index >= run and self.rows[index - run] == row:
+                run += 1
+            self._longest = max(self._longest, min(run, 64))
+            if run == 1:
+                self._scattered.add(row)
+        elif row.event_log_id is None or row.event_log_id in self._by_id:
+            self._by_row[row] = index
+        else:
+            self._by_id[row.event_log_id] = index

@@ -1,0 +1,258 @@
+"""What a walk believes of the server. A wrong belief costs requests, never an event."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import isqrt
+from typing import Final
+
+from attrs import define, field
+
+from .dialect import Dialect, PastEndKind, TotalKind
+from .types import PageRequest, Window
+
+__all__ = ["LEAST_CAP", "ServerModel"]
+
+LEAST_CAP: Final = 8
+"""No server is believed to cap its pages below this silently."""
+_CERTAIN: Final = 2
+_MOST: Final = 4
+
+
+@define(eq=False, repr=False)
+class ServerModel:
+    """How `offset`, `limit` and `total` are read, detected from where known rows turn up."""
+
+    given: Dialect
+    """What the caller is certain of."""
+    cached: Dialect
+    """What earlier walks detected."""
+    page_size: int
+    votes: int = field(init=False)
+    """Observations in favour of page numbers, less those in favour of rows. The documented reading
+    counts as one, a cached one as four."""
+    cap: int | None = field(init=False)
+    cap_echoed: bool = field(init=False, default=False)
+    largest: int = field(init=False, default=LEAST_CAP)
+    """The most rows that any page had: a page of so many is not cut short by a cap."""
+    total: TotalKind | None = field(init=False)
+    """How `total` is read; None until it is known: rows, if nothing speaks against it."""
+    total_certain: bool = field(init=False)
+    """Whether that reading was given, cached, or shown by the end of the list."""
+    past_end: PastEndKind | None = field(init=False, default=None)
+    latest: int | None = field(init=False, default=None)
+    highest: int = field(init=False, default=0)
+    constant: bool = field(init=False, default=True)
+    """Whether every response named the same total, and one that was a count."""
+    avoided: frozenset[int] = field(init=False, default=frozenset())
+    """Page numbers that came back short."""
+    _totals: dict[int, int] = field(init=False, factory=dict)
+    """The latest total by rows on a page: a count of pages differs, a count of rows does not."""
+    _silent: TotalKind | None = field(init=False, default=None)
+    _heads: int = field(init=False, default=0)
+    stretches: bool = field(init=False, default=True)
+    """Whether pages a little above the size asked for may be tried."""
+
+    def __attrs_post_init__(self) -> None:
+        known = self.given.fill_from(self.cached)
+        self.votes = {"row": -_MOST, "page": _MOST}.get(known.offset or "", 1)
+        self.cap = known.cap
+        # Whether a total is absent or 0 shows with each response.
+        cached = self.cached.total if self.cached.total in {"rows", "pages", "wrong"} else None
+        self.total = self.given.total or cached
+        self.total_certain = self.total is not None
+
+    # --- offset and limit ---
+
+    @property
+    def by_page(self) -> bool:
+        """Whether `offset` is read as a page number, else as a row."""
+        return self.votes > 0
+
+    @property
+    def certain(self) -> bool:
+        """Whether more than one coincidence would be needed for the reading to be wrong."""
+        return abs(self.votes) >= _CERTAIN
+
+    @property
+    def ignored(self) -> bool:
+        """Whether three pages from far down the list all began at its head.
+
+        One is not enough: a single arrival at the head makes row 1 look like row 0.
+        """
+        return self._heads >= 3
+
+    def observe(self, request: PageRequest, began: int, *, at_head: bool = False) -> None:
+        """A page turned out to begin about row `began`, or at the head of the list."""
+        limit, offset = self.served(request.limit), request.offset
+        if offset == 0:
+            return
+        if offset > 1:
+            self._heads = self._heads + 1 if at_head else 0
+        by_page, by_row = abs(began - offset * limit), abs(began - offset)
+        if self.given.offset is not None or by_page == by_row:
+            return
+        vote = 1 if by_page < by_row else -1
+        if vote * self.votes < 0 and not self.certain:
+            self.votes = vote
+        else:
+            self.votes = max(-_MOST, min(_MOST, self.votes + vote))
+
+    def flip(self) -> None:
+        """Try the other reading of `offset`, unless this one is certain."""
+        if not self.certain:
+            self.votes = -self.votes
+
+    def served(self, limit: int) -> int:
+        """The rows of a full page."""
+        return limit if self.cap is None else min(limit, self.cap)
+
+    def start(self, limit: int, offset: int) -> int:
+        """The row that a page should begin with."""
+        return offset * self.served(limit) if self.by_page else offset
+
+    def page_at(self, row: int, limit: int, *, stretch: bool = False) -> PageRequest:
+        """The page that begins at or before `row` and ends furthest on.
+
+        Page numbers fix where a page of a given size begins, so sizes are tried up to `limit`; with
+        `stretch` a little above it, for overlap, if that brings `limit` new rows at most.
+        """
+        row = max(row, 0)
+        if not self.by_page or row == 0:
+            return PageRequest(limit, row, row)
+        stretch = stretch and self.stretches and self.cap is None
+        limit, number = _widest_page(row, limit, self.avoided, stretch=stretch)
+        return PageRequest(limit, number, number * limit)
+
+    def refuse_stretch(self) -> None:
+        """The server refuses pages above the size asked for."""
+        self.stretches = False
+        self.cap = self.page_size
+
+    def avoid(self, request: PageRequest) -> None:
+        """Ask no more for the page of that number: it may be the number that lacks rows."""
+        if request.offset and self.by_page:
+            self.avoided |= {request.offset}
+
+    # --- total ---
+
+    def record(self, window: Window) -> None:
+        """Note the size and the numbers of a response."""
+        page, limit = window.page, window.request.limit
+        if page is None:
+            self.past_end = "refused"
+            return
+        size, total, echo = window.size, window.total, page.pagination.limit
+        self.largest = max(self.largest, size)
+        if echo and self.given.limit != "kept" and 0 < echo < limit and size <= echo:
+            self.cap, self.cap_echoed = min(echo, self.cap or echo), True
+        if self._totals or self._silent:
+            self.constant &= total is not None and total == self.latest
+        self._silent = "zero" if page.pagination.total == 0 else "absent"
+        self.latest = total
+        if total is not None:
+            self._silent = None
+            self._totals[self.served(limit)] = total
+            if self.total == "wrong" and self.given.total is None and self._agreed[1]:
+                self.total, self.total_certain = "pages", False
+            self.highest = max(self.highest, total)
+
+    def rows(self, window: Window) -> tuple[int, int] | None:
+        """The least and the most rows in the list by the response's total; None if not known."""
+        total = window.total
+        if total is None or self.total not in {None, "rows", "pages"}:
+            return None
+        if self.total != "pages":
+            return total, total
+        size = self.served(window.request.limit)
+        return (total - 1) * size + 1, total * size
+
+    def distrust(self) -> None:
+        """More rows came than the total allows: it is no count of rows, but perhaps of pages."""
+        agree = self.total != "pages" and self._agreed[1]
+        self.total, self.total_certain = "pages" if agree else "wrong", False
+
+    def note_end(self, window: Window) -> None:
+        """The list ended with the window: see what its total counted."""
+        end, total, size = window.end, window.total, self.served(window.request.limit)
+        if self.given.total is not None or total is None:
+            return
+        if total == end > 1 and size > 1 and (self.certain or not window.request.offset):
+            self.total, self.total_certain = "rows", True
+        elif self.counts_pages(end):
+            self.total, self.total_certain = "pages", True
+
+    def counts_pages(self, rows: int) -> bool:
+        """Whether all totals were the numbers of pages of `rows`, and that is no coincidence."""
+        low, high = self._agreed
+        return low <= rows <= high
+
+    def speaks_of_more(self, rows: int) -> bool:
+        """Whether the totals, as numbers of pages, agree on more rows than that."""
+        low, high = self._agreed
+        return rows < low <= high
+
+    @property
+    def _agreed(self) -> tuple[int, int]:
+        """The least and the most rows of which all totals are numbers of pages; (1, 0) if none.
+
+        Only totals that differ, for pages of different size, agree by no coincidence.
+        """
+        totals = self._totals
+        if len(set(totals.values())) < 2:
+            return 1, 0
+        low = max((total - 1) * size + 1 for size, total in totals.items())
+        high = min(total * size for size, total in totals.items())
+        return (low, high) if low <= high else (1, 0)
+
+    # --- what was detected ---
+
+    def dialect(self) -> Dialect:
+        """What is known by now: given, detected, or cached."""
+        offset = None
+        if self.ignored:
+            offset = "ignored"
+        elif self.certain:
+            offset = "page" if self.by_page else "row"
+        limit = self.cached.limit
+        if self.cap_echoed:
+            limit = "capped"
+        elif self.cap is not None:
+            limit = limit or "capped-silent"
+        return self.given.fill_from(
+            _dialect(offset, self._silent or self.total, limit, self.cap, self.past_end)
+        ).fill_from(self.cached)
+
+    def lesson(self, *, moved: bool) -> Dialect:
+        """What the next walk should know: not what was merely given, or seen in motion."""
+        known, given, cached = self.dialect(), self.given, self.cached
+        return _dialect(
+            cached.offset if moved or given.offset is not None else known.offset,
+            cached.total if moved or given.total is not None else known.total,
+            cached.limit if given.limit is not None or given.cap is not None else known.limit,
+            cached.cap if given.cap is not None else known.cap,
+            known.past_end,
+        )
+
+
+_dialect = lru_cache(maxsize=256)(Dialect)  # every walk of a client ends with one of a few
+
+
+@lru_cache(maxsize=4096)
+def _widest_page(
+    row: int, limit: int, avoided: frozenset[int], *, stretch: bool
+) -> tuple[int, int]:
+    """(limit, page number) of the page that begins at or before `row` and ends furthest on."""
+    best, furthest = (limit, row // limit), -1
+    for size in range(limit, 0, -1):
+        if row + size <= furthest:
+            break  # nothing smaller can end further on
+        number = row // size
+        if (number + 1) * size > furthest and number not in avoided:
+            best, furthest = (size, number), (number + 1) * size
+    if stretch and furthest < row + limit - limit // 10:
+        for size in range(limit + 1, limit + 2 * isqrt(limit) + 1):
+            number, end = row // size, (row // size + 1) * size
+            if furthest < end <= row + 1 + limit and number not in avoided:
+                best, furthest = (size, number), end
+    return best

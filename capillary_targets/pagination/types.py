@@ -1,0 +1,175 @@
+"""What goes into a walk and comes out of it: page requests, proven pages, reports, checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from hashlib import blake2b
+from operator import attrgetter
+from typing import Any, Final
+
+import attrs
+from attrs import define, field, frozen
+
+from capillary_targets.errors import UsageError
+from capillary_targets.models import EventsPage, TargetEvent
+
+from .dialect import UNKNOWN, Dialect
+
+__all__ = [
+    "START",
+    "Batch",
+    "Checkpoint",
+    "PageRequest",
+    "PagingReport",
+    "Window",
+    "row_digest",
+]
+
+_DIGEST_BYTES: Final = 6  # an exact number in every JSON reader
+
+
+@define(eq=False)
+class PageRequest:
+    """`limit` rows at `offset`, expected to begin with row `start` (from 0)."""
+
+    limit: int
+    offset: int
+    start: int
+
+
+@define(eq=False, repr=False)
+class Window:
+    """One response as an atomic look at a contiguous part of the list.
+
+    An error that means "past the end" is a window without rows and without a page.
+    """
+
+    request: PageRequest
+    page: EventsPage | None
+    start: int = field(init=False)
+    """The row of its first event, as `offset` is read."""
+    events: tuple[TargetEvent, ...] = field(init=False, default=())
+    size: int = field(init=False, default=0)
+    total: int | None = field(init=False, default=None)
+    """As the server names it; None where it is absent, negative, or 0 beside rows."""
+
+    def __attrs_post_init__(self) -> None:
+        self.start = self.request.start
+        if self.page is not None:
+            self.events = self.page.events
+            self.size = len(self.events)
+            total = self.page.pagination.total
+            if total is not None and (total > 0 or (total == 0 and not self.size)):
+                self.total = total
+
+    @property
+    def end(self) -> int:
+        """The row behind its last one."""
+        return self.start + self.size
+
+
+@frozen
+class PagingReport:
+    """What a walk did, and whether it is complete.
+
+    Args:
+        events: given out.
+        requests: made.
+        total: the server's latest figure.
+        complete: every event that existed throughout the walk has arrived.
+        no_record: the server has no record of the user in the target (310149).
+        reason: why the walk ended.
+        duplicates: rows that came again where none was asked for.
+        restarts: times that the walk lost its place and looked for it.
+        moved: the list was seen to change; for a resumed walk, also before its checkpoint.
+        dialect: what was detected of the server.
+    """
+
+    events: int = 0
+    requests: int = 0
+    total: int | None = None
+    complete: bool = False
+    no_record: bool = False
+    reason: str = "not started"
+    duplicates: int = 0
+    restarts: int = 0
+    moved: bool = False
+    dialect: Dialect = UNKNOWN
+
+
+@define(eq=False)
+class Batch:
+    """The proven new events of one page, in order. `row` is the position of the first."""
+
+    page: EventsPage
+    row: int
+
+
+_digested: Final = attrgetter(
+    *(name.name for name in attrs.fields(TargetEvent) if not name.name.endswith("_iso"))
+)
+"""All fields but the two that repeat a date in another form."""
+
+
+def row_digest(event: TargetEvent) -> int:
+    """Digest of a whole row, the same in every process and for every `timezone=` setting."""
+    values = [
+        value.replace(tzinfo=None) if isinstance(value, datetime) else value
+        for value in _digested(event)
+    ]
+    text = "\n".join(map(str, values))
+    return int.from_bytes(blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest())
+
+
+@frozen
+class Checkpoint:
+    """A position between two events, to resume from: `client.events(start=...)`.
+
+    Args:
+        row: the position of the next event as the server last counted.
+        last: digests (`row_digest`) of the latest events before it, the newest last.
+        date: of the newest, which finds the position even if all of those are deleted.
+        dialect: what was detected of the server.
+    """
+
+    row: int = 0
+    last: tuple[int, ...] = ()
+    date: datetime | None = None
+    dialect: Dialect = UNKNOWN
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        date = None if self.date is None else self.date.isoformat()
+        dialect = self.dialect.to_dict()
+        return {"row": self.row, "last": list(self.last), "date": date, "dialect": dialect}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Checkpoint:
+        """The inverse of `to_dict`. Raises `UsageError`."""
+        try:
+            row, last, date = given["row"], tuple(given["last"]), given["date"]
+            date = None if date is None else datetime.fromisoformat(date)
+            dialect = Dialect.from_dict(given.get("dialect") or {})
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"this is no checkpoint: {error}") from None
+        if any(type(number) is not int for number in (row, *last)) or row < 0:
+            raise UsageError("this is no checkpoint: row and digests must be whole numbers")
+        return cls(row, last, date, dialect)
+
+    def __str__(self) -> str:
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, text: str) -> Checkpoint:
+        """The inverse of `str()`. Raises `UsageError`."""
+        try:
+            given = json.loads(text)
+        except ValueError:
+            raise UsageError("this is no checkpoint: not JSON") from None
+        return cls.from_dict(given)
+
+
+START: Final = Checkpoint()
+"""Before the first event."""
