@@ -33,7 +33,6 @@ class Ask:
     password: str
     paging: Paging
     page_size: int = 100
-    anchored: bool = False
 
     @property
     def path(self) -> str:
@@ -46,18 +45,16 @@ class Ask:
         return md5(self.password.encode(), usedforsecurity=False).hexdigest()
 
 
-def ours(ask: Ask) -> Iterator[int]:
+def ours(ask: Ask) -> Iterator[int | None]:
     """capillary-targets, which is told nothing about offsets."""
     from capillary_targets import BasicAuth, CapillaryError, TargetsClient
 
-    got: list[int] = []
+    got: list[int | None] = []
 
     async def walk() -> None:
         auth = BasicAuth(ask.username, ask.password)
         async with TargetsClient(ask.url, auth) as client:
-            pager = client.events(
-                ask.user, ask.rule, page_size=ask.page_size, anchored=ask.anchored
-            )
+            pager = client.events(ask.user, ask.rule, page_size=ask.page_size)
             async for event in pager:
                 got.append(event.event_log_id)  # noqa: PERF401 - what came before an error counts
 
@@ -216,7 +213,7 @@ def airbyte(ask: Ask) -> Iterator[int]:
             yield message.record.data["eventLogId"]
 
 
-EXTRACTORS: dict[str, Callable[[Ask], Iterator[int]]] = {
+EXTRACTORS: dict[str, Callable[[Ask], Iterator[int | None]]] = {
     "capillary-targets": ours,
     "dlt": dlt,
     "singer-sdk": singer,

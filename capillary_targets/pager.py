@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from attrs import define, field
 
@@ -16,7 +17,6 @@ from .models import EventsPage, TargetEvent
 from .pagination import (
     START,
     UNKNOWN,
-    Batch,
     Checkpoint,
     Cursor,
     Dialect,
@@ -62,8 +62,8 @@ class EventPager:
     why. See `docs/pagination.md`.
 
     A loop that ends early, by `break`, an exception in its body, `aclose()` of its iterator or a
-    cancelled task, cancels its requests in flight. An `anext()` that is cancelled, as by a time-out,
-    leaves them alone as long as the iterator is kept: the next `anext()` goes on.
+    cancelled task, cancels its requests in flight. An `anext()` that is cancelled, as by a
+    time-out, leaves them alone as long as the iterator is kept: the next `anext()` goes on.
 
     Args:
         session: an open session.
@@ -131,7 +131,7 @@ class EventPager:
         loop = self._begin()
         async with aclosing(self._stream(loop)) as pages:
             async for page in pages:
-                loop.cursor.received = len(page.events)
+                loop.cursor.finish()
                 yield page
                 del page  # the answer's bytes need not wait for those of the next one
 
@@ -177,10 +177,9 @@ class EventPager:
                 del answer
                 if batches and self.prefetch:
                     self._prefetch(loop, fetch, walk.requests())
-                for batch in _popped(batches):
-                    cursor.advance(batch)
-                    yield batch.page
-                    del batch
+                while batches:
+                    cursor.advance(batches.pop(0))
+                    yield cursor.page
                 cursor.advance(None)
             if self.strict and (error := walk.error) is not None:
                 raise error  # noqa: TRY301 - annotated like any other
@@ -205,12 +204,6 @@ class EventPager:
         for request in requests:
             if request not in loop.in_flight:
                 loop.in_flight[request] = asyncio.create_task(fetch(request))
-
-
-def _popped(batches: list[Batch]) -> Iterator[Batch]:
-    """Each batch, held by nobody else from then on."""
-    while batches:
-        yield batches.pop(0)
 
 
 @define(eq=False, repr=False)
@@ -248,98 +241,114 @@ class _Fetch:
             raise
 
 
-class _Iterator(AsyncIterator[T], Generic[T]):
-    """Iterates pages so that a cancelled `anext()` loses nothing: each step is a task of its own.
+@define(eq=False, repr=False)
+class _Steps:
+    """Steps through a loop's pages, each in a task of its own, which a cancelled `next` survives.
 
     An async generator alone would be finished by the cancellation, and look as if complete.
-    Dropped, by `break` or an exception, it cancels at once what is in flight.
     """
 
-    def __init__(self, loop: _Loop, pages: AsyncGenerator[EventsPage, None]) -> None:
-        self._loop = loop
-        self._pages = pages
-        self._step: asyncio.Task[EventsPage | None] | None = None
-        self._error: BaseException | None = None
-        self._waiting = self._over = False
+    loop: _Loop
+    pages: AsyncGenerator[EventsPage, None]
+    events: Iterator[TargetEvent] = field(init=False, factory=lambda: iter(()))
+    _step: asyncio.Task[EventsPage | None] | None = field(init=False, default=None)
+    _error: BaseException | None = field(init=False, default=None)
+    _waiting: bool = field(init=False, default=False)
+    _over: bool = field(init=False, default=False)
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def _next_page(self) -> EventsPage:
-        """The next page. An error is raised again by each later call."""
+    async def next_page(self) -> EventsPage | None:
+        """The next page, None at the end. An error is raised again by each later call."""
         if self._waiting:
             raise UsageError("another task is waiting for this iterator: give each its own loop")
         if self._error is not None:
             raise self._error
         if self._over:
-            raise StopAsyncIteration
-        if self._step is None:
-            self._step = asyncio.create_task(self._advance(self._pages))
+            return None
+        step = self._step = self._step or asyncio.create_task(_advance(self.pages))
         self._waiting = True
         try:
-            await asyncio.wait((self._step,))  # cancelled, the step goes on
+            await asyncio.wait((step,))
         finally:
             self._waiting = False
-        step, self._step = self._step, None
-        if self._over or step is None:
-            raise StopAsyncIteration
-        if step.cancelled():
-            self._error = asyncio.CancelledError()
-            raise self._error
-        self._error = step.exception()
+        self._step = None
+        if self._over:  # closed meanwhile
+            return None
+        self._error = asyncio.CancelledError() if step.cancelled() else step.exception()
         if self._error is not None:
             raise self._error
         page = step.result()
         self._over = page is None
-        if page is None:
-            raise StopAsyncIteration
         return page
 
+    def cancel(self) -> list[asyncio.Task[Any]]:
+        """End the loop and cancel what is in flight. Returns the tasks."""
+        step, self._step, self._over = self._step, None, True
+        self.events = iter(())
+        if step is not None and not step.cancel():
+            step.cancelled() or step.exception()  # retrieved: nobody awaits it
+        return [*self.loop.cancel(), *([] if step is None else [step])]
+
+
+async def _advance(pages: AsyncGenerator[EventsPage, None]) -> EventsPage | None:
+    return await anext(pages, None)
+
+
+class _Iterator(AsyncIterator[T], Generic[T]):
+    """Dropped, by `break` or an exception, it cancels at once what is in flight."""
+
+    def __init__(self, loop: _Loop, pages: AsyncGenerator[EventsPage, None]) -> None:
+        self._steps = _Steps(loop, pages)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            item = await self._next(self._steps)
+        except BaseException:
+            del self  # a traceback must not keep it, and its requests, alive
+            raise
+        if item is None:
+            raise StopAsyncIteration
+        return item
+
     @staticmethod
-    async def _advance(pages: AsyncGenerator[EventsPage, None]) -> EventsPage | None:
-        return await anext(pages, None)
+    @abstractmethod
+    async def _next(steps: _Steps) -> T | None:
+        """The next item, None at the end."""
 
     async def aclose(self) -> None:
         """End the loop. Returns once nothing is in flight any more."""
-        step, self._step, self._over = self._step, None, True
-        if step is not None:
-            step.cancel()
-            await asyncio.wait((step,))
-        await self._pages.aclose()
+        if tasks := self._steps.cancel():
+            await asyncio.wait(tasks)
+        await self._steps.pages.aclose()
 
     def __del__(self) -> None:
-        step = self._step
-        if step is not None and not step.cancel():
-            step.cancelled() or step.exception()  # retrieved: nobody awaits it
-        self._loop.cancel()
+        self._steps.cancel()
 
 
 class Pages(_Iterator[EventsPage]):
     """A loop over pages."""
 
-    async def __anext__(self) -> EventsPage:
-        page = await self._next_page()
-        self._loop.cursor.received = len(page.events)
+    @staticmethod
+    async def _next(steps: _Steps) -> EventsPage | None:
+        page = await steps.next_page()
+        if page is not None:
+            steps.loop.cursor.finish()
         return page
 
 
 class Events(_Iterator[TargetEvent]):
     """A loop over single events."""
 
-    _events: Iterator[TargetEvent] = iter(())
-
-    async def __anext__(self) -> TargetEvent:
-        event = next(self._events, None)
-        while event is None:
-            if self._over:
-                raise StopAsyncIteration
-            page = await self._next_page()
-            self._events = iter(page.events)
-            event = next(self._events, None)
-        self._loop.cursor.received += 1
+    @staticmethod
+    async def _next(steps: _Steps) -> TargetEvent | None:
+        event = next(steps.events, None)
+        if event is None:
+            page = await steps.next_page()
+            if page is None:
+                return None
+            steps.events = iter(page.events)
+            event = next(steps.events)  # no page is empty
+        steps.loop.cursor.received += 1
         return event
-
-    async def aclose(self) -> None:
-        """End the loop. Returns once nothing is in flight any more."""
-        self._events = iter(())
-        await super().aclose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from math import ceil
 
 import pytest
 
@@ -18,20 +17,32 @@ def first_rule(sandbox: Sandbox) -> tuple[int, int]:
     return user, sandbox.world.targets(user)[0].id
 
 
-@pytest.mark.parametrize("events", [0, 1, 9, 10, 11, 20, 25])
-@pytest.mark.parametrize("page_size", [1, 10, 100])
+@pytest.mark.parametrize(
+    ("events", "page_size", "first", "later"),
+    [
+        *((events, 100, 1, 1) for events in (0, 1, 9, 25, 99)),
+        (100, 100, 2, 1),  # a full page, of as many as the total names: perhaps the first of 100
+        (250, 100, 3, 3),
+        (1000, 100, 11, 11),
+        (9, 10, 1, 1),
+        (10, 10, 2, 1),
+        (25, 10, 3, 3),
+        (1, 1, 1, 1),
+    ],
+)
 async def test_a_walk_takes_the_fewest_requests_and_brings_every_event(
-    events: int, page_size: int
+    events: int, page_size: int, first: int, later: int
 ) -> None:
     sandbox = Sandbox(users=1, events=events, exact_events=True)
     async with sandbox, client_of(sandbox) as client:
         user, rule = first_rule(sandbox)
         pager = client.events(user, rule, page_size=page_size)
-        got = await pager.collect()
         truth = sandbox.world.events(user, rule)
-        assert [event.event_log_id for event in got] == [row.event_log_id for row in truth]
-        assert sandbox.counts["trackedTargetEvents"] == max(1, ceil(events / page_size))
-        assert pager.report.requests == sandbox.counts["trackedTargetEvents"]
+        for requests in (first, first + later):
+            got = await pager.collect()
+            assert [event.event_log_id for event in got] == [row.event_log_id for row in truth]
+            assert sandbox.counts["trackedTargetEvents"] == requests
+        assert pager.report.requests == later
         assert pager.report.events == events
         assert pager.report.complete
         assert pager.report.no_record is (events == 0)
@@ -52,9 +63,9 @@ async def test_pages_carry_number_total_and_request_id(sandbox: Sandbox) -> None
     async with sandbox, client_of(sandbox) as client:
         pager = client.events(*first_rule(sandbox), page_size=10)
         pages = [page async for page in pager.pages()]
-    assert [page.number for page in pages] == [0, 1, 2]
+    assert [page.number for page in pages] == [0, 1, 1]  # of 10, 9 and 13 rows
     assert {page.total for page in pages} == {25}
-    assert [len(page.events) for page in pages] == [10, 10, 5]
+    assert [len(page.events) for page in pages] == [10, 8, 7]
     assert all(page.request_id and len(page.request_id) == 32 for page in pages)
 
 

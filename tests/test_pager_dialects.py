@@ -118,7 +118,6 @@ async def test_moving_rows_lose_and_double_nothing(
     assert len(got) == len(set(got))
     assert set(before) & set(current(sandbox)) <= set(got)
     assert pager.report.complete
-    assert pager.report.proof == "anchored"
 
 
 async def test_what_one_walk_learns_the_client_remembers() -> None:
@@ -129,7 +128,7 @@ async def test_what_one_walk_learns_the_client_remembers() -> None:
             pager = client.events(*place(sandbox), page_size=30)
             assert await ids_of(pager) == current(sandbox)
             spent.append(pager.report.requests)
-        assert client.session.learned.dialect == pager.report.dialect
+        assert client.session.dialect == pager.report.dialect
         assert spent[2] <= spent[1] < spent[0]
         fresh = client.events(*place(sandbox), page_size=30, dialect=pager.report.dialect)
         assert await ids_of(fresh) == current(sandbox)
@@ -190,7 +189,7 @@ async def test_every_place_can_be_gone_on_from(sandbox: Sandbox) -> None:
 async def test_a_page_is_behind_the_place_once_it_is_given_out(sandbox: Sandbox) -> None:
     async with client_of(sandbox) as client:
         pager = client.events(*place(sandbox), page_size=10)
-        assert [pager.checkpoint.row async for _ in pager.pages()] == [10, 20, 25]
+        assert [pager.checkpoint.row async for _ in pager.pages()] == [10, 18, 25]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +268,7 @@ async def test_learned_dialects_travel_with_the_place() -> None:
         async with client_of(sandbox) as client:
             rest = client.events(*place(sandbox), page_size=SIZE, start=pager.checkpoint)
             got += await ids_of(rest)
-            assert rest.report.passes == 1
+            assert rest.report.restarts == 0
     assert got == current(sandbox)
 
 
@@ -302,7 +301,7 @@ def test_a_dialect_is_plain_values() -> None:
     told = Dialect(offset="row", limit="capped", cap=20)
     assert told.to_dict() == {"offset": "row", "limit": "capped", "cap": 20}
     assert Dialect.from_dict(told.to_dict()) == told
-    assert attrs.evolve(told, cap=None).or_else(told) == told
+    assert attrs.evolve(told, cap=None).fill_from(told) == told
 
 
 @pytest.mark.parametrize("bad", [{"prefetch": -1}, {"max_items": -1}, {"page_size": -2}])

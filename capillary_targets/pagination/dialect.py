@@ -42,7 +42,7 @@ class Dialect:
     past_end: PastEndKind | None = field(default=None, validator=_one_of(PastEndKind))
 
     def fill_from(self, other: Dialect) -> Dialect:
-        """This dialect, with what is unknown taken from `other`."""
+        """A dialect with what is unknown here taken from `other`."""
         if other is UNKNOWN or self is other:
             return self
         return other if self is UNKNOWN else _filled(self, other)

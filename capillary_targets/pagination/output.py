@@ -21,7 +21,7 @@ TAIL: Final = 8
 
 @define(eq=False, repr=False)
 class WalkOutput:
-    """Every event leaves through `emit`. `failed`: ended without a proof that nothing is missing."""
+    """Every event leaves through `emit`. `failed`: nothing proves that none is missing."""
 
     max_items: int | None
     events: int = 0
@@ -38,7 +38,9 @@ class WalkOutput:
 
     def emit(self, page: EventsPage, events: Sequence[TargetEvent], row: int) -> None:
         """Give out events of a page, the first of which stands in `row`."""
-        events = events[: self.wanted]
+        if self.wanted is not None and len(events) > self.wanted:
+            events = events[: self.wanted]
+            self._stop()
         if events:
             self.events += len(events)
             if len(events) != len(page.events):
@@ -48,7 +50,10 @@ class WalkOutput:
     def stop_if_satisfied(self) -> None:
         """End the walk if no more events are wanted."""
         if not self.done and self.wanted == 0:
-            self.done, self.reason = True, f"max_items ({self.max_items}) are given out"
+            self._stop()
+
+    def _stop(self) -> None:
+        self.done, self.reason = True, f"max_items ({self.max_items}) are given out"
 
     def end(self, reason: str) -> None:
         """The walk is over, and nothing is missing."""
@@ -79,6 +84,17 @@ class Cursor:
         if self._batch is not None:
             self._row, self._tail = self._position(self._batch)
         self._batch, self.received = batch, 0
+
+    @property
+    def page(self) -> EventsPage:
+        """The page of the current batch."""
+        assert self._batch is not None  # noqa: S101 - `advance` came before
+        return self._batch.page
+
+    def finish(self) -> None:
+        """The whole of the current batch is received."""
+        self.received = len(self.page.events)
+        self.advance(None)
 
     def _position(self, batch: Batch) -> tuple[int, tuple[TargetEvent, ...]]:
         latest = batch.page.events[max(0, self.received - TAIL) : self.received]

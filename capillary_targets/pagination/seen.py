@@ -1,8 +1,8 @@
 """The rows taken so far, and how a page of a list that moves is aligned with them.
 
 Every walk rests on one claim: *the rows taken are a prefix, in the server's order, of all rows that
-exist throughout the walk*. A page is one atomic look at a contiguous part of the list. If it shows a
-row already taken, its anchor, then every lasting row not yet taken stands behind that row: none
+exist throughout the walk*. A page is one atomic look at a contiguous part of the list. If it shows
+a row already taken, its anchor, then every lasting row not yet taken stands behind that row: none
 stands before the page, and those behind the anchor can be taken in order. The claim holds again.
 When the answers were made plays no part in this, so several pages may be in flight at once.
 
@@ -28,12 +28,12 @@ __all__ = ["Alignment", "SeenEvents"]
 
 
 class Alignment(NamedTuple):
-    """The latest row taken that a page shows: row `index` of the page is row `taken` of those taken.
+    """The latest row taken that a page shows: row `at` of the page is number `taken`.
 
     Both count from 0; -1 stands for the head of the list, before its first row.
     """
 
-    index: int
+    at: int
     taken: int
 
 
@@ -129,9 +129,9 @@ class SeenEvents:
 
     def in_place(self, events: tuple[TargetEvent, ...], overlap: int) -> Alignment | None:
         """Align by position alone, if the page begins with exactly the last `overlap` rows."""
-        if 0 <= overlap <= min(len(events), len(self.rows)):
-            if list(events[:overlap]) == self.rows[len(self.rows) - overlap :]:
-                return Alignment(overlap - 1, len(self.rows) - 1)
+        known = self.rows[len(self.rows) - overlap :] if 0 <= overlap <= len(self.rows) else None
+        if len(events) >= overlap and list(events[:overlap]) == known:
+            return Alignment(overlap - 1, len(self.rows) - 1)
         return None
 
     def _anchor(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
@@ -149,7 +149,8 @@ class SeenEvents:
                 best = Alignment(index, taken)
             elif copies is not None and index and event not in self._scattered:
                 run = events[index : index + copies[event]]
-                if run.count(event) == len(run):  # a run: stand before its first row
+                first = events.index(event) == index
+                if first and run.count(event) == len(run):  # stand before the first of a run
                     best = Alignment(index - 1, taken - 1)
         return best
 

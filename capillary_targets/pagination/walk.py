@@ -41,6 +41,8 @@ __all__ = ["Walk"]
 _RECUTS: Final = 3
 """How often a page that is short in the middle of the list is asked for again, cut differently."""
 _MOST_IDLE: Final = 32
+_GAPS: Final = 2
+"""How many pages in a row may be left out altogether."""
 _CALM: Final = 4
 """Full pages after which smaller cuts are given up."""
 _GROWTHS: Final = 3
@@ -53,7 +55,7 @@ _AHEAD: Final = 10
 
 @define(eq=False, repr=False)
 class _Held:
-    """A page that may be the last. Its new rows are taken, and given out once the end is checked."""
+    """A page that may be the last: its new rows are taken, and given out once it is checked."""
 
     window: Window
     match: Alignment
@@ -65,7 +67,7 @@ class _Held:
 
 @define(eq=False, repr=False)
 class Walk:
-    """One walk. Ask for the pages of `requests()`, feed their responses in that order, until `done`.
+    """One walk. Ask for the pages of `requests()`, feed their responses in order, until `done`.
 
     Args:
         page_size: new events in one page, at most (but 8 where fewer are asked for).
@@ -121,6 +123,7 @@ class Walk:
     _replaced: int = field(init=False, default=0)
     _owing: bool = field(init=False, default=False)
     """Whether rows came from pages that lacked some, so that only the total can vouch."""
+    _gaps: int = field(init=False, default=0)
     _excused: bool = field(init=False, default=False)
     _by_position: bool = field(init=False, default=False)
     """Whether pages were joined by position alone, so that only the total can vouch."""
@@ -325,9 +328,11 @@ class Walk:
         server, seen = self._server, self._seen
         match = seen.align(window.events)
         if match is not None:
-            began = self._row - len(seen.rows) + match.taken - match.index
-            at_head = match.index == match.taken and not seen.skipped
-            server.observe(window.request, began, at_head=at_head)
+            began = self._row - len(seen.rows) + match.taken - match.at
+            at_head = match.at == match.taken and not seen.skipped
+            last = match.taken == len(seen.rows) - 1
+            if last or not self.moved or server.certain:  # else `_row` is a guess itself
+                server.observe(window.request, began, at_head=at_head)
         window.start = server.start(window.request.limit, window.request.offset)
         if server.ignored:
             self._output.fail("the server sends the head of the list whatever the offset")
@@ -354,21 +359,26 @@ class Walk:
             if not (last or at_head or seen.skipped or seen.find(events[0]) is not None):
                 return None
             least = 0 if at_head or self._row - 1 <= window.start else 1
-            return match if match.index >= least else None
+            return match if match.at >= least else None
         if self.start.row:
             # First the other reading of `offset`: the order of dates only helps if rows are gone.
             tried = self._flipped or self._server.certain or at_head
             return self._by_date(events, at_head=at_head) if tried else None
         if at_head:
             match = seen.extend(events, Alignment(-1, -1))
-            if seen.rows and events and match.index < 0:
+            if seen.rows and events and match.at < 0:
                 self._replaced += 1
                 if self._replaced > _REPLACEMENTS:
                     self._output.fail("the server sends other rows each time")
             return match
-        if self._server.certain and self._server.constant and not self.moved and self._restarts:
+        if self._server.certain and self._server.constant and not self.moved:
             match = seen.in_place(events, self._row - window.start)
+            unknown = not any(seen.find(event) is not None for event in events)
+            if match is not None and match.at < 0 and not unknown:
+                match = None
             self._by_position |= match is not None
+            if match is None and self._owing and unknown:  # all that came before it was left out
+                return Alignment(-1, len(seen.rows) - 1)
         return match
 
     def _by_date(self, events: tuple[TargetEvent, ...], *, at_head: bool) -> Alignment | None:
@@ -391,7 +401,7 @@ class Walk:
 
     def _settle(self, window: Window, match: Alignment) -> bool:
         """Note how the list shifted. False if the page ends before the frontier."""
-        index, server = match.index, self._server
+        index, server = match.at, self._server
         later = len(self._seen.rows) - 1 - match.taken if index >= 0 else 0
         shift = self._row - 1 - later - window.start - index
         if (later or shift) and not self._excused:
@@ -416,7 +426,7 @@ class Walk:
 
     def _judge(self, window: Window, match: Alignment) -> None:
         """What an aligned page means: more to read, the end, or something missing."""
-        new = window.events[match.index + 1 :]
+        new = window.events[match.at + 1 :]
         rows = self._rows = self._counted(window, new)
         full = self._full(window)
         if self._output.done:
@@ -425,7 +435,8 @@ class Walk:
             self._owe(window, match)
         elif full:
             self._take(window, match)
-            if rows is not None and self._server.total_certain and self._ends(window, rows[1]):
+            known = self._server.total_certain or window.total == 1  # one row, or one page of one
+            if rows is not None and known and self._ends(window, rows[1]):
                 self._finish(window, "the page ends where the total does")
             else:
                 self._mark_end()
@@ -436,9 +447,9 @@ class Walk:
             self._take(window, match)
         elif rows is not None and window.end < rows[0] and self._recuts < _RECUTS:
             self._recut(window)
-        elif rows is not None and window.end < rows[0] and new:
+        elif rows is not None and window.end < rows[0] and self._still(window):
             self._owe(window, match)
-        elif not new and match.index >= 0 and self._shows_end(window):
+        elif not new and match.at >= 0 and self._shows_end(window):
             self._take(window, match)
             self._finish(window, "nothing comes behind the last row taken")
         elif self._server.counts_pages(window.end) and self._server.certain and not self.moved:
@@ -447,9 +458,7 @@ class Walk:
         else:
             self._hold(window, match)
 
-    def _reaches(
-        self, window: Window, new: tuple[TargetEvent, ...], rows: tuple[int, int]
-    ) -> bool:
+    def _reaches(self, window: Window, new: tuple[TargetEvent, ...], rows: tuple[int, int]) -> bool:
         """Whether a page that is not full ends where the total says that the list does."""
         server = self._server
         count = self._seen.count + len(new)
@@ -486,9 +495,7 @@ class Walk:
         resumed = bool(self.start.row) and server.certain
         return limit <= server.largest or size < LEAST_CAP or resumed
 
-    def _counted(
-        self, window: Window, new: tuple[TargetEvent, ...]
-    ) -> tuple[int, int] | None:
+    def _counted(self, window: Window, new: tuple[TargetEvent, ...]) -> tuple[int, int] | None:
         """The rows in the list by the total, unless more have come than it allows."""
         server, page = self._server, window.page
         rows = server.rows(window)
@@ -510,12 +517,12 @@ class Walk:
 
     def _take(self, window: Window, match: Alignment) -> None:
         """Take a page's new rows and give them out."""
-        self._seen.add(window.events[match.index + 1 :], match.taken)
+        self._seen.add(window.events[match.at + 1 :], match.taken)
         self._emit(window, match)
 
     def _emit(self, window: Window, match: Alignment) -> None:
         """Give out a page's new rows."""
-        new = window.events[match.index + 1 :]
+        new = window.events[match.at + 1 :]
         self._row = window.end
         self._pages += 1
         self._calm += 1
@@ -523,14 +530,16 @@ class Walk:
             self._limit = self._most
         if not new or window.page is None:
             return
-        self._output.emit(window.page, new, window.start + match.index + 1)
+        self._output.emit(window.page, new, window.start + match.at + 1)
         self._search = GallopingSearch()
         self._idle = self._recuts = 0
         if self.start.row:
             self._mark = new[-1].event_date, new[-1].event_log_id
         if self._marker is not None and self._marker.last in new:
             self._release()
-            self._finish(window, "the row that was the last when the list was seen to grow has come")
+            self._finish(
+                window, "the row that was the last when the list was seen to grow has come"
+            )
 
     # --- no anchor ---
 
@@ -554,10 +563,10 @@ class Walk:
             self._flipped, self._aim = True, request.start
             server.flip()
             return
-        if not window.size and window.page is not None and server.certain:
-            if self._recuts < _RECUTS:
-                self._recut(window)  # nothing came where rows were taken before
-                return
+        empty = not window.size and window.page is not None
+        if empty and server.certain and self._recuts < _RECUTS:
+            self._recut(window)  # nothing came where rows were taken before
+            return
         if not known:
             server.flip()
             self._flipped = False
@@ -584,7 +593,7 @@ class Walk:
 
     def _hold(self, window: Window, match: Alignment) -> None:
         """Take a page that may be the last, and look across its end before giving it out."""
-        new, taken = window.events[match.index + 1 :], list(self._seen.rows)
+        new, taken = window.events[match.at + 1 :], list(self._seen.rows)
         self._server.avoid(window.request)
         self._server.stretches = False
         self._seen.add(new, match.taken)
@@ -611,12 +620,12 @@ class Walk:
             self._conclude(held.window)
             return
         if match is not None:
-            began = held.window.end - 1 - (held.last - match.taken) - match.index
+            began = held.window.end - 1 - (held.last - match.taken) - match.at
             self._server.observe(window.request, began)
         window.start = self._server.start(window.request.limit, window.request.offset)
         if match is None or match.taken < held.last:
             self._drop(held)  # the page is not where it was: look for it again
-        elif match.index + 1 < window.size:
+        elif match.at + 1 < window.size:
             self._more_behind(held, window, match)
         elif self._shows_end(window):
             self._release()
@@ -657,15 +666,22 @@ class Walk:
     def _owe(self, window: Window, match: Alignment) -> None:
         """Take rows from a page that may lack some: whether it did, only the total can tell."""
         recuts, self._owing = self._recuts, True
-        new, full = match.index + 1 < window.size, self._full(window)
+        new, full = match.at + 1 < window.size, self._full(window)
+        self._gaps = 0 if new else self._gaps + 1
+        if self._gaps > _GAPS:
+            count = self._seen.count
+            self._output.fail(f"the total is {window.total}, and nothing comes behind row {count}")
+            return
         self._take(window, match)
         self._recuts = max(recuts, _RECUTS)
-        if new and not full:
+        if not new:
+            self._limit = self._most
+        if not full:
             self._row = window.start + self._server.served(window.request.limit)
             self._excused = True
-        if self._still(window) and not (new and full):
-            if window.total is not None and self._seen.count >= window.total:
-                self._finish(window, "as many events came as the total names")
+        vouched = self._still(window) and self._seen.count >= (window.total or 0)
+        if vouched and not (new and full):
+            self._finish(window, "as many events came as the total names")
 
     def _still(self, window: Window) -> bool:
         """Whether nothing suggests that the list moved, and its total can be relied on."""
@@ -680,12 +696,12 @@ class Walk:
             return
         exact = server.constant and total is not None and server.total in {None, "rows"}
         known = server.given.total is None and server.cached.total not in {"pages", "wrong"}
-        if self._by_position and not (exact and count == total):
+        if self._marker is None and not self.start.row and self._disagrees(window, known=known):
+            self._output.fail(f"the total is {total}, and {count} events came")
+        elif self._by_position and not (exact and count == total):
             self._output.fail("pages do not overlap, and no total can vouch for them")
         elif self._owing and not self._still(window):
             self._output.fail("some pages lacked events, and the total changed: it cannot vouch")
-        elif self._marker is None and not self.start.row and self._disagrees(window, known=known):
-            self._output.fail(f"the total is {total}, and {count} events came")
         else:
             self.moved |= bool(self.start.row) and exact and count != total
             server.note_end(window)

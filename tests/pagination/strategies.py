@@ -21,11 +21,20 @@ moves = st.one_of(
 
 schedules = st.lists(moves, max_size=24)
 
-ids = st.sampled_from(["unique", "repeated", "missing", "mixed", "alike"])
+ids = st.sampled_from(["unique", "repeated", "missing", "mixed"])
 """What `eventLogId` is: see `simulation.event`."""
 
 sizes = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 10, 13, 20, 50])
 counts = st.one_of(st.integers(0, 60), st.sampled_from([100, 128, 173]))
+
+
+def _plain(speech: Speech) -> bool:
+    """Whether a page cut short in silence cannot look like the whole list.
+
+    A cap of 8 of which nothing is said, and a total that counts 8 pages, look like 8 rows in all.
+    """
+    return speech.cap is None or speech.echo_cap or speech.total != "pages"
+
 
 honest = st.builds(
     Speech,
@@ -34,7 +43,7 @@ honest = st.builds(
     cap=st.sampled_from([None, 8, 16, 23]),
     echo_cap=st.booleans(),
     past_end=st.sampled_from(["empty", "310149", "error", "404"]),
-)
+).filter(_plain)
 """Pages are contiguous, whatever their numbers mean and whatever is said about them."""
 
 lying = st.builds(

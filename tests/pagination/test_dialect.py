@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from capillary_targets.pagination import Dialect, Walk
-from capillary_targets.pagination.dialect import OffsetGuess
-from capillary_targets.pagination.geometry import place
+from capillary_targets.pagination import UNKNOWN, Dialect, Walk
+from capillary_targets.pagination.server_model import ServerModel
+from capillary_targets.pagination.types import PageRequest
 
 from .simulation import Server, Speech, drive
 
@@ -16,13 +16,11 @@ from .simulation import Server, Speech, drive
     [
         (Speech(), Dialect(offset="page", total="rows")),
         (Speech(offset="row"), Dialect(offset="row", total="rows")),
-        (Speech(total="pages"), Dialect(offset="page", total="pages", past_end="empty")),
-        (Speech(total="absent"), Dialect(offset="page", total="absent", past_end="empty")),
-        (Speech(total="zero"), Dialect(offset="page", total="zero", past_end="empty")),
-        (
-            Speech(total="absent", past_end="error"),
-            Dialect(offset="page", total="absent", past_end="refused"),
-        ),
+        (Speech(total="pages"), Dialect(offset="page", total="pages")),
+        (Speech(total="pages", offset="row"), Dialect(offset="row", total="pages")),
+        (Speech(total="absent"), Dialect(offset="page", total="absent")),
+        (Speech(total="zero"), Dialect(offset="page", total="zero")),
+        (Speech(total="half"), Dialect(offset="page", total="wrong")),
         (Speech(cap=20), Dialect(offset="page", total="rows", limit="capped", cap=20)),
         (
             Speech(cap=20, echo_cap=False, offset="row"),
@@ -31,31 +29,31 @@ from .simulation import Server, Speech, drive
     ],
     ids=str,
 )
-def test_what_is_found_out(speech: Speech, found: Dialect) -> None:
+def test_what_is_detected(speech: Speech, found: Dialect) -> None:
     driven = drive(Walk(30, prefetch=4), Server.of(333, speech))
     assert driven.proven
-    assert driven.walk.report.dialect == driven.walk.found == found
+    assert driven.walk.report.dialect == driven.walk.detected == found
 
 
-def test_a_forced_dialect_is_believed() -> None:
+def test_a_dialect_that_is_given_is_believed() -> None:
     told = Dialect(offset="row", total="absent")
     driven = drive(Walk(30, dialect=told), Server.of(100, Speech(offset="row", total="double")))
     assert driven.ids == list(range(100))
     assert driven.proven
-    assert driven.walk.found.total == "absent"
+    assert driven.walk.detected.total == "absent"
 
 
-def test_a_forced_total_that_cannot_be_is_said_to_be_wrong() -> None:
-    walk = Walk(30, dialect=Dialect(total="rows"), anchored=True)
+def test_a_total_that_is_given_and_cannot_be_is_said_to_be_wrong() -> None:
+    walk = Walk(30, dialect=Dialect(total="rows"))
     driven = drive(walk, Server.of(100, Speech(total="half")))
     assert "though the total is 50" in driven.walk.error.report.reason
 
 
-def test_a_forced_cap_is_asked_for() -> None:
+def test_a_cap_that_is_given_is_asked_for() -> None:
     server = Server.of(100, Speech(cap=20, echo_cap=False))
     driven = drive(Walk(30, dialect=Dialect(cap=20)), server)
     assert driven.ids == list(range(100))
-    assert {request for request, _ in server.transcript} == {(20, number) for number in range(5)}
+    assert max(limit for (limit, _), _ in server.transcript) == 20
 
 
 @pytest.mark.parametrize("given", [{"offset": "sideways"}, {"total": "many"}, {"cap": 0}])
@@ -64,53 +62,60 @@ def test_a_dialect_that_cannot_be(given: dict) -> None:
         Dialect(**given)
 
 
-def test_a_guess_needs_more_than_one_coincidence() -> None:
-    guess = OffsetGuess.start(None, None)
-    assert guess.by_page
-    assert not guess.confirmed
-    guess.see(100, 1, 1)
-    assert not guess.by_page
-    assert not guess.confirmed
-    guess.see(100, 94, 95)
-    assert guess.confirmed
-    assert guess.found == "row"
-    guess.turn()
-    assert not guess.by_page
+def observed(model: ServerModel, limit: int, offset: int, began: int, **more: bool) -> None:
+    model.observe(PageRequest(limit, offset, 0), began, **more)
 
 
-def test_a_guess_that_was_learned_can_be_unlearned() -> None:
-    guess = OffsetGuess.start(None, "row")
+def test_a_reading_needs_more_than_one_coincidence() -> None:
+    model = ServerModel(UNKNOWN, UNKNOWN, 100)
+    assert model.by_page
+    assert not model.certain
+    observed(model, 100, 1, 1)
+    assert not model.by_page
+    assert not model.certain
+    observed(model, 100, 94, 95)
+    assert model.certain
+    assert model.dialect().offset == "row"
+    model.flip()
+    assert not model.by_page
+
+
+def test_a_reading_that_was_cached_can_be_unlearned_and_one_that_is_given_cannot() -> None:
+    row = Dialect(offset="row")
+    cached, given = ServerModel(UNKNOWN, row, 100), ServerModel(row, UNKNOWN, 100)
     for number in range(1, 12):
-        guess.see(100, number, number * 100)
-    assert guess.found == "page"
-    told = OffsetGuess.start("row", None)
-    for number in range(1, 12):
-        told.see(100, number, number * 100)
-    assert told.found == "row"
+        observed(cached, 100, number, number * 100)
+        observed(given, 100, number, number * 100)
+    assert cached.dialect().offset == "page"
+    assert given.dialect().offset == "row"
 
 
 def test_three_far_pages_that_begin_at_the_head_mean_an_ignored_offset() -> None:
-    guess = OffsetGuess.start(None, None)
+    model = ServerModel(UNKNOWN, UNKNOWN, 100)
     for offset in (1, 40, 80):
-        guess.see(100, offset, 0, head=True)
-        assert not guess.ignored
-    guess.see(100, 90, 0, head=True)
-    assert guess.ignored
-    assert guess.found == "ignored"
+        observed(model, 100, offset, 0, at_head=True)
+        assert not model.ignored
+    observed(model, 100, 90, 0, at_head=True)
+    assert model.ignored
+    assert model.dialect().offset == "ignored"
 
 
-@pytest.mark.parametrize("room", [8, 20, 100])
-def test_windows_begin_at_or_before_their_target_and_are_the_longest(room: int) -> None:
-    for target in range(700):
-        limit, number = place(target, by_page=True, room=room)
-        ends = [(target // size + 1) * size for size in range(1, room + 1)]
-        assert limit <= room
-        assert limit * number <= target
-        assert target == 0 or limit * (number + 1) == max(ends)
-        assert place(target, by_page=False, room=room) == (room, target)
+@pytest.mark.parametrize("limit", [8, 20, 100])
+def test_pages_begin_at_or_before_a_row_and_are_the_ones_that_reach_furthest(limit: int) -> None:
+    model = ServerModel(Dialect(offset="page"), UNKNOWN, limit)
+    for row in range(700):
+        request = model.page_at(row, limit)
+        ends = [(row // size + 1) * size for size in range(1, limit + 1)]
+        assert request.limit <= limit
+        assert request.start == request.limit * request.offset <= row
+        assert row == 0 or request.start + request.limit == max(ends)
+        stretched = model.page_at(row, limit, stretch=True)
+        assert max(ends) <= stretched.start + stretched.limit <= max(*ends, row + 1 + limit)
 
 
-def test_windows_keep_off_pages_that_lacked_rows() -> None:
-    limit, number = place(300, by_page=True, room=100, avoid={3})
-    assert number != 3
-    assert limit * number <= 300 < limit * (number + 1)
+def test_pages_that_lacked_rows_are_avoided() -> None:
+    model = ServerModel(Dialect(offset="page"), UNKNOWN, 100)
+    model.avoid(PageRequest(100, 3, 300))
+    request = model.page_at(300, 100)
+    assert request.offset != 3
+    assert request.start <= 300 < request.start + request.limit
