@@ -27,7 +27,7 @@ def first_rule(sandbox: Sandbox) -> tuple[int, int]:
         (9, 10, 1, 1),
         (10, 10, 2, 1),
         (25, 10, 3, 3),
-        (1, 1, 1, 1),
+        (1, 1, 2, 2),
     ],
 )
 async def test_a_walk_takes_the_fewest_requests_and_brings_every_event(

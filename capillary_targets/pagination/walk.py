@@ -418,7 +418,9 @@ class Walk:
         if index + 1 < window.size or not later:
             return True
         if not self._full(window):  # the last row taken should be behind it, or is gone
-            if self._recuts >= _RECUTS:
+            rows = server.rows(window)
+            ends = self._shows_end(window) if rows is None else rows[0] <= window.end <= rows[1]
+            if ends or self._recuts >= _RECUTS:
                 return True
             self._recut(window)
         self._row = self._search.right_of(window.end, window.end + later)
@@ -435,8 +437,7 @@ class Walk:
             self._owe(window, match)
         elif full:
             self._take(window, match)
-            known = self._server.total_certain or window.total == 1  # one row, or one page of one
-            if rows is not None and known and self._ends(window, rows[1]):
+            if rows is not None and self._server.total_certain and self._ends(window, rows[1]):
                 self._finish(window, "the page ends where the total does")
             else:
                 self._mark_end()
