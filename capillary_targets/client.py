@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import aiohttp
 from yarl import URL
@@ -21,6 +21,10 @@ from .pagination import UNKNOWN, Checkpoint, Dialect
 from .retry import whole_number
 from .session import Counts, Session, open_session
 from .settings import Options, Settings
+
+if TYPE_CHECKING:
+    from .notifications import Notification
+    from .notifications.settle import Settlement, Settler
 
 __all__ = ["TargetsClient"]
 
@@ -74,6 +78,7 @@ class TargetsClient:
         self._settings = Settings(base_url=base_url, auth=auth, **options)
         self.page_size = whole_number("page_size", page_size)
         self._http = session
+        self._settler: Settler | None = None
         self._stack = AsyncExitStack()
         self._session: Session | None = None
 
@@ -173,6 +178,37 @@ class TargetsClient:
     find_customer = _method(lookups.find_customer)
     target_groups = _method(lookups.target_groups)
     target_periods = _method(lookups.target_periods)
+
+    async def settle(
+        self,
+        notification: Notification,
+        *,
+        start: Mapping[int, Checkpoint] | None = None,
+        window: float = 30.0,
+    ) -> Settlement:
+        """What a notification announces: its member's new events, proven to hold the announced one.
+
+        A push may be early and the API late, so an event that is not there yet is looked for until
+        `window` seconds have passed; then `proof` is "missing". Concurrent calls about one member
+        and rule share their requests.
+
+        Args:
+            notification: one of `capillary_targets.notifications.parse`.
+            start: checkpoints by rule id, as an earlier settlement returned them; a rule without
+                one is read from its first event.
+            window: seconds to wait for the announced event; 0 looks once.
+
+        Raises:
+            UsageError: it names no member or no target, or `window` is negative.
+            CapillaryError: a request failed; nothing is lost, settle it again.
+        """
+        if not window >= 0:
+            raise UsageError(f"window must be seconds, 0 or more, not {window!r}")
+        if self._settler is None:
+            from .notifications.settle import Settler  # noqa: PLC0415 - few processes settle
+
+            self._settler = Settler(self.session, self.page_size)
+        return await self._settler.settle(notification, start or {}, window)
 
     def sweep(
         self,

@@ -25,6 +25,7 @@ from .models import (
     UnknownNotification,
 )
 from .parser import BadNotification, parse
+from .settle import Settlement
 from .store import MemoryStore, NotificationStore, RedisStore, SQLiteStore, StoreUnavailable
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "RedisStore",
     "Reply",
     "SQLiteStore",
+    "Settlement",
     "StoreUnavailable",
     "StreakCustomerEnrolment",
     "StreakCustomerUnEnrolment",

@@ -40,7 +40,8 @@ def store(request, tmp_path, clock):
 
 
 async def test_routes_to_the_nearest_class(store):
-    handler, seen = NotificationHandler(store), []
+    seen: list = []
+    handler = NotificationHandler(store)
 
     @handler.on(TargetAchievedValueUpdated)
     async def value(notification):
@@ -60,7 +61,8 @@ async def test_routes_to_the_nearest_class(store):
 
 
 async def test_a_duplicate_is_answered_and_not_handled(store):
-    handler, seen = NotificationHandler(store), []
+    seen: list = []
+    handler = NotificationHandler(store)
     handler.on(Notification)(lambda n: _note(seen, n))
     replies = [await handler.handle(ACHIEVED_RAW) for _ in range(3)]
     assert [r.result for r in replies] == ["done", "duplicate", "duplicate"]
@@ -116,7 +118,8 @@ async def test_what_can_never_succeed_does_not_block_the_queue():
 
 
 async def test_an_unreadable_body_is_kept_and_never_answered_400():
-    store, seen = MemoryStore(), []
+    seen: list = []
+    store = MemoryStore()
     reply = await NotificationHandler(store, hook=seen.append).handle(b"<html>")
     assert reply.status == 200
     assert store.aside[0][0] == b"<html>"

@@ -197,7 +197,7 @@ def _mutated(sample: bytes, random_: random.Random) -> bytes:
             at = random_.randrange(len(body))
             body[at : at + random_.randint(0, 3)] = random_.randbytes(random_.randint(0, 3))
         return bytes(body[: random_.randint(0, len(body))] if random_.random() < 0.3 else body)
-    odd = [
+    odd: list = [
         None,
         0,
         -1,
