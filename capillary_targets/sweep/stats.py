@@ -39,6 +39,8 @@ class PartStats:
     events: Counter[int] = field(factory=Counter)
     values: dict[int, Decimal] = field(factory=dict)
     names: dict[int, str] = field(factory=dict)
+    _known: set[str] = field(init=False, factory=set, eq=False)
+    """Event names, once something was merged."""
 
     @property
     def value_sum(self) -> Decimal:
@@ -71,11 +73,11 @@ class PartStats:
 
     def merge(self, other: Self) -> None:
         """Add what `other` has counted."""
-        known = {name for _, name in self.days}
+        known = self._known = self._known or {name for _, name in self.days}
         for (day, name), number in other.days.items():
-            if name not in known and len(known) >= _MAX_NAMES:
-                name = _OTHER_NAMES  # noqa: PLW2901
-            known.add(name)
+            if name not in known:
+                name = name if len(known) < _MAX_NAMES else _OTHER_NAMES  # noqa: PLW2901
+                known.add(name)
             self.days[day, name] += number
         self.events.update(other.events)
         for rule, value in other.values.items():

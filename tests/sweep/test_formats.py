@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.models import Target, TargetEvent
-from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import PartLimits
 from capillary_targets.sweep.parts import format_named
@@ -122,6 +122,40 @@ async def test_an_amount_that_does_not_fit_is_a_failure(swept: Swept, tmp_path: 
     assert (failure["user_id"], failure["error"]) == (user, "Unwritable")
     assert str(Decimal(value)) in failure["message"]
     assert user not in table(tmp_path / "events").column("user_id").to_pylist()
+
+
+ODD = [
+    # (what is put for a date, or an amount; users that fail by it in Parquet, in JSON Lines)
+    (r'("eventDate":")[^"]*', r"\g<1>9999-12-31T23:59:59-05:00", 0, 0),
+    (r'("eventDate":")[^"]*', r"\g<1>0001-01-01T00:00:00+05:00", 0, 0),
+    (r'("targetValue":)[-0-9.]+', r"\g<1>1e400", 1, 0),
+    (r'("targetValue":)[-0-9.]+', r"\g<1>1e-9", 1, 0),
+    (r'("targetValue":)[-0-9.]+', r"\g<1>1e99999", 1, 1),
+    (r'("eventName":")', r"\g<1>\\\\u0000\\\\u001b", 0, 0),
+]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+@pytest.mark.parametrize(("pattern", "sent", "in_parquet", "in_lines"), ODD)
+async def test_one_odd_record_is_its_users_own_affair(
+    swept: Swept, tmp_path: Path, form: str, pattern: str, sent: str, in_parquet: int, in_lines: int
+):
+    needed("pyarrow")
+    failed = in_parquet if form == "parquet" else in_lines
+    sandbox = Sandbox(users=4, targets=1, events=6, exact_events=True)
+    user = sandbox.world.user_ids()[0]
+    path = f"/users/{user}/trackedTargetEvents"
+    async with sandbox:
+        sandbox.faults.add(Fault.edited(pattern, sent), times=None, path_contains=path)
+        for incremental in (False, True):
+            summary = await swept(sandbox, format=form, incremental=incremental)
+            assert summary.failed + summary.refused == failed
+            assert summary.finished
+    rows = read_jsonl(tmp_path / "failures.jsonl")
+    assert [row["user_id"] for row in rows] == [user] * failed
+    assert (tmp_path / "report.html").read_text().count("<h2>Totals</h2>") == 1
+    if form == "jsonl" and not failed:
+        assert [row["user_id"] for row in parts(tmp_path, "events")].count(user) == 6
 
 
 AMOUNTS = st.decimals(allow_nan=False, allow_infinity=False) | st.decimals(
