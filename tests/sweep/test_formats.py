@@ -1,7 +1,7 @@
 """What stands in the files: spellings, schemas, rows as sent, what does not fit."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,39 @@ async def test_an_amount_that_does_not_fit_is_a_failure(swept: Swept, tmp_path: 
     assert (failure["user_id"], failure["error"]) == (user, "Unwritable")
     assert str(Decimal(value)) in failure["message"]
     assert user not in table(tmp_path / "events").column("user_id").to_pylist()
+
+
+async def test_parts_say_which_run_wrote_them_and_targets_their_history(
+    swept: Swept, tmp_path: Path
+):
+    pq = needed("pyarrow.parquet")
+    sandbox = Sandbox(users=3, targets=2, events=5)
+    user = sandbox.world.user_ids()[0]
+    left, stays = (rule.id for rule in sandbox.world.targets(user))
+    async with sandbox:
+        await swept(sandbox, [user], format="parquet")
+        sandbox.world.unenrol(user, left)
+        await swept(sandbox, [user], format="parquet", incremental=True)
+        await swept(sandbox, [user], format="parquet", incremental=True)
+        sandbox.world.enrol(user, left)
+        await swept(sandbox, [user], format="parquet", incremental=True)
+    rows = sorted(table(tmp_path / "targets").to_pylist(), key=lambda row: (row["id"], row["run"]))
+    told = [(row["id"], row["run"], row["enrolled"], row["name"] is None) for row in rows]
+    assert told == [
+        (left, 1, True, False),
+        (left, 2, False, True),
+        (left, 4, True, False),
+        (stays, 1, True, False),
+    ]
+    seen = [row["seen_at"] for row in rows if row["id"] == left]
+    assert seen == sorted(seen)
+    assert seen[0].utcoffset() == timedelta(0)
+    for kind in ("events", "targets"):
+        for name in names(tmp_path / kind):
+            metadata = pq.read_schema(tmp_path / kind / name).metadata
+            runs = set(table(tmp_path / "targets" / name).column("run").to_pylist())
+            assert {int(metadata[b"capillary_targets.run"])} == runs
+            assert metadata[b"capillary_targets.schema"] == b"2"
 
 
 ODD = [
