@@ -364,7 +364,7 @@ class TargetWalk:
                 async with aclosing(pager.stream()) as pages:
                     async for page in pages:
                         yield page
-                        del page  # a body of its own: it need not wait for that of the next one
+                        del page
             except CapillaryError as error:
                 if not self._fan.timed_out_asleep(error, stalls):
                     raise
@@ -377,16 +377,19 @@ class TargetWalk:
                     report,
                     events=before.events + report.events,
                     requests=before.requests + report.requests,
+                    moved=before.moved or report.moved,
                 )
 
     def moved(self, start: Checkpoint) -> bool:
         """Whether rows before `start` have changed places or number."""
         report, now = self.report, self.checkpoint.row
-        if report.no_record:
-            return start.row > 0
-        counted = report.total if report.dialect.total == "rows" else None
-        shifted = report.moved and start.row > 0
-        return shifted or now != start.row + report.events or counted not in {None, now}
+        counted = report.total if report.dialect.total == "rows" else now
+        return (
+            report.moved
+            or (report.no_record and start.row > 0)
+            or now != start.row + report.events
+            or counted not in {None, now}
+        )
 
     def _pager(self) -> EventPager:
         session, query = self._fan.session, self._fan.query

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 from attrs import define, field, frozen
 
-from capillary_targets.errors import ApiError, CapillaryError, UsageError
+from capillary_targets.errors import ApiError, CapillaryError, PaginationError, UsageError
 from capillary_targets.fanout import FanOut
 from capillary_targets.models import Target, TargetEvent
 from capillary_targets.pagination import START, UNKNOWN, Checkpoint, PagingReport
@@ -217,9 +217,12 @@ class UserFetcher:
         if not start.row and not deleted:  # none of it can be in files already
             return await self._walk(user, rule, START, rows.add_events, fan)
         kept = _Buffer()
-        target = await self._walk(user, rule, start, kept.add, fan)
+        try:
+            target = await self._walk(user, rule, start, kept.add, fan)
+        except PaginationError:  # the list has changed so much that its place is not found
+            target = None
         written: _Written | None = None
-        if target.moved:
+        if target is None or target.moved:
             kept = _Buffer()
             target = await self._walk(user, rule, START, kept.add, fan)
             written = self._written(user, rule)

@@ -14,7 +14,6 @@ from tests.conftest import examples
 
 from .conftest import Swept, needed, parts, stopped, true_events, written
 
-WAITS_FOR_THE_WALK = pytest.mark.xfail(reason="needs the walk that resumes", strict=False)
 FORMATS = ["jsonl", "parquet"]
 
 
@@ -38,7 +37,6 @@ def true_ids(world: World, users: list[int] | None = None) -> Counter[tuple[int,
     return Counter(row[:3] for row in true_events(world, users).elements())
 
 
-@WAITS_FOR_THE_WALK
 async def test_an_unchanged_target_costs_one_request(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(users=20, targets=3, events=12)
     async with sandbox:
@@ -71,7 +69,6 @@ async def test_only_what_is_new_is_written(swept: Swept, tmp_path: Path, form: s
     assert ids_written(tmp_path, form) == true_ids(sandbox.world)
 
 
-@WAITS_FOR_THE_WALK
 async def test_late_and_deleted_events_are_noticed_and_healed(
     swept: Swept, tmp_path: Path, form: str
 ):
@@ -98,7 +95,6 @@ async def test_late_and_deleted_events_are_noticed_and_healed(
     assert ids_written(tmp_path, form) == before | true_ids(world)
 
 
-@WAITS_FOR_THE_WALK
 async def test_everything_deleted(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(users=1, targets=1, events=5, exact_events=True)
     async with sandbox:
@@ -112,7 +108,6 @@ async def test_everything_deleted(swept: Swept, tmp_path: Path):
         assert (await swept(sandbox, incremental=True)).events == 1
 
 
-@WAITS_FOR_THE_WALK
 @pytest.mark.parametrize("gone", [slice(None), slice(6, 9), slice(0, 3), slice(3, 4)], ids=str)
 async def test_what_comes_back_is_not_taken_for_new(swept: Swept, tmp_path: Path, gone: slice):
     sandbox = Sandbox(users=1, targets=1, events=9, exact_events=True)
@@ -181,7 +176,6 @@ CHANGES = st.lists(
 )
 
 
-@WAITS_FOR_THE_WALK
 @examples(25)
 @given(nights=st.lists(CHANGES, min_size=1, max_size=3), size=st.integers(1, 6))
 async def test_any_number_of_nights_misses_nothing(
@@ -220,7 +214,6 @@ async def test_any_number_of_nights_misses_nothing(
                 assert row in found
 
 
-@WAITS_FOR_THE_WALK
 @pytest.mark.parametrize(
     "dialect",
     [
@@ -245,3 +238,123 @@ async def test_a_server_that_counts_otherwise(swept: Swept, tmp_path: Path, dial
         third = await swept(sandbox, page_size=5, concurrency=1, incremental=True)
     assert third.events == 0
     assert written(tmp_path) == true_events(world)
+
+
+@pytest.mark.parametrize("size", [10, 100])
+@pytest.mark.parametrize("total", ["rows", "pages", "none", "zero"])
+@pytest.mark.parametrize("offset", ["page", "row"])
+async def test_nothing_new_costs_one_request_whatever_the_server_counts(
+    swept: Swept, tmp_path: Path, offset: str, total: str, size: int
+):
+    sandbox = Sandbox(users=5, targets=4, events=30, offset_mode=offset, total_mode=total)
+    async with sandbox:
+        world = sandbox.world
+        users = [*world.user_ids()]
+        # Ends on a page's last row, on the first of the next, and within one.
+        for user, count in zip(users, (20, 21, 30, 9), strict=False):
+            for rule in world.targets(user):
+                world.delete_events(user, rule.id, slice(None))
+                for _ in range(count):
+                    world.add_event(user, rule.id)
+        await swept(sandbox, users, page_size=size)
+        sandbox.counts.clear()
+        second = await swept(sandbox, users, page_size=size, incremental=True)
+        targets = sum(len([*world.targets(user)]) for user in users)
+        assert sandbox.counts["enrolledTargets"] == 5
+        assert sandbox.counts["trackedTargetEvents"] == targets
+        assert (second.complete, second.events, second.reconciled_targets) == (5, 0, 0)
+        for user in users:
+            world.add_event(user, world.targets(user)[0].id)
+        third = await swept(sandbox, users, page_size=size, incremental=True)
+    assert (third.events, third.reconciled_targets) == (5, 0)
+    assert written(tmp_path) == true_events(world, users)
+
+
+def held(out: Path) -> Counter[tuple[int, int, int]]:
+    """The events that the service holds, by what the files say."""
+    rows = "select user_id, target_rule_id, event_log_id from"
+    found = needed("duckdb").sql(
+        f"{rows} '{out}/events/*.parquet' "
+        f"union all {rows} '{out}/vanished/*.parquet' where not deleted "
+        f"except all {rows} '{out}/vanished/*.parquet' where deleted"
+    )
+    return Counter(found.fetchall())
+
+
+async def test_events_without_vanished_ones_are_what_the_service_holds(
+    swept: Swept, tmp_path: Path
+):
+    needed("duckdb")
+    needed("pyarrow")
+    sandbox = Sandbox(users=3, targets=2, events=12, rows_per_id=2, missing_ids=0.2)
+    async with sandbox:
+        world = sandbox.world
+        users = [*world.user_ids()]
+        one, other, third = ((user, world.targets(user)[0].id) for user in users)
+
+        async def night() -> Summary:
+            return await swept(sandbox, users, format="parquet", page_size=5, incremental=True)
+
+        await night()
+        before = world.events(*one)
+        world.delete_events(*one, slice(2, 5))
+        world.delete_events(*other, slice(None))
+        world.add_event(*third)
+        second = await night()
+        assert second.vanished_events > 3
+        assert held(tmp_path) == true_ids(world, users)
+        for place, event in enumerate(before):
+            if event not in world.events(*one):
+                world.history(*one).insert(place, event)
+        assert world.events(*one) == before
+        world.add_event(*other)
+        await night()
+        assert held(tmp_path) == true_ids(world, users)
+        world.delete_events(*one, slice(3, 4))
+        await night()
+        assert held(tmp_path) == true_ids(world, users)
+        assert (await night()).reconciled_targets == 0
+        assert held(tmp_path) == true_ids(world, users)
+
+
+async def test_a_target_that_was_left_is_told_once(swept: Swept, tmp_path: Path):
+    sandbox = Sandbox(users=1, targets=2, events=3)
+    async with sandbox:
+        world = sandbox.world
+        user = world.user_ids()[0]
+        left, kept = (rule.id for rule in world.targets(user))
+        await swept(sandbox, [user])
+        world.unenrol(user, left)
+        for _ in range(2):
+            await swept(sandbox, [user], incremental=True)
+        world.enrol(user, left)
+        await swept(sandbox, [user], incremental=True)
+    told = [(row["run"], row["id"], row["enrolled"]) for row in parts(tmp_path, "targets")]
+    assert sorted(told) == [(1, left, True), (1, kept, True), (2, left, False), (4, left, True)]
+    assert written(tmp_path) == true_events(world, [user])
+
+
+async def test_parts_that_have_left_do_not_hide_what_vanished(swept: Swept, tmp_path: Path):
+    sandbox = Sandbox(users=2, targets=1, events=9, exact_events=True)
+    async with sandbox:
+        world = sandbox.world
+        users = [*world.user_ids()]
+        user, rule = users[0], world.targets(users[0])[0].id
+        ids = [event.event_log_id for event in world.events(user, rule)]
+        before = world.events(user, rule)
+        await swept(sandbox, users, moved=True)
+        for part in (tmp_path / "events").iterdir():
+            part.unlink()
+        world.delete_events(user, rule, slice(1, 3))
+        new = world.add_event(user, rule)
+        second = await swept(sandbox, users, moved=True, incremental=True)
+        assert (second.events, second.vanished_events) == (1, 2)
+        assert [row["event_log_id"] for row in parts(tmp_path, "events")] == [new.event_log_id]
+        for place in (1, 2):
+            world.history(user, rule).insert(place, before[place])
+        third = await swept(sandbox, users, moved=True, incremental=True)
+        assert (third.events, third.vanished_events) == (0, 0)
+    told = Counter(
+        (row["run"], row["event_log_id"], row["deleted"]) for row in parts(tmp_path, "vanished")
+    )
+    assert told == Counter((run, ids[n], run == 2) for run in (2, 3) for n in (1, 2))
