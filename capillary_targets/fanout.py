@@ -30,6 +30,7 @@ from attrs import define, evolve, field, frozen
 from .endpoints import active_targets, checked_id
 from .errors import (
     AuthError,
+    BudgetUnavailable,
     CapillaryError,
     ClientClosed,
     EndpointGone,
@@ -113,7 +114,7 @@ def prefetch_depth(limit: int, active: int) -> int:
 
 def is_fatal(error: CapillaryError, query: UserQuery) -> bool:
     """Whether every other user would fail with this error too."""
-    if isinstance(error, AuthError):
+    if isinstance(error, AuthError | BudgetUnavailable):
         return not error.retryable  # a rejected token may be good again
     if isinstance(error, ClientClosed | EndpointGone):
         return True
@@ -553,7 +554,7 @@ class Sweep:
             await stream.aclose()
 
     def __aiter__(self) -> AsyncGenerator[UserOutcome, None]:  # noqa: PYI058 - it can be closed
-        return self._start(self._stream(self._fetch))
+        return self._start(self._fetch)
 
     async def events(self) -> AsyncGenerator[TargetEvent, None]:
         """Every event of every user as one flat stream. A failed user's error is raised.
@@ -562,33 +563,39 @@ class Sweep:
         of a user towards a target are in order, and others may come in between. An ordered sweep
         goes user by user.
         """
-        fetch = self._fetch if self._ordered else self._fetch_by_page
-        results: AsyncGenerator[UserOutcome | _Events, None] = self._start(self._stream(fetch))
-        async with aclosing(results):
+        async with aclosing(
+            self._start(self._fetch if self._ordered else self._fetch_by_page)
+        ) as results:
             async for result in results:
-                found = result.events if isinstance(result, UserOutcome) else result
-                for event in found:
+                for event in result.events if isinstance(result, UserOutcome) else result:
                     yield event
                 if isinstance(result, UserOutcome) and result.error is not None:
                     raise result.error
 
-    def _start(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        self._started = time.monotonic()
-        traced = self._traced(stream)
+    def _start(
+        self, fetch: Callable[[int, FanOut[Any]], Awaitable[UserOutcome]]
+    ) -> AsyncGenerator[Any, None]:
+        stream = self._stream(fetch)
         # A weak reference: a loop that is broken off drops its stream, which closes it at once.
-        self._running = ref(traced)
-        return traced
+        self._running = ref(stream)
+        return stream
 
-    async def _traced(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        hooks = self._session.hooks
+    async def _stream(
+        self, fetch: Callable[[int, FanOut[Any]], Awaitable[UserOutcome]]
+    ) -> AsyncGenerator[Any, None]:
+        """Outcomes, and events where `fetch` emits them; counted, and reported to hooks."""
+        self._started = time.monotonic()
+        hooks, failure = self._session.hooks, None
         if hooks:
             self._scope = Scope(kind="sweep", parent=current_scope())
             hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
-        failure: BaseException | None = None
+        results = fan_out(self._session, self._users, self._query, fetch, ordered=self._ordered)
         try:
-            async with aclosing(stream):
-                async for result in stream:
+            async with aclosing(results):
+                async for result in results:
+                    self._count(result)
                     yield result
+                    del result
         except Exception as error:
             failure = error
             raise
@@ -598,22 +605,15 @@ class Sweep:
                     ScopeDetails(scope=self._scope, phase="over", outcome=self.stats, error=failure)
                 )
 
-    async def _stream(
-        self, fetch: Callable[[int, FanOut[Any]], Awaitable[UserOutcome]]
-    ) -> AsyncGenerator[Any, None]:
+    def _count(self, result: UserOutcome | _Events) -> None:
         stats = self._counted
-        results = fan_out(self._session, self._users, self._query, fetch, ordered=self._ordered)
-        async with aclosing(results):
-            async for result in results:
-                if isinstance(result, UserOutcome):
-                    stats.users_done += 1
-                    stats.users_failed += not result.complete
-                    stats.targets += len(result.reports)
-                    stats.events += len(result.events)
-                else:
-                    stats.events += len(result)
-                yield result
-                del result
+        if not isinstance(result, UserOutcome):
+            stats.events += len(result)
+            return
+        stats.users_done += 1
+        stats.users_failed += not result.complete
+        stats.targets += len(result.reports)
+        stats.events += len(result.events)
 
     async def _fetch(self, user_id: int, fan: FanOut[Any]) -> UserOutcome:
         """A user with all events."""
