@@ -30,12 +30,12 @@ from capillary_targets.sweep import (
 from capillary_targets.sweep.jsonl import JsonLines
 from capillary_targets.sweep.ledger import Ledger
 
-from .conftest import Swept, connected, names, read_jsonl, true_events, write, written
+from .conftest import Swept, connected, names, read_jsonl, true_events, written
 
 SMALL = {"users": 12, "targets": 2, "events": 7}
 SPOILED: dict[str, Callable[[Path], object]] = {
     "missing": Path.unlink,
-    "zipped": lambda part: (write(part.with_suffix(".jsonl.gz"), ""), part.unlink()),
+    "zipped": lambda part: part.rename(part.with_suffix(".jsonl.gz")),
     "cut": lambda part: os.truncate(part, 40),
     "longer": lambda part: part.write_bytes(part.read_bytes() + b"\n"),
     "rewritten": lambda part: part.write_bytes(part.read_bytes().swapcase()),

@@ -196,7 +196,7 @@ def states(
             continue
         disk.play(call)
         if call.kind == "mark":
-            mark = tuple(json.loads(call.data))  # type: ignore[assignment]
+            mark = tuple(json.loads(call.data))
         if number < start or (call.kind == "write" and not writes):
             continue
         for keeps in [*PLAINLY, *(at_random(chance) for _ in range(extra))]:
