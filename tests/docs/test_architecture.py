@@ -152,3 +152,14 @@ def test_ci_runs_the_two_commands_of_the_readme() -> None:
         assert re.search(pattern, readme, re.MULTILINE), pattern
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert "bash .ci/run" in workflow
+
+
+def test_properties_take_a_new_seed_in_every_run() -> None:
+    fixed = re.compile(r"derandomize\s*=\s*True|@settings\(|@seed\(|max_examples")
+    profiles = ROOT / "tests" / "conftest.py"
+    found = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if path not in {profiles, Path(__file__)} and fixed.search(path.read_text())
+    ]
+    assert not found, "use @examples of tests/conftest.py, which follows the profile"
