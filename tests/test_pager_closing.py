@@ -19,6 +19,7 @@ from capillary_targets import (
     ScopeDetails,
     ServiceUnavailable,
     TargetsClient,
+    UsageError,
 )
 from capillary_targets.sandbox import Sandbox
 
@@ -295,3 +296,58 @@ async def test_a_page_goes_as_soon_as_it_is_dropped() -> None:
         walk = weakref.ref(pager._loop.walk)
         del pager, pages
         assert walk() is None
+
+
+@pytest.mark.parametrize("what", ["events", "pages"])
+async def test_a_cancelled_anext_loses_nothing(client, held, what: str) -> None:
+    """As `asyncio.wait_for` in a loop does, to send heartbeats between events."""
+    pager = client.events(1, 2)
+    iterator, got, beats = aiter(pager if what == "events" else pager.pages()), [], 0
+    while True:
+        waiting = asyncio.ensure_future(anext(iterator, None))
+        while not waiting.done():
+            await asyncio.sleep(0)
+            if held.full.is_set() and not held.go.is_set() and not waiting.done():
+                waiting.cancel()
+                await asyncio.wait((waiting,))
+                beats += 1
+                if beats == 3:
+                    held.go.set()
+                break
+        if waiting.cancelled():
+            continue
+        item = waiting.result()
+        if item is None:
+            break
+        got += [item] if what == "events" else item.events
+    assert beats == 3
+    assert [event.event_log_id for event in got] == list(range(ROWS))
+    assert pager.report.complete
+    assert len(held.asked) == 11  # no request was made again
+
+
+async def test_a_second_consumer_is_refused(client, held) -> None:
+    pages = client.events(1, 2).pages()
+    await anext(pages)
+    await all_in_flight(held)
+    first = asyncio.create_task(anext(pages))
+    await asyncio.sleep(0)
+    with pytest.raises(UsageError, match="another task is waiting"):
+        await anext(pages)
+    held.go.set()
+    assert (await first).events
+    await pages.aclose()
+
+
+async def test_an_error_is_raised_again(client, held) -> None:
+    held.fail_at, events = 0, aiter(client.events(1, 2))
+    for _ in range(3):
+        with pytest.raises(ServiceUnavailable):
+            await anext(events)
+    assert held.asked == [0]
+
+
+async def test_the_first_event_of_an_iterator_that_nobody_keeps(client, held) -> None:
+    assert (await anext(aiter(client.events(1, 2)))).event_log_id == 0
+    held.go.set()
+    await nothing_left(client, held)

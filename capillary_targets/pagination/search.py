@@ -58,11 +58,14 @@ class Pace:
     _nearest: int | None = None
     _away: int = 0
 
-    def outrun(self, row: int, total: int | None) -> bool:
-        """Another full page was taken up to `row`; whether the end runs away."""
+    def outrun(self, row: int, total: int | None, expected: int) -> bool:
+        """Another full page was taken up to `row`; whether the end runs away.
+
+        `total` rows are in the list; where that is not known, about `expected` pages.
+        """
         self._steps += 1
         if total is None or self.markers:
-            return self._steps >= _LONG
+            return self._steps >= max(_LONG, 2 * expected)
         self._first = self._first or total
         if total <= self._first or self._nearest is None or total - row < self._nearest:
             self._nearest, self._away = total - row, 0

@@ -371,7 +371,8 @@ class Walk:
                 if self._replaced > _REPLACEMENTS:
                     self._output.fail("the server sends other rows each time")
             return match
-        if self._server.certain and self._server.constant and not self.moved:
+        server, placed = self._server, window.start == self._row
+        if (server.certain or placed) and server.constant and not self.moved:
             match = seen.in_place(events, self._row - window.start)
             unknown = not any(seen.find(event) is not None for event in events)
             if match is not None and match.at < 0 and not unknown:
@@ -436,6 +437,7 @@ class Walk:
         if self._owing and (new or full):
             self._owe(window, match)
         elif full:
+            self._note_silent_cap(window)
             self._take(window, match)
             if rows is not None and self._server.total_certain and self._ends(window, rows[1]):
                 self._finish(window, "the page ends where the total does")
@@ -450,7 +452,7 @@ class Walk:
             self._recut(window)
         elif rows is not None and window.end < rows[0] and self._still(window):
             self._owe(window, match)
-        elif not new and match.at >= 0 and self._shows_end(window):
+        elif rows is None and not new and match.at >= 0 and self._shows_end(window):
             self._take(window, match)
             self._finish(window, "nothing comes behind the last row taken")
         elif self._server.counts_pages(window.end) and self._server.certain and not self.moved:
@@ -458,6 +460,11 @@ class Walk:
             self._finish(window, "the last page by the server's counts of pages")
         else:
             self._hold(window, match)
+
+    def _note_silent_cap(self, window: Window) -> None:
+        """A full page, of as many rows as came for a larger limit before: a silent cap."""
+        if self._short == (window.size, window.start) and window.size == window.request.limit:
+            self._server.cap = self._server.cap or window.size
 
     def _reaches(self, window: Window, new: tuple[TargetEvent, ...], rows: tuple[int, int]) -> bool:
         """Whether a page that is not full ends where the total says that the list does."""
@@ -586,8 +593,9 @@ class Walk:
         self._calm = 0
         self._server.stretches = False
         self._server.avoid(window.request)
-        self._limit = size if 4 <= size < limit else max(4, limit // 2)
-        if LEAST_CAP <= size < limit:
+        counted = self._server.rows(window) is not None
+        self._limit = size if (1 if counted else 4) <= size < limit else max(4, limit // 2)
+        if (1 if counted else LEAST_CAP) <= size < limit:
             self._short = size, window.start
             if size == size_before and start_before != window.start and self._server.cap is None:
                 self._server.cap = size  # here as there: the server caps its pages silently
@@ -727,7 +735,8 @@ class Walk:
         total, marker = self._exact(self._rows), self._marker
         if self._output.done or (marker is not None and self._row <= marker.row + self._limit):
             return
-        if not self._pace.outrun(self._row, total):
+        expected = 0 if self._rows is None else self._rows[1] // self._limit
+        if not self._pace.outrun(self._row, total, expected):
             return
         if self._pace.markers == 4:
             self._output.fail("the list grows faster than it can be read")

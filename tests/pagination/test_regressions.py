@@ -1,0 +1,174 @@
+"""Walks that once lost rows in silence, failed for an honest list, or did not end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import count as counting
+
+import pytest
+
+from capillary_targets import ApiError, EventsPage
+from capillary_targets.models import Pagination, TargetEvent
+from capillary_targets.pagination import Checkpoint, Cursor, Walk
+
+from .simulation import Driven, Move, Server, Speech, drive
+
+
+@pytest.mark.parametrize(("count", "size"), [(91, 10), (95, 10), (100, 10), (9, 3), (7, 3)])
+@pytest.mark.parametrize("offset", ["page", "row"])
+def test_as_many_pages_as_rows_on_a_page(count: int, size: int, offset: str) -> None:
+    """A full first page and a total equal to it: `total` counts pages, the vendor's table says."""
+    first = drive(Walk(size), Server.of(count, Speech(offset=offset, total="pages")))
+    assert first.ids == list(range(count))
+    again = Server.of(count, Speech(offset=offset, total="pages"))
+    assert drive(Walk(size, cached=first.walk.lesson), again).ids == list(range(count))
+
+
+def test_ten_thousand_rows_on_a_hundred_pages() -> None:
+    assert drive(Walk(100), Server.of(10_000, Speech(total="pages"))).ids == list(range(10_000))
+
+
+@pytest.mark.parametrize("prefetch", [1, 4])
+@pytest.mark.parametrize("at", range(1, 9))
+def test_one_deleted_at_the_head_and_one_arriving_at_the_tail(at: int, prefetch: int) -> None:
+    moves = [*[Move()] * at, Move(deletes=(0,), appends=1)]
+    server = Server.of(1000, moves=moves)
+    driven = drive(Walk(100, prefetch=prefetch), server)
+    assert driven.proven
+    assert not server.least - Counter(driven.events)
+
+
+@pytest.mark.parametrize(("count", "size"), [(173, 50), (31, 8)])
+@pytest.mark.parametrize("short", [None, 0, 2])
+@pytest.mark.parametrize("repeat", ["extra", "instead"])
+def test_pages_that_repeat_a_row_leave_one_out_and_come_short(
+    count: int, size: int, short: int | None, repeat: str
+) -> None:
+    speech = Speech(offset="row", short=short, repeat=repeat)
+    server = Server.of(count, speech)
+    driven = drive(Walk(size), server)
+    assert not driven.proven or not server.least - Counter(driven.events)
+
+
+@pytest.mark.parametrize("size", [10, 100, 3])
+@pytest.mark.parametrize("total", ["rows", "pages", "absent"])
+@pytest.mark.parametrize("offset", ["page", "row"])
+@pytest.mark.parametrize("ids", ["repeated", "missing", "mixed"])
+def test_ids_that_repeat_or_are_missing(ids: str, offset: str, total: str, size: int) -> None:
+    server = Server.of(31, Speech(offset=offset, total=total), ids=ids)
+    driven = drive(Walk(size), server)
+    assert driven.proven
+    assert driven.events == server.events
+
+
+@pytest.mark.parametrize("size", [3, 10, 100])
+@pytest.mark.parametrize("offset", ["page", "row"])
+def test_whole_rows_that_repeat(offset: str, size: int) -> None:
+    server = Server.of(31, Speech(offset=offset), ids="alike")
+    driven = drive(Walk(size), server)
+    assert driven.proven
+    assert driven.events == server.events
+
+
+@pytest.mark.parametrize("size", [5, 10, 25, 100])
+@pytest.mark.parametrize("obedient", [True, False])
+def test_fresh_ids_in_every_answer(size: int, *, obedient: bool) -> None:
+    """A mock server: the walk ends, complete in one look or with an error."""
+    fresh, walk, given = counting(), Walk(size), 0
+    while requests := walk.requests():
+        rows = min(25, requests[0].limit) if obedient else 25
+        events = tuple(TargetEvent(next(fresh)) for _ in range(rows))
+        answer = EventsPage(events, Pagination(size, requests[0].offset, 25))
+        given += sum(len(batch.page.events) for batch in walk.feed(requests[0], answer))
+        assert walk.report.requests < 200
+    assert given <= 200
+    assert walk.report.complete or walk.error is not None
+
+
+@pytest.mark.parametrize("offset", ["page", "row"])
+@pytest.mark.parametrize("received", [1, 7, 30, 100, 136])
+def test_an_undated_checkpoint_on_a_server_that_is_not_known(offset: str, received: int) -> None:
+    server = Server.of(137, Speech(offset=offset), dated=False)
+    first = drive(Walk(10), server)
+    cursor, left = Cursor(first.walk.start), received
+    for batch in first.batches:
+        cursor.advance(batch)
+        cursor.received = min(left, len(batch.page.events))
+        left -= cursor.received
+        if not left:
+            break
+    checkpoint = cursor.checkpoint(first.walk.detected)
+    start = Checkpoint(checkpoint.row, checkpoint.last)
+    rest = drive(Walk(10, start=start), server)
+    assert rest.proven
+    assert rest.ids == list(range(received, 137))
+
+
+SPEECHES = [
+    Speech(offset=offset, total=total)
+    for offset in ("page", "row")
+    for total in ("rows", "pages", "absent", "zero", "half")
+]
+
+
+@pytest.mark.parametrize("speech", SPEECHES, ids=str)
+@pytest.mark.parametrize("size", [10, 100])
+@pytest.mark.parametrize("count", [3, 25, 250])
+def test_nothing_new_behind_a_checkpoint_costs_one_request(
+    speech: Speech, size: int, count: int
+) -> None:
+    first = drive(Walk(size), Server.of(count, speech))
+    checkpoint = place_behind(first)
+    again = drive(Walk(size, start=checkpoint, cached=first.walk.lesson), Server.of(count, speech))
+    assert again.proven
+    assert again.events == []
+    assert again.walk.report.requests == 1
+    assert not again.walk.report.moved
+
+
+def place_behind(driven: Driven) -> Checkpoint:
+    cursor = Cursor(driven.walk.start)
+    for batch in driven.batches:
+        cursor.advance(batch)
+        cursor.finish()
+    return cursor.checkpoint(driven.walk.detected)
+
+
+def test_a_tail_deleted_before_a_checkpoint_is_told_in_one_request() -> None:
+    server = Server.of(9)
+    checkpoint = place_behind(drive(Walk(4), server))
+    del server.rows[-3:]
+    again = drive(Walk(4, start=checkpoint), server)
+    assert again.proven
+    assert again.walk.report.moved
+    assert again.walk.report.requests == 1
+
+
+@pytest.mark.parametrize("speech", SPEECHES, ids=str)
+@pytest.mark.parametrize("size", [10, 100])
+@pytest.mark.parametrize("count", [10, 25, 101, 250, 1000])
+def test_requests_of_a_client_that_knows_the_server(speech: Speech, size: int, count: int) -> None:
+    first = drive(Walk(size, prefetch=4), Server.of(count, speech))
+    lesson = first.walk.lesson
+    later = drive(Walk(size, prefetch=4, cached=lesson), Server.of(count, speech))
+    assert first.ids == later.ids == list(range(count))
+    fewest = 1 if count <= size else 1 + -(-(count - size) // (size - 1))
+    fewest += speech.total in {"absent", "zero", "half"}
+    assert later.walk.report.requests <= fewest * 1.15 + 1
+    assert first.walk.report.requests <= fewest * 1.15 + 4
+
+
+def test_a_server_that_refuses_pages_above_the_size_asked_for() -> None:
+    """Limits a little above `page_size` are an attempt, which may be refused."""
+    server, walk, got = Server.of(500), Walk(20), []
+    refused = 0
+    while requests := walk.requests():
+        request = requests[0]
+        answer = server.answer(request)
+        if request.limit > 20:
+            answer, refused = ApiError("limit cannot be greater than 20", code=11029), refused + 1
+            assert walk.is_response(request, answer)
+        got += [event for batch in walk.feed(request, answer) for event in batch.page.events]
+    assert walk.report.complete
+    assert got == server.events
+    assert refused == 1
