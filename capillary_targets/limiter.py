@@ -216,7 +216,7 @@ class RequestLimiter:
         self.rate.ended()
         self.breaker.ended(probe=permit.probe)
         if outcome == "ok":
-            self.rate.accepted(now, permit.sent)
+            self.rate.accepted(permit.sent)
             if self.breaker.succeeded(permit.sent) and self._controller is not None:
                 self._controller.restart()
         elif outcome == "throttled":
@@ -327,7 +327,7 @@ class RequestLimiter:
             said = f"our own rate budget{self._budget_name} is used up"
         elif now >= self.breaker.paused_until:
             said = (
-                f"our own pace of {self.rate.rate:.3g} requests a second, learned from the "
+                f"our own pace of {self.rate.rate(now):.3g} requests a second, learned from the "
                 "server's refusals, leaves no room before the deadline"
             )
         elif self.breaker.overloaded:

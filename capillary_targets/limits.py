@@ -253,6 +253,46 @@ _ALIKE: Final = 1.5
 _MEASUREMENTS: Final = 3
 _FEW: Final = 5
 """Fewer accepted requests than this say nothing of a rate."""
+_HELD: Final = 6
+"""Units of time for which a pace stays as it is."""
+_GROWTH: Final = 0.09
+_FORGOTTEN: Final = 100
+"""A pace that has grown so many times is none."""
+
+
+@define(eq=False, repr=False)
+class _Pace:
+    """A rate to keep: as it is for a while, then growing, slowly at first, until a refusal."""
+
+    base: float
+    unit: float
+    since: float
+    good: float = field(init=False)  # the latest rate that held
+    _held_until: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.good = self.base
+        self._held_until = self.since + _HELD * self.unit
+
+    def rate(self, now: float) -> float:
+        """Requests a second."""
+        units = max(0.0, now - self._held_until) / self.unit
+        return self.base * math.exp(min(_GROWTH * units**2, 50.0))
+
+    def slow_down(self, now: float) -> None:
+        """A request was refused: the pace is too fast."""
+        rate = self.rate(now)
+        if now > self._held_until:
+            self.good = self.base
+        if now < self.since + self.unit:
+            pass  # an echo of the time before there was a pace
+        elif rate <= self.good:
+            rate *= 0.9
+        elif rate < 1.3 * self.good:  # the limit is about where it was
+            rate = _SAFETY * min(rate, 1.06 * self.good)
+        else:
+            rate = max(0.8 * rate, self.good)
+        self.base, self._held_until = rate, now + _HELD * self.unit
 
 
 @define(eq=False, repr=False)
@@ -266,37 +306,31 @@ class RateController:
     teaches nothing.
 
     If the pace does not lower the share of refusals by more than half, they are none of our making
-    (a key shared with others): it is dropped, and it takes longer to believe in one again. A
-    pace that holds grows slowly, then faster, until the next refusal.
+    (a key shared with others): it is dropped, and it takes longer to believe in one again.
     """
 
-    rate: float = field(init=False, default=math.inf)
-    """Requests a second."""
-    _next: float = field(init=False, default=-math.inf)
-    _in_flight: int = field(init=False, default=0)
     burst: float = field(init=False, default=math.inf)
     """Requests in flight after a pause: no more than have shown to be welcome."""
-    _since: float = field(init=False, default=-math.inf)
-    _saturated: bool = field(init=False, default=True)
-    _accepted: int = field(init=False, default=0)
-    _since_pause: int = field(init=False, default=0)
+    _pace: _Pace | None = field(init=False, default=None)
+    _next: float = field(init=False, default=-math.inf)
+    _in_flight: int = field(init=False, default=0)
     _refused_at: float | None = field(init=False, default=None)
     _resumed_at: float = field(init=False, default=-math.inf)
+    _since_pause: int = field(init=False, default=0)  # accepted, as the next
+    # The measurement that is going on, and those before it.
+    _since: float | None = field(init=False, default=None)
+    _accepted: int = field(init=False, default=0)
+    _saturated: bool = field(init=False, default=True)
     _rates: deque[float] = field(init=False, factory=deque)
     _needed: int = field(init=False, default=_MEASUREMENTS)
-    _unit: float = field(init=False, default=1.0)
-    _good: float = field(init=False, default=0.0)  # the latest rate that held
-    _echo_until: float = field(init=False, default=0.0)
-    _held_until: float = field(init=False, default=0.0)
-    _last_increase: float = field(init=False, default=0.0)
+    # Answers since there is a pace, or is none; and the share of refusals when there was none.
     _responses: int = field(init=False, default=0)
     _refusals: int = field(init=False, default=0)
-    _share: float = field(init=False, default=0.0)  # of refusals, before there was a pace
+    _share: float = field(init=False, default=0.0)
 
-    @property
-    def active(self) -> bool:
-        """Whether there is a pace."""
-        return self.rate < math.inf
+    def rate(self, now: float) -> float:
+        """Requests a second."""
+        return math.inf if self._pace is None else self._pace.rate(now)
 
     def delay(self, now: float) -> float:
         """Seconds until the pace lets a request through; inf: when another has ended."""
@@ -305,20 +339,20 @@ class RateController:
     def sent(self, now: float) -> None:
         """A request was let through."""
         self._in_flight += 1
-        if self._since == -math.inf:
+        if self._since is None:
             self._since = now
-        if self.active:
+        if self._pace is not None:
             # A late caller may catch up a twentieth of a second, no more: a pace, not a burst.
-            self._next = max(self._next, now - 0.05) + 1.0 / self.rate
+            self._next = max(self._next, now - 0.05) + 1.0 / self._pace.rate(now)
 
     def ended(self) -> None:
         """A request that was sent is over, whatever became of it."""
         self._in_flight -= 1
 
-    def accepted(self, now: float, sent: float) -> None:
+    def accepted(self, sent: float) -> None:
         """A request was not refused."""
         if self._refused_at is not None and sent > self._refused_at:
-            self._learn(sent, sent - self._refused_at)
+            self._measure(sent, sent - self._refused_at)
             self.burst = max(3, self._since_pause // 4)
             self._since_pause = 0
             self._refused_at, self._resumed_at = None, sent
@@ -326,8 +360,6 @@ class RateController:
         self._responses += 1
         self._since_pause += 1
         self.burst = max(self.burst, self._since_pause // 2)
-        if self.active:
-            self._grow(now)
 
     def refused(self, now: float, sent: float, *, paused: bool, saturated: bool) -> None:
         """A request was refused. All refusals of one burst are one.
@@ -339,69 +371,50 @@ class RateController:
             saturated: whether the limits held requests back when it was sent, not a lack of them.
 
         """
+        self._responses += 1
         self._refusals += 1
-        if self._refused_at is None and sent >= self._resumed_at and (paused or self.active):
+        new = self._refused_at is None and sent >= self._resumed_at
+        if new and (paused or self._pace is not None):
             self._refused_at = now
             self._saturated = self._saturated and saturated
-            if self.active:
-                self._slow_down(now)
+            if self._pace is not None:
+                self._slow_down(now, self._pace)
 
-    def _learn(self, now: float, pause: float) -> None:
-        """Requests are accepted again: measure the rate since the last such moment."""
-        passed = now - self._since
-        if passed < 1.0 or (self._accepted < _FEW and not self.active):
+    def _measure(self, now: float, pause: float) -> None:
+        """Requests are accepted again: what was the rate since the last such moment."""
+        passed = now - (now if self._since is None else self._since)
+        if passed < 1.0 or self._accepted < _FEW:
             return  # too little: together with what follows
-        if not self._saturated:
-            self._rates.clear()
-        elif not self.active:
-            self._rates.append(self._accepted / passed)
+        rate, saturated = self._accepted / passed, self._saturated
         self._accepted, self._since, self._saturated = 0, now, True
+        if self._pace is not None or not saturated:
+            self._rates.clear()
+            return
+        self._rates.append(rate)
         if len(self._rates) > self._needed:
             self._rates.popleft()
         if len(self._rates) == self._needed and max(self._rates) <= _ALIKE * min(self._rates):
-            self.rate = self._good = _SAFETY * _median(list(self._rates))
-            self._unit = min(max(pause, 1.0), 5.0)
-            self._share = self._refusals / (self._responses + self._refusals)
+            base = _SAFETY * _median(list(self._rates))
+            self._pace = _Pace(base, min(max(pause, 1.0), 5.0), now)
+            self._share = self._refusals / self._responses
             self._refusals = self._responses = 0
-            self._echo_until = now + self._unit
-            self._hold(now)
-            self._rates.clear()
 
-    def _hold(self, now: float) -> None:
-        self._held_until = self._last_increase = now + 6 * self._unit
-
-    def _grow(self, now: float) -> None:
-        """By 9 % in the first unit after the hold, by more in each that follows."""
-        if now > self._last_increase:
-            if self._last_increase == self._held_until:
-                self._good = self.rate
-            since, until = ((t - self._held_until) / self._unit for t in (self._last_increase, now))
-            exponent = 0.09 * (until**2 - since**2)
-            self.rate = self.rate * math.exp(exponent) if exponent < 50 else math.inf
-            self._last_increase = now
-
-    def _slow_down(self, now: float) -> None:
-        """Refused in spite of the pace: it was too fast, or a pace is no remedy."""
-        share = self._refusals / (self._responses + self._refusals)
-        if self._refusals >= 3 and share > 0.4 * self._share:
-            self.rate = math.inf
-            self._next = -math.inf
+    def _slow_down(self, now: float, pace: _Pace) -> None:
+        if pace.rate(now) > _FORGOTTEN * pace.good:
+            self._drop()
+        elif self._refusals >= 3 and self._refusals / self._responses > 0.4 * self._share:
+            self._drop()
             self._needed = min(2 * self._needed, 100)
-            self._refusals = self._responses = 0
-            return
-        if self._refusals >= 4 * _FEW:  # a remedy so far; what is long past counts less
-            self._needed = _MEASUREMENTS
-            self._refusals //= 2
-            self._responses //= 2
-        if now < self._echo_until:
-            pass  # of the time before there was a pace
-        elif self.rate <= self._good:
-            self.rate *= 0.9
-        elif self.rate < 1.3 * self._good:  # as good as known
-            self.rate = _SAFETY * min(self.rate, 1.06 * self._good)
         else:
-            self.rate = max(0.8 * self.rate, self._good)
-        self._hold(now)
+            if self._refusals >= 4 * _FEW:  # a remedy so far; what is long past counts less
+                self._needed = _MEASUREMENTS
+                self._refusals //= 2
+                self._responses //= 2
+            pace.slow_down(now)
+
+    def _drop(self) -> None:
+        self._pace, self._next = None, -math.inf
+        self._refusals = self._responses = 0
 
 
 _FAILURES: Final = 8
