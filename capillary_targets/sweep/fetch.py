@@ -278,9 +278,9 @@ class UserFetcher:
         if self.options.moved:
             return _Written(rule, ledger_rows=self.directory.ledger.written(user, rule))
         written = _Written(rule)
-        for place in self.directory.ledger.row_ranges(user):
-            path = self.directory.part("events", place.part)
-            written.read(self.format.read_events(path, place.start, place.length))
+        for part, start, length in self.directory.ledger.row_ranges(user):
+            path = self.directory.part("events", part)
+            written.read(self.format.read_events(path, start, length))
         return written
 
 

@@ -30,7 +30,6 @@ __all__ = [
     "Mark",
     "PartCommit",
     "PartRecord",
-    "RowRange",
     "UserRecord",
     "WrittenRow",
     "is_locked",
@@ -81,15 +80,6 @@ def is_locked(error: sqlite3.Error) -> bool:
     """Whether another program locks the database, so that the same call may succeed later."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
-@frozen
-class RowRange:
-    """Where a user's events are in a part: bytes of a JSON Lines file, rows of a Parquet file."""
-
-    part: str
-    start: int
-    length: int
 
 
 @frozen
@@ -294,14 +284,17 @@ class Ledger:
             for rule, count, last, date, target in found
         }
 
-    def row_ranges(self, user: int) -> list[RowRange]:
-        """Where a user's events are."""
+    def row_ranges(self, user: int) -> list[tuple[str, int, int]]:
+        """Where a user's events are: part, start and length.
+
+        Those are bytes of a JSON Lines file, rows of a Parquet file.
+        """
         found = self._db.execute(
             "SELECT name, start, length FROM row_ranges JOIN parts "
             "ON number = part AND kind = 'events' WHERE user_id = ? ORDER BY part",
             (user,),
         )
-        return [RowRange(*row) for row in found]
+        return found.fetchall()
 
     def deleted(self, user: int, rule: int) -> Counter[int]:
         """Keys of a target's rows that are in files and no longer on the server."""

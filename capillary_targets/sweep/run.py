@@ -97,10 +97,16 @@ async def run(
     settings = options.settings(str(client.session.settings.base_url), _account(client))
     with ExitStack() as stack:
         directory = Directory(Path(out), settings)
-        await _while_locked(lambda: stack.enter_context(directory))
-        state = await _while_locked(
-            lambda: directory.ledger.start_run(settings, _now(), new=options.incremental)
-        )
+        try:
+            await _while_locked(lambda: stack.enter_context(directory))
+            state = await _while_locked(
+                lambda: directory.ledger.start_run(settings, _now(), new=options.incremental)
+            )
+        except sqlite3.Error as error:
+            raise SweepRefused(
+                f"the ledger in {out} cannot be used: {error}; stop the program that locks it, or "
+                "name another directory"
+            ) from error
         sweep = _Run(
             client.session.with_options(wait_for_limits=True),
             directory,

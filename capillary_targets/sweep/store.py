@@ -189,7 +189,7 @@ class Directory:
                     self._compare(self._settings)
                     self._recover(moved=bool(self._settings.get("moved")))
             except sqlite3.DatabaseError as error:
-                if is_locked(error):
+                if is_locked(error) and self._settings is not None:
                     raise
                 raise SweepRefused(
                     f"{self.path / LEDGER} cannot be used ({error}); mend that, or name another "

@@ -25,6 +25,7 @@ from capillary_targets.sweep import (
     SweepRefused,
     SweepStopped,
     UsersFile,
+    make_report,
     run,
 )
 from capillary_targets.sweep.jsonl import JsonLines
@@ -156,6 +157,25 @@ async def test_another_program_may_read_the_ledger_meanwhile(swept: Swept, tmp_p
         assert (await swept(sandbox, limits=PartLimits(users=2))).all_complete
         assert reader.execute("SELECT count(*) FROM users").fetchone() == (1,)
         reader.close()
+    assert written(tmp_path) == true_events(sandbox.world)
+
+
+async def test_a_ledger_that_stays_locked_is_refused(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("_LOCK_POLL", "_LOCK_WAIT"):
+        monkeypatch.setattr(sys.modules[run.__module__], name, 0.0)
+    sandbox = Sandbox(**SMALL)
+    async with sandbox:
+        await swept(sandbox, [1_000_001])
+        other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(SweepRefused, match="database is locked"):
+            await swept(sandbox)
+        with pytest.raises(SweepRefused, match="database is locked"):
+            make_report(tmp_path)
+        other.close()
+        assert (await swept(sandbox)).all_complete
     assert written(tmp_path) == true_events(sandbox.world)
 
 

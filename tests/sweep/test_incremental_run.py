@@ -298,7 +298,10 @@ async def test_events_without_vanished_ones_are_what_the_service_holds(
         one, other, third = ((user, world.targets(user)[0].id) for user in users)
 
         async def night() -> Summary:
-            return await swept(sandbox, users, format="parquet", page_size=5, incremental=True)
+            summary: Summary = await swept(
+                sandbox, users, format="parquet", page_size=5, incremental=True
+            )
+            return summary
 
         await night()
         before = world.events(*one)
