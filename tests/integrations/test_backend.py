@@ -141,7 +141,7 @@ async def test_error_in_the_middle_is_said_in_the_stream(
         async with visitor.get(f"/users/{user}/events") as answer:
             *events, last, _ = (await answer.text()).split("\n\n")
     assert answer.status == 200
-    assert len(events) == 200
+    assert 100 <= len(events) <= 200  # two pages, which may overlap
     assert last.startswith('event: failed\ndata: {"error":"ServiceUnavailable"')
 
 
