@@ -201,7 +201,7 @@ async def _retry(
         return None
     outcome = outcome_of(error)
     asked = error.retry_after is not None
-    if session.wait_for_limits and (outcome == "throttled" or (outcome == "overload" and asked)):
+    if session.wait_for_limits and asked and outcome in {"throttled", "overload"}:
         wait = 0.0  # the limiter holds everybody back for as long as it takes
     else:
         wait = policy.backoff(attempts, random.random(), error.retry_after)

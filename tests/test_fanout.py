@@ -13,6 +13,8 @@ from capillary_targets import (
     InvalidUser,
     NoRecordFound,
     RateLimit,
+    RateLimited,
+    RetryDetails,
     RetryPolicy,
     ServiceUnavailable,
     TargetPeriodNotFound,
@@ -262,6 +264,29 @@ async def test_a_refusal_pauses_the_sweep_and_fails_nobody() -> None:
         with no_waiting():
             outcomes = [outcome async for outcome in client.sweep(sandbox.world.user_ids())]
     assert all(outcome.complete for outcome in outcomes)
+
+
+@pytest.mark.parametrize("hint", ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "soon", None])
+async def test_a_refusal_without_a_pause_is_retried_after_a_backoff(hint: str | None) -> None:
+    details: list[object] = []
+    sandbox = Sandbox(users=10)
+    sandbox.faults.add(Fault.http(429, retry_after=hint), times=10)
+    retry = RetryPolicy(wait_initial=0.01)
+    async with sandbox, client_of(sandbox, retry=retry, hooks=[details.append]) as client:
+        assert all([outcome.complete async for outcome in client.sweep(sandbox.world.user_ids())])
+    waits = [detail.wait for detail in details if isinstance(detail, RetryDetails)]
+    assert len(waits) == 10
+    assert all(0 < wait < 0.2 for wait in waits)
+
+
+@pytest.mark.parametrize("outcome", ["429", "503"])
+async def test_a_sweep_does_not_wait_for_a_pause_of_an_hour(outcome: str) -> None:
+    sandbox = Sandbox(users=5)
+    sandbox.faults.add(Fault.http(int(outcome), retry_after=3600))
+    async with sandbox, client_of(sandbox) as client:
+        with pytest.raises((RateLimited, ServiceUnavailable)) as caught:
+            assert [one async for one in client.sweep(sandbox.world.user_ids()).events()]
+    assert caught.value.retry_after == pytest.approx(3600, abs=10)
 
 
 async def test_a_target_that_comes_twice_is_walked_once(sandbox: Sandbox) -> None:
