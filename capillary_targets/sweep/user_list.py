@@ -48,6 +48,7 @@ _NAMES: Final = (
 _INVISIBLE: Final = dict.fromkeys([0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060])
 """Byte order marks and other characters without a width, to be deleted."""
 _INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{,40})")
+_PLAIN_ID: Final = re.compile("[1-9][0-9]{,17}")
 _DECIMAL: Final = re.compile(r"([+-]?[0-9]{1,20})(?:\.([0-9]{,30}))?(?:[eE]([+-]?[0-9]{1,3}))?")
 _GROUPED: Final = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f][0-9]{3})+")
 _LONG: Final = 2**63
@@ -300,10 +301,11 @@ class UserListParser:
         """The id of a record, why there is none, or None for one that does not count."""
         if isinstance(record, str):
             return self._bad_line(number, line, record)
+        if len(record) == self._columns and _PLAIN_ID.fullmatch(record[self._index or 0]):
+            self.good += 1  # nearly every line
+            return int(record[self._index or 0])
         fields = [text.translate(_INVISIBLE).strip() for text in record]
-        if not any(fields):
-            return None
-        if self._index is None and self._find_column(fields):
+        if not any(fields) or (self._index is None and self._find_column(fields)):
             return None
         if self._columns == 1 and "#" in fields[0]:
             fields = [fields[0].partition("#")[0]]
@@ -342,15 +344,17 @@ class UserListParser:
         """Choose the column by the first record. Returns whether that is a heading."""
         ids = [place for place, text in enumerate(fields) if _is_user_id(text)]
         rank, usual = _usual([*map(_letters, fields)])
+        heading = True
         if self.column is not None:
-            found, by_name = self._wanted(fields)
-            ids = [] if by_name else ids
+            found, heading = self._wanted(fields)
+            heading = heading or found[0] not in ids
         elif usual and (rank == 0 or not ids):
-            found, ids = usual, []
+            found = usual
         elif not fields[0] and fields[1:] == [*map(str, range(len(fields) - 1))]:
-            found, ids = [*range(1, len(fields))], []  # a pandas index beside columns without names
+            found = [*range(1, len(fields))]  # a pandas index beside columns without names
         else:
             found = ids or [*range(len(fields))]
+            heading = not ids and not (len(fields) == 1 and re.search("[0-9]", fields[0]))
         if len(found) != 1:
             self._refuse_column(fields, found)
         (self._index,) = found
@@ -359,9 +363,7 @@ class UserListParser:
         self._columns = len(fields)
         filled = [place for place, text in enumerate(fields) if text]
         self._required = max(self._index, *filled) + 1
-        return self._index not in ids and not (
-            len(fields) == 1 and re.search("[0-9]", fields[0]) and not usual
-        )
+        return heading
 
     def _wanted(self, fields: list[str]) -> tuple[list[int], bool]:
         """The places of the column that was asked for, and whether by its name."""

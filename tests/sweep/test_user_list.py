@@ -84,6 +84,8 @@ async def test_a_late_bad_line_is_only_that(tmp_path: Path):
         ('"user_id","name"\n"7","ann"\n', None, [7]),
         ("year,2024,user_id\n1,2,7\n", None, [7]),
         ("2024,amount\n7,8\n", "2024", [7]),
+        ("id2\n7\n", "id2", [7]),
+        ("7\n8\n", "1", [7, 8]),
         ("a,Größe\n1,7\n", "größe", [7]),
         # Spreadsheets.
         ("sep=;\nuser_id;amount\n7;1,5\n", None, [7]),
