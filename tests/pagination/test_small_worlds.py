@@ -64,6 +64,7 @@ def test_small_worlds() -> None:
     assert explore(range(4), 1, ("unique", "repeated")) == []
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["unique", "repeated", "missing", "mixed"])
 def test_larger_worlds(kind: str) -> None:
     if settings.get_current_profile_name() != "nightly":

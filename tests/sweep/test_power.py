@@ -28,6 +28,7 @@ from .power import PLAINLY, Call, Disk, at_random, record, write_state
 
 NIGHTLY = settings.get_current_profile_name() == "nightly"
 STATES = 10_000 if NIGHTLY else 400
+pytestmark = pytest.mark.nightly
 
 DRIVER = """
 import asyncio, json, os, sys
