@@ -490,6 +490,7 @@ class CircuitBreaker:
             return False
         ended = self.half_open and self.overloaded
         self.half_open = self.overloaded = False
+        self.announced_until = -math.inf
         self._probes = 0
         self._pause = _FIRST_PAUSE
         self._succeeded = True

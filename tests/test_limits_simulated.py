@@ -235,6 +235,8 @@ def test_a_pause_is_for_everybody_and_too_long_a_one_fails_sweeps_too(
         gate.release(await gate.acquire(person), "ok")
         for _ in range(20):
             gate.release(await gate.acquire(person), "ok")
+        gate.release(await gate.acquire(sweep), outcome, 2.0)  # type: ignore[arg-type]
+        gate.release(await gate.acquire(sweep), "ok")
 
     simulate(main())
 
