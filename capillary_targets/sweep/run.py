@@ -48,7 +48,9 @@ _LOCK_POLL: Final = 0.2
 _SHARE_FROM: Final = 100
 """Users asked before `max_failures` as a share counts."""
 _UNREACHABLE: Final = 50
-"""Users in a row whom no answer reached, after which the server counts as unreachable."""
+_NEVER_REACHED: Final = 3
+"""Users in a row whom no answer reached, after which the server counts as unreachable; fewer where
+none ever came, for an outage is waited for."""
 _RESERVED_FILES: Final = 12
 """Descriptors for parts, the ledger and what Python opens now and then."""
 
@@ -174,6 +176,7 @@ class _Run:
     _earlier: tuple[int, int, float] = field(init=False)
     _unreached: int = field(init=False, default=0)
     """Users in a row whom no answer reached."""
+    _reached: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
         self._started = self._clock()
@@ -305,7 +308,8 @@ class _Run:
         """Raise `SweepStopped` where going on is of no use."""
         unreached = isinstance(result.error, ConnectionFailed | RequestTimeout | ServiceUnavailable)
         self._unreached = self._unreached + 1 if unreached else 0
-        if self._unreached >= _UNREACHABLE:
+        self._reached = self._reached or not unreached
+        if self._unreached >= (_UNREACHABLE if self._reached else _NEVER_REACHED):
             raise SweepStopped(
                 f"the server cannot be reached: {self._unreached} users in a row failed, the last "
                 f"with: {result.error}; run the same command again to resume"

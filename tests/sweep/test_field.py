@@ -367,7 +367,7 @@ async def test_a_server_that_cannot_be_reached_is_not_asked_for_everybody(
         with pytest.raises(SweepStopped, match="the server cannot be reached"):
             await swept(sandbox)
         (summary,) = read_jsonl(tmp_path / "summary.json")
-        assert 50 <= summary["failed"] <= 60
+        assert 3 <= summary["failed"] <= 20
         sandbox.faults.clear()
         assert (await swept(sandbox)).all_complete
     assert written(tmp_path) == true_events(sandbox.world)
