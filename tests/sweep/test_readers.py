@@ -16,7 +16,11 @@ from .conftest import connected, needed
 DOCS = Path(__file__).parents[2] / "docs" / "sweeps.md"
 LINES = re.findall(r"```python\n(import [^\n]*)\n```", DOCS.read_text())
 READERS = ("duckdb", "polars", "pandas", "pyarrow")
-WORLDS: list[dict[str, Any]] = [{"seed": 1}, {"seed": 2, "iso": True}, {"seed": 3}]
+WORLDS: list[dict[str, Any]] = [
+    {"seed": 1},
+    {"seed": 2, "iso": True, "missing_ids": 0.3},
+    {"seed": 3, "rows_per_id": 2},
+]
 
 
 class Truth(NamedTuple):
