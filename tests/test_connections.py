@@ -35,9 +35,8 @@ async def echo(peer: Peer, path: str) -> None:
 
 
 async def burst(client: TargetsClient, users: range) -> list[Any]:
-    return await asyncio.gather(
-        *(client.active_targets(user) for user in users), return_exceptions=True
-    )
+    calls = [client.active_targets(user) for user in users]
+    return list(await asyncio.gather(*calls, return_exceptions=True))
 
 
 def right(outcomes: list[Any], users: range) -> bool:

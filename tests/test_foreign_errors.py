@@ -211,10 +211,10 @@ async def _call(seam: str, error: Exception, *, refused: bool) -> object:
         ):
             for one in patches:
                 one.start()
-            (outcome,) = await asyncio.gather(client.active_targets(1), return_exceptions=True)
+            outcomes = await asyncio.gather(client.active_targets(1), return_exceptions=True)
             for one in patches:
                 one.stop()
-            return outcome
+            return outcomes[0]
 
 
 @examples(300)
