@@ -38,6 +38,8 @@ async def sandbox(
     max_limit: int = 1000,
     insert_per_request: int = 0,
     append_per_request: int = 0,
+    notify: str | None = None,
+    notify_header: str | None = None,
 ) -> int:
     """Serve a made-up world through the documented API until Ctrl-C.
 
@@ -63,12 +65,18 @@ async def sandbox(
         max_limit: The most rows on a page, whatever is asked for.
         insert_per_request: Events that come late, before each request for them.
         append_per_request: Events that come, before each request for them.
+        notify: Push the vendor's notification of each event written to this address.
+        notify_header: A static header that these carry, such as "X-Webhook-Secret: s3cret".
     """
     if rate_limit is not None:
         limit = rate_of(rate_limit, "--rate-limit")
         budget: tuple[int, float] | None = (limit.requests, limit.per)
     else:
         budget = None
+    name, colon, value = (notify_header or "").partition(":")
+    if notify_header and not colon:
+        raise UsageError(f"--notify-header takes NAME: VALUE, not {notify_header!r}")
+    headers = {name: value.strip()} if colon else {}
     try:
         server = Sandbox(
             port=port,
@@ -88,6 +96,8 @@ async def sandbox(
             max_limit=max_limit,
             insert_per_request=insert_per_request,
             append_per_request=append_per_request,
+            notify=notify,
+            notify_headers=headers,
         )
         url = await server.start()
     except (OSError, ValueError, OverflowError) as error:

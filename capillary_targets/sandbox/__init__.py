@@ -5,6 +5,7 @@ It imports nothing from the rest of the package, so it can be trusted to disagre
 
 from .faults import Fault
 from .model import Event, Group, Period, Rule
+from .notifications import Notifications, PushAttempt
 from .server import RecordedRequest, Sandbox
 from .settings import SandboxSettings
 from .world import EventHistory, World
@@ -14,7 +15,9 @@ __all__ = [
     "EventHistory",
     "Fault",
     "Group",
+    "Notifications",
     "Period",
+    "PushAttempt",
     "RecordedRequest",
     "Rule",
     "Sandbox",

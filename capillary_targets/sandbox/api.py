@@ -172,6 +172,7 @@ class Api:
     def _change(self, user: int, rule: int) -> None:
         """Change the world before an events request, as the settings say."""
         settings, world = self._settings, self._world
+        world.count_request(user, rule)
         number, self._events_requests = self._events_requests, self._events_requests + 1
         if settings.between_requests is not None:
             settings.between_requests(world, number)

@@ -7,8 +7,9 @@ import ipaddress
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import msgspec
 from aiohttp import web
@@ -18,15 +19,18 @@ from .api import Api
 from .auth import Authenticator
 from .faults import Call, Faults, inject, named
 from .limits import CapacityLimit, RateWindow
+from .notifications import Notifications
 from .page import front_page
-from .responses import ErrorResponse
+from .responses import ErrorResponse, encode
 from .settings import SandboxSettings
-from .world import World, splitmix64
+from .world import World, parse_date, splitmix64
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from aiohttp.typedefs import Handler
+
+    from .model import Event
 
     Answer = tuple[web.StreamResponse, int | None]
     """With the API's code in it."""
@@ -81,6 +85,19 @@ class FaultOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     probability: float = 1.0
 
 
+class EventOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An event to write, as the control API takes it: see `World.add_event`."""
+
+    user: int
+    rule: int
+    value: Decimal | None = Decimal("100.00")
+    date: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d$")] | None = (
+        None
+    )
+    event_name: str | None = None
+    unique_id: str | None = None
+
+
 class Sandbox:
     """The documented API as a local server.
 
@@ -107,6 +124,8 @@ class Sandbox:
         """API calls that arrived and have no answer yet."""
         self.max_in_flight = 0
         """The most of them at a time."""
+        self.notifications = Notifications(settings, self.world)
+        """What is pushed to `settings.notify`, and what became of it."""
         self._authenticator = Authenticator(settings)
         self._capacity = CapacityLimit(settings)
         self._rate = RateWindow(settings)
@@ -150,6 +169,7 @@ class Sandbox:
         """The world as seeded; no faults, tokens or records left. Settings stay as they are."""
         self.world.reset()
         self.faults.clear()
+        self.notifications.clear()
         self._authenticator.expire()
         self._rate.clear()
         self.requests.clear()
@@ -182,6 +202,7 @@ class Sandbox:
                 web.get("/sandbox/users.txt", self._users, name="users.txt"),
                 web.get("/sandbox/state", self._state, name="state"),
                 web.post("/sandbox/faults", self._add_fault, name="faults"),
+                web.post("/sandbox/events", self._add_event, name="events"),
                 web.post("/sandbox/reset", self._reset, name="reset"),
             ]
         )
@@ -195,6 +216,7 @@ class Sandbox:
             await runner.cleanup()
             raise
         self._runner = runner
+        self.notifications.start()
         host = self.settings.host
         self._url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
         return self._url
@@ -202,6 +224,7 @@ class Sandbox:
     async def stop(self) -> None:
         """Stop at once: requests in flight are dropped, connections closed."""
         runner, self._runner, self._url = self._runner, None, ""
+        await self.notifications.stop()
         if runner is not None:
             await runner.cleanup()
 
@@ -304,7 +327,10 @@ class Sandbox:
             "stalled": self.faults.stalled,
         }
         state = {name: getattr(self, name) for name in names}
-        return web.json_response({"counts": dict(self.counts), **state, "faults": faults})
+        pushes = {"pending": len(self.notifications), **self.notifications.counts}
+        return web.json_response(
+            {"counts": dict(self.counts), **state, "faults": faults, "notifications": pushes}
+        )
 
     async def _add_fault(self, request: web.Request) -> web.StreamResponse:
         """`{"fault": "http", "arguments": {"status": 503}, "times": 2, "path_contains": "/v3"}`."""
@@ -321,10 +347,37 @@ class Sandbox:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({"scheduled": len(self.faults)})
 
+    async def _add_event(self, request: web.Request) -> web.StreamResponse:
+        """`{"user": 1000001, "rule": 3001, "value": "12.340"}`; the answer is the event."""
+        _check_local(request)
+        try:
+            row = _written(self.world, await request.read())
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.Response(body=encode(row), content_type="application/json")
+
     async def _reset(self, request: web.Request) -> web.StreamResponse:
         _check_local(request)
         self.reset()
         return web.json_response({"reset": True})
+
+
+def _written(world: World, body: bytes) -> Event:
+    """Write the event that an `EventOrder` asks for.
+
+    Raises:
+        ValueError: it cannot be read, or there is no such user, rule, date or amount.
+    """
+    order = msgspec.json.decode(body, type=EventOrder)
+    if not world.has_user(order.user) or world.rule(order.rule) is None:
+        raise ValueError(f"there is no user {order.user}, or no rule {order.rule}")
+    if order.value is not None and not order.value.is_finite():
+        raise ValueError(f"value must be a number, not {order.value}")
+    if order.date is not None:
+        parse_date(order.date)
+    given = {"event_name": order.event_name, "unique_id": order.unique_id}
+    fields: dict[str, Any] = {name: text for name, text in given.items() if text is not None}
+    return world.add_event(order.user, order.rule, value=order.value, date=order.date, **fields)
 
 
 def _check_local(request: web.Request) -> None:

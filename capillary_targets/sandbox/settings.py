@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, get_args
+from urllib.parse import urlsplit
 
 from attrs import Attribute, define, field
 
@@ -19,6 +21,8 @@ LimitMode = Literal["capped", "capped-silent", "refused"]
 PastEnd = Literal["empty", "310149", "error", "404", "endless"]
 RepeatRows = Literal["no", "extra", "instead"]
 RetryHint = Literal["seconds", "date", "none"]
+NotifyEnvelope = Literal["raw", "enriched"]
+NotifyLogId = Literal["both", "loyaltyEventId", "eventLogId", "none"]
 
 _MOST_ROWS = 1 << 20
 
@@ -46,6 +50,26 @@ def _between(low: float, high: float | None = None, *, or_none: bool = False) ->
             raise ValueError(f"{attribute.name} must be {bounds}, not {value!r}")
 
     return check
+
+
+def _web_address(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    """A validator for an http or https address, or None."""
+    if value is None:
+        return
+    try:
+        parts = urlsplit(value)
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except (AttributeError, TypeError, ValueError):
+        known = False
+    if not known or not value.isprintable() or " " in value:
+        raise ValueError(f"{attribute.name} must be like http://127.0.0.1:8000/path, not {value!r}")
+
+
+def _headers(_: Any, attribute: Attribute[Any], value: Any) -> None:
+    """A validator for headers that go over the wire as they are."""
+    for name, text in value.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII) or not text.isprintable():
+            raise ValueError(f"{attribute.name} must be names and printable values, not {name!r}")
 
 
 def _fixed(_: Any, attribute: Attribute[Any], value: Any) -> Any:
@@ -182,3 +206,32 @@ class SandboxSettings:
     """Data calls served at a time; more wait in line, so latency rises from there."""
     queue_limit: int | None = field(default=None, validator=_between(0, or_none=True))
     """Data calls that may wait in line; beyond, 503."""
+
+    # --- notifications: what is pushed when an event is written (contract §15) ---
+
+    notify: str | None = field(default=None, validator=_web_address)
+    """The address that the vendor's notifications are posted to; None: nothing is pushed."""
+    notify_headers: Mapping[str, str] = field(factory=dict, validator=_headers)
+    """Static headers of the brand's choosing, such as a secret; the vendor signs nothing."""
+    notify_envelope: NotifyEnvelope = field(default="raw", validator=_one_of(NotifyEnvelope))
+    """`enriched` holds the member's mobile and e-mail as well."""
+    notify_log_id: NotifyLogId = field(default="both", validator=_one_of(NotifyLogId))
+    """Where the event's log id stands: `loyaltyEventId`, the identifier `eventLogId`, or nowhere,
+    as in older samples."""
+    notify_shuffled: bool = False
+    """Whether notifications that wait together change places."""
+    notify_duplicates: float = field(default=0.0, validator=_between(0, 1))
+    """Share that is sent twice."""
+    notify_losses: float = field(default=0.0, validator=_between(0, 1))
+    """Share of the events that are never announced."""
+    notify_early: float = field(default=0.0, validator=_between(0, 1))
+    """Share of the events that are announced before the API shows them."""
+    notify_early_requests: int = field(default=1, validator=_between(0))
+    """Events requests after such a push that do not show its event yet."""
+    notify_delay: float = field(default=0.0, validator=_between(0))
+    """Seconds from the event to its push."""
+    notify_timeout: float = field(default=10.0, validator=_between(0.001))
+    """Seconds for an answer; then the push is repeated. Not scaled."""
+    notify_time_scale: float = field(default=1.0, validator=_between(0, 1))
+    """What a second of the delay and of the back-off (1, 2, 4, ... 3600 s, for 7 days) takes; 0
+    waits for nothing."""

@@ -11,13 +11,14 @@ from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from attrs import define
 
 from . import samples
 from .model import TODAY, Event, Group, Period, Rule
 from .settings import SandboxSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 FIRST_USER = 1_000_001
 FIRST_RULE = 3_001
@@ -67,6 +68,13 @@ class EventHistory(list[Event]):
         return bisect_right(self, date, key=_date)
 
 
+@define(slots=True, eq=False)
+class _Withheld:
+    row: Event
+    misses: int | None = None
+    """Requests that are still to miss it; None as long as it is not announced."""
+
+
 class World:
     """Users, their targets and their events; changes are kept until `reset`.
 
@@ -83,13 +91,19 @@ class World:
         self._cache: OrderedDict[tuple[int, int], EventHistory] = OrderedDict()
         self._cached_rows = 0
         self._enrolments: dict[int, frozenset[int]] = {}
+        self._withheld: dict[tuple[int, int], list[_Withheld]] = {}
         self._changes = 0
+        self.on_event: Callable[[Event], None] | None = None
+        """Called with each event that was written."""
+        self.on_enrolment: Callable[[int, Rule], None] | None = None
+        """Called with the user and the rule of each enrolment made."""
 
     def reset(self) -> None:
         """Undo every change."""
         self._histories.clear()
         self._cache.clear()
         self._enrolments.clear()
+        self._withheld.clear()
         self._cached_rows = self._changes = 0
 
     # --- users, targets, events ---
@@ -157,6 +171,8 @@ class World:
         """Enrol a user in a rule. Writes no event: add an `ENROL` one if you want it."""
         enrolled = {one.id for one in self.targets(user)}
         self._enrolments[user] = frozenset(enrolled | {self._rules[rule].id})
+        if self.on_enrolment is not None and rule not in enrolled:
+            self.on_enrolment(user, self._rules[rule])
 
     def unenrol(self, user: int, rule: int) -> None:
         """End an enrolment; the history stays readable."""
@@ -207,6 +223,8 @@ class World:
         )
         row = msgspec.structs.replace(row, **fields)
         history.insert(index, row)
+        if self.on_event is not None:
+            self.on_event(row)
         return row
 
     def insert_late(
@@ -236,6 +254,42 @@ class World:
     def delete_events(self, user: int, rule: int, index: int | slice = 0) -> None:
         """Delete the row at a position, or a slice of rows."""
         del self._changed(user, rule)[index]
+
+    # --- events that are announced before the API shows them ---
+
+    def withhold(self, row: Event) -> None:
+        """Hide a row from the API until `reveal_after`."""
+        key = (row.customer_id, row.target_rule_id)
+        self._changed(*key).remove(row)
+        self._withheld.setdefault(key, []).append(_Withheld(row))
+
+    def withheld(self, user: int, rule: int, period: int) -> list[Event]:
+        """The rows of a period that are hidden now."""
+        hidden = self._withheld.get((user, rule), ())
+        return [one.row for one in hidden if one.row.period_id == period]
+
+    def reveal_after(self, row: Event, requests: int) -> None:
+        """Show a hidden row once that many requests for its history have missed it."""
+        for one in self._withheld.get((row.customer_id, row.target_rule_id), ()):
+            if one.row is row and one.misses is None:
+                one.misses = requests
+
+    def count_request(self, user: int, rule: int) -> None:
+        """Show the rows that have been missed often enough; the others are missed once more."""
+        hidden = self._withheld.get((user, rule))
+        if hidden is None:
+            return
+        kept = []
+        for one in hidden:
+            if one.misses == 0:
+                history = self._changed(user, rule)
+                history.insert(history.index_for(one.row.event_date), one.row)
+                continue
+            one.misses = None if one.misses is None else one.misses - 1
+            kept.append(one)
+        self._withheld[user, rule] = kept
+        if not kept:
+            del self._withheld[user, rule]
 
     # --- inside ---
 
@@ -301,7 +355,7 @@ class World:
             display_name, unique_id, value = None, str(880_000_000 + draw % 10**8), None
             if name == "GENERIC_EVENT":
                 display_name = _DISPLAY_NAMES[draw % len(_DISPLAY_NAMES)]
-                unique_id, value = _uuid(key, bill), Decimal("1.000")
+                unique_id, value = make_uuid(key, bill), Decimal("1.000")
                 processed = _date_at(seconds + draw % (7 * 86_400))
             elif name != "ENROL":
                 value = _seeded_amount(splitmix64(key, index) >> 16)
@@ -427,7 +481,7 @@ def _seeded_amount(draw: int) -> Decimal:
             return Decimal(f"{units}.{rest % 100:02d}")
 
 
-def _uuid(key: int, index: int) -> str:
+def make_uuid(key: int, index: int) -> str:
     """A version 4 UUID for a behavioural event's request id."""
     digits = f"{splitmix64(key ^ 0xA5, index):016x}{splitmix64(key ^ 0x5A, index):016x}"
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"

@@ -1,11 +1,17 @@
 """The command as a process of its own: signals, broken pipes, and the sandbox in another one."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -53,6 +59,56 @@ def test_the_sandbox_serves_until_a_signal(number: signal.Signals, status: int):
         assert served.wait(20) == status
         assert served.stderr is not None
         assert served.stderr.read() == ""
+
+
+def test_the_sandbox_pushes_notifications():
+    bodies: list[dict[str, Any]] = []
+    secrets: list[str | None] = []
+    received = threading.Event()
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            secrets.append(self.headers["X-Secret"])
+            self.send_response(200)
+            self.end_headers()
+            received.set()
+
+        def log_message(self, *_: object) -> None:
+            """Not to stderr."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:
+        threading.Thread(target=door.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{door.server_port}/"
+        flags = ["--port", "0", "--notify", address, "--notify-header", "X-Secret: s3cret"]
+        with running("sandbox", *flags) as served:
+            assert served.stdout is not None
+            url = re.search(r"http://\S+", served.stdout.readline())[0]
+            order = json.dumps({"user": 564332013, "rule": 1986, "value": "12.34"}).encode()
+            with urlopen(f"{url}/sandbox/events", order) as answer:
+                event = json.load(answer)
+            assert received.wait(20)
+        door.shutdown()
+    assert bodies[0]["loyaltyEventId"] == str(event["eventLogId"])
+    assert bodies[0]["data"]["currentEventTargetValue"] == "12.340"
+    assert secrets == ["s3cret"] * len(bodies)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--notify", "localhost"], "notify must be like http://127.0.0.1:8000/path"),
+        (["--notify-header", "s3cret"], "--notify-header takes NAME: VALUE"),
+        (["--notify-header", "a b: c"], "notify_headers must be names and printable values"),
+    ],
+)
+def test_a_push_that_cannot_be_is_refused(flags: list[str], says: str):
+    with running("sandbox", "--port", "0", *flags) as served:
+        assert served.wait(20) == 2
+        assert served.stderr is not None
+        message = served.stderr.read()
+    assert says in message
+    assert message.count("\n") == 1
 
 
 def test_a_closed_pipe_ends_quietly():

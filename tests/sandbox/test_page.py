@@ -31,7 +31,7 @@ async def shell(script: str, directory: Path) -> tuple[int | None, str]:
 async def test_commands_of_the_front_page_show_something(caller: Caller, tmp_path: Path) -> None:
     async with (sandbox := Sandbox(users=3, username="o'till <1>", password="p $HOME")) as url:
         page = (await caller.get(url)).body.decode()
-        targets, events, commands, faults = (
+        targets, events, commands, faults, written = (
             html.unescape(one) for one in re.findall("<pre>(.*?)</pre>", page, re.DOTALL)
         )
         user = sandbox.world.user_ids()[0]
@@ -52,6 +52,10 @@ async def test_commands_of_the_front_page_show_something(caller: Caller, tmp_pat
         assert status == 0, out
         assert out.count("scheduled") == out.count("reset") == 1
         assert len(sandbox.faults) == 0
+        status, out = await shell(written, tmp_path)
+        assert status == 0, out
+        (rule, *_) = sandbox.world.targets(user)
+        assert json.loads(out)["eventLogId"] == sandbox.world.events(user, rule.id)[-1].event_log_id
 
 
 async def test_the_page_needs_nothing_from_outside_and_escapes_what_it_shows(

@@ -1,0 +1,435 @@
+"""What the sandbox pushes, and how: over real sockets, without the package's own parser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from capillary_targets.sandbox import Event, Sandbox
+
+from .conftest import Caller, until
+
+
+class Receiver:
+    """Answers with the statuses it was given, then 200."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[Any] = []
+        self.statuses: list[int] = []
+        self.gate: asyncio.Event | None = None
+        self.seen: Any = lambda: None
+        self.url = ""
+
+    async def receive(self, request: web.Request) -> web.Response:
+        self.bodies.append(await request.json())
+        self.headers.append(request.headers)
+        self.seen()
+        if self.gate is not None:
+            await self.gate.wait()
+        return web.Response(status=self.statuses.pop(0) if self.statuses else 200)
+
+    @property
+    def log_ids(self) -> list[str]:
+        return [body["loyaltyEventId"] for body in self.bodies]
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_post("/door", receiver.receive)
+    runner = web.AppRunner(app, shutdown_timeout=0.01)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/door"
+    yield receiver
+    await runner.cleanup()
+
+
+def pushing(receiver: Receiver, **settings: Any) -> Sandbox:
+    settings = {"users": 1, "targets": 4, "events": 25, "notify_time_scale": 0.0} | settings
+    return Sandbox(notify=receiver.url, exact_events=True, **settings)
+
+
+def rule_of(sandbox: Sandbox, *, behavioural: bool) -> int:
+    rules = sandbox.world.targets(1_000_001)
+    return next(rule.id for rule in rules if rule.behavioural is behavioural)
+
+
+def add(sandbox: Sandbox, *, behavioural: bool = False, **fields: Any) -> Event:
+    return sandbox.world.add_event(
+        1_000_001, rule_of(sandbox, behavioural=behavioural), **({"value": "0.01"} | fields)
+    )
+
+
+async def test_a_written_event_is_announced_in_the_vendors_words(receiver: Receiver) -> None:
+    headers = {"X-Webhook-Secret": "s3cret"}
+    async with (sandbox := pushing(receiver, notify_headers=headers)):
+        event = add(sandbox, value="14")
+        await sandbox.notifications.drained()
+    rule = sandbox.world.rule(event.target_rule_id)
+    (body,), (sent,) = receiver.bodies, receiver.headers
+    assert sent["X-Webhook-Secret"] == "s3cret"
+    assert sent["Content-Type"] == "application/json"
+    assert body["eventName"] == "targetAchievedValueUpdated"
+    assert body["loyaltyEventId"] == str(event.event_log_id)
+    data = body["data"]
+    assert data["customerIdentifiers"] == {"customerId": 1_000_001}
+    assert data["targetDetails"]["id"] == rule.id
+    assert data["targetDetails"]["targetPeriodId"] == event.period_id
+    assert data["currentEventTargetValue"] == "14.000"
+    assert data["definedTargetValue"] == f"{rule.target_value:.3f}"
+    period = sandbox.world.events(1_000_001, rule.id, event.period_id)
+    achieved = sum(
+        -abs(row.target_value) if row.event_name == "RETURN_BILL" else row.target_value
+        for row in period
+        if row.target_value is not None
+    )
+    assert Decimal(data["achievedTargetValue"]) == achieved
+    assert data["transactionId"] == int(event.unique_id)
+    keys = {one["key"]: one["value"] for one in data["triggeringActivity"]["identifiers"]}
+    assert keys == {"transactionId": event.unique_id, "eventLogId": str(event.event_log_id)}
+
+
+async def test_the_enriched_envelope_wraps_the_raw_one_and_holds_personal_data(
+    receiver: Receiver,
+) -> None:
+    async with (sandbox := pushing(receiver, notify_envelope="enriched")):
+        event = add(sandbox)
+        await sandbox.notifications.drained()
+    (body,) = receiver.bodies
+    assert body["eventType"] == "100_targetAchievedValueUpdated"
+    assert "eventId" not in body["attributes"]
+    assert body["attributes"]["loyaltyEventId"] == str(event.event_log_id)
+    assert "mobile" in body["attributes"]["data"]["customerIdentifiers"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "loyalty", "identifier"),
+    [
+        ("both", True, True),
+        ("loyaltyEventId", True, False),
+        ("eventLogId", False, True),
+        ("none", False, False),
+    ],
+)
+async def test_where_the_log_id_stands(
+    receiver: Receiver, setting: str, *, loyalty: bool, identifier: bool
+) -> None:
+    async with (sandbox := pushing(receiver, notify_log_id=setting)):
+        event = add(sandbox)
+        add(sandbox, event_log_id=None)
+        await sandbox.notifications.drained()
+    log_id = str(event.event_log_id)
+    assert receiver.log_ids == [log_id if loyalty else "", ""]
+    keys = [
+        [one["key"] for one in body["data"]["triggeringActivity"]["identifiers"]]
+        for body in receiver.bodies
+    ]
+    assert keys == [["transactionId"] + ["eventLogId"] * identifier, ["transactionId"]]
+
+
+@pytest.mark.parametrize("value", ["25.5", "-25.5"])
+async def test_a_return_is_unsigned_and_decreases_the_sum(receiver: Receiver, value: str) -> None:
+    async with (sandbox := pushing(receiver)):
+        add(sandbox, value="100")
+        add(sandbox, value=value, event_name="RETURN_BILL", unique_id="77")
+        await sandbox.notifications.drained()
+    before, data = (body["data"] for body in receiver.bodies)
+    assert data["currentEventTargetValue"] == "25.500"
+    assert data["returnId"] == 77
+    assert "transactionId" not in data
+    after = Decimal(before["achievedTargetValue"]) - Decimal("25.5")
+    assert Decimal(data["achievedTargetValue"]) == after
+
+
+async def test_a_behavioural_event_names_no_transaction(receiver: Receiver) -> None:
+    async with (sandbox := pushing(receiver)):
+        add(sandbox, behavioural=True)
+        await sandbox.notifications.drained()
+    (body,) = receiver.bodies
+    assert not {"transactionId", "returnId"} & set(body["data"])
+
+
+async def test_reaching_the_target_and_enrolling_have_names_of_their_own(
+    receiver: Receiver,
+) -> None:
+    async with (sandbox := pushing(receiver)):
+        event = add(sandbox, value="10000000")
+        add(sandbox)
+        other = next(
+            rule for rule in sandbox.world.rules() if rule not in sandbox.world.targets(1_000_001)
+        )
+        sandbox.world.enrol(1_000_001, other.id)
+        sandbox.world.enrol(1_000_001, other.id)  # nothing new
+        add(sandbox, value=None, event_name="ENROL")  # adds nothing
+        await sandbox.notifications.drained()
+    assert [body["eventName"] for body in receiver.bodies] == [
+        "targetAchievedValueUpdated",
+        "targetValueAchieved",
+        "targetAchievedValueUpdated",
+        "targetCustomerEnrolment",
+    ]
+    assert receiver.log_ids[:2] == [str(event.event_log_id)] * 2
+    assert receiver.bodies[3]["data"]["targetId"] == other.id
+    assert len({body["eventId"] for body in receiver.bodies}) == 4
+
+
+async def test_the_same_seed_pushes_the_same_bytes(receiver: Receiver) -> None:
+    for _ in range(2):
+        async with (sandbox := pushing(receiver)):
+            add(sandbox)
+            await sandbox.notifications.drained()
+    first, second = receiver.bodies
+    assert first == second
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 302])
+async def test_a_refusal_is_final(receiver: Receiver, status: int) -> None:
+    receiver.statuses = [status]
+    async with (sandbox := pushing(receiver)):
+        add(sandbox)
+        await sandbox.notifications.drained()
+    assert len(receiver.bodies) == 1
+    assert sandbox.notifications.counts == {"refused": 1}
+    assert [one.status for one in sandbox.notifications.attempts] == [status]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_what_is_repeated_holds_the_queue_up(receiver: Receiver, status: int) -> None:
+    receiver.statuses = [status, status, 200]
+    async with (sandbox := pushing(receiver)):
+        first, second = add(sandbox), add(sandbox)
+        await sandbox.notifications.drained()
+    assert receiver.log_ids == [str(first.event_log_id)] * 3 + [str(second.event_log_id)]
+    assert len({body["eventId"] for body in receiver.bodies[:3]}) == 1
+    assert sandbox.notifications.counts == {"delivered": 2}
+
+
+async def test_a_time_out_and_a_lost_connection_are_repeated(receiver: Receiver) -> None:
+    receiver.gate = asyncio.Event()
+    async with (sandbox := pushing(receiver, notify_timeout=0.05)):
+        add(sandbox)
+        await until(lambda: len(sandbox.notifications.attempts) >= 2)
+        assert {one.status for one in sandbox.notifications.attempts} == {None}
+        receiver.gate.set()
+        sandbox.settings.notify_timeout = 10
+        await sandbox.notifications.drained()
+    assert sandbox.notifications.counts == {"delivered": 1}
+    assert len(receiver.bodies) >= 3
+
+
+async def test_the_back_off_doubles_up_to_an_hour_for_seven_days(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def slept(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("capillary_targets.sandbox.notifications.asyncio.sleep", slept)
+    receiver.statuses = [503] * 1000
+    async with (sandbox := pushing(receiver, notify_time_scale=1.0)):
+        add(sandbox)
+        await sandbox.notifications.drained()
+    backoffs = [one for one in waits if one >= 1]
+    assert backoffs[:13] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600]
+    assert set(backoffs[13:]) == {3600}
+    assert 7 * 86_400 <= sum(backoffs) < 7 * 86_400 + 3600
+    assert sandbox.notifications.counts == {"given up": 1}
+
+
+async def test_the_delay_is_scaled(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def slept(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("capillary_targets.sandbox.notifications.asyncio.sleep", slept)
+    async with (sandbox := pushing(receiver, notify_delay=86_400, notify_time_scale=0.5)):
+        add(sandbox)
+        await sandbox.notifications.drained()
+    assert 43_100 < waits[0] <= 43_200
+
+
+async def test_duplicates_have_the_same_id(receiver: Receiver) -> None:
+    async with (sandbox := pushing(receiver, notify_duplicates=0.5)):
+        for _ in range(40):
+            add(sandbox)
+        await sandbox.notifications.drained()
+    times = Counter(body["eventId"] for body in receiver.bodies)
+    assert len(times) == 40
+    assert set(times.values()) == {1, 2}
+
+
+async def test_lost_ones_are_never_sent(receiver: Receiver) -> None:
+    async with (sandbox := pushing(receiver, notify_losses=0.5)):
+        events = [add(sandbox) for _ in range(40)]
+        await sandbox.notifications.drained()
+    counts = sandbox.notifications.counts
+    assert counts["lost"] + counts["delivered"] == 40
+    assert 5 < counts["lost"] < 35
+    assert set(receiver.log_ids) < {str(event.event_log_id) for event in events}
+
+
+async def test_shuffled_ones_all_come(receiver: Receiver) -> None:
+    async with (sandbox := pushing(receiver, notify_shuffled=True)):
+        written = [str(add(sandbox).event_log_id) for _ in range(40)]
+        await sandbox.notifications.drained()
+    assert receiver.log_ids != written
+    assert sorted(receiver.log_ids) == sorted(written)
+
+
+@pytest.mark.parametrize("misses", [0, 2])
+async def test_an_early_push_comes_before_the_event_shows(
+    receiver: Receiver, caller: Caller, misses: int
+) -> None:
+    settings = {"notify_early": 1.0, "notify_early_requests": misses}
+    async with (sandbox := pushing(receiver, **settings)) as url:
+        user, rule = 1_000_001, rule_of(sandbox, behavioural=False)
+
+        async def shown() -> int:
+            answer = await caller.events(url, user, rule, limit=100)
+            return len(answer.json["data"])
+
+        totals: list[int] = []
+        receiver.seen = lambda: totals.append(sandbox.world.count(user, rule))
+        receiver.statuses = [503]
+        event = add(sandbox, value="5")
+        for _ in range(3):
+            sandbox.world.count_request(user, rule)  # before the push: does not count
+        assert sandbox.world.count(user, rule) == 25
+        await sandbox.notifications.drained()
+        assert totals == [25, 25]  # both attempts
+        assert [await shown() for _ in range(misses + 1)] == [25] * misses + [26]
+        assert sandbox.world.events(user, rule)[-1] == event
+        # The announced sum has it already, and so does the next one's.
+        sandbox.settings.notify_early = 0.0
+        add(sandbox, value="2")
+        await sandbox.notifications.drained()
+    sums = [Decimal(body["data"]["achievedTargetValue"]) for body in receiver.bodies]
+    assert sums[-1] - sums[0] == 2
+
+
+async def test_nothing_is_pushed_unless_an_address_is_set(receiver: Receiver) -> None:
+    async with (sandbox := Sandbox(users=1, exact_events=True, notify_early=1.0)):
+        rule = sandbox.world.targets(1_000_001)[0].id
+        sandbox.world.add_event(1_000_001, rule)
+        assert (len(sandbox.notifications), sandbox.world.count(1_000_001, rule)) == (0, 26)
+        sandbox.settings.notify = receiver.url
+        sandbox.world.insert_late(1_000_001, rule)
+        await sandbox.notifications.drained()
+    assert len(receiver.bodies) == 1
+
+
+async def test_the_pusher_ends_with_the_server_and_goes_on_with_it(receiver: Receiver) -> None:
+    receiver.gate = asyncio.Event()
+    sandbox = pushing(receiver)
+    tasks = asyncio.all_tasks()
+    await sandbox.start()
+    add(sandbox)
+    await until(lambda: receiver.bodies)
+    draining = asyncio.create_task(sandbox.notifications.drained())
+    await sandbox.stop()
+    with pytest.raises(RuntimeError, match="not running"):
+        await draining
+    receiver.gate.set()
+    await until(
+        lambda: not [one for one in asyncio.all_tasks() - tasks if "sandbox" in one.get_name()]
+    )
+    assert len(sandbox.notifications) == 1
+    async with sandbox:
+        await sandbox.notifications.drained()
+    assert receiver.bodies[0] == receiver.bodies[-1]
+    assert sandbox.notifications.counts == {"delivered": 1}
+
+
+async def test_a_reset_forgets_what_waits(receiver: Receiver) -> None:
+    receiver.statuses = [503] * 1000
+    async with (sandbox := pushing(receiver, notify_early=1.0, notify_time_scale=1.0)):
+        for _ in range(3):
+            add(sandbox)
+        await until(lambda: sandbox.notifications.attempts)
+        sandbox.reset()
+        assert len(sandbox.notifications) <= 1  # the one in delivery
+        rule = rule_of(sandbox, behavioural=False)
+        sandbox.world.count_request(1_000_001, rule)
+        assert sandbox.world.count(1_000_001, rule) == 25
+
+
+async def test_events_are_written_and_counted_from_another_process(receiver: Receiver) -> None:
+    async with (sandbox := pushing(receiver)) as url, aiohttp.ClientSession(url) as session:
+        rule = rule_of(sandbox, behavioural=False)
+        order = {"user": 1_000_001, "rule": rule, "value": "12.340", "unique_id": "5"}
+        async with session.post("/sandbox/events", json=order) as response:
+            text = await response.text()
+            assert response.status == 200
+        await sandbox.notifications.drained()
+        async with session.get("/sandbox/state") as response:
+            state = await response.json()
+    assert '"targetValue":12.340' in text
+    assert state["notifications"] == {"pending": 0, "delivered": 1}
+    assert receiver.log_ids == [str(json.loads(text)["eventLogId"])]
+    assert receiver.bodies[0]["data"]["transactionId"] == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"user": 5}, "no user 5"),
+        ({"rule": 5}, "no rule 5"),
+        ({"value": "NaN"}, "value must be a number"),
+        ({"value": "ten"}, "value"),
+        ({"date": "2025-02-30 00:00:00.0"}, "day is out of range"),
+        ({"date": "yesterday"}, "date"),
+        ({"colour": "red"}, "colour"),
+        ({"user": None}, "user"),
+    ],
+)
+async def test_an_event_that_cannot_be_written_is_refused_in_one_line(
+    changes: dict[str, Any], says: str
+) -> None:
+    async with (sandbox := Sandbox(users=1)) as url, aiohttp.ClientSession(url) as session:
+        rule = sandbox.world.targets(1_000_001)[0].id
+        before = sandbox.world.count(1_000_001, rule)
+        order = {"user": 1_000_001, "rule": rule} | changes
+        async with session.post("/sandbox/events", json=order) as response:
+            message = (await response.json())["error"]
+            assert response.status == 400
+        assert sandbox.world.count(1_000_001, rule) == before
+    assert says in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("notify", "localhost:8000"),
+        ("notify", "ftp://localhost/"),
+        ("notify", "http://"),
+        ("notify", "http://localhost:99999/"),
+        ("notify", b"http://localhost/"),
+        ("notify_headers", {"X-Secret": "a\r\nb"}),
+        ("notify_headers", {"X Secret": "a"}),
+        ("notify_envelope", "cooked"),
+        ("notify_losses", 1.5),
+        ("notify_timeout", 0),
+        ("notify_time_scale", -1),
+    ],
+)
+async def test_a_setting_that_cannot_be_is_refused(setting: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{setting} must be"):
+        Sandbox(**{setting: value})
