@@ -112,8 +112,10 @@ def prefetch_depth(limit: int, active: int) -> int:
     return min(_MOST_PREFETCH, share) if share > 1 else 0
 
 
-def is_fatal(error: CapillaryError, query: UserQuery) -> bool:
+def is_fatal(error: CapillaryError, query: UserQuery, retry_after_max: float) -> bool:
     """Whether every other user would fail with this error too."""
+    if (error.retry_after or 0.0) > retry_after_max:
+        return True  # the limiter refuses everybody until then
     if isinstance(error, AuthError | BudgetUnavailable):
         return not error.retryable  # a rejected token may be good again
     if isinstance(error, ClientClosed | EndpointGone):
@@ -282,7 +284,7 @@ class FanOut(Generic[R]):
             for rule in rules:
                 await fetch_events(rule)
         except CapillaryError as error:
-            if is_fatal(error, query):
+            if is_fatal(error, query, self.session.settings.retry.retry_after_max):
                 raise
             return targets, error
         return targets, None

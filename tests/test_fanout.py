@@ -285,7 +285,7 @@ async def test_a_sweep_does_not_wait_for_a_pause_of_an_hour(outcome: str) -> Non
     sandbox.faults.add(Fault.http(int(outcome), retry_after=3600))
     async with sandbox, client_of(sandbox) as client:
         with pytest.raises((RateLimited, ServiceUnavailable)) as caught:
-            assert [one async for one in client.sweep(sandbox.world.user_ids()).events()]
+            assert [one async for one in client.sweep(sandbox.world.user_ids())]
     assert caught.value.retry_after == pytest.approx(3600, abs=10)
 
 

@@ -16,7 +16,7 @@ from attrs import define, field
 
 from capillary_targets import AdaptiveConcurrency, RateLimit, RateLimited, ServiceUnavailable
 from capillary_targets.hooks import Hooks
-from capillary_targets.limiter import RequestLimiter
+from capillary_targets.limiter import Outcome, RequestLimiter
 
 from .simulated import OK, Answer, Client, SimulatedDeadline, clock, simulate
 
@@ -103,7 +103,7 @@ def test_refusals_at_random_do_not_stop_a_client(
 @pytest.mark.parametrize("outcome", ["overload", "throttled"])
 @pytest.mark.parametrize(("share", "cost"), [(0.01, 1.3), (0.05, 2.0), (0.1, 3.0)])
 def test_a_few_faults_among_many_good_answers_cost_little(
-    concurrency: Concurrency, outcome: str, share: float, cost: float
+    concurrency: Concurrency, outcome: Outcome, share: float, cost: float
 ) -> None:
     async def wall(answer: Callable[[float], Answer]) -> float:
         client = Client(limiter(concurrency), answer)
@@ -112,13 +112,13 @@ def test_a_few_faults_among_many_good_answers_cost_little(
         return clock()
 
     clean = simulate(wall(at_random(0, OK)))
-    assert simulate(wall(at_random(share, (outcome, None)))) <= cost * clean  # type: ignore[arg-type]
+    assert simulate(wall(at_random(share, (outcome, None)))) <= cost * clean
 
 
 def test_one_refusal_of_a_quiet_backend_pauses_and_no_more() -> None:
     async def main() -> None:
         refusal = iter([OK, OK, ("throttled", 1.0)])
-        client = Client(limiter(ADAPTIVE), lambda _: next(refusal, OK))  # type: ignore[arg-type]
+        client = Client(limiter(ADAPTIVE), lambda _: next(refusal, OK))
         for _ in range(3):
             assert await client.call()
             await asyncio.sleep(12)
@@ -216,26 +216,26 @@ def test_a_call_of_a_person_is_no_probe_that_waits() -> None:
     ("outcome", "kind"), [("throttled", RateLimited), ("overload", ServiceUnavailable)]
 )
 def test_a_pause_is_for_everybody_and_too_long_a_one_fails_sweeps_too(
-    outcome: str, kind: type[Exception]
+    outcome: Outcome, kind: type[RateLimited | ServiceUnavailable]
 ) -> None:
     async def main() -> None:
         gate = limiter()
         person, sweep = SimulatedDeadline(30), SimulatedDeadline(30, paused_while_queued=True)
         permit = await gate.acquire(person)
-        gate.release(permit, outcome, 100.0)  # type: ignore[arg-type]
+        gate.release(permit, outcome, 100.0)
         with pytest.raises(kind, match="asked for a pause of another 100 s") as caught:
             await gate.acquire(person)
-        assert caught.value.retry_after == 100  # type: ignore[attr-defined]
+        assert caught.value.retry_after == 100
         permit = await gate.acquire(sweep)
         assert clock() == 100
-        gate.release(permit, outcome, 1e9)  # type: ignore[arg-type]
+        gate.release(permit, outcome, 1e9)
         with pytest.raises(kind, match="asked for a pause"):
             await gate.acquire(sweep)
         await asyncio.sleep(900)  # then somebody may ask again, and it is over
         gate.release(await gate.acquire(person), "ok")
         for _ in range(20):
             gate.release(await gate.acquire(person), "ok")
-        gate.release(await gate.acquire(sweep), outcome, 2.0)  # type: ignore[arg-type]
+        gate.release(await gate.acquire(sweep), outcome, 2.0)
         gate.release(await gate.acquire(sweep), "ok")
 
     simulate(main())
