@@ -459,6 +459,8 @@ class CircuitBreaker:
     _failures: int = field(init=False, default=0)
     _refusals: _Share = field(init=False, factory=lambda: _Share(64))
     _succeeded: bool = field(init=False, default=True)
+    _answered: bool = field(init=False, default=False)
+    """Whether anything ever succeeded: what was never there is no outage to wait for."""
 
     def delay(self, now: float, *, background: bool) -> float:
         """Seconds until a request may be sent; inf: when a probe has ended."""
@@ -485,6 +487,7 @@ class CircuitBreaker:
     def succeeded(self, sent: float) -> bool:
         """A request was served; whether that ended an outage."""
         self._failures = 0
+        self._answered = True
         self._refusals.add(failed=False)
         if sent < self._opened_at:
             return False
@@ -513,7 +516,9 @@ class CircuitBreaker:
         if retry_after is not None:
             self.overloaded = True
             self._ask(now, sent, retry_after, probe=True)
-        elif sent >= self._opened_at and (self.half_open or self._failures >= _FAILURES):
+        elif sent >= self._opened_at and (
+            self.half_open or (self._answered and self._failures >= _FAILURES)
+        ):
             self.overloaded = True
             self._open(now)
         return self.half_open
