@@ -7,6 +7,7 @@ import gc
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -302,7 +303,9 @@ async def test_a_page_goes_as_soon_as_it_is_dropped() -> None:
 async def test_a_cancelled_anext_loses_nothing(client, held, what: str) -> None:
     """As `asyncio.wait_for` in a loop does, to send heartbeats between events."""
     pager = client.events(1, 2)
-    iterator, got, beats = aiter(pager if what == "events" else pager.pages()), [], 0
+    iterator = aiter(pager if what == "events" else pager.pages())
+    got: list[Any] = []
+    beats = 0
     while True:
         waiting = asyncio.ensure_future(anext(iterator, None))
         while not waiting.done():

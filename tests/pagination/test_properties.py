@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from capillary_targets.models import TargetEvent
 from capillary_targets.pagination import Checkpoint, Cursor, Dialect, Walk
 
-from .simulation import Driven, Move, Server, Speech, drive, seen
+from .simulation import Driven, Move, Server, Speech, drive
 from .strategies import counts, honest, ids, lying, moves, schedules, shares, sizes
 
 prefetches = st.sampled_from([1, 4])
@@ -46,13 +46,6 @@ def in_order(driven: Driven, server: Server) -> bool:
     place = {event: index for index, event in enumerate(lasting)}
     places = [place[event] for event in driven.events if event in place]
     return places == sorted(places)
-
-
-def unmoving_twin(driven: Driven, server: Server) -> bool:
-    """Whether an unmoving server that holds just what came would have sent all the same."""
-    twin = Server([], server.speech, ids=server.ids)
-    twin.given = driven.events
-    return all(seen(twin.page(*request)) == answer for request, answer in server.transcript)
 
 
 @given(counts, sizes, honest, ids, schedules, prefetches, orders)
