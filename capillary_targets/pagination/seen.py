@@ -118,6 +118,8 @@ class SeenEvents:
     def extend(self, events: tuple[TargetEvent, ...], anchor: Alignment) -> Alignment:
         """Go on from an anchor to the latest row taken that the page shows behind it."""
         index, taken = anchor
+        if taken == len(self.rows) - 1:
+            return anchor
         for place in range(index + 1, len(events)):
             if self.find(events[place]) is not None:
                 try:

@@ -539,7 +539,8 @@ class Walk:
         if not new or window.page is None:
             return
         self._output.emit(window.page, new, window.start + match.at + 1)
-        self._search = GallopingSearch()
+        if self._search.step or self._search.low is not None:
+            self._search = GallopingSearch()
         self._idle = self._recuts = 0
         if self.start.row:
             self._mark = new[-1].event_date, new[-1].event_log_id
@@ -593,7 +594,8 @@ class Walk:
         self._calm = 0
         self._server.stretches = False
         self._server.avoid(window.request)
-        counted = self._server.rows(window) is not None
+        # A total gives away even a cap of a few rows, but only where few were asked for at all.
+        counted = self._server.rows(window) is not None and self.page_size <= LEAST_CAP
         self._limit = size if (1 if counted else 4) <= size < limit else max(4, limit // 2)
         if (1 if counted else LEAST_CAP) <= size < limit:
             self._short = size, window.start
