@@ -127,8 +127,8 @@ def test_the_time_zone_is_the_flags_or_the_environments(cli: Cli, monkeypatch: p
         (("--timezone", "Mars/Base"), "there is no time zone 'Mars/Base'"),
         (("--timezone", "Asia"), "there is no time zone 'Asia'"),
         (("--timezone", ""), "there is no time zone ''"),
-        (("--timeout", "0"), "timeout must be a positive number of seconds"),
-        (("--timeout", "nan"), "timeout must be a positive number of seconds"),
+        (("--timeout", "0"), "timeout must be a positive number"),
+        (("--timeout", "nan"), "timeout must be a positive number"),
         (("--timeout", "soon"), "--timeout"),
     ],
 )
