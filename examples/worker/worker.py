@@ -4,14 +4,15 @@
     CAPILLARY_BASE_URL=eu CAPILLARY_USERNAME=till.id CAPILLARY_PASSWORD=... \
         python -m examples.worker.worker
 
-`members.changed` takes {"userId": 564332013}; `events.RULE` gets each new event once; a message
-that can never succeed goes to `members.dead`. README.md says why a kill repeats nothing.
+`members.changed` takes {"userId": 564332013}, `members.notified` what door.py publishes: the
+vendor's notification. `events.RULE` gets each new event once; a message that can never succeed goes
+to `members.dead`. README.md says why a kill repeats nothing.
 """
 
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from hashlib import blake2b
 
@@ -20,7 +21,8 @@ from attrs import asdict
 from faststream import AckPolicy, FastStream
 from faststream.nats import ConsumerConfig, JStream, NatsBroker, NatsMessage, PullSub
 
-from capillary_targets import BasicAuth, CapillaryError, RetryPolicy, TargetsClient
+from capillary_targets import BasicAuth, CapillaryError, RetryPolicy, TargetEvent, TargetsClient
+from capillary_targets.notifications import BadNotification, parse
 
 from .marks import Marks, Moved
 
@@ -30,9 +32,14 @@ WINDOW = 24 * 3600
 MEMBERS = JStream("MEMBERS", subjects=["members.*"], duplicate_window=WINDOW)
 EVENTS = JStream("EVENTS", subjects=["events.*"], duplicate_window=WINDOW)
 ACK_WAIT = float(os.environ.get("WORKER_ACK_WAIT", "30"))
+DELIVERIES = 20  # of a notification whose event does not show up; then it is buried
 
 broker = NatsBroker(os.environ.get("NATS_URL", "nats://localhost:4222"))
 to_events = broker.publisher("events", stream=EVENTS)
+
+
+class Missing(Exception):
+    """The announced event is not there: the push was early, or it never comes."""
 
 
 class Changed(msgspec.Struct):
@@ -61,11 +68,36 @@ app = FastStream(broker, lifespan=lifespan)
     ack_policy=AckPolicy.MANUAL,
 )
 async def changed(message: NatsMessage) -> None:
+    await answer(message, forward)
+
+
+@broker.subscriber(
+    "members.notified",
+    stream=MEMBERS,
+    durable="settler",
+    pull_sub=PullSub(batch_size=8),
+    config=ConsumerConfig(ack_wait=ACK_WAIT),
+    ack_policy=AckPolicy.MANUAL,
+)
+async def notified(message: NatsMessage) -> None:
+    await answer(message, settle)
+
+
+async def answer(
+    message: NatsMessage, handle: Callable[[NatsMessage], Coroutine[None, None, None]]
+) -> None:
+    """Handle a message, and tell the broker what became of it."""
     try:
-        user_id = msgspec.json.decode(message.body, type=Changed).userId
-        await forward(user_id, message)
+        await handle(message)
     except Moved:
         await message.nack()  # another worker was faster: start again from its mark
+    except Missing as error:
+        if message.raw_message.metadata.num_delivered < DELIVERIES:
+            await message.nack(delay=ACK_WAIT)
+        else:
+            await bury(message, error)
+    except (msgspec.MsgspecError, BadNotification) as error:
+        await bury(message, error)
     except CapillaryError as error:
         if error.retryable:
             await message.nack(delay=error.retry_after or ACK_WAIT)
@@ -73,14 +105,35 @@ async def changed(message: NatsMessage) -> None:
             raise  # no message is to blame: logged, and redelivered until somebody repairs it
         else:
             await bury(message, error)
-    except msgspec.MsgspecError as error:
-        await bury(message, error)
     else:
         await message.ack()
 
 
-async def forward(user_id: int, message: NatsMessage) -> None:
+async def settle(message: NatsMessage) -> None:
+    """Publish what a notification announces, then move the marks behind it."""
+    notification = parse(message.body)
+    user_id = notification.user_id
+    if user_id is None or not notification.rule_ids:
+        return  # it is about no target of a member: there is nothing to fetch
+    client: TargetsClient = app.context.get("client")
+    marks = Marks(await broker.key_value("marks"))
+    held = {rule_id: await marks.of(user_id, rule_id) for rule_id in notification.rule_ids}
+    start = {rule_id: mark.checkpoint for rule_id, mark in held.items() if mark.checkpoint}
+    found = await client.settle(notification, start=start, window=ACK_WAIT / 2)
+    published: Counter[bytes] = Counter()
+    for event in found.events:
+        rule_id = event.target_rule_id or notification.rule_ids[0]
+        await publish(user_id, rule_id, event, published)
+    for rule_id, checkpoint in found.checkpoints.items():
+        if checkpoint != held[rule_id].checkpoint:
+            await marks.move(held[rule_id], checkpoint)
+    if not found.settled:
+        raise Missing("the announced event has not shown up")
+
+
+async def forward(message: NatsMessage) -> None:
     """Publish a member's new events, then move the mark behind them."""
+    user_id = msgspec.json.decode(message.body, type=Changed).userId
     client: TargetsClient = app.context.get("client")
     marks = Marks(await broker.key_value("marks"))
     for target in await client.active_targets(user_id):
@@ -89,18 +142,24 @@ async def forward(user_id: int, message: NatsMessage) -> None:
         published: Counter[bytes] = Counter()
         async for page in pager.pages():
             for event in page.events:
-                # The whole row identifies an event: its eventLogId may be missing or repeated.
-                body = msgspec.json.encode(asdict(event))
-                published[body] += 1
-                digest = blake2b(body, digest_size=16).hexdigest()
-                await to_events.publish(
-                    body,
-                    f"events.{target.id}",
-                    headers={"Nats-Msg-Id": f"{user_id}.{target.id}.{digest}.{published[body]}"},
-                )
+                await publish(user_id, target.id, event, published)
             await message.in_progress()  # a long history must not cause a redelivery
         if pager.checkpoint != mark.checkpoint:
             await marks.move(mark, pager.checkpoint)
+
+
+async def publish(
+    user_id: int, rule_id: int, event: TargetEvent, published: Counter[bytes]
+) -> None:
+    # The whole row identifies an event: its eventLogId may be missing or repeated.
+    body = msgspec.json.encode(asdict(event))
+    published[body] += 1
+    digest = blake2b(body, digest_size=16).hexdigest()
+    await to_events.publish(
+        body,
+        f"events.{rule_id}",
+        headers={"Nats-Msg-Id": f"{user_id}.{rule_id}.{digest}.{published[body]}"},
+    )
 
 
 async def bury(message: NatsMessage, error: Exception) -> None:

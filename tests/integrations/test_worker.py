@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
@@ -75,7 +77,24 @@ Worker = Callable[[], Any]
 @pytest.fixture
 def worker(nats_url: str, sandbox: Sandbox) -> Worker:
     """Starts workers; what still runs at the end of the block is killed."""
-    environment = os.environ | {
+    return _starter("examples.worker.worker", worker_environment(nats_url, sandbox))
+
+
+@pytest.fixture
+def door(nats_url: str, sandbox: Sandbox) -> Worker:
+    """Starts the door, always on the same port, where the sandbox pushes to."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sandbox.settings.notify = f"http://127.0.0.1:{port}/capillary"
+    sandbox.settings.notify_headers = {"X-Webhook-Secret": "s3cret"}
+    sandbox.settings.notify_time_scale = 0.01
+    environment = worker_environment(nats_url, sandbox)
+    environment |= {"DOOR_PORT": str(port), "WEBHOOK_SECRET": "s3cret"}
+    return _starter("examples.worker.door", environment)
+
+
+def worker_environment(nats_url: str, sandbox: Sandbox) -> dict[str, str]:
+    return os.environ | {
         "CAPILLARY_BASE_URL": sandbox.url,
         "CAPILLARY_USERNAME": sandbox.settings.username,
         "CAPILLARY_PASSWORD": sandbox.settings.password,
@@ -83,10 +102,12 @@ def worker(nats_url: str, sandbox: Sandbox) -> Worker:
         "WORKER_ACK_WAIT": "1",
     }
 
+
+def _starter(module: str, environment: dict[str, str]) -> Worker:
     @asynccontextmanager
     async def started() -> AsyncIterator[Process]:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "examples.worker.worker"),
+            *(sys.executable, "-m", module),
             env=environment,
             cwd=ROOT,
             stderr=asyncio.subprocess.DEVNULL,
@@ -117,11 +138,11 @@ async def stored(js: JetStreamContext, stream: str) -> int:
     return int((await js.stream_info(stream)).state.messages)
 
 
-async def all_done(js: JetStreamContext) -> None:
+async def all_done(js: JetStreamContext, consumer: str = "worker") -> None:
     """Every message is acknowledged, or buried."""
 
     async def done() -> bool:
-        info = await js.consumer_info("MEMBERS", "worker")
+        info = await js.consumer_info("MEMBERS", consumer)
         assert info.ack_floor is not None
         return info.ack_floor.consumer_seq > 0 and not (info.num_pending or info.num_ack_pending)
 
@@ -297,3 +318,62 @@ async def test_a_rotated_password_buries_no_message(
 
 async def letters(js: JetStreamContext, count: int) -> bool:
     return await stored(js, "MEMBERS") >= 4 + count
+
+
+async def test_what_the_vendor_pushes_comes_out_once_whatever_is_killed(
+    js: JetStreamContext, sandbox: Sandbox, worker: Worker, door: Worker
+) -> None:
+    sandbox.settings.notify_duplicates = sandbox.settings.notify_early = 0.1
+    world, pushes = sandbox.world, sandbox.notifications
+    pairs = [(user, rule.id) for user in world.user_ids() for rule in world.targets(user)]
+
+    async def arrived(count: int) -> bool:
+        return pushes.counts["delivered"] >= count
+
+    for kill in (1, 2, 3):
+        async with door() as first, worker() as second:
+            for pair in pairs:
+                world.add_event(*pair, value="0.01")
+            # As it comes: the door before an answer, the worker between events and mark.
+            await until(lambda: arrived(kill * 10))  # noqa: B023
+            await until(lambda: at_least(js, kill * 600))  # noqa: B023
+            for process in (first, second):
+                process.kill()
+                assert await process.wait() == -9
+    async with door(), worker():
+        await pushes.drained()
+        await all_done(js, "settler")
+    assert pushes.counts.keys() == {"delivered"}
+    assert await events(js) == truth(sandbox)
+    assert await js.get_last_msg("MEMBERS", "members.notified")
+    with pytest.raises(NotFoundError):
+        await js.get_last_msg("MEMBERS", "members.dead")
+
+
+async def test_the_door_answers_only_for_what_the_broker_has(
+    js: JetStreamContext, sandbox: Sandbox, door: Worker
+) -> None:
+    statuses = []
+    good = json.dumps({"eventName": "targetValueAchieved", "eventId": "e 1"}).encode()
+
+    async def open_() -> bool:
+        try:
+            async with session.get(url) as response:
+                return response.status == 405
+        except aiohttp.ClientConnectionError:
+            return False
+
+    url = sandbox.settings.notify or ""
+    secret = {"X-Webhook-Secret": "s3cret"}
+    async with door(), aiohttp.ClientSession() as session:
+        await until(open_)
+        for body, headers in ((good, {}), (good, secret), (good, secret), (b"\xff", secret)):
+            async with session.post(url, data=body, headers=headers) as response:
+                statuses.append(response.status)
+        assert statuses == [401, 200, 200, 200]
+        assert len(await messages(js, "MEMBERS", "members.notified")) == 1
+        (dead,) = await messages(js, "MEMBERS", "members.dead")
+        assert dead["error"] == "BadNotification"
+        await js.delete_stream("MEMBERS")  # nobody acknowledges
+        async with session.post(url, data=good, headers=secret) as response:
+            assert response.status == 429
