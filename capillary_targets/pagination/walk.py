@@ -470,7 +470,7 @@ class Walk:
         """Whether a page that is not full ends where the total says that the list does."""
         server = self._server
         count = self._seen.count + len(new)
-        if server.constant and count == rows[0] == rows[1]:
+        if server.constant and count == rows[0] == rows[1] and not self.start.row:
             return True  # as many rows came as an unchanging total counts
         if not rows[0] <= window.end <= rows[1]:
             return False
@@ -483,7 +483,8 @@ class Walk:
         return window.end == total or (self._server.total != "pages" and self._taken_all(total))
 
     def _taken_all(self, total: int) -> bool:
-        return self._server.constant and self._seen.count == total
+        unmoved = self._server.constant and not self.moved and not self.start.row
+        return unmoved and self._seen.count == total
 
     def _suffices(self, window: Window, new: tuple[TargetEvent, ...]) -> bool:
         """Whether the walk ends with these rows, whatever stands behind them."""
