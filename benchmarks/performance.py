@@ -128,7 +128,8 @@ async def httpx_pydantic(base: str, work: Work) -> Proof:
     async with httpx.AsyncClient(headers=HEADERS, limits=limits, timeout=30) as client:
 
         async def get(path: str) -> bytes:
-            return (await client.get(base + path)).content
+            body: bytes = (await client.get(base + path)).content
+            return body
 
         return await by_hand(work, get, target_ids, read)
 
