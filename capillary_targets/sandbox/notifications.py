@@ -65,6 +65,7 @@ class Notifications:
         world.on_enrolment = self._announce_enrolment
         self._pending: deque[_Push] = deque()
         self._delivering = False
+        self._started = False
         self._task: asyncio.Task[None] | None = None
         self._change = asyncio.Event()
         self._made = self._drawn = 0
@@ -84,7 +85,7 @@ class Notifications:
             RuntimeError: the sandbox is not running, or was stopped meanwhile.
         """
         while self:
-            if self._task is None:
+            if not self._started:
                 raise RuntimeError("the sandbox is not running: nothing is delivered")
             await self._change.wait()
 
@@ -97,11 +98,13 @@ class Notifications:
         self._changed()
 
     def start(self) -> None:
-        """Deliver from now on, in a task that `stop` ends."""
-        self._task = asyncio.create_task(self._run(), name="sandbox-notifications")
+        """Deliver from now on, in a task that the first notification starts and `stop` ends."""
+        self._started = True
+        self._changed()
 
     async def stop(self) -> None:
         """End the delivery; what is not delivered waits for the next `start`."""
+        self._started = False
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -325,6 +328,8 @@ class Notifications:
         return draw % 1_000_000 < share * 1_000_000
 
     def _changed(self) -> None:
+        if self._started and self._pending and self._task is None:
+            self._task = asyncio.create_task(self._run(), name="sandbox-notifications")
         self._change.set()
         self._change = asyncio.Event()
 
