@@ -390,7 +390,9 @@ class Walk:
             if keys != sorted(keys) or (not keys and not at_head):
                 return None
             if number is None:
-                before = sum(key[0] <= date for key in keys)
+                if any(key[0] == date for key in keys):
+                    return None  # rows of that moment may stand on either side of the checkpoint
+                before = sum(key[0] < date for key in keys)
             else:
                 before = sum(key <= (date, number) for key in keys)
         except TypeError:  # without a date or an id, or not to be compared
