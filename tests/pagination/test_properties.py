@@ -148,7 +148,8 @@ def test_a_walk_resumes_with_the_very_next_event(
         assert not server.least - Counter(out + second.events)
     if not between and not after and second.proven:
         assert out + second.events == first.events
-    if not between and not after and kind != "alike":
+    # Behind the last row of a server that caps in silence, a resumed walk may raise instead.
+    if not between and not after and kind != "alike" and (speech.cap is None or speech.echo_cap):
         assert second.proven
     del together
 
