@@ -45,6 +45,12 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def failed(session: nox.Session) -> None:
+    """The tests that failed last, once more and without coverage, which slows processes down."""
+    run(session, "pytest", "-q", "--last-failed", *session.posargs)
+
+
+@nox.session
 def nightly(session: nox.Session) -> None:
     """Every property with 5,000 random examples; small worlds and lost power in full."""
     profile = "--hypothesis-profile=nightly"
