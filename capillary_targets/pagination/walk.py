@@ -386,15 +386,14 @@ class Walk:
         """Align by the documented order alone: by date, equal dates by id."""
         date, number = self._mark
         keys: list[Any] = [(event.event_date, event.event_log_id) for event in events]
+        mark: tuple[Any, ...] = (date,) if number is None else (date, number)
         try:
             if keys != sorted(keys) or (not keys and not at_head):
                 return None
-            if number is None:
-                if any(key[0] == date for key in keys):
-                    return None  # rows of that moment may stand on either side of the checkpoint
-                before = sum(key[0] < date for key in keys)
-            else:
-                before = sum(key <= (date, number) for key in keys)
+            places = [key[: len(mark)] for key in keys]
+            if mark in places:
+                return None  # rows of that place may stand on either side of the frontier
+            before = sum(place < mark for place in places)
         except TypeError:  # without a date or an id, or not to be compared
             return None
         if not before and not at_head:
