@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capillary_targets.models import TargetEvent
@@ -19,6 +19,7 @@ from .strategies import counts, honest, ids, lying, moves, schedules, shares, si
 
 prefetches = st.sampled_from([1, 4])
 orders = st.lists(st.integers(0, 4), max_size=3)
+ROWS = Speech(offset="row", total="rows", past_end="empty")
 
 
 def lost(driven: Driven, server: Server) -> Counter[TargetEvent]:
@@ -123,6 +124,8 @@ def test_a_lying_server_is_survived_or_found_out(
     st.lists(moves, max_size=6),
     st.booleans(),
 )
+@example(100, 1, ROWS, "unique", 0.75, [Move(deletes=(0.0, 0.0))], [Move(deletes=(0.0, 0.0))], True)
+@example(38, 1, ROWS, "repeated", 0.5, [], [Move(), Move(), Move(deletes=(0.0,))], False)
 def test_a_walk_resumes_with_the_very_next_event(
     count: int,
     size: int,
