@@ -12,7 +12,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from attrs import define, field, frozen
 
 from .responses import encode, identifiers
-from .world import make_uuid, parse_date, splitmix64, total
+from .world import achieved, make_uuid, parse_date, splitmix64
 
 if TYPE_CHECKING:
     from .model import Event, Period, Rule
@@ -131,12 +131,11 @@ class Notifications:
             return
         rows = self._world.events(row.customer_id, rule.id, period.id)
         rows += self._world.withheld(row.customer_id, rule.id, period.id)
-        achieved = total(rows, Decimal("0.000") + self._settings.carry_over)
-        returned = row.event_name == "RETURN_BILL"
-        added = -abs(row.target_value) if returned else row.target_value
-        data = self._event_data(row, rule, period, achieved)
+        value = achieved(self._settings, rule, rows)
+        before = achieved(self._settings, rule, [one for one in rows if one is not row])
+        data = self._event_data(row, rule, period, value)
         names = ["targetAchievedValueUpdated"]
-        if achieved - added < rule.target_value <= achieved:
+        if before < rule.target_value <= value:
             names.append("targetValueAchieved")
         lost, early = self._draw(self._settings.notify_losses), False
         if not lost:

@@ -15,7 +15,7 @@ import msgspec
 
 from . import samples
 from .model import TODAY, Event
-from .world import parse_date, row_reaching, splitmix64, total
+from .world import achieved, parse_date, row_reaching, splitmix64
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -206,18 +206,19 @@ def _user_target(
 ) -> dict[str, Any]:
     start, stop = history.span(period)
     rows = history[start:stop]
-    start_value = Decimal("0.000") + settings.carry_over
-    achieved = total(rows, start_value)
-    reached = row_reaching(rows, rule.target_value, start_value)
+    # A record is of one cycle; without any there are no events either (contract §14).
+    recorded = bool(rows) or (start > 0 and settings.carry_over != 0)
+    value = achieved(settings, rule, rows) if recorded else Decimal("0.000")
+    reached = row_reaching(settings, rule, rows)
+    record_id = (user * 10_000 + rule.id % 10_000) * 100 + period.id % 100
     target = {
-        # Without a user-target record there are no events either (contract §14).
-        "targetId": user * 10_000 + rule.id % 10_000 if history else None,
+        "targetId": record_id if recorded else None,
         "periodId": period.id,
         "periodRefCode": period.ref_code,
         "periodStartDate": period.start,
         "periodEndDate": period.end,
         "targetValue": rule.target_value,
-        "targetAchievedValue": achieved,
+        "targetAchievedValue": value,
         "targetName": rule.name,
         "targetType": rule.target_type,
         "targetEntity": rule.target_entity,
@@ -228,26 +229,27 @@ def _user_target(
         "periodEndDateWithTimeStamp": f"{period.end}T23:59:59.000Z",
         "targetAchievedDateTime": None if reached is None else _iso(reached.event_date),
         "currentPeriod": period.status == "RUNNING",
-        "milestones": _milestones(rule, achieved) if rule.id % 4 == 1 else None,
+        "milestones": _milestones(rule, value) if rule.id % 4 == 1 else None,
     }
     if settings.last_updated_on:
         changed = history.changed_at or (parse_date(rows[-1].event_date) if rows else None)
         target |= {
             "lastUpdatedOn": None if changed is None else _stamp(changed),
-            "targetAchievedEventLogId": None if reached is None else reached.event_log_id,
             "unEnrolled": False,
         }
+        if settings.achieved_log_id:
+            target["targetAchievedEventLogId"] = None if reached is None else reached.event_log_id
     return target
 
 
-def _milestones(rule: Rule, achieved: Decimal) -> list[dict[str, Any]]:
+def _milestones(rule: Rule, value: Decimal) -> list[dict[str, Any]]:
     """Half of the target, and all of it; with keys that the API's pages do not list (§14)."""
     return [
         {
             "id": rule.id * 10 + number,
             "triggerName": f"{percent} %",
             "triggerValue": rule.target_value * percent / 100,
-            "isAchieved": (reached := achieved * 100 >= rule.target_value * percent),
+            "isAchieved": (reached := value * 100 >= rule.target_value * percent),
             "achievedDate": int(TODAY.timestamp() * 1000) if reached else None,
             "triggerType": "PERCENTAGE",
             "triggerValueType": "FIXED",

@@ -23,6 +23,7 @@ RepeatRows = Literal["no", "extra", "instead"]
 RetryHint = Literal["seconds", "date", "none"]
 NotifyEnvelope = Literal["raw", "enriched"]
 NotifyLogId = Literal["both", "loyaltyEventId", "eventLogId", "none"]
+AchievedBy = Literal["sum", "gross", "count", "capped"]
 
 _MOST_ROWS = 1 << 20
 
@@ -110,10 +111,15 @@ class SandboxSettings:
     Behavioural ones are equal in everything."""
     missing_ids: float = field(default=0.0, validator=_between(0, 1), on_setattr=_fixed)
     """Share of the log ids that are `null` (contract §17), by the seed."""
+    recorded: float = field(default=1.0, validator=_between(0, 1), on_setattr=_fixed)
+    """Share of the enrolments that may have events, by the seed; the others have no record."""
     signed_returns: bool = field(default=True, on_setattr=_fixed)
     """Whether a `RETURN_BILL` has a negative amount (contract §18)."""
     carry_over: Decimal = field(default=Decimal(0), converter=Decimal)
     """What `targetAchievedValue` starts from in each cycle, such as -150 (contract §18)."""
+    achieved_by: AchievedBy = field(default="sum", validator=_one_of(AchievedBy))
+    """What `targetAchievedValue` is made of (contract §18): amounts, returns taken off; `gross`:
+    returns ignored; `count`: one for each event but returns; `capped`: at most the target."""
 
     # --- the socket and who may ask ---
 
@@ -142,6 +148,8 @@ class SandboxSettings:
     last_updated_on: bool = True
     """Whether `targetGroups` has the keys of 2025-09, `lastUpdatedOn` among them (contract §11.2).
     """
+    achieved_log_id: bool = True
+    """Whether `targetAchievedEventLogId` is one of them."""
     default_limit: int = field(default=10, validator=_between(1))
     """Rows on a page when no limit is asked for."""
     max_limit: int = field(default=1000, validator=_between(1))

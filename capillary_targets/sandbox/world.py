@@ -20,6 +20,8 @@ from .settings import SandboxSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from .settings import AchievedBy
+
 FIRST_USER = 1_000_001
 FIRST_RULE = 3_001
 FIRST_GROUP = 601
@@ -320,9 +322,11 @@ class World:
     def _row_count(self, user: int, rule_index: int) -> int:
         """Rows of an enrolment: some have none, a few ten times the mean."""
         mean = self._settings.events
+        draw = splitmix64(splitmix64(splitmix64(self._settings.seed, user), rule_index + 1), -2)
+        if (draw >> 40) % 10_000 >= round(10_000 * self._settings.recorded) and user != FIRST_USER:
+            return 0
         if self._settings.exact_events or not mean:
             return mean
-        draw = splitmix64(splitmix64(splitmix64(self._settings.seed, user), rule_index + 1), -2)
         percent = draw % 100
         count = 1 + (draw >> 8) % max(1, round(1.6 * mean))
         if percent < 8:
@@ -388,23 +392,36 @@ def splitmix64(key: int, index: int) -> int:
     return z ^ (z >> 31)
 
 
-def total(rows: Iterable[Event], start: Decimal = Decimal("0.000")) -> Decimal:
-    """The exact sum of the rows' amounts, to three decimals."""
-    return sum((_counted(row) for row in rows), start)
+def total(
+    rows: Iterable[Event], start: Decimal = Decimal("0.000"), by: AchievedBy = "sum"
+) -> Decimal:
+    """The exact sum of what the rows add, to three decimals."""
+    return sum((_counted(row, by) for row in rows), start)
 
 
-def row_reaching(rows: Sequence[Event], value: Decimal, start: Decimal) -> Event | None:
-    """The row with which the sum first reaches a value."""
-    sums = accumulate(map(_counted, rows), initial=start)
+def achieved(settings: SandboxSettings, rule: Rule, rows: Iterable[Event]) -> Decimal:
+    """What the service makes of a cycle's rows: `targetAchievedValue` (contract §18)."""
+    value = total(rows, Decimal("0.000") + settings.carry_over, settings.achieved_by)
+    return min(value, rule.target_value) if settings.achieved_by == "capped" else value
+
+
+def row_reaching(settings: SandboxSettings, rule: Rule, rows: Sequence[Event]) -> Event | None:
+    """The row with which a cycle first reaches its target."""
+    counted = (_counted(row, settings.achieved_by) for row in rows)
+    sums = accumulate(counted, initial=settings.carry_over)
     next(sums)
-    return next((row for row, achieved in zip(rows, sums, strict=True) if achieved >= value), None)
+    pairs = zip(rows, sums, strict=True)
+    return next((row for row, value in pairs if value >= rule.target_value), None)
 
 
-def _counted(row: Event) -> Decimal:
+def _counted(row: Event, by: AchievedBy) -> Decimal:
     """What a row adds: a return counts against the sum, however it is signed."""
-    if row.target_value is None:
+    returned = row.event_name == "RETURN_BILL"
+    if row.target_value is None or (returned and by in {"gross", "count"}):
         return Decimal(0)
-    return -abs(row.target_value) if row.event_name == "RETURN_BILL" else row.target_value
+    if by == "count":
+        return Decimal(1)
+    return -abs(row.target_value) if returned else row.target_value
 
 
 def _date(row: Event) -> str:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from capillary_targets.sandbox import Sandbox, samples
+from capillary_targets.sandbox import Sandbox, SandboxSettings, World, samples
 from capillary_targets.sandbox.responses import identifiers
 from capillary_targets.sandbox.world import total
 
@@ -270,10 +271,15 @@ async def test_no_target_id_means_no_record_of_events(caller: Caller) -> None:
     async with (sandbox := Sandbox(users=40)) as url:
         for user in sandbox.world.all_user_ids():
             for group in await groups_of(caller, sandbox, user):
-                for target in group["targets"]:
-                    answer = await caller.events(url, user, target["targetRuleId"])
-                    assert (target["targetId"] is None) == (answer.code == 310149)
-                    seen.add(target["targetId"] is None)
+                for rule in {target["targetRuleId"] for target in group["targets"]}:
+                    cycles = [one for one in group["targets"] if one["targetRuleId"] == rule]
+                    answer = await caller.events(url, user, rule)
+                    recorded = any(one["targetId"] is not None for one in cycles)
+                    assert recorded == (answer.code != 310149)
+                    seen.add(recorded)
+                    for one in cycles:
+                        rows = sandbox.world.events(user, rule, one["periodId"])
+                        assert (one["targetId"] is None) == (not rows)
     assert seen == {True, False}
 
 
@@ -315,15 +321,91 @@ async def test_last_updated_on_moves_with_every_change(caller: Caller) -> None:
         groups = await groups_of(caller, sandbox, user)
         keys = set(targets({"data": {"targetGroups": groups}})[0])
         assert not keys & {"lastUpdatedOn", "targetAchievedEventLogId", "unEnrolled"}
+        sandbox.settings.last_updated_on, sandbox.settings.achieved_log_id = True, False
+        groups = await groups_of(caller, sandbox, user)
+        keys = set(targets({"data": {"targetGroups": groups}})[0])
+        assert "lastUpdatedOn" in keys
+        assert "targetAchievedEventLogId" not in keys
+
+
+async def test_a_purchase_and_its_return_leave_the_value_and_move_last_updated_on(
+    caller: Caller,
+) -> None:
+    async with (sandbox := Sandbox(users=1)):
+        world = sandbox.world
+        user = world.user_ids()[0]
+        rule = next(one.id for one in world.targets(user) if not one.behavioural)
+
+        async def seen() -> dict[str, tuple[Any, Any]]:
+            groups = await groups_of(caller, sandbox, user)
+            return {
+                target["periodId"]: (target["targetAchievedValue"], target["lastUpdatedOn"])
+                for target in targets({"data": {"targetGroups": groups}})
+                if target["targetRuleId"] == rule
+            }
+
+        before = await seen()
+        world.add_event(user, rule, value="19.990")
+        world.add_event(user, rule, value="-19.990", event_name="RETURN_BILL")
+        after = await seen()
+    assert {period: value for period, (value, _) in after.items()} == {
+        period: value for period, (value, _) in before.items()
+    }
+    assert max(str(moment) for _, moment in after.values()) > max(
+        str(moment) for _, moment in before.values() if moment
+    )
 
 
 async def test_cycles_start_from_what_is_carried_over(caller: Caller) -> None:
+    started = 0
     async with (sandbox := Sandbox(users=2, carry_over=Decimal("-150.25"))):
         for user in sandbox.world.user_ids():
             for group in await groups_of(caller, sandbox, user):
                 for target in group["targets"]:
                     rows = sandbox.world.events(user, target["targetRuleId"], target["periodId"])
+                    if target["targetId"] is None:
+                        assert (rows, target["targetAchievedValue"]) == ([], 0)
+                        continue
                     assert target["targetAchievedValue"] == total(rows) - Decimal("150.25")
+                    started += not rows
+    assert started
+
+
+@pytest.mark.parametrize(
+    ("by", "made_of"),
+    [
+        ("gross", lambda rows: sum(r.target_value for r in rows if not is_return(r))),
+        ("count", lambda rows: sum(not is_return(r) for r in rows)),
+        ("capped", total),
+    ],
+)
+async def test_what_is_achieved_may_be_no_sum(
+    caller: Caller, by: Any, made_of: Callable[[list[Any]], Any]
+) -> None:
+    differs = 0
+    async with (sandbox := Sandbox(users=10, achieved_by=by, signed_returns=False)):
+        for user in sandbox.world.user_ids():
+            for group in await groups_of(caller, sandbox, user):
+                for target in group["targets"]:
+                    rows = sandbox.world.events(user, target["targetRuleId"], target["periodId"])
+                    rows = [row for row in rows if row.target_value is not None]
+                    value = made_of(rows)
+                    if by == "capped":
+                        value = min(value, Decimal(str(target["targetValue"])))
+                    assert target["targetAchievedValue"] == value
+                    differs += value != total(rows)
+    assert differs
+
+
+def is_return(row: Any) -> bool:
+    return row.event_name == "RETURN_BILL"
+
+
+async def test_a_share_of_the_enrolments_has_no_record() -> None:
+    world = World(SandboxSettings(users=400, recorded=0.3, exact_events=True))
+    pairs = [(user, rule.id) for user in world.user_ids()[1:] for rule in world.targets(user)]
+    share = sum(world.count(*pair) > 0 for pair in pairs) / len(pairs)
+    assert 0.25 < share < 0.35
 
 
 async def test_a_target_is_achieved_by_the_row_that_reached_its_value(caller: Caller) -> None:
