@@ -20,12 +20,10 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from itertools import chain
-from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 from weakref import ReferenceType, ref
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from .endpoints import active_targets, checked_id
 from .errors import (
@@ -40,9 +38,9 @@ from .errors import (
 )
 from .hooks import Scope, ScopeDetails, current_scope, within
 from .lookups import resolve_period
-from .models import EventsPage, Target, TargetEvent
+from .models import Target, TargetEvent
 from .pager import EventPager
-from .pagination import START, Checkpoint, PagingReport
+from .pagination import Checkpoint, PagingReport
 from .session import Session
 
 __all__ = [
@@ -53,12 +51,11 @@ __all__ = [
     "UserQuery",
     "WorkerPool",
     "fan_out",
-    "prefetch_depth",
 ]
 
 T = TypeVar("T")
 R = TypeVar("R")
-_Events: TypeAlias = tuple[TargetEvent, ...]
+F = TypeVar("F", bound="Fetched")
 
 _MOST_PREFETCH: Final = 4
 _PAGE_SIZE: Final = 100
@@ -106,12 +103,6 @@ class UserQuery:
             raise UsageError(f"page_size must be at least 1, not {self.page_size}")
 
 
-def prefetch_depth(limit: int, active: int) -> int:
-    """Pages of a target to keep in flight, with `active` users sharing `limit` requests."""
-    share = limit // max(1, active)
-    return min(_MOST_PREFETCH, share) if share > 1 else 0
-
-
 def is_fatal(error: CapillaryError, query: UserQuery, retry_after_max: float) -> bool:
     """Whether every other user would fail with this error too."""
     if (error.retry_after or 0.0) > retry_after_max:
@@ -122,6 +113,13 @@ def is_fatal(error: CapillaryError, query: UserQuery, retry_after_max: float) ->
         return True
     # Explicit ids that do not exist are the caller's mistake; an enrolled target's are the user's.
     return not query.fetch_targets and isinstance(error, TargetRuleNotFound | TargetPeriodNotFound)
+
+
+class Fetched(Protocol):
+    """What a fetch returns: at least the error that stopped it, if any."""
+
+    @property
+    def error(self) -> Exception | None: ...
 
 
 class WorkerPool(Generic[T, R]):
@@ -140,95 +138,73 @@ class WorkerPool(Generic[T, R]):
         *,
         ordered: bool = False,
     ) -> None:
-        self._items = items
-        self._call = call
-        self._size = size
-        self._ordered = ordered
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
-        self._exhausted = False
-        self._lock = asyncio.Lock()
+        self._items, self._call, self._size, self._ordered = items, call, size, ordered
         self._ready: deque[tuple[R, bool]] = deque()
         """Results, and whether each is what a call returned, not what it emitted before."""
-        self._news, self._capacity = asyncio.Event(), asyncio.Event()
-        self._taken = self._returned = self._consumed = 0
         self._reorder_buffer: dict[int, R] = {}
+        self._running = self._taken = self._returned = self._consumed = 0
+        self._news, self._room = asyncio.Event(), asyncio.Event()
 
     async def results(self) -> AsyncGenerator[R, None]:
         """What the calls emit and return; to be iterated once."""
+        producer = asyncio.create_task(self._produce())
+        producer.add_done_callback(lambda _: self._news.set())
         try:
-            self._spawn()
-            while True:
+            while self._ready or not producer.done():
                 while self._ready:
-                    self._capacity.set()
                     result, returned = self._ready.popleft()
                     self._consumed += returned
+                    self._room.set()
                     yield result
                     del result  # not to be kept alive while the next one is awaited
-                if self._failure is not None:
-                    raise self._failure
-                if not self._tasks:
-                    return
                 self._news.clear()
-                await self._news.wait()
+                if not producer.done():
+                    await self._news.wait()
         finally:
-            self._exhausted = True
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            producer.cancel()
+            (failure,) = await asyncio.gather(producer, return_exceptions=True)
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        if failure is not None:
+            raise failure
 
     async def emit(self, result: R) -> None:
         """Yield a result before the call returns. Waits while many are not consumed yet."""
         while len(self._ready) >= 2 * self._size():
-            await self._wait_for_consumer()
+            await self._wait_for_room()
         self._ready.append((result, False))
         self._news.set()
 
-    async def _wait_for_consumer(self) -> None:
-        self._capacity.clear()
-        await self._capacity.wait()
+    async def _wait_for_room(self) -> None:
+        self._room.clear()
+        await self._room.wait()
 
-    def _spawn(self) -> None:
-        if not self._exhausted and len(self._tasks) < self._size():
-            self._tasks.add(asyncio.create_task(self._work()))
+    async def _produce(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                # The size follows the concurrency limit, down as well as up.
+                while (
+                    self._running >= max(1, self._size())
+                    or self._taken - self._consumed >= 2 * self._size()
+                ):
+                    await self._wait_for_room()
+                try:
+                    item = await anext(self._items)
+                except StopAsyncIteration:
+                    return
+                group.create_task(self._run(self._taken, item))
+                self._taken += 1
+                self._running += 1
 
-    async def _work(self) -> None:
-        task = asyncio.current_task()
-        try:
-            # The size follows the concurrency limit, down as well as up; one worker always stays.
-            while len(self._tasks) <= max(1, self._size()):
-                async with self._lock:
-                    while self._taken - self._consumed >= 2 * self._size():
-                        await self._wait_for_consumer()
-                    if self._exhausted:
-                        break
-                    try:
-                        item = await anext(self._items)
-                    except StopAsyncIteration:
-                        self._exhausted = True
-                        break
-                    number, self._taken = self._taken, self._taken + 1
-                self._spawn()
-                self._finish(number, await self._call(item))
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - raised by the consumer
-            self._failure, self._exhausted = error, True
-        finally:
-            if task is not None:
-                self._tasks.discard(task)
-            self._news.set()
-
-    def _finish(self, number: int, result: R) -> None:
-        if self._ordered:
-            self._reorder_buffer[number] = result
-            while self._returned in self._reorder_buffer:
-                self._ready.append((self._reorder_buffer.pop(self._returned), True))
-                self._returned += 1
-        else:
-            self._ready.append((result, True))
+    async def _run(self, number: int, item: T) -> None:
+        result = await self._call(item)
+        self._reorder_buffer[number if self._ordered else self._returned] = result
+        while self._returned in self._reorder_buffer:
+            self._ready.append((self._reorder_buffer.pop(self._returned), True))
+            self._returned += 1
+        self._running -= 1
         self._news.set()
+        self._room.set()
 
 
 class _StallCounter:
@@ -240,192 +216,92 @@ class _StallCounter:
     def __init__(self) -> None:
         self.count = 0
         self._loop = asyncio.get_running_loop()
-        self._due = self._loop.time()
-        self._tick()
+        self._tick(self._loop.time())
 
-    def _tick(self) -> None:
+    def _tick(self, due: float) -> None:
         now = self._loop.time()
-        self.count += now - self._due > _STALL
-        self._due = now + _TICK
-        self._timer = self._loop.call_at(self._due, self._tick)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
+        self.count += now - due > _STALL
+        self.timer = self._loop.call_at(now + _TICK, self._tick, now + _TICK)
 
 
-class FanOut(Generic[R]):
-    """One fan-out, as each of its fetches sees it. Made by `fan_out`."""
+@define(eq=False)
+class FanOut(Generic[F]):
+    """One fan-out, as each of its fetches sees it. Made by `fan_out`.
 
-    def __init__(self, session: Session, query: UserQuery, most: int | None = None) -> None:
-        self.session = session
-        self.query = query
-        self._most = most
-        self.emit: Callable[[R], Awaitable[None]]
-        """Yields a result before the fetch returns."""
-        self._active: set[int] = set()
-        self._stalls = _StallCounter()
+    `active` are the users in progress, `most` of them at a time; `emit` yields a result before the
+    fetch returns.
+    """
+
+    session: Session
+    query: UserQuery
+    most: int | None = None
+    emit: Callable[[F], Awaitable[None]] = field(init=False)
+    active: set[int] = field(init=False, factory=set)
 
     async def for_each_target(
         self, user_id: int, fetch_events: Callable[[int], Awaitable[None]]
     ) -> tuple[tuple[Target, ...], CapillaryError | None]:
         """Ask for a user's targets, then call `fetch_events` with each rule id, each once.
 
-        Returns the targets and the error that stopped it, if any. Raises errors that are fatal for
-        every user.
+        Returns the targets, each row once, and the error that stopped it, if any. Raises errors
+        that are fatal for every user.
         """
-        query = self.query
+        session, query = self.session, self.query
+        rules = query.target_rule_ids
         targets: tuple[Target, ...] = ()
         try:
             checked_id("user_id", user_id)
-            rules: Iterable[int] = query.target_rule_ids
             if query.fetch_targets:
-                targets = await self._active_targets(user_id)
-                rules = dict.fromkeys(target.id for target in targets)
+                found = await active_targets(session, user_id, target_rule_ids=rules)
+                targets = tuple(row for n, row in enumerate(found) if row not in found[:n])
+                rules = tuple(dict.fromkeys(target.id for target in targets))
             for rule in rules:
                 await fetch_events(rule)
         except CapillaryError as error:
-            if is_fatal(error, query, self.session.settings.retry.retry_after_max):
+            if is_fatal(error, query, session.settings.retry.retry_after_max):
                 raise
             return targets, error
         return targets, None
 
-    async def _active_targets(self, user_id: int) -> tuple[Target, ...]:
-        """The targets, each row once: servers repeat them where rule ids are repeated."""
-        while True:
-            stalls = self.stalls
-            try:
-                found = await active_targets(
-                    self.session, user_id, target_rule_ids=self.query.target_rule_ids
-                )
-            except CapillaryError as error:
-                if not self.timed_out_asleep(error, stalls):
-                    raise
-            else:
-                return tuple(row for n, row in enumerate(found) if row not in found[:n])
-
-    def walk(self, user_id: int, rule: int, start: Checkpoint = START) -> TargetWalk:
-        """A walk over a target's events behind `start`."""
-        return TargetWalk(self, user_id, rule, start)
-
-    def prefetch_depth(self) -> int:
-        """Pages of a target to keep in flight now."""
-        return prefetch_depth(self.size(), len(self._active))
+    def pager(self, user_id: int, rule: int, start: Checkpoint | None = None) -> EventPager:
+        """A pager over a target's events behind `start`."""
+        query, period, resolve = self.query, self.query.period, None
+        if isinstance(period, str):
+            resolve = partial(resolve_period, self.session, user_id, rule, period)
+            period = None
+        share = self.size() // max(1, len(self.active))
+        return EventPager(
+            self.session,
+            user_id,
+            rule,
+            period_id=period,
+            page_size=query.page_size or _PAGE_SIZE,
+            start=start,
+            prefetch=min(_MOST_PREFETCH, share) if share > 1 else 0,
+            resolve=resolve,
+        )
 
     def size(self) -> int:
         """Users in progress at once."""
         limit = self.session.limiter.limit
-        return limit if self._most is None else min(limit, self._most)
-
-    def timed_out_asleep(self, error: CapillaryError, stalls: int) -> bool:
-        """Whether a request failed because the process was suspended since there were `stalls`."""
-        return error.retryable and self._stalls.count > stalls
-
-    @property
-    def stalls(self) -> int:
-        """How often the process was suspended."""
-        return self._stalls.count
-
-    async def unique_users(
-        self, users: Iterable[int] | AsyncIterable[int]
-    ) -> AsyncGenerator[int, None]:
-        """The users, without those who are in progress at that moment."""
-        async for user in _iterate(users):
-            if user in self._active:
-                await asyncio.sleep(0)  # a list of repetitions must not block the others
-            else:
-                self._active.add(user)
-                yield user
-
-    def done(self, user_id: int) -> None:
-        """The user is in progress no more."""
-        self._active.discard(user_id)
-
-    def close(self) -> None:
-        """Stop the timer."""
-        self._stalls.cancel()
-
-
-class TargetWalk:
-    """A walk over one target's events. One that times out while the process is suspended resumes.
-
-    `report` and `checkpoint` tell how far it is.
-    """
-
-    def __init__(self, fan: FanOut[Any], user_id: int, rule: int, start: Checkpoint) -> None:
-        self.report = PagingReport()
-        self.checkpoint = start
-        self._fan = fan
-        self._user_id, self._rule = user_id, rule
-
-    async def pages(self) -> AsyncGenerator[EventsPage, None]:
-        """The events, page by page."""
-        before = self.report
-        while True:
-            stalls = self._fan.stalls
-            pager = self._pager()
-            try:
-                async with aclosing(pager.stream()) as pages:
-                    async for page in pages:
-                        yield page
-                        del page
-            except CapillaryError as error:
-                if not self._fan.timed_out_asleep(error, stalls):
-                    raise
-            else:
-                return
-            finally:
-                self.checkpoint = pager.checkpoint
-                report = pager.report
-                self.report = before = evolve(
-                    report,
-                    events=before.events + report.events,
-                    requests=before.requests + report.requests,
-                    moved=before.moved or report.moved,
-                )
-
-    def moved(self, start: Checkpoint) -> bool:
-        """Whether rows before `start` have changed places or number."""
-        report, now = self.report, self.checkpoint.row
-        counted = report.total if report.dialect.total == "rows" else now
-        return (
-            report.moved
-            or (report.no_record and start.row > 0)
-            or now != start.row + report.events
-            or counted not in {None, now}
-        )
-
-    def _pager(self) -> EventPager:
-        session, query = self._fan.session, self._fan.query
-        period, resolve = query.period, None
-        if isinstance(period, str):
-            resolve = partial(resolve_period, session, self._user_id, self._rule, period)
-            period = None
-        return EventPager(
-            session,
-            self._user_id,
-            self._rule,
-            period_id=period,
-            page_size=query.page_size or _PAGE_SIZE,
-            start=self.checkpoint,
-            prefetch=self._fan.prefetch_depth(),
-            resolve=resolve,
-        )
+        return limit if self.most is None else min(limit, self.most)
 
 
 async def fan_out(
     session: Session,
     users: Iterable[int] | AsyncIterable[int],
     query: UserQuery,
-    fetch: Callable[[int, FanOut[R]], Awaitable[R]],
+    fetch: Callable[[int, FanOut[F]], Awaitable[F]],
     *,
     ordered: bool = False,
     most: int | None = None,
-) -> AsyncGenerator[R, None]:
+) -> AsyncGenerator[F, None]:
     """Call `fetch` for many users concurrently; yield what the calls emit and return.
 
     As many users are in progress as requests may be in flight: more would only queue in the
     limiter. About twice as many are started before their results are consumed, so `users` may be
-    endless. A user who comes again while in progress is not fetched twice.
+    endless. A user who comes again while in progress is not fetched twice. One who failed because
+    the process was suspended is fetched again.
 
     Args:
         session: An open session, which bounds the number of users in progress.
@@ -438,33 +314,46 @@ async def fan_out(
     Raises:
         CapillaryError: An error that is fatal for every user. What is in flight is cancelled.
     """
-    fan: FanOut[R] = FanOut(session, query, most)
+    fan: FanOut[F] = FanOut(session, query, most)
+    stalls = _StallCounter()
 
-    async def call(user_id: int) -> R:
+    async def unique() -> AsyncGenerator[int, None]:
+        async for user in _iterate(users):
+            if user in fan.active:
+                await asyncio.sleep(0)  # a list of repetitions must not block the others
+            else:
+                fan.active.add(user)
+                yield user
+
+    async def call(user: int) -> F:
         try:
-            return await fetch(user_id, fan)
+            while True:
+                before = stalls.count
+                result = await fetch(user, fan)
+                if stalls.count == before or not getattr(result.error, "retryable", False):
+                    return result
         finally:
-            fan.done(user_id)
+            fan.active.discard(user)
 
     try:
-        async with aclosing(fan.unique_users(users)) as unique:
-            pool = WorkerPool[int, R](unique, call, fan.size, ordered=ordered)
+        async with aclosing(unique()) as items:
+            pool = WorkerPool[int, F](items, call, fan.size, ordered=ordered)
             fan.emit = pool.emit
             async with aclosing(pool.results()) as results:
                 async for result in results:
                     yield result
                     del result
     finally:
-        fan.close()
+        stalls.timer.cancel()
 
 
-async def _iterate(users: Iterable[int] | AsyncIterable[int]) -> AsyncIterator[int]:
-    if isinstance(users, AsyncIterable):
-        async for user in users:
-            yield user
+async def _iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
     else:
-        for user in users:
-            yield user
+        for item in items:
+            yield item
 
 
 @frozen
@@ -526,6 +415,8 @@ class Sweep:
     _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
     _started: float = field(init=False, factory=time.monotonic, repr=False)
     _scope: Scope | None = field(init=False, default=None, repr=False)
+    _emitted: dict[int, dict[int, Checkpoint]] = field(init=False, factory=dict, repr=False)
+    """How far the walks are whose pages were emitted, by user and target."""
     _running: ReferenceType[AsyncGenerator[Any, None]] | None = field(
         init=False, default=None, repr=False
     )
@@ -541,12 +432,7 @@ class Sweep:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -556,7 +442,7 @@ class Sweep:
             await stream.aclose()
 
     def __aiter__(self) -> AsyncGenerator[UserOutcome, None]:  # noqa: PYI058 - it can be closed
-        return self._start(self._fetch)
+        return self._start(by_page=False)
 
     async def events(self) -> AsyncGenerator[TargetEvent, None]:
         """Every event of every user as one flat stream. A failed user's error is raised.
@@ -565,19 +451,17 @@ class Sweep:
         of a user towards a target are in order, and others may come in between. An ordered sweep
         goes user by user.
         """
-        async with aclosing(
-            self._start(self._fetch if self._ordered else self._fetch_by_page)
-        ) as results:
+        async with aclosing(self._start(by_page=not self._ordered)) as results:
             async for result in results:
                 for event in result.events if isinstance(result, UserOutcome) else result:
                     yield event
-                if isinstance(result, UserOutcome) and result.error is not None:
-                    raise result.error
+                if isinstance(result, UserOutcome):
+                    self._emitted.pop(result.user_id, None)
+                    if result.error is not None:
+                        raise result.error
 
-    def _start(
-        self, fetch: Callable[[int, FanOut[Any]], Awaitable[UserOutcome]]
-    ) -> AsyncGenerator[Any, None]:
-        stream = self._stream(fetch)
+    def _start(self, *, by_page: bool) -> AsyncGenerator[Any, None]:
+        stream = self._stream(partial(self._fetch, by_page=by_page))
         # A weak reference: a loop that is broken off drops its stream, which closes it at once.
         self._running = ref(stream)
         return stream
@@ -607,7 +491,7 @@ class Sweep:
                     ScopeDetails(scope=self._scope, phase="over", outcome=self.stats, error=failure)
                 )
 
-    def _count(self, result: UserOutcome | _Events) -> None:
+    def _count(self, result: UserOutcome | tuple[TargetEvent, ...]) -> None:
         stats = self._counted
         if not isinstance(result, UserOutcome):
             stats.events += len(result)
@@ -617,38 +501,30 @@ class Sweep:
         stats.targets += len(result.reports)
         stats.events += len(result.events)
 
-    async def _fetch(self, user_id: int, fan: FanOut[Any]) -> UserOutcome:
-        """A user with all events."""
-        pages: list[_Events] = []
-
-        async def keep(events: _Events) -> None:
-            pages.append(events)
-
-        outcome = await self._fetch_user(user_id, fan, keep)
-        return evolve(outcome, events=tuple(chain.from_iterable(pages)))
-
-    async def _fetch_by_page(self, user_id: int, fan: FanOut[Any]) -> UserOutcome:
-        """A user whose events are emitted page by page."""
-        return await self._fetch_user(user_id, fan, fan.emit)
-
-    async def _fetch_user(
-        self, user_id: int, fan: FanOut[Any], take: Callable[[_Events], Awaitable[None]]
-    ) -> UserOutcome:
+    async def _fetch(self, user_id: int, fan: FanOut[Any], *, by_page: bool) -> UserOutcome:
+        """A user with all events, or (`by_page`) one whose events are emitted instead."""
+        events: list[TargetEvent] = []
         reports: dict[int, PagingReport] = {}
+        emitted = self._emitted.setdefault(user_id, {}) if by_page else {}
 
         async def fetch_events(rule: int) -> None:
-            walk = fan.walk(user_id, rule)
+            pager = fan.pager(user_id, rule, emitted.get(rule))
             try:
-                async with aclosing(walk.pages()) as pages:
+                async with aclosing(pager.stream()) as pages:
                     async for page in pages:
-                        await take(page.events)
+                        if by_page:
+                            await fan.emit(page.events)
+                        else:
+                            events.extend(page.events)
                         del page
             finally:
-                reports[rule] = walk.report
+                reports[rule] = pager.report
+                if by_page:
+                    emitted[rule] = pager.checkpoint
 
         with within(self._scope):
             targets, error = await fan.for_each_target(user_id, fetch_events)
-        return UserOutcome(user_id, targets, (), reports, error)
+        return UserOutcome(user_id, targets, tuple(events), reports, error)
 
     @property
     def stats(self) -> SweepStats:

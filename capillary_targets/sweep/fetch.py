@@ -254,15 +254,16 @@ class UserFetcher:
         fan: FanOut[UserResult],
     ) -> _TargetResult:
         """Walk over the events behind `start`; `take` them page by page."""
-        walk = fan.walk(user, rule, start)
+        pager = fan.pager(user, rule, start)
         kept: list[WrittenRow] = []
-        async with aclosing(walk.pages()) as pages:
+        async with aclosing(pager.stream()) as pages:
             async for page in pages:
                 events = _with_rule(page.events, rule)
                 take(events, raw_rows(page.body, page.events) if self.options.raw else ())
                 kept += self._rows_to_keep(events)
                 del page  # a body of its own: it need not wait for that of the next one
-        return _TargetResult(walk.report, walk.checkpoint, walk.moved(start), written=kept)
+        report, checkpoint = pager.report, pager.checkpoint
+        return _TargetResult(report, checkpoint, _moved(start, checkpoint, report), written=kept)
 
     def _keys(self, events: _Events) -> list[int]:
         return [*map(event_key, events)]
@@ -313,6 +314,17 @@ class _Written:
         for index in indices:
             stored, n = self._places[index]
             rows.add_vanished(stored, [n], deleted=deleted, seen_at=seen_at)
+
+
+def _moved(start: Checkpoint, end: Checkpoint, report: PagingReport) -> bool:
+    """Whether rows before `start` have changed places or number."""
+    counted = report.total if report.dialect.total == "rows" else end.row
+    return (
+        report.moved
+        or (report.no_record and start.row > 0)
+        or end.row != start.row + report.events
+        or counted not in {None, end.row}
+    )
 
 
 _rule: Final = attrgetter("target_rule_id")
