@@ -64,6 +64,7 @@ from .models import (
 )
 from .pager import EventPager
 from .pagination import Checkpoint, Dialect, PagingReport
+from .progress import Cycle, Explanation, Reconciliation, TargetProgress, UserProgress
 from .retry import RetryPolicy
 from .session import Session, open_session
 
@@ -88,10 +89,12 @@ __all__ = [
     "Customer",
     "CustomerNotFound",
     "CustomerNotInSource",
+    "Cycle",
     "Dialect",
     "EndpointGone",
     "EventPager",
     "EventsPage",
+    "Explanation",
     "ExtendedField",
     "Filter",
     "Hook",
@@ -111,6 +114,7 @@ __all__ = [
     "Profile",
     "RateLimit",
     "RateLimited",
+    "Reconciliation",
     "RequestDetails",
     "RequestTimeout",
     "RetryDetails",
@@ -129,11 +133,13 @@ __all__ = [
     "TargetList",
     "TargetPeriod",
     "TargetPeriodNotFound",
+    "TargetProgress",
     "TargetRuleNotFound",
     "TargetsClient",
     "UnknownPeriod",
     "UsageError",
     "UserOutcome",
+    "UserProgress",
     "UserTarget",
     "UserTargetGroups",
     "WaitDetails",

@@ -18,6 +18,7 @@ from .errors import ClientClosed, UsageError
 from .fanout import Sweep, UserQuery
 from .pager import EventPager
 from .pagination import UNKNOWN, Checkpoint, Dialect
+from .progress import Reconciliation, progress, reconcile
 from .retry import whole_number
 from .session import Counts, Session, open_session
 from .settings import Options, Settings
@@ -178,6 +179,15 @@ class TargetsClient:
     find_customer = _method(lookups.find_customer)
     target_groups = _method(lookups.target_groups)
     target_periods = _method(lookups.target_periods)
+    progress = _method(progress)
+
+    async def reconcile(
+        self, user_id: int, target_rule_id: int, period: int | str | None = None
+    ) -> Reconciliation:
+        """A target's events beside the service's own value: see `progress.reconcile`."""
+        return await reconcile(
+            self.session, user_id, target_rule_id, period, page_size=self.page_size
+        )
 
     async def settle(
         self,

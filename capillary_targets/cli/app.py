@@ -18,7 +18,7 @@ from capillary_targets.errors import ApiError, CapillaryError, UsageError
 from capillary_targets.sweep import SweepRefused, SweepStopped
 
 from . import output
-from .queries import events, targets, user
+from .queries import events, explain, targets, user
 from .sandbox import sandbox
 from .sweep import report, sweep
 
@@ -26,7 +26,7 @@ __all__ = ["main", "relaxed_gc"]
 
 _OK, _FAILED, _USAGE, _REFUSED, _PIPE_CLOSED = 0, 1, 2, 3, 141
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_COMMANDS: Final = (user, targets, events, sweep, report, sandbox)
+_COMMANDS: Final = (user, targets, events, explain, sweep, report, sandbox)
 
 _HELP = """Ask the Capillary targets API which targets users are in, and which events counted.
 

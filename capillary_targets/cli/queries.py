@@ -1,4 +1,4 @@
-"""`user`, `targets` and `events`: one member's answers, as tables or as JSON Lines."""
+"""`user`, `targets`, `events` and `explain`: one member's answers, as tables or as JSON Lines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from cyclopts import Parameter
 from capillary_targets.errors import UsageError
 from capillary_targets.members import Customer, Streak, UserTarget, UserTargetGroups
 from capillary_targets.models import Target, TargetEvent
+from capillary_targets.progress import Cycle
 from capillary_targets.sweep.rows import encode
 
 from . import output
 from .connection import DEFAULT, Connection, period_of
 from .output import NoWrap
 
-__all__ = ["events", "targets", "user"]
+__all__ = ["events", "explain", "targets", "user"]
 
 _BAR: Final = 10
 
@@ -137,6 +138,70 @@ def _event(one: TargetEvent) -> Mapping[str, object]:
         "unique id": one.unique_id,
         "period": one.period_id,
         "value": one.target_value,
+    }
+
+
+async def explain(
+    user: int,
+    rule: int,
+    /,
+    *,
+    period: str | None = None,
+    as_json: JsonFlag = False,
+    connection: Connection = DEFAULT,
+) -> int:
+    """Show a target's events beside the service's own value, cycle by cycle, and what explains it.
+
+    Where the sum of the events is not what the service counts, it says which of its settings may be
+    the reason: unsigned or ignored returns, a carried-over start, a cap, ... or what is left over.
+
+    Try it without an account:
+
+        capillary-targets explain 1000001 3005 --sandbox
+
+    Args:
+        user: The user's id.
+        rule: The target's (rule) id, as `targets` shows it.
+        period: Only this period: its id, its refCode, or "current".
+        as_json: JSON Lines even on a terminal; elsewhere they are what comes anyway.
+        connection: How to reach the API.
+    """
+    async with connection.client() as client:
+        found = await client.reconcile(user, rule, period=period_of(period))
+    if output.is_wanted_as_json(asked=as_json):
+        output.write_json(encode(_explained_fields(one)) for one in found.cycles)
+    elif found.cycles:
+        title = f"Target {rule} of user {user}: {found.cycles[0].progress.target_name or ''}"
+        output.show_records(title, [_explained(one) for one in found.cycles])
+    if not found.cycles:
+        output.note(f"user {user} has no record and no events in target {rule}")
+    for warning in found.warnings:
+        connection.warn(f"the service says: {warning.message} [{warning.code}]")
+    return 0
+
+
+def _explained(one: Cycle) -> Mapping[str, object]:
+    return {
+        "period": NoWrap(one.progress.period or one.progress.period_id or ""),
+        "ends": one.progress.period_end,
+        "events": len(one.events),
+        "sum of events": one.event_sum,
+        "service says": one.progress.achieved_value,
+        "of": one.progress.target_value,
+        "remaining": one.progress.remaining,
+        "achieved on": one.progress.achieved_on,
+        "explained by": one.verdict,
+    }
+
+
+def _explained_fields(one: Cycle) -> Mapping[str, object]:
+    return {
+        **attrs.asdict(one.progress),
+        "events": len(one.events),
+        "event_sum": one.event_sum,
+        "difference": one.difference,
+        "explanations": [str(found) for found in one.explanations],
+        "unexplained": one.unexplained,
     }
 
 

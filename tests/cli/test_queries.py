@@ -148,3 +148,32 @@ def test_amounts_are_never_floats(cli: Cli):
     ran = cli("events", 564332013, 1986, "--sandbox")
     total = sum(Decimal(row["target_value"]) for row in rows(ran.out))
     assert total == Decimal("15000.46")
+
+
+def test_explain_says_what_makes_the_services_value(cli: Cli):
+    ran = cli("explain", 564332013, 1986, "--sandbox")
+    assert (ran.status, ran.err) == (0, "")
+    found = rows(ran.out)
+    assert [one["period"] for one in found] == ["G1717-9887", "G1717-9888", "G1717-9889"]
+    assert sum(int(one["events"]) for one in found) == 10
+    assert {tuple(one["explanations"]) for one in found} == {("plain sum",)}
+    (one,) = rows(cli("explain", 564332013, 1986, "--period", "G1717-9889", "--sandbox").out)
+    assert one == found[2]
+
+
+def test_explain_on_a_terminal_is_a_table(terminal: Cli):
+    ran = terminal("explain", 564332013, 1986, "--sandbox")
+    assert "service says" in ran.out
+    assert "9000.920" in ran.out
+    assert ran.out.count("plain sum") == 3
+
+
+def test_explain_where_there_is_nothing(cli: Cli):
+    ran = cli("explain", 564332013, 3001, "--sandbox")
+    assert (ran.status, ran.out) == (0, "")
+    assert ran.err == "user 564332013 has no record and no events in target 3001\n"
+    refused = cli("explain", 5, 3001, "--sandbox")
+    assert (refused.status, refused.err.count("\n")) == (3, 1)
+    unknown = cli("explain", 564332013, 1986, "--period", "never", "--sandbox")
+    assert unknown.status == 1
+    assert "G1717-9887" in unknown.err

@@ -398,7 +398,7 @@ async def test_what_is_achieved_may_be_no_sum(
 
 
 def is_return(row: Any) -> bool:
-    return row.event_name == "RETURN_BILL"
+    return bool(row.event_name == "RETURN_BILL")
 
 
 async def test_a_share_of_the_enrolments_has_no_record() -> None:

@@ -1,0 +1,463 @@
+"""Progress: how far a member is with each target, and how that comes about from the events.
+
+The sum of a target's events is not the progress (contract §18): the service buffers, prorates and
+ignores some of them by settings that the API does not show. Its own figure is
+`targetAchievedValue`, which `progress` reads and `reconcile` compares with the events. `explain` is
+pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Context, Decimal, localcontext
+from typing import Final
+
+from attrs import field, frozen
+
+from .endpoints import checked_id
+from .errors import UnknownPeriod, UsageError
+from .lookups import CURRENT, target_groups
+from .members import Milestone, TargetGroup, UserTarget, UserTargetGroups
+from .models import ApiWarning, TargetEvent
+from .pager import EventPager
+from .session import Session
+
+__all__ = [
+    "Cycle",
+    "Explanation",
+    "Reconciliation",
+    "TargetProgress",
+    "UserProgress",
+    "explain",
+    "progress",
+    "progress_of",
+    "reconcile",
+]
+
+_WIDE: Final = Context(prec=2000)
+_PLACES: Final = Decimal("0.001")
+"""The service stores amounts with three decimals (contract §17)."""
+_ZERO: Final = Decimal(0)
+
+
+@frozen
+class TargetProgress:
+    """How far a member is with one target in one cycle, by the service's own figure.
+
+    Amounts are exact and have no currency. `period_start` and `period_end` both belong to the
+    cycle, whose name is `period`. `achieved_on` and `achieved_event_log_id` are when the target was
+    first reached, and by which event; `is_achieved` is whether the value reaches it now.
+    `recorded` is False as long as the member has done nothing in the cycle. What is None, the
+    service does not say.
+    """
+
+    target_rule_id: int
+    target_name: str | None = None
+    target_type: str | None = None
+    target_entity: str | None = None
+    target_group_id: int | None = None
+    group_name: str | None = None
+    period_id: int | None = None
+    period: str | None = None
+    period_start: date | None = None
+    period_end: date | None = None
+    is_current: bool | None = None
+    recorded: bool = False
+    target_value: Decimal | None = None
+    achieved_value: Decimal | None = None
+    remaining: Decimal | None = None
+    is_achieved: bool | None = None
+    achieved_on: datetime | None = None
+    achieved_event_log_id: int | None = None
+    milestones_reached: tuple[Milestone, ...] = ()
+    next_milestone: Milestone | None = None
+    enrolled_on: datetime | None = None
+    last_updated_on: datetime | None = None
+
+    @property
+    def share(self) -> Decimal | None:
+        """Achieved over target: 0.5 is half way, above 1 more than enough. None: not known."""
+        if self.achieved_value is None or not self.target_value:
+            return None
+        return self.achieved_value / self.target_value
+
+
+class UserProgress(list[TargetProgress]):
+    """A member's progress, target by target, with the `warnings` of the service."""
+
+    def __init__(
+        self,
+        user_id: int,
+        targets: Iterable[TargetProgress] = (),
+        warnings: tuple[ApiWarning, ...] = (),
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(targets)
+        self.user_id: int = user_id
+        self.warnings: tuple[ApiWarning, ...] = warnings
+        self.request_id: str | None = request_id
+
+
+async def progress(
+    session: Session,
+    user_id: int,
+    *,
+    target_rule_id: int | None = None,
+    all_periods: bool = False,
+) -> UserProgress:
+    """How far a member is with each target: one request (API page "Get Associated Target Groups").
+
+    Args:
+        session: of `open_session`.
+        user_id: 64 bits.
+        target_rule_id: only this target.
+        all_periods: not only the running cycle of each target, but all of them.
+
+    Raises:
+        InvalidUser: no member has this id.
+        AuthError: the account may not read the resource "Target Loyalty" (403).
+        CapillaryError: whatever any request can raise.
+
+    """
+    groups = await target_groups(
+        session,
+        user_id,
+        include_inactive=all_periods or None,
+        target_rule_id=target_rule_id,
+    )
+    rows = [
+        (group, one)
+        for group in groups.target_groups
+        for one in group.targets
+        if target_rule_id in {None, one.target_rule_id}  # the server may ignore what was asked
+    ]
+    running = {one.target_rule_id for _, one in rows if one.current_period}
+    found = [
+        progress_of(group, one)
+        for group, one in rows
+        if all_periods or one.current_period or one.target_rule_id not in running
+    ]
+    return UserProgress(user_id, found, groups.warnings, groups.request_id)
+
+
+def progress_of(group: TargetGroup, target: UserTarget) -> TargetProgress:
+    """A row of `target_groups` as progress. Pure."""
+    goal, value = target.target_value, target.target_achieved_value
+    achieved_on = target.target_achieved_date_time_iso or target.target_achieved_date_time
+    remaining, is_achieved = None, True if achieved_on else None
+    if goal is not None and value is not None:
+        with localcontext(_WIDE):
+            remaining = max(goal - value, _ZERO)
+        is_achieved = not remaining
+    ahead = [one for one in target.milestones if not one.is_achieved]
+    return TargetProgress(
+        target_rule_id=target.target_rule_id,
+        target_name=target.target_name,
+        target_type=target.target_type,
+        target_entity=target.target_entity,
+        target_group_id=group.id,
+        group_name=group.name,
+        period_id=target.period_id,
+        period=target.period_ref_code and target.period_ref_code.strip(),
+        period_start=target.period_start_date,
+        period_end=target.period_end_date,
+        is_current=target.current_period,
+        recorded=target.target_id is not None,
+        target_value=goal,
+        achieved_value=value,
+        remaining=remaining,
+        is_achieved=is_achieved,
+        achieved_on=achieved_on,
+        achieved_event_log_id=target.target_achieved_event_log_id,
+        milestones_reached=tuple(one for one in target.milestones if one.is_achieved),
+        next_milestone=min(ahead, key=_trigger_value, default=None),
+        enrolled_on=target.enrolled_on_iso or target.enrolled_on,
+        last_updated_on=target.last_updated_on,
+    )
+
+
+def _trigger_value(milestone: Milestone) -> Decimal:
+    return Decimal("Infinity") if milestone.trigger_value is None else milestone.trigger_value
+
+
+# --- events beside the service's own value ---
+
+
+@frozen
+class Explanation:
+    """One way in which the events of a cycle make the service's value, to the last digit.
+
+    `basis` is what is added up: `plain sum` (amounts as the events show them), `unsigned returns`
+    (returns come without a sign and are taken off), `returns ignored`, `count instead of amount`
+    (one for each event that is no return). `then` is what is done to it: `carried-over start`,
+    `capped` at the target, `prorated` by the days of enrolment, or None. `by` is the start, the
+    target, or the share of days.
+    """
+
+    basis: str
+    then: str | None = None
+    by: Decimal | None = None
+
+    def __str__(self) -> str:
+        if self.then is None:
+            return self.basis
+        by = f"to {self.by:.4g}" if self.then == "prorated" else f"{_OF[self.then]} {self.by:f}"
+        then = f"{self.then} {by}"
+        return then if self.basis == PLAIN_SUM else f"{self.basis}, {then}"
+
+
+PLAIN_SUM: Final = "plain sum"
+_OF: Final = {"carried-over start": "of", "capped": "at"}
+
+
+@frozen
+class Cycle:
+    """One cycle of a target: the service's figure, and what the events come to.
+
+    `explanations` are all of the simplest kind that fit; none means `unexplained`, which is what
+    the service has beyond the plain sum.
+    """
+
+    progress: TargetProgress
+    events: tuple[TargetEvent, ...] = field(repr=False)
+    event_sum: Decimal
+    explanations: tuple[Explanation, ...] = ()
+
+    @property
+    def difference(self) -> Decimal | None:
+        """The service's value less the plain sum of the events."""
+        if self.progress.achieved_value is None:
+            return None
+        with localcontext(_WIDE):
+            return self.progress.achieved_value - self.event_sum
+
+    @property
+    def unexplained(self) -> Decimal | None:
+        """The difference, where nothing explains it."""
+        return None if self.explanations else self.difference
+
+    @property
+    def verdict(self) -> str:
+        """The explanation in words."""
+        if self.explanations:
+            return " or ".join(map(str, self.explanations))
+        if self.difference is None:
+            return "the service gives no value"
+        return f"unexplained by {self.difference:f}"
+
+
+@frozen
+class Reconciliation:
+    """The cycles of one member's target that have a record or events, oldest first."""
+
+    user_id: int
+    target_rule_id: int
+    cycles: tuple[Cycle, ...] = ()
+    warnings: tuple[ApiWarning, ...] = ()
+
+    @property
+    def explained(self) -> bool:
+        """Whether each cycle has an explanation."""
+        return all(cycle.explanations for cycle in self.cycles)
+
+
+async def reconcile(
+    session: Session,
+    user_id: int,
+    target_rule_id: int,
+    period: int | str | None = None,
+    *,
+    page_size: int = 100,
+) -> Reconciliation:
+    """A target's events beside the service's own value, cycle by cycle, and what explains it.
+
+    One request and a walk. Where something is left unexplained both are done once more, since a
+    sale may have come in between.
+
+    Args:
+        session: of `open_session`.
+        user_id: 64 bits.
+        target_rule_id: the `id` of a `Target`.
+        period: only this cycle: its id, "current" or a refCode.
+        page_size: events asked for in one request.
+
+    Raises:
+        UnknownPeriod: the member has no cycle of that name in this target.
+        PaginationError: the events are not proven complete.
+        CapillaryError: whatever any request can raise.
+
+    """
+    checked_id("target_rule_id", target_rule_id)
+    if isinstance(period, str) and not period.strip():
+        raise UsageError('period must be "current", a refCode or an id')
+    found = await _reconcile(session, user_id, target_rule_id, page_size)
+    if not found.explained:
+        found = await _reconcile(session, user_id, target_rule_id, page_size)
+    if period is None:
+        return found
+    named = tuple(cycle for cycle in found.cycles if _is_named(cycle.progress, period))
+    if not named:
+        known = [one.progress.period for one in found.cycles if one.progress.period]
+        raise UnknownPeriod(
+            f"user {user_id} has nothing in a period {period!r} of target {target_rule_id}; there "
+            f"are: {', '.join(known) or 'none at all'}",
+            known=known,
+        )
+    return Reconciliation(user_id, target_rule_id, named, found.warnings)
+
+
+def _is_named(one: TargetProgress, period: int | str) -> bool:
+    if isinstance(period, int):
+        return one.period_id == period
+    return bool(one.is_current) if period == CURRENT else one.period == period.strip()
+
+
+async def _reconcile(session: Session, user_id: int, rule: int, page_size: int) -> Reconciliation:
+    groups: UserTargetGroups = await target_groups(
+        session,
+        user_id,
+        target_rule_id=rule,
+        include_inactive=True,
+        include_inactive_targets=True,
+    )
+    rows = [
+        progress_of(group, one)
+        for group in groups.target_groups
+        for one in group.targets
+        if one.target_rule_id == rule
+    ]
+    if not rows:
+        return Reconciliation(user_id, rule, (), groups.warnings)
+    events = await EventPager(session, user_id, rule, page_size=page_size).collect()
+    return Reconciliation(user_id, rule, tuple(explain(rows, events)), groups.warnings)
+
+
+def explain(rows: Sequence[TargetProgress], events: Iterable[TargetEvent]) -> list[Cycle]:
+    """The cycles that have a record or events, each with what explains the service's value. Pure.
+
+    Args:
+        rows: a member's progress with one target, a row for each cycle.
+        events: all events of that member and target.
+    """
+    rows = sorted(rows, key=lambda row: (row.period_start or date.min, row.period_id or 0))
+    by_cycle: dict[int | None, list[TargetEvent]] = {}
+    for event in events:
+        by_cycle.setdefault(_cycle_of(event, rows), []).append(event)
+    mine = [by_cycle.get(row.period_id, []) for row in rows]
+    with localcontext(_WIDE):
+        sums = [_sums(these) for these in mine]
+        shared = _shared_starts(rows, sums)
+        found = []
+        for place, (row, these, amounts) in enumerate(zip(rows, mine, sums, strict=True)):
+            if not (row.recorded or these or row.achieved_value):
+                continue
+            before = rows[place - 1] if place else None
+            fits = tuple(_fits(row, these, amounts, {*shared, *_starts_after(before)}))
+            found.append(Cycle(row, tuple(these), amounts[PLAIN_SUM], fits))
+    return found
+
+
+def _cycle_of(event: TargetEvent, rows: Sequence[TargetProgress]) -> int | None:
+    """The cycle that an event names, or else the one that its date falls in."""
+    if event.period_id is not None or event.event_date is None:
+        return event.period_id
+    day = event.event_date.date()
+    held = (
+        row.period_id
+        for row in rows
+        if row.period_start and row.period_end and row.period_start <= day <= row.period_end
+    )
+    return next(held, None)
+
+
+def _is_return(event: TargetEvent) -> bool:
+    return "return" in (event.event_name or "").lower()
+
+
+def _amount(event: TargetEvent) -> Decimal:
+    return _ZERO if event.target_value is None else event.target_value
+
+
+_BASES: Final[Mapping[str, Callable[[TargetEvent], Decimal]]] = {
+    PLAIN_SUM: _amount,
+    "unsigned returns": lambda one: -abs(_amount(one)) if _is_return(one) else _amount(one),
+    "returns ignored": lambda one: _ZERO if _is_return(one) else _amount(one),
+    "count instead of amount": lambda one: Decimal(
+        one.target_value is not None and not _is_return(one)
+    ),
+}
+
+
+def _sums(events: Sequence[TargetEvent]) -> dict[str, Decimal]:
+    """What the events come to on each basis."""
+    return {name: sum(map(added, events), _ZERO) for name, added in _BASES.items()}
+
+
+def _distinct(events: Sequence[TargetEvent]) -> list[str]:
+    """The bases that add something else than an earlier one for at least one event."""
+    first: dict[tuple[Decimal, ...], str] = {}
+    for name, added in _BASES.items():
+        first.setdefault(tuple(map(added, events)), name)
+    return [*first.values()]
+
+
+def _shared_starts(
+    rows: Sequence[TargetProgress], sums: Sequence[Mapping[str, Decimal]]
+) -> set[Decimal]:
+    """Differences that several cycles have in common: the same start, carried into each."""
+    values = [(row.achieved_value, amounts) for row, amounts in zip(rows, sums, strict=True)]
+    counts = [
+        Counter(
+            value - amounts[name]
+            for row, (value, amounts) in zip(rows, values, strict=True)
+            if value is not None and row.recorded
+        )
+        for name in _BASES
+    ]
+    return {start for counted in counts for start, number in counted.items() if number > 1}
+
+
+def _starts_after(before: TargetProgress | None) -> Iterator[Decimal]:
+    """What a cycle can carry over from the one before: its surplus or shortfall, or a debt."""
+    if before is None or before.achieved_value is None:
+        return
+    if before.target_value is not None:
+        yield before.achieved_value - before.target_value
+    if before.achieved_value < 0:
+        yield before.achieved_value
+
+
+def _fits(
+    row: TargetProgress,
+    events: Sequence[TargetEvent],
+    sums: Mapping[str, Decimal],
+    starts: set[Decimal],
+) -> list[Explanation]:
+    """The simplest explanations that give the service's value: a basis, else one with a change."""
+    value, goal, names = row.achieved_value, row.target_value, _distinct(events)
+    if value is None:
+        return []
+    if plain := [Explanation(name) for name in names if sums[name] == value]:
+        return plain
+    share = _enrolled_share(row)
+    changed = []
+    for name in names:
+        base = sums[name]
+        if value - base in starts:
+            changed.append(Explanation(name, "carried-over start", value - base))
+        # Which basis exceeds the target does not show: one is enough.
+        if goal is not None and value == goal < base and "capped" not in {e.then for e in changed}:
+            changed.append(Explanation(name, "capped", goal))
+        if share is not None and base and abs(base * share - value) < _PLACES:
+            changed.append(Explanation(name, "prorated", share))
+    return changed
+
+
+def _enrolled_share(row: TargetProgress) -> Decimal | None:
+    """The share of the cycle's days since the enrolment; None where that is all, or not known."""
+    first, last, enrolled = row.period_start, row.period_end, row.enrolled_on
+    if first is None or last is None or enrolled is None or not first < enrolled.date() <= last:
+        return None
+    return Decimal((last - enrolled.date()).days + 1) / Decimal((last - first).days + 1)
