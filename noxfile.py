@@ -51,6 +51,19 @@ def failed(session: nox.Session) -> None:
 
 
 @nox.session
+def lowest(session: nox.Session) -> None:
+    """Tests on the lowest versions that pyproject.toml allows, in `.venv-lowest`; needs uv."""
+    python = ".venv-lowest/bin/python"
+    session.run("uv", "venv", "-q", "--clear", "-p", sys.executable, ".venv-lowest", external=True)
+    pip = ("uv", "pip", "install", "-q", "-p", python)
+    extras = ".[cli,otel,parquet,redis]"
+    session.run(*pip, "--resolution=lowest-direct", "-e", extras, external=True)
+    session.run(*pip, "--group", "dev", external=True)  # newest, but nothing installed is raised
+    paths = session.posargs or [str(path) for path in sorted(Path("tests").glob("test_*.py"))]
+    session.run(python, "-m", "pytest", "-q", *paths, external=True)
+
+
+@nox.session
 def nightly(session: nox.Session) -> None:
     """Every property with 5,000 random examples; small worlds and lost power in full."""
     profile = "--hypothesis-profile=nightly"

@@ -1,5 +1,7 @@
 """An asyncio client for the Capillary targets API: its members' targets and their events."""
 
+__version__ = "0.2.0.dev0"
+
 from . import endpoints, lookups
 from .auth import BasicAuth, OAuth
 from .client import TargetsClient
@@ -143,6 +145,7 @@ __all__ = [
     "UserTarget",
     "UserTargetGroups",
     "WaitDetails",
+    "__version__",
     "endpoints",
     "lookups",
     "open_session",

@@ -7,7 +7,6 @@ import select
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Unpack
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
@@ -17,6 +16,7 @@ from aiohttp.http_parser import RawResponseMessage
 from attrs import define, evolve, field
 from yarl import URL
 
+from . import __version__
 from .auth import Auth
 from .errors import ClientClosed, UsageError
 from .hooks import Hooks
@@ -34,16 +34,6 @@ __all__ = ["Counts", "Session", "open_session"]
 
 
 _HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
-
-
-@cache
-def _user_agent() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - reads files
-
-    try:
-        return f"capillary-targets/{version('capillary-targets')}"
-    except PackageNotFoundError:  # run from a source tree
-        return "capillary-targets/0"
 
 
 @define
@@ -194,7 +184,7 @@ def _open_http(settings: Settings) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=_Connector(limit=0),  # the limiter bounds what is in flight
         cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
-        headers={"User-Agent": _user_agent(), **_HEADERS},
+        headers={"User-Agent": f"capillary-targets/{__version__}", **_HEADERS},
         middlewares=(_resend,),
         # Looked up once: aiohttp's own trust_env asks two threads at each request, and lets a
         # .netrc override our credentials.

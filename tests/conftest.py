@@ -7,16 +7,15 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
 from aioresponses import aioresponses
 from hypothesis import HealthCheck, settings
 
 from capillary_targets import BasicAuth, RetryPolicy, TargetsClient
 from capillary_targets.sandbox import Sandbox
+from capillary_targets.testing import aioresponses_shim
 
 # Properties take a new random seed in every run, in CI too; a failure prints its blob and seed.
 # A failure found becomes an `@example`. `--hypothesis-profile=nightly` asks for 5,000 of each.
@@ -41,19 +40,10 @@ def examples(count: int) -> settings:
     return settings(max_examples=settings.default.max_examples if nightly else count)
 
 
-class _Response(ClientResponse):
-    """aioresponses 0.7.9 does not hand over the `stream_writer` that aiohttp 3.14 asks for."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("stream_writer", SimpleNamespace(output_size=0))
-        super().__init__(*args, **kwargs)
-
-
 @pytest.fixture
-def mocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[aioresponses]:
+def mocked() -> Iterator[aioresponses]:
     """Answers for aiohttp without a socket: for tests of a request's shape."""
-    monkeypatch.setattr("aioresponses.core.ClientResponse", _Response)
-    with aioresponses() as mock:
+    with aioresponses_shim(), aioresponses() as mock:
         yield mock
 
 

@@ -1,4 +1,4 @@
-"""What a test needs beyond the extra `dev`: skipped without it, except where all must be there."""
+"""What a test needs beyond the group `dev`: skipped without it, except where all must be there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def required(*modules: str, programs: tuple[str, ...] = ()) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     missing += [name for name in programs if not program(name)]
     if missing:
-        reason = f"needs {', '.join(missing)}: pip install 'capillary-targets[integrations]'"
+        reason = f"needs {', '.join(missing)}: pip install --group integrations"
         if os.environ.get("CAPILLARY_TESTS_REQUIRE") == "1":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason, allow_module_level=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("opentelemetry.sdk", reason="the extra `dev` brings OpenTelemetry's SDK")
+pytest.importorskip("opentelemetry.sdk", reason="the group `dev` brings OpenTelemetry's SDK")
 
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor

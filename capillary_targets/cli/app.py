@@ -8,12 +8,12 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from types import FrameType
 from typing import Any, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
+from capillary_targets import __version__
 from capillary_targets.errors import ApiError, CapillaryError, UsageError
 from capillary_targets.sweep import SweepRefused, SweepStopped
 
@@ -50,7 +50,7 @@ def _app() -> App:
     app = App(
         name="capillary-targets",
         help=_HELP,
-        version=lambda: f"capillary-targets {version('capillary-targets')}",
+        version=f"capillary-targets {__version__}",
         default_parameter=Parameter(negative="", show_default=lambda given: given or None),
     )
     for command in _COMMANDS:

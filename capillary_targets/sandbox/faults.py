@@ -73,7 +73,8 @@ class Fault:
     body: bytes = b""
     content_type: str = _JSON
     headers: Mapping[str, str] = field(
-        factory=dict, validator=validators.deep_mapping(value_validator=validators.instance_of(str))
+        factory=dict,
+        validator=validators.deep_mapping(validators.instance_of(str), validators.instance_of(str)),
     )
     size: int = 0
     """Bytes of a flood, once unpacked."""

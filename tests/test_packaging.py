@@ -1,0 +1,77 @@
+"""What is installed: extras, groups, the version, and the README as a package index shows it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import capillary_targets
+from capillary_targets.cli import main
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[>=<]", one)[0] for one in requirements}
+
+
+def test_the_core_installs_what_a_backend_needs_and_no_more() -> None:
+    assert names(PROJECT["dependencies"]) == {"aiohttp", "attrs", "cattrs", "msgspec", "yarl"}
+
+
+def test_what_only_developers_need_is_in_groups_not_in_extras() -> None:
+    groups = SETTINGS["dependency-groups"]
+    assert {"dev", "docs", "bench"} <= groups.keys()
+    assert not groups.keys() & PROJECT["optional-dependencies"].keys()
+
+
+@pytest.mark.parametrize("missing", ["cyclopts", "rich"])
+def test_the_command_names_the_extra_that_is_missing(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("capillary_targets.cli.")]:
+        monkeypatch.delitem(sys.modules, module)
+    for module in [name for name in sys.modules if name.split(".")[0] == missing]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, missing, None)  # type: ignore[arg-type]
+    assert main(["--version"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"error: the command line needs {missing}: pip install 'capillary-targets[cli]'\n"
+    )
+
+
+def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "capillary_targets.cli.app", raising=False)
+    monkeypatch.setitem(sys.modules, "capillary_targets.sweep", None)  # type: ignore[arg-type]
+    with pytest.raises(ModuleNotFoundError, match=r"capillary_targets\.sweep"):
+        main(["--version"])
+
+
+def test_the_version_is_newer_than_the_latest_one_in_the_changelog() -> None:
+    released = re.search(
+        r"^## (\d+)\.(\d+)\.(\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    running = re.match(r"(\d+)\.(\d+)\.(\d+)", capillary_targets.__version__)
+    assert released
+    assert running
+    assert tuple(map(int, running.groups())) >= tuple(map(int, released.groups()))
+
+
+def test_the_index_shows_the_readme_with_absolute_links_to_files_that_exist() -> None:
+    (rule,) = SETTINGS["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]
+    text = (ROOT / "README.md").read_text()
+    shown = re.sub(rule["pattern"], rule["replacement"], text)
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", shown)
+    assert len(links) > 10
+    blob = f"{PROJECT['urls']['Source']}/blob/main/"
+    for link in links:
+        assert link.startswith("https://"), link
+        if link.startswith(blob):
+            assert (ROOT / link.removeprefix(blob)).exists(), link
