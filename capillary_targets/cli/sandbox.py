@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
+import attrs
 from cyclopts import Parameter, validators
 
 from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox.settings import NotifyEnvelope, NotifyLogId
 
 from . import output
 from .connection import rate_of
@@ -17,6 +19,58 @@ from .connection import rate_of
 __all__ = ["sandbox"]
 
 Port = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65535))]
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Pushes:
+    """The flags about the vendor's notifications.
+
+    Args:
+        notify: Push the vendor's notification of whatever changes to this address.
+        notify_header: A static header that these carry, such as "X-Webhook-Secret: s3cret".
+        notify_envelope: The form of the body; enriched holds personal data.
+        notify_log_id: Where the event's log id stands.
+        notify_stray_blanks: The share of keys that hold a stray blank.
+        notify_shuffled: Notifications that wait together change places.
+        notify_duplicates: The share that is sent twice.
+        notify_losses: The share of changes that are never announced.
+        notify_early: The share of events that are announced before the API shows them.
+        notify_early_requests: Requests for them that miss such an event yet.
+        notify_delay: Seconds from the event to its push.
+        notify_timeout: Seconds for an answer; then the push is repeated.
+        notify_backoff: Seconds to the first repetition; each next wait is twice as long.
+        notify_give_up: Seconds of waits after which a push is given up.
+        notify_time_scale: What a second of the delay and the waits takes, such as 0.001.
+    """
+
+    notify: str | None = None
+    notify_header: str | None = None
+    notify_envelope: NotifyEnvelope = "raw"
+    notify_log_id: NotifyLogId = "both"
+    notify_stray_blanks: float = 0.0
+    notify_shuffled: bool = False
+    notify_duplicates: float = 0.0
+    notify_losses: float = 0.0
+    notify_early: float = 0.0
+    notify_early_requests: int = 1
+    notify_delay: float = 0.0
+    notify_timeout: float = 10.0
+    notify_backoff: float = 1.0
+    notify_give_up: float = 7 * 86_400.0
+    notify_time_scale: float = 1.0
+
+    def settings(self) -> dict[str, Any]:
+        """Those of `Sandbox`. Raises `UsageError`."""
+        settings = attrs.asdict(self)
+        header = settings.pop("notify_header")
+        name, colon, value = (header or "").partition(":")
+        if header and not colon:
+            raise UsageError(f"--notify-header takes NAME: VALUE, not {header!r}")
+        return settings | {"notify_headers": {name: value.strip()} if colon else {}}
+
+
+_NO_PUSHES: Final = Pushes()
 
 
 async def sandbox(
@@ -38,8 +92,7 @@ async def sandbox(
     max_limit: int = 1000,
     insert_per_request: int = 0,
     append_per_request: int = 0,
-    notify: str | None = None,
-    notify_header: str | None = None,
+    pushes: Pushes = _NO_PUSHES,
 ) -> int:
     """Serve a made-up world through the documented API until Ctrl-C.
 
@@ -65,18 +118,13 @@ async def sandbox(
         max_limit: The most rows on a page, whatever is asked for.
         insert_per_request: Events that come late, before each request for them.
         append_per_request: Events that come, before each request for them.
-        notify: Push the vendor's notification of each event written to this address.
-        notify_header: A static header that these carry, such as "X-Webhook-Secret: s3cret".
+        pushes: The vendor's notifications.
     """
     if rate_limit is not None:
         limit = rate_of(rate_limit, "--rate-limit")
         budget: tuple[int, float] | None = (limit.requests, limit.per)
     else:
         budget = None
-    name, colon, value = (notify_header or "").partition(":")
-    if notify_header and not colon:
-        raise UsageError(f"--notify-header takes NAME: VALUE, not {notify_header!r}")
-    headers = {name: value.strip()} if colon else {}
     try:
         server = Sandbox(
             port=port,
@@ -96,8 +144,7 @@ async def sandbox(
             max_limit=max_limit,
             insert_per_request=insert_per_request,
             append_per_request=append_per_request,
-            notify=notify,
-            notify_headers=headers,
+            **pushes.settings(),
         )
         url = await server.start()
     except (OSError, ValueError, OverflowError) as error:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from attrs import define, field, frozen
 
-from .responses import encode, identifiers
-from .world import achieved, make_uuid, parse_date, splitmix64
+from . import announcements
+from .announcements import Announcement
+from .responses import encode
+from .world import make_uuid, splitmix64
 
 if TYPE_CHECKING:
-    from .model import Event, Period, Rule
+    from collections.abc import Iterator
+
+    from .model import Event, Rule
     from .settings import SandboxSettings
     from .world import World
 
@@ -23,10 +26,7 @@ _ORG = 100
 _RECORDED = 10_000
 _SHUFFLED = 100
 """How many waiting notifications may change places."""
-_FIRST_BACKOFF = 1.0
 _LONGEST_BACKOFF = 3600.0
-_GIVE_UP = 7 * 24 * 3600.0
-"""Seconds of the vendor's; "at least 7 days" is what it promises."""
 
 
 @frozen(slots=True)
@@ -51,11 +51,10 @@ class _Push:
 
 
 class Notifications:
-    """Pushes of the events that are written: made at once, delivered one at a time.
+    """Pushes of what changes in a world: made at once, delivered one at a time.
 
-    Written events are announced by `targetAchievedValueUpdated`, and by `targetValueAchieved` if
-    one makes the member reach the target; `world.enrol` by `targetCustomerEnrolment`. What fails is
-    repeated with exponential back-off while all others wait behind it; HTTP 400 is final.
+    What fails is repeated with exponential back-off while all others wait behind it; HTTP 400 is
+    final.
     """
 
     def __init__(self, settings: SandboxSettings, world: World) -> None:
@@ -63,6 +62,7 @@ class Notifications:
         self._world = world
         world.on_event = self._announce_event
         world.on_enrolment = self._announce_enrolment
+        world.on_target_value = self._announce_target_value
         self._pending: deque[_Push] = deque()
         self._delivering = False
         self._started = False
@@ -123,147 +123,62 @@ class Notifications:
     # --- what is pushed ---
 
     def _announce_event(self, row: Event) -> None:
-        if self._settings.notify is None or row.target_value is None:
-            return
-        rule = self._world.rule(row.target_rule_id)
-        period = None if rule is None else rule.group.period(row.period_id)
-        if rule is None or period is None:
-            return
-        rows = self._world.events(row.customer_id, rule.id, period.id)
-        rows += self._world.withheld(row.customer_id, rule.id, period.id)
-        value = achieved(self._settings, rule, rows)
-        before = achieved(self._settings, rule, [one for one in rows if one is not row])
-        data = self._event_data(row, rule, period, value)
-        names = ["targetAchievedValueUpdated"]
-        if before < rule.target_value <= value:
-            names.append("targetValueAchieved")
-        lost, early = self._draw(self._settings.notify_losses), False
-        if not lost:
-            early = self._draw(self._settings.notify_early)
-        if early:
-            self._world.withhold(row)
-        log_id = "" if row.event_log_id is None else str(row.event_log_id)
-        moment = _milliseconds(row.event_processed_date)
-        for name in names:
-            self._add(name, log_id, moment, data, lost=lost, early=row if early else None)
+        self._announce(announcements.of_event(self._settings, self._world, row), row)
 
-    def _event_data(
-        self, row: Event, rule: Rule, period: Period, achieved: Decimal
-    ) -> dict[str, Any]:
-        keys: dict[str, str] = {}
-        activity, number = "GenericEvent", ""
-        if not rule.behavioural:
-            returned = row.event_name == "RETURN_BILL"
-            activity = "ReturnBill" if returned else "TransactionAdd"
-            number = "returnId" if returned else "transactionId"
-            keys[number] = row.unique_id
-        if row.event_log_id is not None and self._settings.notify_log_id in {"both", "eventLogId"}:
-            keys["eventLogId"] = str(row.event_log_id)
-        data: dict[str, Any] = {
-            "customerIdentifiers": self._customer(row.customer_id),
-            "eventName": activity,
-            "targetDetails": {
-                "id": rule.id,
-                "name": rule.name,
-                "targetGroupId": rule.group.id,
-                "targetGroupName": rule.group.name,
-                "targetPeriodId": period.id,
-                "targetPeriodName": period.ref_code.strip(),
-            },
-            # Unsigned, even of a return.
-            "currentEventTargetValue": _amount(abs(row.target_value or Decimal(0))),
-            "achievedTargetValue": _amount(achieved),
-            "definedTargetValue": _amount(rule.target_value),
-            "triggeringActivity": {
-                "name": activity,
-                "identifiers": [{"key": key, "value": value} for key, value in keys.items()],
-                "additionalAttributes": [],
-            },
-            "milestoneDetails": [],
-        }
-        if number and row.unique_id.isdecimal():
-            data[number] = int(row.unique_id)
-        return data
+    def _announce_enrolment(self, user: int, rule: Rule, enrolled: bool) -> None:  # noqa: FBT001
+        self._announce(
+            announcements.of_enrolment(self._settings, self._world, user, rule, enrolled=enrolled)
+        )
 
-    def _announce_enrolment(self, user: int, rule: Rule) -> None:
-        if self._settings.notify is None:
+    def _announce_target_value(self, user: int, rule: Rule) -> None:
+        self._announce(announcements.of_target_value(self._settings, self._world, user, rule))
+
+    def _announce(self, of_change: Iterator[Announcement], row: Event | None = None) -> None:
+        """Queue what one change makes, unless it is lost; of an early one, `row` is hidden."""
+        if self._settings.notify is None or not (made := list(of_change)):
             return
-        running = (one for one in rule.group.periods if one.status == "RUNNING")
-        period = next(running, rule.group.periods[-1])
-        data: dict[str, Any] = {
-            "customerIdentifiers": self._customer(user),
-            "defaultTargetValue": _amount(rule.target_value),
-            "targetId": rule.id,
-            "targetName": rule.name,
-            "targetGroupId": rule.group.id,
-            "targetGroupName": rule.group.name,
-            "source": rule.enrolment_method,
-            "targetPeriodId": period.id,
-            "targetPeriodName": period.ref_code.strip(),
-            "targetPeriodStartDate": f"{period.start} 00:00:00",
-            "milestoneDetails": [],
-        }
         lost = self._draw(self._settings.notify_losses)
-        moment = _milliseconds(period.first_moment)
-        self._add("targetCustomerEnrolment", "", moment, data, lost=lost)
+        early = row is not None and not lost and self._draw(self._settings.notify_early)
+        if row is not None and early:
+            self._world.withhold(row)
+        for one in made:
+            self._made += 1
+            if lost:
+                self.counts["lost"] += 1
+            else:
+                self._add(one, row if early else None)
 
-    def _customer(self, user: int) -> dict[str, Any]:
-        """Enriched, it holds personal data."""
-        enriched = self._settings.notify_envelope == "enriched"
-        return {"customerId": user, **(identifiers(user) if enriched else {})}
-
-    def _add(
-        self,
-        name: str,
-        log_id: str,
-        moment: int,
-        data: dict[str, Any],
-        *,
-        lost: bool,
-        early: Event | None = None,
-    ) -> None:
-        """Queue one notification, unless it is lost.
-
-        Args:
-            name: the vendor's name of the event.
-            log_id: `eventLogId` as text; "" if there is none.
-            moment: of its making, epoch milliseconds.
-            data: the part that both envelopes share.
-            lost: it is counted, and never sent.
-            early: the row to show only once this has been sent.
-        """
-        self._made += 1
-        if lost:
-            self.counts["lost"] += 1
-            return
-        key = splitmix64(self._settings.seed, -self._made)
+    def _add(self, made: Announcement, early: Event | None) -> None:
+        settings = self._settings
+        key = splitmix64(settings.seed, -self._made)
         event_id, request_id = make_uuid(key, 0), f"{key:016x}{splitmix64(key, 1):016x}"
+        known = made.log_id is not None and settings.notify_log_id in {"both", "loyaltyEventId"}
         attributes = {
-            "eventName": name,
+            "eventName": made.name,
             "orgId": _ORG,
             "refId": f"{_ORG}_{request_id}",
             "apiRequestId": request_id,
-            "createdAt": moment,
-            "loyaltyEventId": log_id
-            if self._settings.notify_log_id in {"both", "loyaltyEventId"}
-            else "",
-            "data": data,
+            "createdAt": made.moment,
+            "loyaltyEventId": str(made.log_id) if known else "",
+            "data": made.data,
         }
         body: dict[str, Any] = {"eventId": event_id, **attributes}
-        if self._settings.notify_envelope == "enriched":
+        if settings.notify_envelope == "enriched":
             body = {
                 "eventId": event_id,
-                "eventType": f"{_ORG}_{name}",
+                "eventType": f"{_ORG}_{made.name}",
                 "consumerGroupId": None,
                 "actionType": "START",
-                "timeStamp": moment,
+                "timeStamp": made.moment,
                 "attributes": attributes,
             }
-        due = time.monotonic() + self._settings.notify_delay * self._settings.notify_time_scale
+        if share := settings.notify_stray_blanks:
+            body = announcements.with_stray_blanks(body, lambda: self._draw(share))
+        due = time.monotonic() + settings.notify_delay * settings.notify_time_scale
         encoded = encode(body)
-        self._pending.append(_Push(event_id, name, encoded, due, early))
-        if self._draw(self._settings.notify_duplicates):
-            self._pending.append(_Push(event_id, name, encoded, due))
+        self._pending.append(_Push(event_id, made.name, encoded, due, early))
+        if self._draw(settings.notify_duplicates):
+            self._pending.append(_Push(event_id, made.name, encoded, due))
         self._changed()
 
     # --- delivery ---
@@ -290,7 +205,7 @@ class Notifications:
 
     async def _deliver(self, session: ClientSession, push: _Push) -> str:
         """Send until it is answered for good; what became of it."""
-        waited, backoff = 0.0, _FIRST_BACKOFF
+        waited, backoff = 0.0, self._settings.notify_backoff
         while True:
             status = await self._post(session, push)
             self.attempts.append(PushAttempt(push.event_id, push.name, push.body, status))
@@ -300,7 +215,7 @@ class Notifications:
             # Of the other statuses only 429 and a time-out are documented as repeated.
             if status is not None and status != 429 and status < 500:
                 return "refused"
-            if waited >= _GIVE_UP:
+            if waited >= self._settings.notify_give_up:
                 return "given up"
             await asyncio.sleep(backoff * self._settings.notify_time_scale)
             waited, backoff = waited + backoff, min(2 * backoff, _LONGEST_BACKOFF)
@@ -331,12 +246,3 @@ class Notifications:
             self._task = asyncio.create_task(self._run(), name="sandbox-notifications")
         self._change.set()
         self._change = asyncio.Event()
-
-
-def _amount(value: Decimal) -> str:
-    """An amount as notifications spell it: text with three decimals."""
-    return f"{value:.3f}"
-
-
-def _milliseconds(date: str) -> int:
-    return int(parse_date(date).timestamp()) * 1000

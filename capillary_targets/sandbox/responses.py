@@ -173,7 +173,7 @@ def target_groups(
         every_cycle: not only the running one.
     """
     groups: dict[int, dict[str, Any]] = {}
-    for rule in rules:
+    for rule in (world.own(user, one) for one in rules):
         history = world.history(user, rule.id)
         group = groups.setdefault(rule.group.id, _group(rule.group, user))
         group["targets"] += [
@@ -229,7 +229,7 @@ def _user_target(
         "periodEndDateWithTimeStamp": f"{period.end}T23:59:59.000Z",
         "targetAchievedDateTime": None if reached is None else _iso(reached.event_date),
         "currentPeriod": period.status == "RUNNING",
-        "milestones": _milestones(rule, value) if rule.id % 4 == 1 else None,
+        "milestones": milestones(rule, value) or None,
     }
     if settings.last_updated_on:
         changed = history.changed_at or (parse_date(rows[-1].event_date) if rows else None)
@@ -242,8 +242,8 @@ def _user_target(
     return target
 
 
-def _milestones(rule: Rule, value: Decimal) -> list[dict[str, Any]]:
-    """Half of the target, and all of it; with keys that the API's pages do not list (§14)."""
+def milestones(rule: Rule, value: Decimal) -> list[dict[str, Any]]:
+    """Half of the target, and all of it, of every fourth rule; with unlisted keys (§14)."""
     return [
         {
             "id": rule.id * 10 + number,
@@ -255,7 +255,7 @@ def _milestones(rule: Rule, value: Decimal) -> list[dict[str, Any]]:
             "triggerValueType": "FIXED",
             "points": percent,
         }
-        for number, percent in enumerate((50, 100))
+        for number, percent in enumerate((50, 100) if rule.id % 4 == 1 else ())
     ]
 
 

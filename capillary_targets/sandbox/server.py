@@ -98,6 +98,15 @@ class EventOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unique_id: str | None = None
 
 
+class TargetOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A user's place in a target, as the control API takes it: enrolled, and what to reach."""
+
+    user: int
+    rule: int
+    enrolled: bool | None = None
+    target_value: Decimal | None = None
+
+
 class Sandbox:
     """The documented API as a local server.
 
@@ -203,6 +212,8 @@ class Sandbox:
                 web.get("/sandbox/state", self._state, name="state"),
                 web.post("/sandbox/faults", self._add_fault, name="faults"),
                 web.post("/sandbox/events", self._add_event, name="events"),
+                web.post("/sandbox/targets", self._change_target, name="targets"),
+                web.post("/sandbox/settings", self._change_settings, name="settings"),
                 web.post("/sandbox/reset", self._reset, name="reset"),
             ]
         )
@@ -356,6 +367,31 @@ class Sandbox:
             return web.json_response({"error": str(error)}, status=400)
         return web.Response(body=encode(row), content_type="application/json")
 
+    async def _change_target(self, request: web.Request) -> web.StreamResponse:
+        """`{"user": 1000001, "rule": 3001, "enrolled": true, "target_value": "500"}`."""
+        _check_local(request)
+        try:
+            order = msgspec.json.decode(await request.read(), type=TargetOrder)
+            _check_known(self.world, order.user, order.rule, order.target_value)
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        if order.enrolled is not None:
+            change = self.world.enrol if order.enrolled else self.world.unenrol
+            change(order.user, order.rule)
+        if order.target_value is not None:
+            self.world.set_target_value(order.user, order.rule, order.target_value)
+        return web.json_response({"targets": [one.id for one in self.world.targets(order.user)]})
+
+    async def _change_settings(self, request: web.Request) -> web.StreamResponse:
+        """`{"notify_losses": 0.05, "offset_mode": "row"}`: all of them, or none."""
+        _check_local(request)
+        try:
+            values = msgspec.json.decode(await request.read(), type=dict[str, Any])
+            self.settings.change(values)
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"changed": [*values]})
+
     async def _reset(self, request: web.Request) -> web.StreamResponse:
         _check_local(request)
         self.reset()
@@ -369,15 +405,19 @@ def _written(world: World, body: bytes) -> Event:
         ValueError: it cannot be read, or there is no such user, rule, date or amount.
     """
     order = msgspec.json.decode(body, type=EventOrder)
-    if not world.has_user(order.user) or world.rule(order.rule) is None:
-        raise ValueError(f"there is no user {order.user}, or no rule {order.rule}")
-    if order.value is not None and not order.value.is_finite():
-        raise ValueError(f"value must be a number, not {order.value}")
+    _check_known(world, order.user, order.rule, order.value)
     if order.date is not None:
         parse_date(order.date)
     given = {"event_name": order.event_name, "unique_id": order.unique_id}
     fields: dict[str, Any] = {name: text for name, text in given.items() if text is not None}
     return world.add_event(order.user, order.rule, value=order.value, date=order.date, **fields)
+
+
+def _check_known(world: World, user: int, rule: int, value: Decimal | None) -> None:
+    if not world.has_user(user) or world.rule(rule) is None:
+        raise ValueError(f"there is no user {user}, or no rule {rule}")
+    if value is not None and not value.is_finite():
+        raise ValueError(f"value must be a number, not {value}")
 
 
 def _check_local(request: web.Request) -> None:

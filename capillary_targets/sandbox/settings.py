@@ -6,9 +6,11 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
 
+import attrs
+import msgspec
 from attrs import Attribute, define, field
 
 RequestIdHeaders = Literal["both", "X-Cap-Requestid", "X-CAP-REQUEST-ID", "none"]
@@ -94,6 +96,27 @@ class SandboxSettings:
     def __attrs_post_init__(self) -> None:
         if not self.exact_events and self.events > _MOST_ROWS // 8:
             raise ValueError(f"events must be at most {_MOST_ROWS // 8} without exact_events")
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        """Change settings by name to JSON values: all of them, or none.
+
+        Raises:
+            ValueError: There is no such setting, it is fixed, or it cannot have that value.
+        """
+        fields, hints = attrs.fields_dict(SandboxSettings), get_type_hints(SandboxSettings)
+        changes = {}
+        for name, value in values.items():
+            if name not in fields or name in {"clock", "between_requests"}:
+                raise ValueError(f"{name} is no setting of JSON")
+            if fields[name].on_setattr is _fixed:
+                raise ValueError(f"{name} is fixed: start another sandbox with it")
+            try:
+                changes[name] = msgspec.convert(value, hints[name])
+            except msgspec.ValidationError as error:
+                raise ValueError(f"{name}: {error}") from None
+        attrs.evolve(self, **changes)  # raises before anything is changed
+        for name, value in changes.items():
+            setattr(self, name, value)
 
     # --- the world ---
 
@@ -226,6 +249,8 @@ class SandboxSettings:
     notify_log_id: NotifyLogId = field(default="both", validator=_one_of(NotifyLogId))
     """Where the event's log id stands: `loyaltyEventId`, the identifier `eventLogId`, or nowhere,
     as in older samples."""
+    notify_stray_blanks: float = field(default=0.0, validator=_between(0, 1))
+    """Share of the keys that hold a stray blank, as in the vendor's printed samples."""
     notify_shuffled: bool = False
     """Whether notifications that wait together change places."""
     notify_duplicates: float = field(default=0.0, validator=_between(0, 1))
@@ -240,6 +265,9 @@ class SandboxSettings:
     """Seconds from the event to its push."""
     notify_timeout: float = field(default=10.0, validator=_between(0.001))
     """Seconds for an answer; then the push is repeated. Not scaled."""
+    notify_backoff: float = field(default=1.0, validator=_between(0.001))
+    """Seconds to the first repetition; each wait is twice the one before, up to an hour."""
+    notify_give_up: float = field(default=7 * 86_400.0, validator=_between(0))
+    """Seconds of back-off after which a push is given up; the vendor promises at least 7 days."""
     notify_time_scale: float = field(default=1.0, validator=_between(0, 1))
-    """What a second of the delay and of the back-off (1, 2, 4, ... 3600 s, for 7 days) takes; 0
-    waits for nothing."""
+    """What a second of the delay and of the back-off takes; 0 waits for nothing."""

@@ -11,7 +11,7 @@ from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from attrs import define
+from attrs import define, evolve
 
 from . import samples
 from .model import TODAY, Event, Group, Period, Rule
@@ -93,18 +93,22 @@ class World:
         self._cache: OrderedDict[tuple[int, int], EventHistory] = OrderedDict()
         self._cached_rows = 0
         self._enrolments: dict[int, frozenset[int]] = {}
+        self._target_values: dict[tuple[int, int], Decimal] = {}
         self._withheld: dict[tuple[int, int], list[_Withheld]] = {}
         self._changes = 0
         self.on_event: Callable[[Event], None] | None = None
         """Called with each event that was written."""
-        self.on_enrolment: Callable[[int, Rule], None] | None = None
-        """Called with the user and the rule of each enrolment made."""
+        self.on_enrolment: Callable[[int, Rule, bool], None] | None = None
+        """Called with the user and the rule of each enrolment made (true) or ended."""
+        self.on_target_value: Callable[[int, Rule], None] | None = None
+        """Called with the user and the rule of each changed value to reach."""
 
     def reset(self) -> None:
         """Undo every change."""
         self._histories.clear()
         self._cache.clear()
         self._enrolments.clear()
+        self._target_values.clear()
         self._withheld.clear()
         self._cached_rows = self._changes = 0
 
@@ -167,6 +171,11 @@ class World:
         """How many rows `events` returns."""
         return len(self.events(user, rule, period))
 
+    def own(self, user: int, rule: Rule) -> Rule:
+        """A rule with what this user is to reach."""
+        value = self._target_values.get((user, rule.id))
+        return rule if value is None else evolve(rule, target_value=value)
+
     # --- changes ---
 
     def enrol(self, user: int, rule: int) -> None:
@@ -174,12 +183,23 @@ class World:
         enrolled = {one.id for one in self.targets(user)}
         self._enrolments[user] = frozenset(enrolled | {self._rules[rule].id})
         if self.on_enrolment is not None and rule not in enrolled:
-            self.on_enrolment(user, self._rules[rule])
+            self.on_enrolment(user, self._rules[rule], True)
 
     def unenrol(self, user: int, rule: int) -> None:
         """End an enrolment; the history stays readable."""
         enrolled = {one.id for one in self.targets(user)}
         self._enrolments[user] = frozenset(enrolled - {rule})
+        if self.on_enrolment is not None and rule in enrolled:
+            self.on_enrolment(user, self._rules[rule], False)
+
+    def set_target_value(self, user: int, rule: int, value: Decimal | str) -> None:
+        """Give one user another value to reach in a target."""
+        self._check_user(user)
+        before = self.own(user, self._rules[rule])
+        self._target_values[user, rule] = Decimal(value)
+        after = self.own(user, before)
+        if self.on_target_value is not None and after != before:
+            self.on_target_value(user, after)
 
     def add_event(
         self,
@@ -265,10 +285,11 @@ class World:
         self._changed(*key).remove(row)
         self._withheld.setdefault(key, []).append(_Withheld(row))
 
-    def withheld(self, user: int, rule: int, period: int) -> list[Event]:
-        """The rows of a period that are hidden now."""
-        hidden = self._withheld.get((user, rule), ())
-        return [one.row for one in hidden if one.row.period_id == period]
+    def written(self, user: int, rule: int, period: int | None = None) -> list[Event]:
+        """The rows that `events` returns, and those that are hidden now."""
+        hidden = [one.row for one in self._withheld.get((user, rule), ())]
+        found = [row for row in hidden if period in {None, row.period_id}]
+        return sorted(self.events(user, rule, period) + found, key=_date)
 
     def reveal_after(self, row: Event, requests: int) -> None:
         """Show a hidden row once that many requests for its history have missed it."""

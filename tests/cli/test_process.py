@@ -13,7 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.request import urlopen
 
+import attrs
 import pytest
+
+from capillary_targets.cli.sandbox import Pushes, sandbox
+from capillary_targets.errors import UsageError
+from capillary_targets.sandbox import SandboxSettings
 
 COMMAND = [sys.executable, "-m", "capillary_targets.cli"]
 
@@ -81,6 +86,7 @@ def test_the_sandbox_pushes_notifications():
         threading.Thread(target=door.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{door.server_port}/"
         flags = ["--port", "0", "--notify", address, "--notify-header", "X-Secret: s3cret"]
+        flags += ["--notify-envelope", "enriched", "--notify-log-id", "loyaltyEventId"]
         with running("sandbox", *flags) as served:
             assert served.stdout is not None
             url = re.search(r"http://\S+", served.stdout.readline())[0]
@@ -89,26 +95,31 @@ def test_the_sandbox_pushes_notifications():
                 event = json.load(answer)
             assert received.wait(20)
         door.shutdown()
-    assert bodies[0]["loyaltyEventId"] == str(event["eventLogId"])
-    assert bodies[0]["data"]["currentEventTargetValue"] == "12.340"
+    attributes = bodies[0]["attributes"]
+    assert attributes["loyaltyEventId"] == str(event["eventLogId"])
+    assert attributes["data"]["currentEventTargetValue"] == "12.340"
+    assert len(attributes["data"]["triggeringActivity"]["identifiers"]) == 1
     assert secrets == ["s3cret"] * len(bodies)
+
+
+def test_the_flags_of_notifications_are_the_settings_of_a_sandbox():
+    flags, settings = Pushes().settings(), attrs.asdict(SandboxSettings())
+    assert flags == {name: value for name, value in settings.items() if "notify" in name}
 
 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--notify", "localhost"], "notify must be like http://127.0.0.1:8000/path"),
-        (["--notify-header", "s3cret"], "--notify-header takes NAME: VALUE"),
-        (["--notify-header", "a b: c"], "notify_headers must be names and printable values"),
+        ({"notify": "localhost"}, "notify must be like http://127.0.0.1:8000/path"),
+        ({"notify_header": "s3cret"}, "--notify-header takes NAME: VALUE"),
+        ({"notify_header": "a b: c"}, "notify_headers must be names and printable values"),
+        ({"notify_losses": 5.0}, "notify_losses must be between 0 and 1"),
     ],
 )
-def test_a_push_that_cannot_be_is_refused(flags: list[str], says: str):
-    with running("sandbox", "--port", "0", *flags) as served:
-        assert served.wait(20) == 2
-        assert served.stderr is not None
-        message = served.stderr.read()
-    assert says in message
-    assert message.count("\n") == 1
+async def test_a_push_that_cannot_be_is_refused(flags: dict[str, Any], says: str):
+    with pytest.raises(UsageError, match=re.escape(says)) as caught:
+        await sandbox(port=0, pushes=Pushes(**flags))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_closed_pipe_ends_quietly():

@@ -14,9 +14,11 @@ from capillary_targets.notifications import (
     Notification,
     NotificationHandler,
     Settlement,
+    StreakNotification,
     TargetAchievedValueUpdated,
     TargetCustomerEnrolment,
 )
+from capillary_targets.notifications.models import CLASSES
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.testing import no_waiting
 from tests.conftest import client_of
@@ -125,6 +127,49 @@ async def test_a_door_that_is_busy_or_wrong_about_the_secret():
         await sandbox.notifications.drained()
     assert sandbox.notifications.attempts[-1].status == 401
     assert len(done) == 1
+
+
+@pytest.mark.parametrize("envelope", ["raw", "enriched"])
+@pytest.mark.parametrize("stray_blanks", [0.0, 0.3])
+async def test_all_fourteen_are_pushed_and_read(envelope, stray_blanks):
+    sandbox = pushing(users=1, events=0, notify_envelope=envelope, notify_stray_blanks=stray_blanks)
+    came: list[Notification] = []
+    handler = NotificationHandler(secrets=[SECRET])
+
+    @handler.on(Notification)
+    async def keep(notification):
+        came.append(notification)
+
+    world = sandbox.world
+    user = world.user_ids()[0]
+    async with sandbox, door(handler, sandbox):
+        for tracking_type in ("STREAKS", "UNIFIED"):
+            rule = next(one for one in world.rules() if one.group.tracking_type == tracking_type)
+            world.unenrol(user, rule.id)
+            world.enrol(user, rule.id)
+            world.set_target_value(user, rule.id, "5")
+            dates = [f"{period.start} 12:00:00.0" for period in rule.group.periods]
+            world.add_event(user, rule.id, date=dates[0], value="5")
+            world.add_event(user, rule.id, date=dates[1], value="5")
+            world.add_event(
+                user, rule.id, date=dates[1], value="1", event_name="RETURN_BILL", unique_id="77"
+            )
+            world.add_event(user, rule.id, date=dates[3], value="5")
+            world.unenrol(user, rule.id)
+        await sandbox.notifications.drained()
+    assert {one.name for one in came} == {*CLASSES}
+    assert {type(one) for one in came} == {*CLASSES.values()}
+    for one in came:
+        assert one.user_id == user
+        assert one.rule_ids
+        assert one.targets[0].period_id
+        assert one.targets[0].group_id
+        assert one.created_at is not None
+        assert not isinstance(one, StreakNotification) or one.streaks[0].name
+    moved = [one for one in came if isinstance(one, TargetAchievedValueUpdated)]
+    assert [one.current_value for one in moved] == [5, 5, 1, 5] * 2
+    assert [one.return_id for one in moved] == [None, None, 77, None] * 2
+    assert all(one.event_log_id for one in moved)
 
 
 async def test_an_enrolment_announces_no_event():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from capillary_targets.sandbox import Event, Sandbox
+from capillary_targets.sandbox import Event, Rule, Sandbox, World
 
 from .conftest import Caller, until
 
@@ -176,12 +176,164 @@ async def test_reaching_the_target_and_enrolling_have_names_of_their_own(
     assert [body["eventName"] for body in receiver.bodies] == [
         "targetAchievedValueUpdated",
         "targetValueAchieved",
+        "unifiedTargetsAchieved",
         "targetAchievedValueUpdated",
         "targetCustomerEnrolment",
     ]
-    assert receiver.log_ids[:2] == [str(event.event_log_id)] * 2
-    assert receiver.bodies[3]["data"]["targetId"] == other.id
-    assert len({body["eventId"] for body in receiver.bodies}) == 4
+    assert receiver.log_ids[:3] == [str(event.event_log_id)] * 3
+    assert receiver.bodies[4]["data"]["targetId"] == other.id
+    assert len({body["eventId"] for body in receiver.bodies}) == 5
+
+
+USER = 1_000_001
+
+
+def tracked(world: World, tracking_type: str) -> Rule:
+    """A rule of such a group, in which the user is enrolled; the group's only one of theirs."""
+    rule = next(one for one in world.rules() if one.group.tracking_type == tracking_type)
+    for other in world.targets(USER):
+        world.unenrol(USER, other.id)
+    world.enrol(USER, rule.id)
+    return rule
+
+
+def streak(world: World, rule: Rule) -> Iterator[str]:
+    """A streak of the first period on, made and lost; before each step, what it announces."""
+    months = [f"{period.start} 12:00:00.0" for period in rule.group.periods]
+    reached, turned = (
+        "targetAchievedValueUpdated targetValueAchieved",
+        "targetPeriodCompleted targetPeriodStarted",
+    )
+    world.add_event(USER, rule.id, date=months[0], value=rule.target_value)
+    yield f"{reached} streakStart"
+    world.add_event(USER, rule.id, date=months[1], value=rule.target_value)
+    yield f"{turned} {reached} streakLevelAchieved"
+    world.add_event(USER, rule.id, date=months[1], value="0.001", event_name="RETURN_BILL")
+    yield "targetAchievedValueUpdated streakLevelUnAchieved"
+    world.add_event(USER, rule.id, date=months[1], value="0.001")
+    yield f"{reached} streakLevelAchieved"
+    world.add_event(USER, rule.id, date=months[2], value="0.001")
+    yield f"{turned} targetAchievedValueUpdated"
+    world.add_event(USER, rule.id, date=months[3], value="0.001")
+    yield "targetPeriodCompleted streakEnd targetPeriodStarted targetAchievedValueUpdated"
+    world.add_event(USER, rule.id, date=months[2], value="0.001")  # late: no period begins
+    yield "targetAchievedValueUpdated"
+    world.unenrol(USER, rule.id)
+    yield "streakCustomerUnEnrolment"
+    world.unenrol(USER, rule.id)
+    yield ""
+    world.enrol(USER, rule.id)
+    yield "targetCustomerEnrolment streakCustomerEnrolment"
+
+
+def missed_month(world: World, rule: Rule) -> Iterator[str]:
+    """A streak that ends because nothing happened in a period."""
+    months = [f"{period.start} 12:00:00.0" for period in rule.group.periods]
+    world.add_event(USER, rule.id, date=months[0], value=rule.target_value)
+    yield "targetAchievedValueUpdated targetValueAchieved streakStart"
+    world.add_event(USER, rule.id, date=months[2], value="0.001")
+    yield "targetPeriodCompleted streakEnd targetPeriodStarted targetAchievedValueUpdated"
+
+
+def unified(world: World, rule: Rule) -> Iterator[str]:
+    """A group of targets, by one of them."""
+    world.add_event(USER, rule.id, value=rule.target_value - 1)
+    yield "targetAchievedValueUpdated"
+    world.add_event(USER, rule.id, value="1")
+    yield "targetAchievedValueUpdated targetValueAchieved unifiedTargetsAchieved"
+    world.add_event(USER, rule.id, value="1")
+    yield "targetAchievedValueUpdated"
+    world.add_event(USER, rule.id, value="2", event_name="RETURN_BILL")
+    yield "targetAchievedValueUpdated unifiedTargetsUnAchieved"
+
+
+def own_value(world: World, rule: Rule) -> Iterator[str]:
+    """A member with a value of their own to reach."""
+    world.set_target_value(USER, rule.id, "7")
+    yield "targetValueUpdated"
+    world.set_target_value(USER, rule.id, "7.00")
+    yield ""
+    world.add_event(USER, rule.id, value="7")
+    yield "targetAchievedValueUpdated targetValueAchieved"
+
+
+@pytest.mark.parametrize(
+    ("story", "tracking_type"),
+    [(streak, "STREAKS"), (missed_month, "STREAKS"), (unified, "UNIFIED"), (own_value, "DEFAULT")],
+)
+async def test_what_each_change_announces(
+    receiver: Receiver, story: Callable[[World, Rule], Iterator[str]], tracking_type: str
+) -> None:
+    sandbox = pushing(receiver, events=0)
+    rule = tracked(sandbox.world, tracking_type)
+    async with sandbox:
+        await sandbox.notifications.drained()
+        sandbox.notifications.clear()
+        receiver.bodies.clear()
+        steps = story(sandbox.world, rule)
+        for announced in steps:
+            await sandbox.notifications.drained()
+            assert [body["eventName"] for body in receiver.bodies] == announced.split()
+            receiver.bodies.clear()
+
+
+async def test_a_unified_group_is_told_with_all_its_targets(receiver: Receiver) -> None:
+    async with (sandbox := pushing(receiver, events=0)):
+        world = sandbox.world
+        first = tracked(world, "UNIFIED")
+        second = next(one for one in world.rules() if one.group == first.group and one != first)
+        world.enrol(USER, second.id)
+        world.add_event(USER, first.id, value="1.5")
+        world.add_event(USER, second.id, value=first.target_value - 1)
+        await sandbox.notifications.drained()
+    (body,) = [one for one in receiver.bodies if one["eventName"] == "unifiedTargetsAchieved"]
+    data = body["data"]
+    assert [
+        (one["targetId"], one["achievedTargetValue"], one["definedTargetValue"])
+        for one in data["targetData"]
+    ] == [
+        (first.id, "1.500", f"{first.target_value:.3f}"),
+        (second.id, f"{first.target_value - 1:.3f}", f"{second.target_value:.3f}"),
+    ]
+    assert data["unifiedTargetGroupDetails"]["targetGroupId"] == first.group.id
+    assert "targetDetails" not in data
+    assert data["transactionId"]
+
+
+async def test_a_members_own_value_is_what_the_api_says(receiver: Receiver, caller: Caller) -> None:
+    async with (sandbox := pushing(receiver)) as url:
+        rule = sandbox.world.targets(USER)[0]
+        sandbox.world.set_target_value(USER, rule.id, "7")
+        answer = await caller.get(f"{url}/v3/users/{USER}/targetGroups")
+    values = {
+        target["targetRuleId"]: target["targetValue"]
+        for group in answer.json["data"]["targetGroups"]
+        for target in group["targets"]
+    }
+    assert values[rule.id] == 7
+    assert len(set(values.values())) > 1
+
+
+async def test_stray_blanks_stand_in_keys_only(receiver: Receiver) -> None:
+    def keys(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            yield from value
+        for one in value.values() if isinstance(value, dict) else value:
+            if isinstance(one, dict | list):
+                yield from keys(one)
+
+    bodies = []
+    for share in (0.0, 0.3):
+        receiver.bodies.clear()
+        async with (
+            sandbox := pushing(receiver, notify_envelope="enriched", notify_stray_blanks=share)
+        ):
+            add(sandbox)
+            await sandbox.notifications.drained()
+        bodies += receiver.bodies
+    plain, blanked = ([*keys(body)] for body in bodies)
+    assert 0 < sum(" " in key for key in blanked) < len(blanked)
+    assert [key.replace(" ", "") for key in blanked] == plain
 
 
 async def test_the_same_seed_pushes_the_same_bytes(receiver: Receiver) -> None:
@@ -248,6 +400,14 @@ async def test_the_back_off_doubles_up_to_an_hour_for_seven_days(
     assert set(backoffs[13:]) == {3600}
     assert 7 * 86_400 <= sum(backoffs) < 7 * 86_400 + 3600
     assert sandbox.notifications.counts == {"given up": 1}
+
+    waits.clear()
+    async with (
+        sandbox := pushing(receiver, notify_time_scale=1.0, notify_backoff=300, notify_give_up=900)
+    ):
+        add(sandbox)
+        await sandbox.notifications.drained()
+    assert [one for one in waits if one >= 1] == [300, 600]
 
 
 async def test_the_delay_is_scaled(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,6 +574,59 @@ async def test_an_event_that_cannot_be_written_is_refused_in_one_line(
     assert "\n" not in message
 
 
+async def test_faults_and_targets_are_changed_from_another_process(receiver: Receiver) -> None:
+    async with (sandbox := pushing(receiver)) as url, aiohttp.ClientSession(url) as session:
+
+        async def ask(path: str, order: dict[str, Any]) -> Any:
+            async with session.post(path, json=order) as response:
+                assert response.status == 200
+                return await response.json()
+
+        faults = {"notify_duplicates": 1, "notify_log_id": "none", "rate_limit": [5, 1.5]}
+        assert await ask("/sandbox/settings", faults) == {"changed": [*faults]}
+        held = {rule.id for rule in sandbox.world.targets(USER)}
+        free = next(rule.id for rule in sandbox.world.rules() if rule.id not in held)
+        order = {"user": USER, "rule": free, "enrolled": True, "target_value": "7.5"}
+        assert await ask("/sandbox/targets", order) == {"targets": sorted(held | {free})}
+        order = {"user": USER, "rule": free, "enrolled": False}
+        assert await ask("/sandbox/targets", order) == {"targets": sorted(held)}
+        await sandbox.notifications.drained()
+    assert sandbox.settings.rate_limit == (5, 1.5)
+    assert [body["eventName"] for body in receiver.bodies] == [
+        *("targetCustomerEnrolment", "targetCustomerEnrolment"),
+        *("targetValueUpdated", "targetValueUpdated"),
+    ]
+    assert receiver.bodies[2]["data"]["definedTargetValue"] == "7.500"
+
+
+@pytest.mark.parametrize(
+    ("path", "order", "says"),
+    [
+        ("settings", {"notify_losses": 0.5, "notify_early": 2}, "notify_early must be between"),
+        ("settings", {"notify_losses": 0.5, "colour": "red"}, "colour is no setting"),
+        ("settings", {"notify_losses": 0.5, "clock": 5}, "clock is no setting"),
+        ("settings", {"notify_losses": 0.5, "users": 5}, "users is fixed"),
+        ("settings", {"notify_losses": 0.5, "iso": "perhaps"}, "iso: Expected `bool`"),
+        ("settings", {"notify_losses": 0.5, "notify": "here"}, "notify must be like"),
+        ("settings", ["notify_losses"], "object"),
+        ("targets", {"user": 5, "rule": 3001}, "no user 5"),
+        ("targets", {"user": USER, "rule": 3001, "target_value": "NaN"}, "value must be a number"),
+        ("targets", {"user": USER, "rule": 3001, "enrolled": "no"}, "enrolled"),
+    ],
+)
+async def test_a_change_that_cannot_be_changes_nothing(path: str, order: Any, says: str) -> None:
+    async with (
+        (sandbox := Sandbox(users=1)) as url,
+        aiohttp.ClientSession(url) as session,
+        session.post(f"/sandbox/{path}", json=order) as response,
+    ):
+        message = (await response.json())["error"]
+    assert response.status == 400
+    assert says in message
+    assert "\n" not in message
+    assert sandbox.settings.notify_losses == 0
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -427,6 +640,8 @@ async def test_an_event_that_cannot_be_written_is_refused_in_one_line(
         ("notify_envelope", "cooked"),
         ("notify_losses", 1.5),
         ("notify_timeout", 0),
+        ("notify_backoff", 0),
+        ("notify_stray_blanks", 2),
         ("notify_time_scale", -1),
     ],
 )
