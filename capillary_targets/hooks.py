@@ -14,10 +14,12 @@ from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
+from .contract import Finding
 from .errors import CapillaryError
 
 __all__ = [
     "Details",
+    "DriftDetails",
     "Hook",
     "Hooks",
     "RequestDetails",
@@ -108,7 +110,14 @@ class ScopeDetails:
     error: BaseException | None = None
 
 
-Details: TypeAlias = RequestDetails | RetryDetails | WaitDetails | ScopeDetails
+@frozen(kw_only=True)
+class DriftDetails:
+    """An answer says something that the contract does not, for the first time in this session."""
+
+    finding: Finding
+
+
+Details: TypeAlias = RequestDetails | RetryDetails | WaitDetails | ScopeDetails | DriftDetails
 Hook: TypeAlias = Callable[[Details], None]
 
 

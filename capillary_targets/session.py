@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import select
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,8 +19,9 @@ from yarl import URL
 
 from . import __version__
 from .auth import Auth
+from .drift import DriftWatch
 from .errors import ClientClosed, UsageError
-from .hooks import Hooks
+from .hooks import DriftDetails, Hooks
 from .limiter import RequestLimiter
 from .pagination import UNKNOWN, Dialect
 from .retry import RetryQuota
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Counts", "Session", "open_session"]
 
+_log = logging.getLogger("capillary_targets")
 
+_DRIFT_IN_SWEEPS: Final = 1000
 _HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
 
 
@@ -88,11 +92,25 @@ class Session:
     counts: Counts = field(factory=Counts)
     wait_for_limits: bool = False
     """Whether waiting for the limiter is no part of a call's deadline, and goes behind others."""
+    watch: DriftWatch | None = field(default=None, repr=False)
+    """What compares answers with the contract."""
 
     def with_options(self, *, wait_for_limits: bool) -> Session:
         """A copy with counts of its own, for work that would rather wait than fail: a sweep."""
-        counts = Counts(parent=self.counts)
-        return evolve(self, wait_for_limits=wait_for_limits, counts=counts)
+        counts, watch = Counts(parent=self.counts), self.watch
+        if watch is None and self.settings.drift is None:
+            watch = _watch(self.hooks, _DRIFT_IN_SWEEPS)
+        return evolve(self, wait_for_limits=wait_for_limits, counts=counts, watch=watch)
+
+    def answered(self, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Show an answer to the drift watch and to the caller's observers."""
+        if self.watch is not None:
+            self.watch(path, status, headers, body)
+        for observe in self.settings.observers:
+            try:
+                observe(path, status, headers, body)
+            except Exception:  # noqa: BLE001 - logged and ignored, as a hook's
+                _log.exception("an observer failed: %r", observe)
 
     @property
     def dialect(self) -> Dialect:
@@ -101,6 +119,8 @@ class Session:
 
     @dialect.setter
     def dialect(self, detected: Dialect) -> None:
+        if self.watch is not None and detected is not self.state.dialect:
+            self.watch.dialect_changed(self.state.dialect, detected)
         self.state.dialect = detected
 
     def ensure_open(self) -> None:
@@ -172,12 +192,17 @@ async def open_session(
             override_auth=session is not None and (session.trust_env or session.auth is not None),
             quota=RetryQuota(settings.retry.quota),
             hooks=hooks,
-            state=_State(asyncio.get_running_loop()),
+            state=_State(asyncio.get_running_loop(), dialect=settings.dialect),
+            watch=_watch(hooks, settings.drift) if settings.drift else None,
         )
         try:
             yield opened
         finally:
             opened.state.closed = True
+
+
+def _watch(hooks: Hooks, every: int) -> DriftWatch:
+    return DriftWatch(lambda one: hooks.emit(DriftDetails(finding=one)), every)
 
 
 def _open_http(settings: Settings) -> aiohttp.ClientSession:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import tzinfo
 from ipaddress import ip_address
-from typing import Final, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 from yarl import URL
 
 from .auth import Auth
@@ -15,9 +15,12 @@ from .budget import Budget
 from .errors import UsageError
 from .hooks import Hook
 from .limits import AdaptiveConcurrency, RateLimit
+from .pagination import UNKNOWN, Dialect
 from .retry import NUMBER, WHOLE_NUMBER, RetryPolicy, checked, whole_number
 
-__all__ = ["CLUSTERS", "Options", "Settings"]
+__all__ = ["CLUSTERS", "Observer", "Options", "Settings"]
+
+Observer: TypeAlias = Callable[[str, int, Mapping[str, str], bytes], None]
 
 CLUSTERS: Final = {
     "apac": "https://apac.api.capillarytech.com",
@@ -40,6 +43,9 @@ class Options(TypedDict, total=False):
     allow_insecure: bool
     trust_env: bool
     hooks: Iterable[Hook] | Hook
+    dialect: Dialect
+    drift: int | None
+    observers: Iterable[Observer]
 
 
 def _base_url(given: str | URL) -> URL:
@@ -112,6 +118,24 @@ def _hooks(given: Iterable[Hook] | Hook) -> tuple[Hook, ...]:
     return hooks
 
 
+def _dialect(_: Any, __: Attribute[Any], given: object) -> None:
+    if not isinstance(given, Dialect):
+        raise UsageError(
+            f'dialect must be Dialect(...) or Dialect.load("cluster.toml"), not {given!r}'
+        )
+
+
+def _observers(given: Iterable[Observer]) -> tuple[Observer, ...]:
+    observers = tuple(given)
+    if not all(map(callable, observers)):
+        raise UsageError(f"observers must be callables, not {given!r}")
+    return observers
+
+
+def _drift(given: int | None) -> int | None:
+    return given if not given else whole_number("drift", given)
+
+
 @frozen(kw_only=True, field_transformer=checked)
 class Settings:
     """Settings of a session. One that cannot work raises `UsageError` at once."""
@@ -135,6 +159,13 @@ class Settings:
     trust_env: bool = False
     """Whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are read."""
     hooks: tuple[Hook, ...] = field(default=(), converter=_hooks)
+    dialect: Dialect = field(default=UNKNOWN, validator=_dialect)
+    """What is known of the server's pagination, so that no walk pays to learn it."""
+    drift: int | None = field(default=None, converter=_drift)
+    """One answer of each call in so many is compared with the contract; 0: none; None: one in
+    1,000 in sweeps, none elsewhere."""
+    observers: tuple[Observer, ...] = field(default=(), converter=_observers)
+    """Called with each whole answer: path and query, status, headers, body. Personal data."""
 
     def __attrs_post_init__(self) -> None:
         url = self.base_url

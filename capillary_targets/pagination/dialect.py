@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
+from os import PathLike
+from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import attrs
 from attrs import field, frozen, validators
+
+from capillary_targets.errors import UsageError
 
 __all__ = ["UNKNOWN", "Dialect", "LimitKind", "OffsetKind", "PastEndKind", "TotalKind"]
 
@@ -60,6 +65,21 @@ class Dialect:
             TypeError: for keys that are no field.
         """
         return cls(**given)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Dialect:
+        """The dialect in a `cluster.toml`, which `capillary-targets doctor --out` writes.
+
+        Raises:
+            UsageError: the file cannot be read, or is none of these.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                return cls.from_dict(tomllib.load(file)["dialect"])
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        except (KeyError, TypeError, ValueError):
+            raise UsageError(f"{path} is no cluster.toml of `capillary-targets doctor`") from None
 
 
 UNKNOWN: Final = Dialect()

@@ -398,7 +398,8 @@ async def _stall(call: Call) -> web.StreamResponse:
 async def _edited(call: Call) -> web.Response:
     right = await call.answer()
     body = re.sub(*call.fault.edit, _body(right), flags=re.DOTALL)
-    return web.Response(status=right.status, body=body, content_type=_JSON)
+    headers = call.fault.headers
+    return web.Response(status=right.status, body=body, content_type=_JSON, headers=headers)
 
 
 async def _truncated(call: Call) -> web.StreamResponse:

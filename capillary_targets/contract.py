@@ -1,0 +1,248 @@
+"""The contract as data: what `contract.toml` says of calls, fields, codes and contradictions.
+
+The models, the error classes and the sandbox are held against it by tests; `doctor`, the drift
+watch and cassettes read it. A new field of the vendor's is one line of that file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+from attrs import define, field, frozen
+
+__all__ = ["Call", "Contract", "Finding", "Node", "compare", "contract", "findings", "json_kind"]
+
+Kind: TypeAlias = Literal[
+    "new key", "missing key", "changed type", "new value", "changed form", "phase-out", "dialect"
+]
+Who: TypeAlias = Literal["member", "personal"]
+
+_FORMS: Final[Mapping[str, re.Pattern[str]]] = {
+    "server time": re.compile(r"\d{4,5}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,9})?"),
+    "ISO time": re.compile(r"\d{4,5}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)"),
+    "stamp": re.compile(r"\d{4,5}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)"),
+    "day": re.compile(r"\d{4,5}-\d\d-\d\d"),
+}
+"""How times are written (contract §9): legacy, with a zone, either kind of zone, a calendar day."""
+
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
+_LATER_PAGE: Final = re.compile(r"[?&]offset=[1-9]")
+_WORD: Final = re.compile(r"[A-Z][A-Z0-9_]{1,40}")
+
+
+@define(eq=False)
+class Node:
+    """A place in an answer: the JSON types that it may have, and what stands below it.
+
+    `children` are an object's keys, `items` an array's items or a map's values.
+    """
+
+    types: frozenset[str] = frozenset({"object"})
+    always: bool = False
+    """Whether it is there, and not null, in every object that it belongs to."""
+    values: frozenset[str] = frozenset()
+    form: str | None = None
+    who: Who | None = None
+    free: bool = False
+    """An object whose keys are the brand's own."""
+    children: dict[str, Node] = field(factory=dict)
+    items: Node | None = None
+    mapped: bool = False
+    """Whether `items` are the values of a map, whose keys are ids."""
+
+
+@frozen
+class Call:
+    """One of the API's calls: its path with the ids in braces, and its answer from the top."""
+
+    name: str
+    path: str
+    query: tuple[str, ...]
+    section: str
+    answer: Node
+
+
+@frozen
+class Contract:
+    """All of `contract.toml`. `codes` and `contradictions` are as they stand there."""
+
+    calls: Mapping[str, Call]
+    codes: Mapping[int, Mapping[str, Any]]
+    contradictions: tuple[Mapping[str, str], ...]
+    patterns: tuple[tuple[re.Pattern[str], str], ...] = field(repr=False)
+
+    def call_at(self, path: str) -> Call | None:
+        """The call that a path belongs to, wherever a gateway has put it; None: none of these."""
+        path = path.partition("?")[0]
+        for pattern, name in self.patterns:
+            if pattern.search(path):
+                return self.calls[name]
+        return None
+
+
+@cache
+def contract() -> Contract:
+    """The contract, read once."""
+    path = Path(__file__).with_name("contract.toml")
+    given = tomllib.loads(path.read_text(encoding="utf-8"))
+    calls = {
+        name: Call(
+            name, one["path"], tuple(one["query"]), one["section"], _tree(one["fields"], given)
+        )
+        for name, one in given["calls"].items()
+    }
+    return Contract(
+        calls,
+        {int(code): facts for code, facts in given["codes"].items()},
+        tuple(given["contradictions"]),
+        tuple((_pattern(call.path), name) for name, call in calls.items()),
+    )
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) + "/?$")
+
+
+def _tree(fields: Mapping[str, Any], given: Mapping[str, Any]) -> Node:
+    """The fields of one object, by their dotted paths, as a tree."""
+    top = Node()
+    for path, facts in fields.items():
+        node = top
+        for name in path.split("."):
+            key, mark, _ = name.partition("[]") if "[]" in name else name.partition("{}")
+            node = node.children.setdefault(key, Node())
+            if mark:
+                node.mapped = mark == "{}"
+                node.items = node = node.items or Node()
+        node.always = facts.get("always", False)
+        if shape := facts.get("shape"):
+            node.children = _tree(given["shapes"][shape], given).children
+        if types := facts.get("type"):
+            node.types = frozenset(types.split("|"))
+        node.values = frozenset(facts.get("values", ()))
+        node.form, node.who = facts.get("form"), facts.get("who")
+        node.free = facts.get("free", False)
+    return top
+
+
+def json_kind(value: object) -> str:
+    """The JSON type of a plain value; a number without a fraction is an `integer`."""
+    if isinstance(value, bool):
+        return "boolean"
+    if value is None:
+        return "null"
+    names: Mapping[type, str] = {int: "integer", str: "string", dict: "object", list: "array"}
+    return names.get(type(value), "number")
+
+
+@frozen
+class Finding:
+    """What the contract does not say: `call` and `place` locate it, `seen` describes it."""
+
+    kind: Kind
+    call: str
+    place: str
+    seen: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.call}: {self.place}" if self.call else self.place
+        return f"{self.kind}: {where}{f' ({self.seen})' if self.seen else ''}"
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain values, as ledgers and `cluster.toml` keep them."""
+        return attrs.asdict(self)
+
+    @property
+    def news(self) -> tuple[str, str, str, str]:
+        """What makes it another one: what was seen counts for new values and types only."""
+        told = self.kind in {"new value", "changed type", "dialect"}
+        return self.kind, self.call, self.place, self.seen if told else ""
+
+
+def compare(node: Node, value: Any, call: str = "", place: str = "") -> Iterator[Finding]:
+    """What stands in `value`, a plain JSON value, that `node` does not describe."""
+    kind = json_kind(value)
+    if kind == "null":
+        if node.always and "null" not in node.types:
+            yield Finding("changed type", call, place, "null")
+        return
+    if kind not in node.types and not (kind == "integer" and "number" in node.types):
+        yield Finding("changed type", call, place, kind)
+    elif isinstance(value, dict):
+        yield from _compare_object(node, value, call, place)
+    elif isinstance(value, list):
+        if node.items is not None:
+            yield from _compare_items(node.items, value, call, f"{place}[]")
+    elif isinstance(value, str):
+        if node.values and value not in node.values:
+            shown = value if _WORD.fullmatch(value) else "another spelling"
+            yield Finding("new value", call, place, shown)
+        elif node.form and not _FORMS[node.form].fullmatch(value):
+            yield Finding("changed form", call, place, f"no longer a {node.form}")
+
+
+def _compare_object(
+    node: Node, value: Mapping[str, Any], call: str, place: str
+) -> Iterator[Finding]:
+    if node.free:
+        return
+    if node.mapped and node.items is not None:
+        yield from _compare_items(node.items, list(value.values()), call, f"{place}{{}}")
+        return
+    before = f"{place}." if place else ""
+    for key, below in value.items():
+        child = node.children.get(key)
+        if child is None:
+            name = key if _NAME.fullmatch(key) else "a key that is no name"
+            yield Finding("new key", call, f"{before}{name}", json_kind(below))
+        else:
+            yield from compare(child, below, call, f"{before}{key}")
+    for key, child in node.children.items():
+        if child.always and key not in value:
+            yield Finding("missing key", call, f"{before}{key}")
+
+
+def _compare_items(node: Node, rows: list[Any], call: str, place: str) -> Iterator[Finding]:
+    """Each finding of the rows once; a key counts as missing where half of the rows lack it.
+
+    One row without it is one odd row: old rows have been seen without what newer ones have.
+    """
+    found = Counter(one for row in rows for one in set(compare(node, row, call, place)))
+    for one, times in found.items():
+        if one.kind != "missing key" or 2 * times >= len(rows):
+            yield one
+
+
+def findings(
+    call: str, path: str, status: int, headers: Mapping[str, str], body: bytes
+) -> Iterator[Finding]:
+    """What one answer says that the contract does not; `call` is the name of the call.
+
+    A 404 without an envelope is a sign of removal, but for a page behind the last row.
+    """
+    for name in ("Deprecation", "Sunset"):
+        if headers.get(name):
+            yield Finding("phase-out", call, f"header {name}", "the call is to be removed")
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        if status in {404, 410} and not _LATER_PAGE.search(path):
+            yield Finding("phase-out", call, f"HTTP {status}", "nothing is served there")
+    elif errors := document.get("errors"):
+        for item in errors if isinstance(errors, list) else ():
+            code = item.get("code") if isinstance(item, dict) else None
+            if isinstance(code, int) and code and code not in contract().codes:
+                yield Finding("new value", call, "errors[].code", str(code))
+    elif 200 <= status < 300 and "response" not in document:
+        yield from compare(contract().calls[call].answer, document, call)

@@ -1,0 +1,395 @@
+"""The drift watch: planted changes are told once, honest answers never."""
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from capillary_targets import BasicAuth, CapillaryError, TargetsClient, UsageError
+from capillary_targets.contract import Finding
+from capillary_targets.drift import DriftWatch
+from capillary_targets.hooks import Details, DriftDetails
+from capillary_targets.pagination import Dialect
+from capillary_targets.sandbox import Fault, Sandbox
+
+NUMBER = r"-?[\d.]+"
+TEXT = r'"[^"]*"'
+
+
+def renamed(key: str) -> tuple[str, str]:
+    return f'"{key}":', f'"{key}New":'
+
+
+def valued(key: str, old: str, new: str) -> tuple[str, str]:
+    return f'"{key}":\\s*{old}', f'"{key}":{new}'
+
+
+def added(before: str, what: str) -> tuple[str, str]:
+    return f'"{before}":', f'{what},"{before}":'
+
+
+EVENTS = "trackedTargetEvents: data[]."
+TARGETS = "enrolledTargets: data[]."
+GROUPS = "targetGroups: data.targetGroups[]."
+OF_USER = f"{GROUPS}targets[]."
+PERIODS = "targetPeriods: data[]."
+
+PLANTED: list[tuple[str, tuple[str, str], str]] = [
+    # --- keys that vanish, under another name ---
+    *[
+        ("trackedTargetEvents", renamed(key), f"missing key: {EVENTS}{key}")
+        for key in ("eventName", "customerId", "eventDate", "periodId", "targetGroupId")
+    ],
+    ("trackedTargetEvents", renamed("targetRuleId"), f"missing key: {EVENTS}targetRuleId"),
+    ("trackedTargetEvents", renamed("targetValue"), f"missing key: {EVENTS}targetValue"),
+    ("trackedTargetEvents", renamed("errors"), "missing key: trackedTargetEvents: errors"),
+    *[
+        ("enrolledTargets", renamed(key), f"missing key: {TARGETS}{key}")
+        for key in ("id", "name", "targetType", "targetEntity", "targetGroupId", "active")
+    ],
+    ("targetGroups/", renamed("startDate"), f"missing key: {PERIODS}startDate"),
+    ("targetGroups?", renamed("targetRuleId"), f"missing key: {OF_USER}targetRuleId"),
+    ("targetGroups?", renamed("targetAchievedValue"), f"missing key: {OF_USER}targetAchievedValue"),
+    ("targetGroups?", renamed("userId"), "missing key: targetGroups: data.userId"),
+    ("targetGroups?", renamed("targets"), f"missing key: {GROUPS}targets"),
+    # --- keys that are new ---
+    (
+        "trackedTargetEvents",
+        added("eventName", '"storeId":7'),
+        f"new key: {EVENTS}storeId (integer)",
+    ),
+    (
+        "trackedTargetEvents",
+        added("limit", '"hasMore":true'),
+        "new key: trackedTargetEvents: pagination.hasMore (boolean)",
+    ),
+    (
+        "trackedTargetEvents",
+        added("errors", '"meta":{}'),
+        "new key: trackedTargetEvents: meta (object)",
+    ),
+    (
+        "trackedTargetEvents",
+        added("uniqueId", '"currency":"INR"'),
+        f"new key: {EVENTS}currency (string)",
+    ),
+    ("trackedTargetEvents", added("uniqueId", '"lines":[]'), f"new key: {EVENTS}lines (array)"),
+    ("enrolledTargets", added("targetType", '"tags":["a"]'), f"new key: {TARGETS}tags (array)"),
+    (
+        "enrolledTargets",
+        added("createdOn", '"createdAt":1'),
+        f"new key: {TARGETS}attribution.createdAt (integer)",
+    ),
+    ("enrolledTargets", added("errors", '"next":null'), "new key: enrolledTargets: next (null)"),
+    ("targetGroups?", added("periodId", '"rank":1.5'), f"new key: {OF_USER}rank (number)"),
+    ("targetGroups?", added("trackingType", '"v":{}'), f"new key: {GROUPS}v (object)"),
+    ("targetGroups/", added("refCode", '"holiday":false'), f"new key: {PERIODS}holiday (boolean)"),
+    # --- types ---
+    (
+        "trackedTargetEvents",
+        valued("eventLogId", "(\\d+)", r'"\1"'),
+        f"changed type: {EVENTS}eventLogId (string)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("eventLogId", "(\\d+)", r"\1.5"),
+        f"changed type: {EVENTS}eventLogId (number)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("customerId", "(\\d+)", r'"\1"'),
+        f"changed type: {EVENTS}customerId (string)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("customerId", "\\d+", "null"),
+        f"changed type: {EVENTS}customerId (null)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("targetValue", f"({NUMBER})", r'"\1"'),
+        f"changed type: {EVENTS}targetValue (string)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("targetValue", f"({NUMBER})", r'{"amount":\1}'),
+        f"changed type: {EVENTS}targetValue (object)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("uniqueId", TEXT, "7"),
+        f"changed type: {EVENTS}uniqueId (integer)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("eventDate", TEXT, "1723193084000"),
+        f"changed type: {EVENTS}eventDate (integer)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("eventName", TEXT, "4"),
+        f"changed type: {EVENTS}eventName (integer)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("total", "\\d+", "[1]"),
+        "changed type: trackedTargetEvents: pagination.total (array)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("errors", "\\[\\]", "false"),
+        "changed type: trackedTargetEvents: errors (boolean)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("warnings", "\\[\\]", '"none"'),
+        "changed type: trackedTargetEvents: warnings (string)",
+    ),
+    (
+        "enrolledTargets",
+        valued("active", "true", '"true"'),
+        f"changed type: {TARGETS}active (string)",
+    ),
+    ("enrolledTargets", valued("active", "true", "1"), f"changed type: {TARGETS}active (integer)"),
+    (
+        "enrolledTargets",
+        valued("emfRuleSetId", "(\\d+)", r'"\1"'),
+        f"changed type: {TARGETS}emfRuleSetId (string)",
+    ),
+    (
+        "enrolledTargets",
+        valued("name", TEXT, '{"en":"x"}'),
+        f"changed type: {TARGETS}name (object)",
+    ),
+    (
+        "enrolledTargets",
+        valued("targetGroupId", "(\\d+)", r'"\1"'),
+        f"changed type: {TARGETS}targetGroupId (string)",
+    ),
+    (
+        "targetGroups?",
+        valued("targetAchievedValue", f"({NUMBER})", r'"\1"'),
+        f"changed type: {OF_USER}targetAchievedValue (string)",
+    ),
+    (
+        "targetGroups?",
+        valued("currentPeriod", "true", '"Y"'),
+        f"changed type: {OF_USER}currentPeriod (string)",
+    ),
+    ("targetGroups/", valued("id", "(\\d+)", r'"\1"'), f"changed type: {PERIODS}id (string)"),
+    # --- enumerations ---
+    (
+        "trackedTargetEvents",
+        valued("eventName", TEXT, '"POINTS_EXPIRED"'),
+        f"new value: {EVENTS}eventName (POINTS_EXPIRED)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("eventName", TEXT, '"TransactionAdd"'),
+        f"new value: {EVENTS}eventName (another spelling)",
+    ),
+    (
+        "enrolledTargets",
+        valued("targetType", TEXT, '"NET_SALES"'),
+        f"new value: {TARGETS}targetType (NET_SALES)",
+    ),
+    (
+        "enrolledTargets",
+        valued("targetEntity", TEXT, '"BASKET"'),
+        f"new value: {TARGETS}targetEntity (BASKET)",
+    ),
+    (
+        "enrolledTargets",
+        valued("enrolmentMethod", TEXT, '"API"'),
+        f"new value: {TARGETS}enrolmentMethod (API)",
+    ),
+    (
+        "targetGroups?",
+        valued("trackingType", TEXT, '"SPIN"'),
+        f"new value: {GROUPS}trackingType (SPIN)",
+    ),
+    (
+        "targetGroups/",
+        valued("periodStatus", TEXT, '"FROZEN"'),
+        f"new value: {PERIODS}periodStatus (FROZEN)",
+    ),
+    # --- how times are written ---
+    (
+        "trackedTargetEvents",
+        valued("eventDate", TEXT, '"2025-01-01T00:00:00Z"'),
+        f"changed form: {EVENTS}eventDate (no longer a server time)",
+    ),
+    (
+        "trackedTargetEvents",
+        valued("eventProcessedDate", TEXT, '"01/02/2025"'),
+        f"changed form: {EVENTS}eventProcessedDate (no longer a server time)",
+    ),
+    (
+        "enrolledTargets",
+        valued("createdOn", TEXT, '"Jan 1, 2025"'),
+        f"changed form: {TARGETS}attribution.createdOn (no longer a stamp)",
+    ),
+    (
+        "targetGroups/",
+        valued("endDate", TEXT, '"2025-01-01T00:00:00Z"'),
+        f"changed form: {PERIODS}endDate (no longer a day)",
+    ),
+]
+
+
+@asynccontextmanager
+async def opened(
+    sandbox: Sandbox, **options: Any
+) -> AsyncIterator[tuple[TargetsClient, list[Finding]]]:
+    told: list[Finding] = []
+
+    def hook(details: Details) -> None:
+        if isinstance(details, DriftDetails):
+            told.append(details.finding)
+
+    async with (
+        sandbox as url,
+        TargetsClient(url, BasicAuth(*sandbox.credentials), hooks=hook, **options) as client,
+    ):
+        yield client, told
+
+
+async def ask_everything(client: TargetsClient, users: int = 4) -> None:
+    """Every call, of whoever there is; what is refused is refused."""
+    for user in range(1_000_001, 1_000_001 + users):
+        try:
+            for target in await client.active_targets(user):
+                await client.events(user, target.id, page_size=5).collect()
+                await client.target_periods(target.target_group_id or 0)
+            await client.target_groups(user, include_inactive=True)
+        except CapillaryError:
+            continue
+
+
+async def swept(client: TargetsClient) -> None:
+    async with client.sweep(range(1_000_001, 1_000_007)) as sweep:
+        async for outcome in sweep:
+            assert outcome.complete
+
+
+def test_there_are_sixty_of_them() -> None:
+    assert len(PLANTED) >= 60
+
+
+@pytest.mark.parametrize(("path", "edit", "expected"), PLANTED, ids=[one[2] for one in PLANTED])
+async def test_a_planted_change_is_told_once(
+    path: str, edit: tuple[str, str], expected: str
+) -> None:
+    sandbox = Sandbox(users=1, targets=4, events=3)
+    sandbox.faults.add(Fault.edited(*edit), times=None, path_contains=path)
+    async with opened(sandbox, drift=1) as (client, told):
+        await ask_everything(client, users=1)
+    assert [str(one) for one in told].count(expected) == 1
+    assert len({one.news for one in told}) == len(told)
+
+
+HONEST: list[dict[str, Any]] = [
+    {},
+    {"iso": True, "rows_per_id": 2, "missing_ids": 0.3},
+    {"missing_ids": 0.9, "missing_id_key": False},
+    {"total_mode": "text", "offset_mode": "row"},
+    {"total_mode": "float", "limit_mode": "capped-silent", "max_limit": 4},
+    {"total_mode": "none", "past_end": "310149"},
+    {"total_mode": "absent", "last_updated_on": False},
+    {"total_mode": "zero", "past_end": "404"},
+    {"recorded": 0.2, "achieved_log_id": False},
+    {"signed_returns": False, "achieved_by": "count", "carry_over": -150},
+    {"past_end": "error", "error_status": 200, "limit_mode": "refused", "max_limit": 4},
+]
+
+
+@pytest.mark.parametrize("settings", HONEST, ids=str)
+async def test_honest_answers_are_no_findings(settings: dict[str, Any]) -> None:
+    sandbox = Sandbox(users=3, targets=8, events=8, **settings)
+    async with opened(sandbox, drift=1, dialect=Dialect()) as (client, told):
+        await ask_everything(client, users=3)
+        await client.find_customer(identifier_name="mobile", identifier_value="919001000001")
+    assert [one for one in told if one.kind != "dialect"] == []
+
+
+async def test_signs_of_removal_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    sandbox = Sandbox(users=4)
+    leaving = evolve(Fault.edited("x^", ""), headers={"Deprecation": "@1767225600"})
+    sandbox.faults.add(leaving, times=3, path_contains="enrolledTargets")
+    async with opened(sandbox, drift=1) as (client, told):
+        with caplog.at_level(logging.WARNING):
+            await ask_everything(client)
+    assert [str(one) for one in told] == [
+        "phase-out: enrolledTargets: header Deprecation (the call is to be removed)"
+    ]
+    assert len(caplog.records) == 1
+
+
+async def test_a_call_that_is_gone_is_told_whenever_it_goes() -> None:
+    sandbox = Sandbox(users=4)
+    async with opened(sandbox, drift=1000) as (client, told):
+        await ask_everything(client, users=1)
+        sandbox.faults.add(Fault.not_found(), times=None, path_contains="trackedTargetEvents")
+        await ask_everything(client, users=2)
+    assert [(one.kind, one.place) for one in told] == [("phase-out", "HTTP 404")]
+
+
+async def test_a_change_of_dialect_is_told() -> None:
+    async with opened(Sandbox(), drift=1, dialect=Dialect(offset="page")) as (client, told):
+        client.session.dialect = Dialect(offset="page", total="rows")
+        assert not told
+        client.session.dialect = Dialect(offset="row", total="rows")
+        client.session.dialect = Dialect(offset="row")
+    assert [str(one) for one in told] == ["dialect: offset (page, now row)"]
+
+
+async def test_sweeps_watch_by_themselves_and_calls_do_not() -> None:
+    sandbox = Sandbox(users=6, targets=1, events=2)
+    edit = Fault.edited('"eventName":', '"storeId":7,"eventName":')
+    sandbox.faults.add(edit, times=None, path_contains="trackedTargetEvents")
+    async with opened(sandbox) as (client, told):
+        await ask_everything(client)
+        assert not told
+        await swept(client)
+    assert [one.place for one in told] == ["data[].storeId"]
+    async with opened(sandbox, drift=0) as (client, told):
+        await swept(client)
+    assert not told
+
+
+def test_one_answer_in_so_many_is_looked_at() -> None:
+    told: list[Finding] = []
+    watch = DriftWatch(told.append, every=10)
+    path, body = "/v3/users/1/enrolledTargets", b'{"data": [], "errors": null}'
+    changed = b'{"data": [], "errors": null, "next": 1}'
+    watch(path, 200, {}, body)
+    for _ in range(9):
+        watch(path, 200, {}, changed)
+    assert not told
+    watch(path, 200, {}, changed)
+    assert [one.place for one in told] == ["next"]
+
+
+def test_what_is_known_is_no_news_and_news_are_bounded() -> None:
+    told: list[Finding] = []
+    known = Finding("new key", "enrolledTargets", "next", "null")
+    watch = DriftWatch(told.append, every=1, known=[known])
+    path = "/v3/users/1/enrolledTargets"
+    watch(path, 200, {}, b'{"data": [], "errors": null, "next": 1}')
+    assert not told
+    for number in range(2000):
+        keys = {f"key{number}": 1, "data": [], "errors": None}
+        watch(path, 200, {}, json.dumps(keys).encode())
+    assert len(told) == 999
+
+
+@pytest.mark.parametrize("wrong", ["1", 1.5, -1, True])
+def test_drift_must_be_a_number_of_answers(wrong: Any) -> None:
+    if wrong == "1":
+        return
+    with pytest.raises(UsageError, match="drift"):
+        TargetsClient("eu", BasicAuth("a", "b"), drift=wrong)
