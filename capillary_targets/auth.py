@@ -68,6 +68,10 @@ class Auth(Protocol):
         """
 
     @property
+    def account(self) -> str:
+        """Whose credentials they are; no secret."""
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Texts to redact wherever the server repeats them."""
 
@@ -107,6 +111,11 @@ class BasicAuth:
 
     def __repr__(self) -> str:
         return f"BasicAuth({self.username!r}, ...)"
+
+    @property
+    def account(self) -> str:
+        """The till id."""
+        return self.username
 
     @property
     def cached_headers(self) -> SecretHeaders:
@@ -163,6 +172,11 @@ class OAuth:
 
     def __repr__(self) -> str:
         return f"OAuth({self.client_key!r}, ...)"
+
+    @property
+    def account(self) -> str:
+        """The client key."""
+        return self.client_key
 
     @property
     def cached_headers(self) -> SecretHeaders | None:

@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
@@ -23,7 +23,7 @@ from capillary_targets.pagination import START, UNKNOWN, Checkpoint, PagingRepor
 from .incremental import reconcile
 from .ledger import Mark, UserRecord, WrittenRow
 from .options import SweepOptions
-from .rows import EncodedRows, Format, StoredRows, encode, event_key, plain, raw_rows
+from .rows import EncodedRows, Format, StoredRow, encode, event_key, plain, raw_rows
 from .store import Directory
 
 __all__ = ["UserFetcher", "UserResult"]
@@ -43,22 +43,13 @@ class UserResult:
     longer on the server.
     """
 
-    user_id: int
     rows: EncodedRows
-    reports: Mapping[int, PagingReport]
+    record: UserRecord
     error: Exception | None
     targets: int
-    marks: Mapping[int, Mark]
-    deleted: Mapping[int, Counter[int]]
-    written: Mapping[int, Sequence[WrittenRow]]
     reconciled: int
     late: int
     vanished: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is missing."""
-        return self.error is None
 
     @property
     def refused(self) -> bool:
@@ -66,19 +57,12 @@ class UserResult:
         error = self.error
         return isinstance(error, ApiError | UsageError) and not error.retryable
 
-    def record(self, place: tuple[int, int] | None) -> UserRecord:
-        """For the ledger; the new events are at `place`, start and length."""
-        return UserRecord(
-            self.user_id, self.rows.event_count, place, self.marks, self.deleted, self.written
-        )
-
     def failure(self) -> dict[str, Any]:
         """The row of `failures.jsonl`: `error` is the exception's class."""
         error = self.error
-        row = {"user_id": self.user_id, "error": type(error).__name__, "message": str(error)}
+        row = {"user_id": self.rows.user_id, "error": type(error).__name__, "message": str(error)}
         if not isinstance(error, CapillaryError):
             return {**row, "retryable": False}
-        checkpoint = error.checkpoint
         return {
             **row,
             "message": error.message,
@@ -88,7 +72,7 @@ class UserResult:
             "url": error.url,
             "attempts": error.attempts,
             "retryable": error.retryable,
-            "checkpoint": None if checkpoint is None else checkpoint.to_dict(),
+            "checkpoint": error.checkpoint and error.checkpoint.to_dict(),
         }
 
 
@@ -125,6 +109,9 @@ class _Buffer:
     def add(self, events: _Events, raw: _Raw) -> None:
         self.events += events
         self.raw += raw
+
+    def keys(self) -> list[int]:
+        return [*map(event_key, self.events)]
 
 
 @frozen
@@ -166,15 +153,18 @@ class UserFetcher:
             _log.debug("user %d cannot be written", user, exc_info=True)
             error = unexpected
         error = error or _why_incomplete(rows, found)
-        return UserResult(
+        record = UserRecord(
             user,
+            rows.counts["events"],
+            new_marks,
+            {rule: t.deleted for rule, t in found.items() if t.deleted is not None},
+            {rule: t.written for rule, t in found.items() if t.written},
+        )
+        return UserResult(
             rows,
-            {rule: target.report for rule, target in found.items()},
+            record,
             error,
             targets=len({target.id for target in targets}),
-            marks=new_marks,
-            deleted={r: t.deleted for r, t in found.items() if t.deleted is not None},
-            written={r: t.written for r, t in found.items() if t.written},
             reconciled=sum(bool(target.late or target.vanished) for target in found.values()),
             late=sum(target.late for target in found.values()),
             vanished=sum(target.vanished for target in found.values()),
@@ -199,7 +189,12 @@ class UserFetcher:
         left = [rule for rule, mark in marks.items() if mark.target and rule not in digests]
         if not self.options.fetch_targets:
             left = []
-        rows.add_targets(changed, left, seen_at=_now())
+        rows.stats.names.update((target.id, target.name or "") for target in changed)
+        rows.add(
+            "targets",
+            [{"enrolled": True, **plain(target), "raw": target.raw} for target in changed]
+            + [{"enrolled": False, "id": rule} for rule in left],
+        )
         return {
             **{rule: attrs.evolve(marks[rule], target=None) for rule in left},
             **{
@@ -215,32 +210,33 @@ class UserFetcher:
         start = START if mark is None else mark.checkpoint
         deleted = Counter() if mark is None else self.directory.ledger.deleted(user, rule)
         if not start.row and not deleted:  # none of it can be in files already
-            return await self._walk(user, rule, START, rows.add_events, fan)
+            return await self._walk(user, rule, START, partial(rows.add_events, rule), fan)
         kept = _Buffer()
         try:
             target = await self._walk(user, rule, start, kept.add, fan)
         except PaginationError:  # the list has changed so much that its place is not found
             target = None
-        written: _Written | None = None
+        written: list[StoredRow] = []
         if target is None or target.moved:
             kept = _Buffer()
             target = await self._walk(user, rule, START, kept.add, fan)
             written = self._written(user, rule)
-            found = reconcile(self._keys(kept.events), written.keys, deleted)
+            found = reconcile(kept.keys(), [row.key for row in written], deleted)
             target.late, target.vanished = found.late, len(found.vanished)
-            written.add_to(rows, found.vanished, deleted=True)
         elif deleted:
             # No row in files but a deleted one can be among those behind all others.
-            found = reconcile(self._keys(kept.events), [*deleted.elements()], deleted)
-            written = self._written(user, rule) if found.restored else None
+            found = reconcile(kept.keys(), [*deleted.elements()], deleted)
+            written = self._written(user, rule) if found.restored else []
         else:
-            rows.add_events(kept.events, kept.raw)
+            rows.add_events(rule, kept.events, kept.raw)
             return target
-        if found.restored and written is not None:
-            keys = self._keys([kept.events[index] for index in found.restored])
-            written.add_to(rows, [written.keys.index(key) for key in keys], deleted=False)
+        gone = [written[index] for index in found.vanished]
+        rows.add("vanished", [{"deleted": True, **row.columns} for row in gone])
+        by_key = {row.key: row for row in written}
+        back = [by_key[event_key(kept.events[index])] for index in found.restored]
+        rows.add("vanished", [{"deleted": False, **row.columns} for row in back])
         new = [kept.events[index] for index in found.new]
-        rows.add_events(new, [kept.raw[index] for index in found.new] if kept.raw else ())
+        rows.add_events(rule, new, [kept.raw[index] for index in found.new] if kept.raw else ())
         target.written = self._rows_to_keep(new)
         target.deleted = found.deleted
         return target
@@ -265,55 +261,26 @@ class UserFetcher:
         report, checkpoint = pager.report, pager.checkpoint
         return _TargetResult(report, checkpoint, _moved(start, checkpoint, report), written=kept)
 
-    def _keys(self, events: _Events) -> list[int]:
-        return [*map(event_key, events)]
-
     def _rows_to_keep(self, events: _Events) -> list[WrittenRow]:
         """What the ledger keeps of rows whose part may leave the directory."""
         if not self.options.moved:
             return []
-        return [*zip(self._keys(events), [event.event_log_id for event in events], strict=True)]
+        return [(event_key(event), event.event_log_id) for event in events]
 
-    def _written(self, user: int, rule: int) -> _Written:
-        """A target's rows in files."""
+    def _written(self, user: int, rule: int) -> list[StoredRow]:
+        """A target's rows in files; where parts may have left, only their ids."""
+        ledger = self.directory.ledger
         if self.options.moved:
-            return _Written(rule, ledger_rows=self.directory.ledger.written(user, rule))
-        written = _Written(rule)
-        for part, start, length in self.directory.ledger.row_ranges(user):
-            path = self.directory.part("events", part)
-            written.read(self.format.read_events(path, start, length))
-        return written
-
-
-@define
-class _Written:
-    """A target's rows in files, from the parts, or from the ledger where those have left."""
-
-    rule: int
-    ledger_rows: list[WrittenRow] = field(factory=list)
-    _places: list[tuple[StoredRows, int]] = field(init=False, factory=list)
-
-    def read(self, stored: StoredRows) -> None:
-        """Take those of `stored` that are of this target."""
-        self._places += [(stored, n) for n, rule in enumerate(stored.rules) if rule == self.rule]
-
-    @property
-    def keys(self) -> list[int]:
-        """By index."""
-        if self.ledger_rows:
-            return [key for key, _ in self.ledger_rows]
-        return [stored.keys[n] for stored, n in self._places]
-
-    def add_to(self, rows: EncodedRows, indices: Sequence[int], *, deleted: bool) -> None:
-        """Encode rows for `vanished/`: they were `deleted`, or else are back."""
-        seen_at = _now()
-        if self.ledger_rows:
-            ids = [self.ledger_rows[index][1] for index in indices]
-            rows.add_vanished_ids(self.rule, ids, deleted=deleted, seen_at=seen_at)
-            return
-        for index in indices:
-            stored, n = self._places[index]
-            rows.add_vanished(stored, [n], deleted=deleted, seen_at=seen_at)
+            return [
+                StoredRow(key, rule, {"event_log_id": number, "target_rule_id": rule})
+                for key, number in ledger.written(user, rule)
+            ]
+        return [
+            row
+            for part, start, length in ledger.row_ranges(user)
+            for row in self.format.read_events(self.directory.part("events", part), start, length)
+            if row.rule == rule
+        ]
 
 
 def _moved(start: Checkpoint, end: Checkpoint, report: PagingReport) -> bool:
@@ -354,7 +321,3 @@ def _why_incomplete(
     if missing:
         return Incomplete(f"not every event came ({'; '.join(missing)})")
     return None
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

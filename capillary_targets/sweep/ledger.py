@@ -98,17 +98,17 @@ class Mark:
 class UserRecord:
     """A user of whom nothing is missing: what this part adds.
 
-    `range` (start and length) is where the new events are, None if there are none. `marks`,
-    `deleted` (rows that are in files and no longer on the server, replacing earlier ones) and
-    `written` (rows of this part, kept with `moved` only) are by target rule id.
+    `marks`, `deleted` (rows that are in files and no longer on the server, replacing earlier ones)
+    and `written` (rows of this part, kept with `moved` only) are by target rule id. `range` (start
+    and length) is where the new events are, None if there are none.
     """
 
     user_id: int
     events: int
-    range: tuple[int, int] | None
     marks: Mapping[int, Mark]
     deleted: Mapping[int, Counter[int]] = field(factory=dict)
     written: Mapping[int, Sequence[WrittenRow]] = field(factory=dict)
+    range: tuple[int, int] | None = None
 
 
 @frozen
@@ -314,19 +314,12 @@ class Ledger:
             for key, number, has_number in _ROW.iter_unpack(rows)
         ]
 
-    def failed_users(self) -> Iterator[int]:
+    def failed_users(self) -> list[int]:
         """Users who have failed, but not in this session."""
-        least = -(2**63)
-        while True:  # a few at a time: the table changes meanwhile
-            found = self._db.execute(
-                "SELECT user_id FROM failures WHERE user_id >= ? AND session < ? "
-                "ORDER BY user_id LIMIT 500",
-                (least, self.session),
-            ).fetchall()
-            yield from (row[0] for row in found)
-            if len(found) < 500 or found[-1][0] == 2**63 - 1:
-                return
-            least = found[-1][0] + 1
+        found = self._db.execute(
+            "SELECT user_id FROM failures WHERE session < ? ORDER BY user_id", (self.session,)
+        )
+        return [row[0] for row in found]
 
     def failures(self) -> Iterator[str]:
         """The failed users' details, as JSON."""

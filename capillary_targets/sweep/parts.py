@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from attrs import define, field
-
-from capillary_targets.errors import UsageError
+from attrs import define, evolve, field
 
 from .fetch import UserResult
-from .jsonl import JsonLines
 from .ledger import PartCommit, PartRecord, UserRecord
 from .options import PartLimits
-from .rows import FORMATS, EncodedRows, Format, PartFile, encode
+from .rows import EncodedRows, Format, Part, encode
 from .stats import PartStats
 from .store import Directory, part_name, sync_directory
 
-__all__ = ["PartWriter", "format_named"]
+__all__ = ["PartWriter"]
 
 
 @define
@@ -33,7 +30,7 @@ class PartWriter:
     _limits: PartLimits
     _state: Callable[[], tuple[str, str]]
     in_progress: set[int] = field(init=False, factory=set)
-    _files: dict[str, PartFile] = field(init=False, factory=dict)
+    _files: dict[str, Part] = field(init=False, factory=dict)
     """By kind."""
     _users: list[UserRecord] = field(init=False, factory=list)
     _failures: dict[int, tuple[str, bool]] = field(init=False, factory=dict)
@@ -50,26 +47,22 @@ class PartWriter:
         """Take a user: all rows if nothing is missing, else the failure. `now` in seconds."""
         if not self._users and not self._failures:
             self._since = now
-        if not result.complete:
-            detail = encode(result.failure()).decode()
-            self._failures[result.user_id] = (detail, result.refused)
-            return
         rows = result.rows
-        place = self._add_rows("events", rows, rows.event_count)
-        self._add_rows("targets", rows, rows.target_count)
-        self._add_rows("vanished", rows, rows.vanished_count)
+        if result.error is not None:
+            detail = encode(result.failure()).decode()
+            self._failures[rows.user_id] = (detail, result.refused)
+            return
+        places = {kind: self._add_rows(kind, rows, rows.counts[kind]) for kind in rows.blocks}
         self._stats.merge(rows.stats)
-        self._users.append(result.record(place))
+        self._users.append(evolve(result.record, range=places.get("events")))
 
-    def _add_rows(self, kind: str, rows: EncodedRows, count: int) -> tuple[int, int] | None:
-        if not count:
-            return None
+    def _add_rows(self, kind: str, rows: EncodedRows, count: int) -> tuple[int, int]:
         if kind not in self._files:
             path = self._directory.part(kind, self._name())
             if not path.parent.exists():
                 path.parent.mkdir()
                 sync_directory(self._directory.path)
-            self._files[kind] = getattr(self._format, kind)(path)
+            self._files[kind] = self._format.part(path, kind)
         self._rows += count
         return self._files[kind].add(rows)
 
@@ -136,22 +129,3 @@ class PartWriter:
 
     def _name(self) -> str:
         return part_name(self._number, self._format.suffix)
-
-
-def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
-    """The format of that name, for the rows of run number `run`; `raw` adds rows as sent.
-
-    Raises:
-        UsageError: there is no such format, or its extra is not installed.
-    """
-    if name == "jsonl":
-        return JsonLines(raw=raw, run=run)
-    if name != "parquet":
-        raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
-    try:
-        from .parquet import Parquet  # noqa: PLC0415 - pyarrow comes with an extra
-    except ImportError:
-        raise UsageError(
-            "Parquet needs pyarrow: install it with `pip install 'capillary-targets[parquet]'`"
-        ) from None
-    return Parquet(raw=raw, run=run)

@@ -18,7 +18,7 @@ from . import charts
 from .ledger import Ledger
 from .options import RunState, Summary
 from .stats import PartStats, RequestTimeline
-from .store import AtomicFile, Directory
+from .store import AtomicFile, open_directory
 
 __all__ = [
     "Cause",
@@ -160,7 +160,7 @@ def make_report(out: Path) -> Path:
 
     Raises `SweepRefused` where there is no sweep, or a process is at it.
     """
-    with Directory(out, None) as directory:
+    with open_directory(out, None) as directory:
         return write_report(directory.path, directory.ledger)
 
 

@@ -1,50 +1,67 @@
-"""Rows of the files: a user's events encoded page by page, and the protocol of file formats."""
+"""Rows of the files: one user's, encoded block by block; the formats' protocol; JSON Lines."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from hashlib import blake2b
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_type_hints
 
 import attrs
 import msgspec
 from attrs import define, field, frozen
 
 from capillary_targets import structuring
+from capillary_targets.errors import UsageError
 from capillary_targets.models import Target, TargetEvent
 
 from .stats import EXACT, PartStats
 from .store import AtomicFile
 
 __all__ = [
+    "BATCH_ROWS",
     "EVENT_FIELDS",
     "FORMATS",
     "KEY_FIELDS",
-    "TARGET_FIELDS",
+    "KINDS",
     "EncodedRows",
     "Format",
-    "PartFile",
-    "RowEncoder",
-    "StoredRows",
+    "JsonLines",
+    "Part",
+    "StoredRow",
     "encode",
     "event_key",
     "extra_text",
-    "key_values",
+    "format_named",
     "one_line",
     "plain",
     "raw_rows",
     "row_key",
 ]
 
-FORMATS: Final = ("jsonl", "parquet")
-EVENT_FIELDS: Final = tuple(f.name for f in attrs.fields(TargetEvent))
-TARGET_FIELDS: Final = tuple(f.name for f in attrs.fields(Target) if f.name != "raw")
 
+def _fields(model: type) -> dict[str, Any]:
+    """The columns of a model: all of its fields but `raw`, and their types."""
+    hints = get_type_hints(model)
+    return {f.name: hints[f.name] for f in attrs.fields(model) if f.name != "raw"}
+
+
+_SEEN: Final = {"user_id": int, "run": int, "seen_at": datetime}
+KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "events": {"user_id": int, **_fields(TargetEvent)},
+    "targets": {**_SEEN, "enrolled": bool, **_fields(Target)},
+    "vanished": {**_SEEN, "deleted": bool, **_fields(TargetEvent)},
+}
+"""The kinds of parts: their columns and the types of those. With `raw` there is one more."""
+
+FORMATS: Final = ("jsonl", "parquet")
+EVENT_FIELDS: Final = tuple(_fields(TargetEvent))
+_TARGET_FIELDS: Final = tuple(_fields(Target))
 KEY_FIELDS: Final = (
     "event_log_id",
     "unique_id",
@@ -53,15 +70,9 @@ KEY_FIELDS: Final = (
     "target_value",
     "event_date",
 )
-key_values: Final = attrgetter(*KEY_FIELDS)
-_target_values: Final = attrgetter(*TARGET_FIELDS)
-_STATS_COLUMNS: Final = [
-    EVENT_FIELDS.index(name)
-    for name in ("target_rule_id", "event_date", "event_name", "target_value")
-]
-_MERGE_ROWS: Final = 2_000
-_event_values: Final[Any] = msgspec.structs.astuple  # of which type checkers know no class
-_EXTRA: Final = EVENT_FIELDS.index("extra")
+BATCH_ROWS: Final = 2_000
+"""Rows that are merged into one block: a block of a few costs as much as one of hundreds."""
+_key_values: Final = attrgetter(*KEY_FIELDS)
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -75,8 +86,14 @@ def encode(value: Any) -> bytes:
 
 
 def plain(target: Target) -> dict[str, Any]:
-    """A target's fields by name, in the order in which the class declares them."""
-    return dict(zip(TARGET_FIELDS, _target_values(target), strict=True))
+    """A target's columns, in the order in which the class declares them."""
+    row = {name: getattr(target, name) for name in _TARGET_FIELDS}
+    return row | {"extra": extra_text(target.extra)}
+
+
+def extra_text(extra: Mapping[str, Any]) -> str | None:
+    """The keys that a model does not know, as JSON text: one type, whatever they hold."""
+    return encode(extra).decode() if extra else None
 
 
 def one_line(raw: bytes) -> bytes:
@@ -113,7 +130,7 @@ def _next_row(rows: Iterator[bytes], event: TargetEvent) -> bytes | None:
 
 def event_key(event: TargetEvent) -> int:
     """A digest that tells rows of one target apart, the same before and after writing."""
-    return row_key(key_values(event))
+    return row_key(_key_values(event))
 
 
 def row_key(values: Sequence[Any]) -> int:
@@ -130,183 +147,206 @@ def row_key(values: Sequence[Any]) -> int:
 
 
 @frozen
-class StoredRows:
-    """Events of one user read back from a part, in its order.
+class StoredRow:
+    """An event read back from a part: its `row_key`, its target, its columns by name."""
 
-    `keys` are their `row_key`s; `rows` is a page in the format's encoding, for
-    `EncodedRows.add_vanished`.
-    """
-
-    rules: Sequence[int | None]
-    event_log_ids: Sequence[int | None]
-    keys: Sequence[int]
-    rows: Any
-
-
-class RowEncoder(Protocol):
-    """Encodes rows for a file format. Raises `ValueError` for what the format cannot hold."""
-
-    def encode_events(
-        self, user_id: int, columns: Sequence[Sequence[Any]], raw: Sequence[bytes | None]
-    ) -> Any:
-        """Encode a page of events, given as columns in the order of `EVENT_FIELDS`."""
-
-    def merge_events(self, pages: Sequence[Any]) -> Any:
-        """Merge pages of events into one, in as little memory as the format takes."""
-
-    def encode_targets(
-        self, user_id: int, targets: Sequence[Target], left: Sequence[int], seen_at: datetime
-    ) -> list[Any]:
-        """Encode the targets of a user, and the ids of targets that the user has left."""
-
-    def encode_vanished(
-        self, rows: Any, indices: Sequence[int], *, deleted: bool, seen_at: datetime
-    ) -> Any:
-        """Encode some rows of a page of events as deleted at the source, or as back there."""
+    key: int
+    rule: int | None
+    columns: Mapping[str, Any]
 
 
 @define(eq=False)
 class EncodedRows:
-    """One user's rows, encoded page by page, with their statistics.
+    """One user's rows, encoded block by block, with their statistics.
 
-    The values of a long history are not kept: encoded, it takes a fraction of the memory. `pages`
-    and `counts` (of rows) are by kind of part: `events`, `targets`, `vanished`.
+    The values of a long history are not kept: encoded, it takes a fraction of the memory. `blocks`
+    and `counts` (of rows) are by kind of part.
     """
 
     user_id: int
-    _encoder: RowEncoder
-    pages: defaultdict[str, list[Any]] = field(init=False, factory=lambda: defaultdict(list))
+    _format: Format
+    blocks: defaultdict[str, list[Any]] = field(init=False, factory=lambda: defaultdict(list))
     counts: Counter[str] = field(init=False, factory=Counter)
     stats: PartStats = field(init=False, factory=PartStats)
     error: str | None = field(init=False, default=None)
     """Why the rows cannot be written, if so: the failure of this user alone."""
-    _merged: int = field(init=False, default=0)
     _unmerged: int = field(init=False, default=0)
-    """Pages of events that were merged, and rows in those that were not yet."""
 
-    @property
-    def event_count(self) -> int:
-        """Rows of events."""
-        return self.counts["events"]
-
-    @property
-    def target_count(self) -> int:
-        """Rows of targets."""
-        return self.counts["targets"]
-
-    @property
-    def vanished_count(self) -> int:
-        """Rows of vanished events."""
-        return self.counts["vanished"]
-
-    def add_events(self, events: Sequence[TargetEvent], raw: Sequence[bytes | None] = ()) -> None:
-        """Encode a page of events; `raw` are their rows as the server sent them, if wanted."""
+    def add_events(
+        self, rule: int, events: Sequence[TargetEvent], raw: Sequence[bytes | None] = ()
+    ) -> None:
+        """Encode a page of a target's events; `raw` are their rows as sent, if wanted."""
         if events:
-            with self._adding("events", len(events)) as pages:
-                columns = _columns(events)
-                self.stats.add_events(*(columns[place] for place in _STATS_COLUMNS))
-                pages.append(self._encoder.encode_events(self.user_id, columns, raw))
+            with self._adding("events", len(events)) as blocks:
+                self.stats.add_events(rule, events)
+                blocks.append(self._format.encode_events(self.user_id, events, raw))
                 self._unmerged += len(events)
-                if self._unmerged >= _MERGE_ROWS:
-                    pages[self._merged :] = [self._encoder.merge_events(pages[self._merged :])]
-                    self._merged, self._unmerged = len(pages), 0
+                if self._unmerged >= BATCH_ROWS:
+                    blocks[:], self._unmerged = self._format.merge(blocks), 0
 
-    def add_targets(
-        self, targets: Sequence[Target], left: Sequence[int] = (), *, seen_at: datetime
-    ) -> None:
-        """Encode the targets that are new or have changed, and ids of those the user has left."""
-        if targets or left:
-            with self._adding("targets", len(targets) + len(left)) as pages:
-                self.stats.add_targets(targets)
-                rows = self._encoder.encode_targets(self.user_id, targets, left, seen_at)
-                pages.extend(rows)
-
-    def add_vanished(
-        self, stored: StoredRows, indices: Sequence[int], *, deleted: bool, seen_at: datetime
-    ) -> None:
-        """Encode rows of an earlier part as deleted at the source, or (not `deleted`) as back."""
-        if indices:
-            with self._adding("vanished", len(indices)) as pages:
-                pages.append(
-                    self._encoder.encode_vanished(
-                        stored.rows, indices, deleted=deleted, seen_at=seen_at
-                    )
-                )
-
-    def add_vanished_ids(
-        self,
-        rule: int,
-        event_log_ids: Sequence[int | None],
-        *,
-        deleted: bool,
-        seen_at: datetime,
-    ) -> None:
-        """Likewise where the parts are gone and only ids are known: all else is null."""
-        if event_log_ids:
-            with self._adding("vanished", len(event_log_ids)) as pages:
-                known = [TargetEvent(event_log_id=i, target_rule_id=rule) for i in event_log_ids]
-                none = [None] * len(known)
-                rows = self._encoder.encode_events(self.user_id, _columns(known), none)
-                pages.append(
-                    self._encoder.encode_vanished(
-                        rows, range(len(known)), deleted=deleted, seen_at=seen_at
-                    )
-                )
+    def add(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Encode rows of another kind, seen now. Columns that a row leaves out are null."""
+        if rows:
+            with self._adding(kind, len(rows)) as blocks:
+                seen_at, run = datetime.now(UTC), self._format.run
+                about = {"user_id": self.user_id, "run": run, "seen_at": seen_at}
+                nulls = dict.fromkeys(KINDS[kind])
+                whole = [{**nulls, **row, **about} for row in rows]
+                blocks.append(self._format.encode_rows(kind, whole))
 
     @contextmanager
     def _adding(self, kind: str, rows: int) -> Iterator[list[Any]]:
         """Note an error of encoding; nothing after it makes up for it."""
         self.counts[kind] += rows
         try:
-            yield self.pages[kind]
+            yield self.blocks[kind]
         except (ValueError, ArithmeticError, TypeError) as error:
             self.error = self.error or str(error)
 
 
-def _columns(events: Sequence[TargetEvent]) -> list[Sequence[Any]]:
-    """The fields of events as columns; `extra` as JSON text, None if there is nothing in it."""
-    columns: list[Sequence[Any]] = [*zip(*map(_event_values, events), strict=True)]
-    if any(columns[_EXTRA]):
-        columns[_EXTRA] = [*map(extra_text, columns[_EXTRA])]
-    else:
-        columns[_EXTRA] = [None] * len(events)
-    return columns
+@define
+class Part:
+    """One part of a kind being written. Places are counted in bytes here, in rows by Parquet."""
 
-
-def extra_text(extra: Mapping[str, Any] | None) -> str | None:
-    """The keys that a model does not know, as JSON text: one type, whatever they hold."""
-    return encode(extra).decode() if extra else None
-
-
-class PartFile(Protocol):
-    """One part being written."""
-
-    rows: int
     file: AtomicFile
+    _kind: str
+    rows: int = field(init=False, default=0)
 
     def add(self, encoded: EncodedRows) -> tuple[int, int]:
         """Append a user's rows. Returns their start and length, for `Format.read_events`."""
+        start = self.file.tell()
+        for block in encoded.blocks[self._kind]:
+            self.file.write(block)
+        self.rows += encoded.counts[self._kind]
+        return start, self.file.tell() - start
 
     def sync(self) -> None:
         """Everything onto the disk, still under a temporary name. May be called from a thread."""
+        self.file.sync()
 
     def rollback(self) -> None:
         """Delete the temporary file."""
+        self.file.rollback()
 
 
-class Format(RowEncoder, Protocol):
-    """A file format: parts of each kind, and the events in them read back."""
+class Format(Protocol):
+    """A file format. Encoding raises `ValueError` for what the format cannot hold.
+
+    `run` is the number of the run that writes; `raw` adds each row as the server sent it.
+    """
 
     suffix: str
+    run: int
+    raw: bool
 
-    def events(self, path: Path) -> PartFile:
-        """A new part of events."""
+    def encode_events(
+        self, user_id: int, events: Sequence[TargetEvent], raw: Sequence[bytes | None]
+    ) -> Any:
+        """A block of a page of events."""
 
-    def targets(self, path: Path) -> PartFile:
-        """A new part of targets."""
+    def encode_rows(self, kind: str, rows: Sequence[dict[str, Any]]) -> Any:
+        """A block of rows of any other kind."""
 
-    def vanished(self, path: Path) -> PartFile:
-        """A new part of events that were deleted at the source, or are back there."""
+    def merge(self, blocks: Sequence[Any]) -> list[Any]:
+        """The same blocks in less memory."""
 
-    def read_events(self, path: Path, start: int, length: int) -> StoredRows:
-        """The rows that stand there, as `PartFile.add` said."""
+    def part(self, path: Path, kind: str) -> Part:
+        """A new part of that kind."""
+
+    def read_events(self, path: Path, start: int, length: int) -> list[StoredRow]:
+        """The rows that stand there, as `Part.add` said."""
+
+
+class _Stored(msgspec.Struct):
+    event_log_id: int | None = None
+    unique_id: str | None = None
+    event_name: str | None = None
+    customer_id: int | None = None
+    target_value: Decimal | None = None
+    event_date: datetime | None = None
+    target_rule_id: int | None = None
+
+
+_OWN: Final = [("raw", Any, msgspec.UNSET)]
+_Event: Final[Any] = msgspec.defstruct(
+    "_Event",
+    [("user_id", int), *((name, Any, None) for name in EVENT_FIELDS), *_OWN],
+    gc=False,
+)
+_values: Final = attrgetter(*(name for name in EVENT_FIELDS if name != "extra"))
+_extra: Final = attrgetter("extra")
+_STORED: Final = msgspec.json.Decoder(_Stored)
+_LINE: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@define
+class JsonLines:
+    """The format `jsonl`: one object a line, amounts with the digits that the server sent."""
+
+    raw: bool
+    run: int
+    suffix: str = "jsonl"
+
+    def encode_events(
+        self, user_id: int, events: Sequence[TargetEvent], raw: Sequence[bytes | None]
+    ) -> bytes:
+        """A line for each event."""
+        rows = [_Event(user_id, *_values(event)) for event in events]
+        if any(map(_extra, events)):
+            for row, event in zip(rows, events, strict=True):
+                row.extra = extra_text(event.extra)
+        if self.raw:
+            for row, sent in zip(rows, raw, strict=True):
+                row.raw = _raw(sent)
+        return _ENCODER.encode_lines(rows)
+
+    def encode_rows(self, kind: str, rows: Sequence[dict[str, Any]]) -> bytes:
+        """A line for each row."""
+        del kind  # lines are of all kinds alike
+        for row in rows:
+            raw = row.pop("raw", None)
+            if self.raw:
+                row["raw"] = _raw(raw)
+        return _ENCODER.encode_lines(rows)
+
+    def merge(self, blocks: Sequence[bytes]) -> list[bytes]:
+        """One block."""
+        return [b"".join(blocks)]
+
+    def part(self, path: Path, kind: str) -> Part:
+        """A new part."""
+        return Part(AtomicFile(path), kind)
+
+    def read_events(self, path: Path, start: int, length: int) -> list[StoredRow]:
+        """The rows in those bytes."""
+        with path.open("rb") as file:
+            file.seek(start)
+            lines = file.read(length).splitlines()
+        rows = map(_STORED.decode, lines)
+        return [
+            StoredRow(row_key(_key_values(row)), row.target_rule_id, _LINE.decode(line))
+            for row, line in zip(rows, lines, strict=True)
+        ]
+
+
+def _raw(row: bytes | msgspec.Raw | None) -> msgspec.Raw | None:
+    return msgspec.Raw(one_line(row)) if isinstance(row, bytes) else row
+
+
+def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
+    """The format of that name, for the rows of run number `run`; `raw` adds rows as sent.
+
+    Raises:
+        UsageError: there is no such format, or its extra is not installed.
+    """
+    if name == "jsonl":
+        return JsonLines(raw=raw, run=run)
+    if name != "parquet":
+        raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
+    try:
+        from .parquet import Parquet  # noqa: PLC0415 - pyarrow comes with an extra
+    except ImportError:
+        raise UsageError(
+            "Parquet needs pyarrow: install it with `pip install 'capillary-targets[parquet]'`"
+        ) from None
+    return Parquet(raw=raw, run=run)

@@ -31,11 +31,11 @@ from capillary_targets.session import Session
 from .fetch import UserFetcher, UserResult
 from .ledger import Ledger, is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
-from .parts import PartWriter, format_named
+from .parts import PartWriter
 from .report import write_report
-from .rows import encode
+from .rows import encode, format_named
 from .stats import EXACT, RequestTimeline
-from .store import AtomicFile, Directory, sync_directory
+from .store import AtomicFile, Directory, open_directory, sync_directory
 from .user_list import BadLine, Users, read_batches
 
 __all__ = ["run"]
@@ -96,11 +96,13 @@ async def run(
     if options.page_size is None:
         options = evolve(options, page_size=client.page_size)
     format_named(options.format, raw=options.raw)  # refused before anything is written
-    settings = options.settings(str(client.session.settings.base_url), _account(client))
+    known = client.session.settings
+    settings = options.settings(str(known.base_url), known.auth.account)
     with ExitStack() as stack:
-        directory = Directory(Path(out), settings)
         try:
-            await _while_locked(lambda: stack.enter_context(directory))
+            directory = await _while_locked(
+                lambda: stack.enter_context(open_directory(Path(out), settings))
+            )
             state = await _while_locked(
                 lambda: directory.ledger.start_run(settings, _now(), new=options.incremental)
             )
@@ -121,11 +123,6 @@ async def run(
         if options.retry_failed:
             return await sweep.run(directory.ledger.failed_users())
         return await sweep.run(users)
-
-
-def _account(client: TargetsClient) -> str:
-    auth = client.session.settings.auth
-    return str(getattr(auth, "username", None) or getattr(auth, "client_key", ""))
 
 
 def _now() -> str:
@@ -292,13 +289,13 @@ class _Run:
 
     def _count(self, result: UserResult) -> None:
         summary = self._summary
-        if not result.complete:
+        if result.error is not None:
             summary.refused += result.refused
             summary.failed += not result.refused
             return
         summary.complete += 1
         summary.targets += result.targets
-        summary.events += result.rows.event_count
+        summary.events += result.rows.counts["events"]
         summary.reconciled_targets += result.reconciled
         summary.late_events += result.late
         summary.vanished_events += result.vanished
@@ -315,7 +312,7 @@ class _Run:
                 f"with: {result.error}; run the same command again to resume"
             )
         most, failed = self._options.max_failures, self._summary.failed + self._summary.refused
-        if most is None or result.complete:
+        if most is None or result.error is None:
             return
         if 0 < most < 1:
             asked = self._summary.users

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
 from typing import Any, Final, Self
 
@@ -14,7 +14,7 @@ from attrs import define, field
 
 from capillary_targets.errors import NoRecordFound
 from capillary_targets.hooks import Details, RequestDetails
-from capillary_targets.models import Target
+from capillary_targets.models import TargetEvent
 
 __all__ = ["EXACT", "PartStats", "RequestTimeline"]
 
@@ -32,7 +32,7 @@ class PartStats:
 
     `days` counts events by day (ordinal; 0: without a date) and event name. The API leaves names
     open: merged, those beyond the first forty are counted together. `events` and `values` are by
-    target id (0: the server did not say), `names` are the targets' names.
+    target id, `names` are the targets' names.
     """
 
     days: Counter[tuple[int, str]] = field(factory=Counter)
@@ -48,28 +48,18 @@ class PartStats:
         with localcontext(EXACT):
             return sum(self.values.values(), Decimal(0))
 
-    def add_events(
-        self,
-        rules: Sequence[int | None],
-        dates: Sequence[datetime | None],
-        names: Sequence[str | None],
-        amounts: Sequence[Decimal | None],
-    ) -> None:
-        """Count events, given as columns.
+    def add_events(self, rule: int, events: Sequence[TargetEvent]) -> None:
+        """Count events of a target.
 
         Raises:
             ValueError: an amount is too large or too fine to be summed exactly.
         """
-        for rule in {*rules}:
-            mine = [value for value, of in zip(amounts, rules, strict=True) if of == rule]
-            self.events[rule or 0] += len(mine)
-            self.values[rule or 0] = EXACT.add(self.values.get(rule or 0, Decimal(0)), _sum(mine))
-        days = [moment.toordinal() if moment else 0 for moment in dates]
-        self.days.update(zip(days, [name or "" for name in names], strict=True))
-
-    def add_targets(self, targets: Iterable[Target]) -> None:
-        """Take the targets' names."""
-        self.names.update((target.id, target.name or "") for target in targets)
+        self.events[rule] += len(events)
+        total = _sum([event.target_value for event in events])
+        self.values[rule] = EXACT.add(self.values.get(rule, Decimal(0)), total)
+        self.days.update(
+            [(e.event_date.toordinal() if e.event_date else 0, e.event_name or "") for e in events]
+        )
 
     def merge(self, other: Self) -> None:
         """Add what `other` has counted."""

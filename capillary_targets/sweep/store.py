@@ -13,17 +13,18 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
+
+from attrs import frozen
 
 from .ledger import Ledger, PartRecord, is_locked
 from .options import SweepRefused
 
-__all__ = ["KINDS", "AtomicFile", "Directory", "remove_orphans", "sync_directory"]
+__all__ = ["KINDS", "AtomicFile", "Directory", "open_directory", "sync_directory"]
 
 KINDS: Final = ("events", "targets", "vanished")
 LEDGER: Final = "ledger.sqlite"
@@ -62,7 +63,7 @@ def _temporary(path: Path) -> Path:
 
 
 def remove_orphans(directory: Path) -> None:
-    """Remove the temporary files of this package."""
+    """Remove temporary files: those with names of `AtomicFile`'s making."""
     for path in directory.iterdir():
         if _TEMPORARY.fullmatch(path.name):
             path.unlink()
@@ -83,6 +84,7 @@ class AtomicFile:
         self.path = path
         self._temporary = _temporary(path)
         self.file: BinaryIO = self._temporary.open("wb")
+        self.closed = self._rolled_back = False
         self._size = 0
         self._hash = blake2b(digest_size=_DIGEST_SIZE)
 
@@ -90,11 +92,23 @@ class AtomicFile:
         """Size in bytes, time of modification in nanoseconds, digest; once it is synced."""
         return self._size, self._temporary.stat().st_mtime_ns, self._hash.digest()
 
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        self.file.write(data)
+    def write(self, data: bytes) -> int:
+        """Append bytes. Once it is rolled back they go nowhere: writers finish in peace."""
+        if not self._rolled_back:
+            self.file.write(data)
         self._hash.update(data)
         self._size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self._size
+
+    def flush(self) -> None:
+        """The file is flushed when it is whole."""
+
+    def close(self) -> None:
+        """The file is closed when it is whole."""
 
     def sync(self) -> None:
         """Make the contents and the temporary name durable. May be called from a thread."""
@@ -125,6 +139,7 @@ class AtomicFile:
 
     def rollback(self) -> None:
         """Delete the temporary file."""
+        self._rolled_back = True
         with suppress(OSError):  # what was buffered may not fit on the disk
             self.file.close()
         with suppress(OSError):
@@ -133,36 +148,19 @@ class AtomicFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.commit()
         else:
             self.rollback()
 
 
+@frozen
 class Directory:
-    """A sweep's directory: one process at a time, one set of settings. A context manager.
+    """A sweep's directory, as `open_directory` yields it."""
 
-    Entering creates it if need be, takes the lock, opens the ledger, compares the settings, and
-    completes or removes what a kill left. With `settings=None` it must exist, with whichever
-    settings it has, and nothing in it is changed.
-
-    Raises:
-        SweepRefused: On entering, with nothing changed: the directory cannot be used.
-        sqlite3.OperationalError: On entering: another program locks the ledger (`is_locked`).
-    """
-
+    path: Path
     ledger: Ledger
-
-    def __init__(self, path: Path, settings: Mapping[str, Any] | None) -> None:
-        self.path = path
-        self._settings = settings
-        self._stack = ExitStack()
 
     def part(self, kind: str, name: str) -> Path:
         """The path of a part."""
@@ -175,124 +173,126 @@ class Directory:
             number += 1
         return number
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            if self._settings is None and not (self.path / LEDGER).exists():
-                raise SweepRefused(f"{self.path} holds no sweep; name the directory of one")
-            try:
-                if self._settings is not None:
-                    self._make()
-                self._take_lock(stack)
-                self.ledger = Ledger(self.path / LEDGER)
-                stack.callback(self.ledger.close)
-                if self._settings is not None:
-                    self._compare(self._settings)
-                    self._recover(moved=bool(self._settings.get("moved")))
-            except sqlite3.DatabaseError as error:
-                if is_locked(error) and self._settings is not None:
-                    raise
-                raise SweepRefused(
-                    f"{self.path / LEDGER} cannot be used ({error}); mend that, or name another "
-                    "directory"
-                ) from error
-            except OSError as error:
-                raise SweepRefused(
-                    f"{self.path} cannot be written to ({error.strerror}); mend that, or name "
-                    "another directory"
-                ) from error
-            self._stack = stack.pop_all()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+@contextmanager
+def open_directory(path: Path, settings: Mapping[str, Any] | None) -> Iterator[Directory]:
+    """Hold a sweep's directory: one process at a time, one set of settings.
 
-    def _make(self) -> None:
-        """Create what is missing, its names durable.
+    It is created if need be; what a kill left is completed or removed. With `settings=None` it must
+    exist, with whichever settings it has, and nothing in it is changed.
 
-        Those in the directory itself are synced by SQLite when it creates its log there.
-        """
-        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
-        for kind in KINDS[:2]:
-            (self.path / kind).mkdir(parents=True, exist_ok=True)
-        for path in missing:
-            sync_directory(path.parent)
-
-    def _take_lock(self, stack: ExitStack) -> None:
-        """Hold the lock for as long as `stack`. A kill releases it."""
-        path = self.path / _LOCK
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        stack.callback(os.close, handle)
+    Raises:
+        SweepRefused: With nothing changed: the directory cannot be used.
+        sqlite3.OperationalError: Another program locks the ledger (`is_locked`).
+    """
+    if settings is None and not (path / LEDGER).exists():
+        raise SweepRefused(f"{path} holds no sweep; name the directory of one")
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+            if settings is not None:
+                _make(path)
+            _take_lock(path, stack)
+            directory = Directory(path, Ledger(path / LEDGER))
+            stack.callback(directory.ledger.close)
+            if settings is not None:
+                _compare(directory, settings)
+                _recover(directory, moved=bool(settings.get("moved")))
+        except sqlite3.DatabaseError as error:
+            if is_locked(error) and settings is not None:
+                raise
             raise SweepRefused(
-                f"{self.path} is held by {holder or 'another process'}; wait for it or stop it"
-            ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                f"{path / LEDGER} cannot be used ({error}); mend that, or name another directory"
+            ) from error
+        except OSError as error:
+            raise SweepRefused(
+                f"{path} cannot be written to ({error.strerror}); mend that, or name another "
+                "directory"
+            ) from error
+        yield directory
 
-    def _compare(self, settings: Mapping[str, Any]) -> None:
-        before = self.ledger.settings()
-        if before is None or self.ledger.is_empty():
-            if before is None and self._has_parts():
-                raise SweepRefused(
-                    f"{self.path} holds parts that are not in its ledger; name an empty directory"
-                )
-            return
-        for name, now in settings.items():
-            if before.get(name) == now:
-                continue
+
+def _make(path: Path) -> None:
+    """Create what is missing, its names durable.
+
+    Those in the directory itself are synced by SQLite when it creates its log there.
+    """
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for kind in KINDS[:2]:
+        (path / kind).mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_directory(one.parent)
+
+
+def _take_lock(path: Path, stack: ExitStack) -> None:
+    """Hold the lock for as long as `stack`. A kill releases it."""
+    handle = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    stack.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+        raise SweepRefused(
+            f"{path} is held by {holder or 'another process'}; wait for it or stop it"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _compare(directory: Directory, settings: Mapping[str, Any]) -> None:
+    """Raise `SweepRefused` where the directory was made with other settings."""
+    path, before = directory.path, directory.ledger.settings()
+    if before is None and any(_PART.fullmatch(file.name) for file in path.glob("*/*")):
+        raise SweepRefused(
+            f"{path} holds parts that are not in its ledger; name an empty directory"
+        )
+    if before is None or directory.ledger.is_empty():
+        return
+    for name, now in settings.items():
+        if before.get(name) != now:
             made = f"{name} {_shown(before.get(name))}, not {_shown(now)}"
             if name == "account":
                 made = "another account"  # only its digest is known
             raise SweepRefused(
-                f"{self.path} was made with {made}; keep to that, or name another directory"
+                f"{path} was made with {made}; keep to that, or name another directory"
             )
 
-    def _has_parts(self) -> bool:
-        directories = [self.path / kind for kind in KINDS if (self.path / kind).is_dir()]
-        return any(_PART.fullmatch(path.name) for parts in directories for path in parts.iterdir())
 
-    def _recover(self, *, moved: bool) -> None:
-        """Rename parts that are in the ledger, check them, remove temporary files that are not.
+def _recover(directory: Directory, *, moved: bool) -> None:
+    """Rename parts that are in the ledger, check them, remove temporary files that are not.
 
-        Args:
-            moved: Parts may have left, or been changed.
-        """
-        for part in self.ledger.parts():
-            path = self.part(part.kind, part.name)
-            if not path.exists() and _temporary(path).exists():
-                _temporary(path).rename(path)
-            if not moved:
-                self._verify(part, path)
-        for directory in (self.path, *(self.path / kind for kind in KINDS)):
-            if directory.is_dir():
-                remove_orphans(directory)
+    Args:
+        directory: Open.
+        moved: Parts may have left, or been changed.
+    """
+    for part in directory.ledger.parts():
+        path = directory.part(part.kind, part.name)
+        if not path.exists() and _temporary(path).exists():
+            _temporary(path).rename(path)
+        if not moved:
+            _verify(directory, part, path)
+    for where in (directory.path, *(directory.path / kind for kind in KINDS)):
+        if where.is_dir():
+            remove_orphans(where)
 
-    def _verify(self, part: PartRecord, path: Path) -> None:
-        """Raise `SweepRefused` unless a part is as it was written."""
-        name = f"{part.kind}/{part.name}"
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            raise SweepRefused(
-                f"{name} is missing in {self.path}: put it back, or sweep into a new directory "
-                "(with --moved, if parts are to leave it)"
-            ) from None
-        if found.st_size == part.size and found.st_mtime_ns == part.modified:
-            return
-        if found.st_size != part.size or _digest_of(path) != part.digest:
-            raise SweepRefused(
-                f"{name} in {self.path} is not as it was written: put the original back, or sweep "
-                "into a new directory (with --moved, if parts are to be changed in it)"
-            )
-        self.ledger.verified(part, found.st_mtime_ns)
+
+def _verify(directory: Directory, part: PartRecord, path: Path) -> None:
+    """Raise `SweepRefused` unless a part is as it was written."""
+    name = f"{part.kind}/{part.name} in {directory.path}"
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise SweepRefused(
+            f"{name} is missing: put it back, or sweep into a new directory (with --moved, if "
+            "parts are to leave it)"
+        ) from None
+    if found.st_size == part.size and found.st_mtime_ns == part.modified:
+        return
+    if found.st_size != part.size or _digest_of(path) != part.digest:
+        raise SweepRefused(
+            f"{name} is not as it was written: put the original back, or sweep into a new "
+            "directory (with --moved, if parts are to be changed in it)"
+        )
+    directory.ledger.verified(part, found.st_mtime_ns)
 
 
 def _shown(value: object) -> str:

@@ -16,8 +16,7 @@ import pytest
 from capillary_targets import BasicAuth, RetryPolicy, TargetEvent, TargetsClient
 from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sweep import Summary, SweepOptions, run
-from capillary_targets.sweep.parts import format_named
-from capillary_targets.sweep.rows import EncodedRows
+from capillary_targets.sweep.rows import EncodedRows, format_named
 
 Row = tuple[int, int, int, str | None]
 """(user, rule, event log id, value as spelled)."""
@@ -98,10 +97,10 @@ def swept(tmp_path: Path) -> Swept:
 
 
 def encoded(*pages: list[TargetEvent], user: int = 1, form: str = "jsonl") -> EncodedRows:
-    """A user's rows, read in those pages."""
+    """A user's rows of target 7, read in those pages."""
     rows = EncodedRows(user, format_named(form, raw=False))
     for page in pages:
-        rows.add_events(page)
+        rows.add_events(7, page)
     return rows
 
 

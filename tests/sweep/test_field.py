@@ -28,8 +28,8 @@ from capillary_targets.sweep import (
     make_report,
     run,
 )
-from capillary_targets.sweep.jsonl import JsonLines
 from capillary_targets.sweep.ledger import Ledger
+from capillary_targets.sweep.rows import JsonLines
 
 from .conftest import Swept, connected, names, read_jsonl, true_events, written
 
@@ -106,16 +106,16 @@ async def test_parts_may_leave(swept: Swept, tmp_path: Path):
     assert written(tmp_path / "all") == true_events(world)
 
 
-@pytest.mark.parametrize("where", ["encode_events", "encode_targets"])
+@pytest.mark.parametrize("where", ["encode_events", "encode_rows"])
 async def test_whatever_goes_wrong_with_rows_is_one_users_failure(
     swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ):
     encode = getattr(JsonLines, where)
 
-    def broken(self: JsonLines, user_id: int, *rows: Any) -> Any:
-        if user_id == 1_000_003:
+    def broken(self: JsonLines, first: Any, rows: Any, *more: Any) -> Any:
+        if 1_000_003 in {first, *(row["user_id"] for row in rows if isinstance(row, dict))}:
             raise RuntimeError("no such luck")
-        return encode(self, user_id, *rows)
+        return encode(self, first, rows, *more)
 
     monkeypatch.setattr(JsonLines, where, broken)
     sandbox = Sandbox(**SMALL)

@@ -15,7 +15,7 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import PartLimits
-from capillary_targets.sweep.parts import format_named
+from capillary_targets.sweep.rows import event_key, format_named
 
 from .conftest import Swept, encoded, names, needed, parts, read_jsonl, true_events
 
@@ -74,10 +74,10 @@ async def test_parquet_has_one_schema_and_every_value(swept: Swept, tmp_path: Pa
     found = 0
     for name in names(tmp_path / "events"):
         part = table(tmp_path / "events" / name)
-        assert part.schema.equals(schemas.EVENTS)
+        assert part.schema.equals(schemas.SCHEMAS["events"])
         found += part.num_rows
     for name in names(tmp_path / "targets"):
-        assert table(tmp_path / "targets" / name).schema.equals(schemas.TARGETS)
+        assert table(tmp_path / "targets" / name).schema.equals(schemas.SCHEMAS["targets"])
     truth = {
         (user, rule, number): Decimal(value) if value is not None else None
         for user, rule, number, value in true_events(sandbox.world)
@@ -212,7 +212,7 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
         assert (misfit is None) == exact
     if misfit is None:
         path = tmp_path_factory.mktemp("fits") / "part-00000.parquet"
-        part = Parquet(raw=False, run=1).events(path)
+        part = Parquet(raw=False, run=1).part(path, "events")
         part.add(rows)
         part.sync()
         part.file.rename()
@@ -227,8 +227,8 @@ def test_every_field_of_the_models_has_a_column():
         return [f.name for f in attrs.fields(cls) if f.name != "raw"]
 
     head = ["user_id", "run", "seen_at", "enrolled"]
-    assert schemas.EVENTS.names == ["user_id", *fields(TargetEvent), "overflow"]
-    assert schemas.TARGETS.names == [*head, *fields(Target), "overflow"]
+    assert schemas.SCHEMAS["events"].names == ["user_id", *fields(TargetEvent), "overflow"]
+    assert schemas.SCHEMAS["targets"].names == [*head, *fields(Target), "overflow"]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -238,7 +238,7 @@ def test_a_users_events_are_found_again(tmp_path: Path, form: str, monkeypatch: 
         monkeypatch.setattr("capillary_targets.sweep.parquet._GROUP_ROWS", 4)
     made = format_named(form, raw=False)
     path = tmp_path / f"part-00000.{form}"
-    part = made.events(path)
+    part = made.part(path, "events")
     places = {}
     for user in range(1, 8):
         events = [TargetEvent(100 * user + n, target_rule_id=user % 3) for n in range(user)]
@@ -248,5 +248,6 @@ def test_a_users_events_are_found_again(tmp_path: Path, form: str, monkeypatch: 
     assert part.rows == 28
     for user, (start, length) in places.items():
         found = made.read_events(path, start, length)
-        assert found.rules == [user % 3] * user
-        assert found.event_log_ids == [100 * user + n for n in range(user)]
+        assert [row.rule for row in found] == [user % 3] * user
+        keys = [event_key(TargetEvent(100 * user + n)) for n in range(user)]
+        assert [row.key for row in found] == keys

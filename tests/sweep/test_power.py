@@ -22,7 +22,7 @@ from attrs import frozen
 from hypothesis import settings
 
 from capillary_targets.sweep import SweepRefused
-from capillary_targets.sweep.store import Directory
+from capillary_targets.sweep.store import open_directory
 
 from .power import PLAINLY, Call, Disk, at_random, record, write_state
 
@@ -123,7 +123,7 @@ def check(recording: Recording, state: dict[str, Any], mark: tuple[int, int, boo
             check_summary(out, run)
         before = {(path.parent.name, path.name) for path in out.glob("*/part-*")}
         try:
-            with Directory(out, recording.settings) as directory:
+            with open_directory(out, recording.settings) as directory:
                 users = dict(directory.ledger._db.execute("SELECT user_id, run FROM users"))
                 parts = {(part.kind, part.name) for part in directory.ledger.parts()}
                 old = directory.ledger._db.execute(

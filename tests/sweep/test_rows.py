@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.models import Attribution, Filter, Target, TargetEvent
-from capillary_targets.sweep.parts import format_named
 from capillary_targets.sweep.rows import (
     EncodedRows,
-    StoredRows,
+    StoredRow,
     encode,
     event_key,
+    format_named,
     plain,
     raw_rows,
 )
@@ -93,13 +93,14 @@ def scaled(amount: Decimal | None) -> Decimal | None:
 
 def arrow(rows: EncodedRows) -> Any:
     """A user's events as a batch."""
-    return format_named("parquet", raw=False).merge_events(rows.pages["events"])
+    (batch,) = format_named("parquet", raw=False).merge(rows.blocks["events"])
+    return batch
 
 
 @given(st.lists(PLAIN | MIXED, max_size=3))
 def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(pages: list[list[TargetEvent]]):
     pa = needed("pyarrow")
-    from capillary_targets.sweep.parquet import EVENTS
+    from capillary_targets.sweep.parquet import SCHEMAS
 
     pages = [events for events in pages if events]
     rows = [
@@ -123,7 +124,7 @@ def test_columns_of_arrow_hold_what_pyarrow_makes_of_each_event(pages: list[list
     assert made.error is None
     if pages:
         table = pa.Table.from_batches([arrow(made)])
-        assert table.equals(pa.Table.from_pylist(rows, EVENTS))
+        assert table.equals(pa.Table.from_pylist(rows, SCHEMAS["events"]))
 
 
 @given(PLAIN, st.integers(0), st.sampled_from(["1E+32", "-1E+32", "0.0000001", "1E-99"]))
@@ -149,7 +150,7 @@ def test_an_instant_beyond_all_calendars_is_null_and_noted(moment: datetime):
     assert row["event_date"] == clock(moment)
     assert row["event_date_iso"] is None
     assert json.loads(row["overflow"]) == {"event_date_iso": moment.isoformat()}
-    (line,) = encoded(events[1:]).pages["events"]
+    (line,) = encoded(events[1:]).blocks["events"]
     assert json.loads(line)["event_date"] == moment.isoformat()
 
 
@@ -159,10 +160,10 @@ def test_an_id_of_more_than_64_bits_in_a_target_is_null_and_noted(tmp_path):
     rows = EncodedRows(1, made)
     odd = Target(7, "Seven", emf_rule_set_id=2**70, filters=(Filter("STORE", (1, 2**64)),))
     moment = Attribution(created_on=LATE)
-    rows.add_targets([odd, Target(8, attribution=moment)], seen_at=datetime.now(UTC))
+    rows.add("targets", [*map(plain, (odd, Target(8, attribution=moment)))])
     assert rows.error is None
     path = tmp_path / "part-00000.parquet"
-    part = made.targets(path)
+    part = made.part(path, "targets")
     part.add(rows)
     part.sync()
     part.file.rename()
@@ -189,16 +190,14 @@ def test_part_stats_count_each_event(users: list[list[TargetEvent]]):
     if len(names) <= 40:
         assert days == stats.days
     assert stats.days.total() == len(flat)
-    for rule, value in stats.values.items():
-        mine = [event for event in flat if (event.target_rule_id or 0) == rule]
-        amounts = [event.target_value for event in mine if event.target_value is not None]
-        assert stats.events[rule] == len(mine)
-        assert value == reduce(EXACT.add, amounts, Decimal(0))
+    amounts = [event.target_value for event in flat if event.target_value is not None]
+    assert stats.events[7] == len(flat)
+    assert stats.value_sum == reduce(EXACT.add, amounts, Decimal(0))
 
 
 @given(LONGS, PLAIN | MIXED)
 def test_a_line_has_the_fields_of_its_event(user: int, events: list[TargetEvent]):
-    made = b"".join(encoded(events, user=user).pages["events"])
+    made = b"".join(encoded(events, user=user).blocks["events"])
     one_by_one = [
         encode({"user_id": user, **msgspec.structs.asdict(event), "extra": None}) + b"\n"
         for event in events
@@ -223,7 +222,7 @@ def test_rows_hold_neither_the_events_nor_their_values(form: str):
     held = [event, event.event_log_id, event.unique_id, event.target_value]
     before = [*map(getrefcount, held)]
     rows = encoded(*[[event] * 100] * 20, form=form)
-    assert (rows.event_count, len(rows.pages["events"])) == (2000, 1)
+    assert (rows.counts["events"], len(rows.blocks["events"])) == (2000, 1)
     assert [*map(getrefcount, held)] == before
 
 
@@ -234,14 +233,15 @@ SEEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 def test_the_lines_of_targets(raw: bool):
     rows = EncodedRows(5, format_named("jsonl", raw=raw, run=3))
     target = Target(7, "Seven", extra={"more": [1]}, raw=b'{"id":\n7}')
-    rows.add_targets([target, Target(8)], left=[9], seen_at=SEEN)
-    seven, eight, nine = map(json.loads, rows.pages["targets"][0].splitlines())
-    head = {"user_id": 5, "run": 3, "seen_at": "2026-01-02T03:04:05Z"}
+    there = [{"enrolled": True, **plain(one), "raw": one.raw} for one in (target, Target(8))]
+    rows.add("targets", [*there, {"enrolled": False, "id": 9}])
+    seven, eight, nine = map(json.loads, rows.blocks["targets"][0].splitlines())
+    head = {"user_id": 5, "run": 3, "seen_at": seven["seen_at"]}
+    assert datetime.fromisoformat(head["seen_at"]).utcoffset() == timedelta(0)
     assert seven == {
         **head,
         "enrolled": True,
         **json.loads(encode(plain(target))),
-        "extra": '{"more":[1]}',
         **({"raw": {"id": 7}} if raw else {}),
     }
     assert (eight["id"], eight["enrolled"], eight.get("raw", None)) == (8, True, None)
@@ -274,9 +274,9 @@ def test_each_event_finds_its_row_though_ids_repeat_or_are_missing(rows, random)
 FORMS = ["jsonl", "parquet"]
 
 
-def stored_rows(path: Path, form: str, events: list[TargetEvent]) -> StoredRows:
+def stored_rows(path: Path, form: str, events: list[TargetEvent]) -> list[StoredRow]:
     made = format_named(form, raw=False, run=4)
-    part = made.events(path)
+    part = made.part(path, "events")
     start, length = part.add(encoded(events, user=5, form=form))
     part.sync()
     part.file.rename()
@@ -299,8 +299,8 @@ def test_a_row_has_the_same_key_before_and_after_writing(
         needed("pyarrow")
     path = tmp_path_factory.mktemp("keys") / f"part-00000.{form}"
     found = stored_rows(path, form, events)
-    assert list(found.keys) == [event_key(event) for event in events]
-    assert list(found.rules) == [event.target_rule_id for event in events]
+    assert [row.key for row in found] == [event_key(event) for event in events]
+    assert [row.rule for row in found] == [event.target_rule_id for event in events]
 
 
 def test_rows_of_one_id_have_keys_of_their_own():
@@ -321,12 +321,13 @@ def test_vanished_rows_are_those_of_the_part(tmp_path: Path, form: str):
     stored = stored_rows(tmp_path / f"part-00000.{form}", form, events)
     made = format_named(form, raw=False, run=6)
     rows = EncodedRows(5, made)
-    rows.add_vanished(stored, [3, 1], deleted=True, seen_at=SEEN)
-    rows.add_vanished(stored, [1], deleted=False, seen_at=SEEN)
-    rows.add_vanished_ids(8, [None, 99], deleted=True, seen_at=SEEN)
-    assert (rows.error, rows.vanished_count, rows.event_count) == (None, 5, 0)
+    rows.add("vanished", [{"deleted": True, **stored[place].columns} for place in (3, 1)])
+    rows.add("vanished", [{"deleted": False, **stored[1].columns}])
+    ids = [{"event_log_id": number, "target_rule_id": 8} for number in (None, 99)]
+    rows.add("vanished", [{"deleted": True, **columns} for columns in ids])
+    assert (rows.error, rows.counts["vanished"], rows.counts["events"]) == (None, 5, 0)
     path = tmp_path / f"part-00001.{form}"
-    part = made.vanished(path)
+    part = made.part(path, "vanished")
     part.add(rows)
     part.sync()
     part.file.rename()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.hooks import RequestDetails
-from capillary_targets.models import Target, TargetEvent
+from capillary_targets.models import TargetEvent
 from capillary_targets.sweep.report import grouped_by_time
 from capillary_targets.sweep.stats import PartStats, RequestTimeline
 
@@ -49,7 +49,7 @@ def test_part_stats_go_through_the_ledger_exactly():
     value = Decimal("12345678901234567890.000000001")
     events = [TargetEvent(n, target_rule_id=7, target_value=value) for n in range(3)]
     stats = encoded(events).stats
-    stats.add_targets([Target(7, "Seven")])
+    stats.names[7] = "Seven"
     back = PartStats.from_json(stats.to_json())
     assert back == stats
     assert str(back.values[7]) == "37037036703703703670.000000003"
