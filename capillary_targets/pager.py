@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from attrs import define, field
 
@@ -17,6 +18,7 @@ from .models import EventsPage, TargetEvent
 from .pagination import (
     START,
     UNKNOWN,
+    Batch,
     Checkpoint,
     Cursor,
     Dialect,
@@ -30,23 +32,6 @@ __all__ = ["EventPager"]
 
 T = TypeVar("T")
 _Answer: TypeAlias = EventsPage | CapillaryError
-
-
-@define(eq=False, repr=False)
-class _Loop:
-    """One loop over a pager: its walk, what its consumer received, and requests in flight."""
-
-    walk: Walk
-    cursor: Cursor
-    in_flight: dict[PageRequest, asyncio.Task[_Answer]] = field(factory=dict)
-
-    def cancel(self, *, keep: tuple[PageRequest, ...] = ()) -> list[asyncio.Task[_Answer]]:
-        """Cancel all requests in flight but those of `keep`. Returns their tasks."""
-        tasks = [self.in_flight.pop(one) for one in list(self.in_flight) if one not in keep]
-        for task in tasks:
-            if not task.cancel():
-                task.cancelled() or task.exception()  # retrieved: nobody awaits it
-        return tasks
 
 
 @define(eq=False)
@@ -90,11 +75,12 @@ class EventPager:
     prefetch: int = 4
     dialect: Dialect = UNKNOWN
     resolve: Callable[[], Awaitable[int]] | None = field(default=None, repr=False)
-    _loop: _Loop | None = field(init=False, default=None, repr=False)
+    _walk: Walk | None = field(init=False, default=None, repr=False)
+    _cursor: Cursor | None = field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        for name in ("user_id", "target_rule_id"):
-            checked_id(name, getattr(self, name))
+        checked_id("user_id", self.user_id)
+        checked_id("target_rule_id", self.target_rule_id)
         if self.page_size < 1:
             raise UsageError(f"page_size must be at least 1, not {self.page_size}")
         if self.max_items is not None and self.max_items < 0:
@@ -105,35 +91,37 @@ class EventPager:
     @property
     def report(self) -> PagingReport:
         """What the latest loop did so far."""
-        return PagingReport() if self._loop is None else self._loop.walk.report
+        return PagingReport() if self._walk is None else self._walk.report
 
     @property
     def checkpoint(self) -> Checkpoint:
         """Where the latest loop stands: behind the event, or page, that it gave out last."""
-        if self._loop is None:
+        if self._walk is None or self._cursor is None:
             return self.start or START
-        return self._loop.cursor.checkpoint(self._loop.walk.detected)
+        return self._cursor.checkpoint(self._walk.detected)
 
     def __aiter__(self) -> Events:
-        loop = self._begin()
-        return Events(loop, self._stream(loop))
+        return Events(self._begin())
 
     def pages(self) -> Pages:
         """The same events page by page, empty pages left out."""
-        loop = self._begin()
-        return Pages(loop, self._stream(loop))
+        return Pages(self._begin())
 
     async def stream(self) -> AsyncGenerator[EventsPage, None]:
-        """The same pages for a task that is cancelled only to end it: no task for each step.
+        """The same pages for a task that is cancelled only to end it: no task for each request.
 
         Use it with `aclosing`; once an `anext()` was cancelled, it is over.
         """
         loop = self._begin()
-        async with aclosing(self._stream(loop)) as pages:
-            async for page in pages:
-                loop.cursor.finish()
+        try:
+            while (batch := await loop.next_batch(in_task=False)) is not None:
+                loop.cursor.advance(batch.row, batch.page.events)
+                page = batch.page
+                del batch
                 yield page
                 del page  # the answer's bytes need not wait for those of the next one
+        finally:
+            await loop.aclose()
 
     async def collect(self) -> list[TargetEvent]:
         """All events as a list."""
@@ -142,96 +130,120 @@ class EventPager:
 
     def _begin(self) -> _Loop:
         start = self.start or START
-        walk = Walk(
+        self._walk = Walk(
             self.page_size,
             self.max_items,
-            self.prefetch,
+            self.prefetch or 1,
             self.dialect,
             self.session.dialect,
             start,
         )
-        self._loop = _Loop(walk, Cursor(start))
-        return self._loop
-
-    async def _stream(self, loop: _Loop) -> AsyncGenerator[EventsPage, None]:
-        """Drive the walk: the pages it proves, as its requests are answered."""
-        walk, cursor, hooks = loop.walk, loop.cursor, self.session.hooks
-        scope: Scope | None = None
-        failure: Exception | None = None
-        if hooks:
-            facts = {"user_id": self.user_id, "target_rule_id": self.target_rule_id}
-            scope = Scope(kind="walk", facts=facts, parent=current_scope())
-            hooks.emit(ScopeDetails(scope=scope, phase="begins"))
-        try:
-            fetch = _Fetch(self, walk, scope)
-            if self.resolve is not None:
-                fetch.period_id = await self.resolve()
-            while requests := walk.requests():
-                loop.cancel(keep=requests)
-                if self.prefetch and len(requests) > 1:
-                    self._prefetch(loop, fetch, requests)
-                task = loop.in_flight.get(requests[0])
-                answer = await (fetch(requests[0]) if task is None else task)
-                loop.in_flight.pop(requests[0], None)
-                batches = walk.feed(requests[0], answer)
-                del answer
-                if batches and self.prefetch:
-                    self._prefetch(loop, fetch, walk.requests())
-                while batches:
-                    cursor.advance(batches.pop(0))
-                    yield cursor.page
-                cursor.advance(None)
-            if self.strict and (error := walk.error) is not None:
-                raise error  # noqa: TRY301 - annotated like any other
-        except Exception as error:
-            failure = error
-            if isinstance(error, CapillaryError):
-                error.checkpoint = self.checkpoint
-            raise
-        finally:
-            cancelled = loop.cancel()
-            self.session.dialect = walk.lesson.fill_from(self.session.dialect)
-            if scope is not None:
-                hooks.emit(
-                    ScopeDetails(scope=scope, phase="over", outcome=walk.report, error=failure)
-                )
-            if cancelled:
-                await asyncio.gather(*cancelled, return_exceptions=True)
-
-    @staticmethod
-    def _prefetch(loop: _Loop, fetch: _Fetch, requests: tuple[PageRequest, ...]) -> None:
-        """Have the requests in flight."""
-        for request in requests:
-            if request not in loop.in_flight:
-                loop.in_flight[request] = asyncio.create_task(fetch(request))
+        self._cursor = Cursor(start)
+        return _Loop(self, self._walk, self._cursor)
 
 
 @define(eq=False, repr=False)
-class _Fetch:
-    """Fetches a page of a walk; errors that mean "past the end" are answers."""
+class _Loop:
+    """One loop over a pager: its walk, and its requests in flight.
+
+    All its state is kept here, so that a cancelled `next_batch` loses nothing. It is not known to
+    its pager, so that both go as soon as the consumer drops them.
+    """
 
     pager: EventPager
     walk: Walk
-    scope: Scope | None
-    period_id: int | None = field(init=False)
+    cursor: Cursor
+    _in_flight: dict[PageRequest, asyncio.Task[_Answer]] = field(init=False, factory=dict)
+    _ready: deque[Batch] = field(init=False, factory=deque)
+    _period_id: int | None = field(init=False, default=None)
+    _scope: Scope | None = field(init=False, default=None)
+    _begun: bool = field(init=False, default=False)
+    _waiting: bool = field(init=False, default=False)
+    _over: bool = field(init=False, default=False)
+    _error: Exception | None = field(init=False, default=None)
 
-    def __attrs_post_init__(self) -> None:
-        self.period_id = self.pager.period_id
+    async def next_batch(self, *, in_task: bool) -> Batch | None:
+        """The next proven events; None at the end. An error is raised again by each later call.
 
-    async def __call__(self, request: PageRequest) -> _Answer:
-        if self.scope is None:
+        Args:
+            in_task: whether each request has a task, which goes on if this call is cancelled.
+        """
+        if self._waiting:
+            raise UsageError("another task is waiting for this iterator: give each its own loop")
+        if self._error is not None:
+            raise self._error
+        self._waiting = True
+        try:
+            if not self._begun:
+                self._begin()
+            while not (self._ready or self._over):
+                await self._step(in_task=in_task)
+        except Exception as error:
+            self._error = error
+            if isinstance(error, CapillaryError):
+                error.checkpoint = self.cursor.checkpoint(self.walk.detected)
+            await self.aclose()
+            raise
+        finally:
+            self._waiting = False
+        return self._ready.popleft() if self._ready else None
+
+    def _begin(self) -> None:
+        self._begun, pager, hooks = True, self.pager, self.pager.session.hooks
+        if hooks:
+            facts = {"user_id": pager.user_id, "target_rule_id": pager.target_rule_id}
+            self._scope = Scope(kind="walk", facts=facts, parent=current_scope())
+            hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
+
+    async def _step(self, *, in_task: bool) -> None:
+        """Feed the walk with the response to its next request, or end the loop."""
+        walk, prefetch = self.walk, self.pager.prefetch
+        requests = walk.requests()
+        if not requests:
+            if self.pager.strict and (error := walk.error) is not None:
+                raise error
+            self.cancel()
+            return
+        for dropped in self._in_flight.keys() - requests:
+            _cancel(self._in_flight.pop(dropped))
+        if in_task or len(requests) > 1:
+            self._send(requests)
+        task = self._in_flight.get(requests[0])
+        if task is None:
+            answer = await self._fetch(requests[0])
+        else:
+            await asyncio.wait((task,))
+            if self._over:  # closed meanwhile
+                return
+            answer = self._in_flight.pop(requests[0]).result()
+        self._ready += walk.feed(requests[0], answer)
+        if self._ready and prefetch and not walk.done:
+            self._send(walk.requests())
+
+    def _send(self, requests: tuple[PageRequest, ...]) -> None:
+        """Have the requests in flight."""
+        for request in requests:
+            if request not in self._in_flight:
+                self._in_flight[request] = asyncio.create_task(self._fetch(request))
+
+    async def _fetch(self, request: PageRequest) -> _Answer:
+        """A page; or an error that means "past the end", which is a response, too."""
+        if self._scope is None:
             return await self._page(request)
-        with within(self.scope):
+        with within(self._scope):
             return await self._page(request)
 
     async def _page(self, request: PageRequest) -> _Answer:
         pager = self.pager
+        if self._period_id is None:
+            resolve = pager.resolve
+            self._period_id = pager.period_id if resolve is None else await resolve()
         try:
             return await target_events(
                 pager.session,
                 pager.user_id,
                 pager.target_rule_id,
-                period_id=self.period_id,
+                period_id=self._period_id,
                 limit=request.limit,
                 offset=request.offset,
             )
@@ -240,115 +252,93 @@ class _Fetch:
                 return error
             raise
 
-
-@define(eq=False, repr=False)
-class _Steps:
-    """Steps through a loop's pages, each in a task of its own, which a cancelled `next` survives.
-
-    An async generator alone would be finished by the cancellation, and look as if complete.
-    """
-
-    loop: _Loop
-    pages: AsyncGenerator[EventsPage, None]
-    events: Iterator[TargetEvent] = field(init=False, factory=lambda: iter(()))
-    _step: asyncio.Task[EventsPage | None] | None = field(init=False, default=None)
-    _error: BaseException | None = field(init=False, default=None)
-    _waiting: bool = field(init=False, default=False)
-    _over: bool = field(init=False, default=False)
-
-    async def next_page(self) -> EventsPage | None:
-        """The next page, None at the end. An error is raised again by each later call."""
-        if self._waiting:
-            raise UsageError("another task is waiting for this iterator: give each its own loop")
-        if self._error is not None:
-            raise self._error
-        if self._over:
-            return None
-        step = self._step = self._step or asyncio.create_task(_advance(self.pages))
-        self._waiting = True
-        try:
-            await asyncio.wait((step,))
-        finally:
-            self._waiting = False
-        self._step = None
-        if self._over:  # closed meanwhile
-            return None
-        self._error = asyncio.CancelledError() if step.cancelled() else step.exception()
-        if self._error is not None:
-            raise self._error
-        page = step.result()
-        self._over = page is None
-        return page
-
-    def cancel(self) -> list[asyncio.Task[Any]]:
+    def cancel(self) -> list[asyncio.Task[_Answer]]:
         """End the loop and cancel what is in flight. Returns the tasks."""
-        step, self._step, self._over = self._step, None, True
-        self.events = iter(())
-        if step is not None and not step.cancel():
-            step.cancelled() or step.exception()  # retrieved: nobody awaits it
-        return [*self.loop.cancel(), *([] if step is None else [step])]
-
-
-async def _advance(pages: AsyncGenerator[EventsPage, None]) -> EventsPage | None:
-    return await anext(pages, None)
-
-
-class _Iterator(AsyncIterator[T], Generic[T]):
-    """Dropped, by `break` or an exception, it cancels at once what is in flight."""
-
-    def __init__(self, loop: _Loop, pages: AsyncGenerator[EventsPage, None]) -> None:
-        self._steps = _Steps(loop, pages)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        try:
-            item = await self._next(self._steps)
-        except BaseException:
-            del self  # a traceback must not keep it, and its requests, alive
-            raise
-        if item is None:
-            raise StopAsyncIteration
-        return item
-
-    @staticmethod
-    @abstractmethod
-    async def _next(steps: _Steps) -> T | None:
-        """The next item, None at the end."""
+        tasks = list(self._in_flight.values())
+        self._in_flight.clear()
+        for task in tasks:
+            _cancel(task)
+        if not self._over:
+            self._over = True
+            session, walk = self.pager.session, self.walk
+            session.dialect = walk.lesson.fill_from(session.dialect)
+            if self._scope is not None:
+                session.hooks.emit(
+                    ScopeDetails(
+                        scope=self._scope, phase="over", outcome=walk.report, error=self._error
+                    )
+                )
+        return tasks
 
     async def aclose(self) -> None:
         """End the loop. Returns once nothing is in flight any more."""
-        if tasks := self._steps.cancel():
+        self._ready.clear()
+        if tasks := self.cancel():
             await asyncio.wait(tasks)
-        await self._steps.pages.aclose()
+
+
+def _cancel(task: asyncio.Task[Any]) -> None:
+    if not task.cancel():
+        task.cancelled() or task.exception()  # retrieved: nobody awaits it
+
+
+class _Iterator(AsyncIterator[T], Generic[T]):
+    """Dropped, by `break` or an exception, it cancels at once what is in flight.
+
+    A cancelled `anext()` leaves it as it is: an async generator would be over, as if complete.
+    """
+
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+        self._batch: Batch | None = None
+        self._taken = 0
+        """Events of the batch."""
+
+    async def __anext__(self) -> T:
+        loop = self._loop
+        while (item := self._take(loop.cursor)) is None:
+            try:
+                self._batch = await loop.next_batch(in_task=True)
+            except BaseException:
+                del self  # a traceback must not keep it, and its requests, alive
+                raise
+            if self._batch is None:
+                raise StopAsyncIteration
+            self._taken = 0
+        return item
+
+    @abstractmethod
+    def _take(self, cursor: Cursor) -> T | None:
+        """The next item of the batch; None if there is none left."""
+
+    async def aclose(self) -> None:
+        """End the loop. Returns once nothing is in flight any more."""
+        self._batch = None
+        await self._loop.aclose()
 
     def __del__(self) -> None:
-        self._steps.cancel()
+        self._loop.cancel()
 
 
 class Pages(_Iterator[EventsPage]):
     """A loop over pages."""
 
-    @staticmethod
-    async def _next(steps: _Steps) -> EventsPage | None:
-        page = await steps.next_page()
-        if page is not None:
-            steps.loop.cursor.finish()
-        return page
+    def _take(self, cursor: Cursor) -> EventsPage | None:
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return None
+        cursor.advance(batch.row, batch.page.events)
+        return batch.page
 
 
 class Events(_Iterator[TargetEvent]):
     """A loop over single events."""
 
-    @staticmethod
-    async def _next(steps: _Steps) -> TargetEvent | None:
-        event = next(steps.events, None)
-        if event is None:
-            page = await steps.next_page()
-            if page is None:
-                return None
-            steps.events = iter(page.events)
-            event = next(steps.events)  # no page is empty
-        steps.loop.cursor.received += 1
+    def _take(self, cursor: Cursor) -> TargetEvent | None:
+        batch, index = self._batch, self._taken
+        if batch is None or index == len(batch.page.events):
+            return None
+        event = batch.page.events[index]
+        self._taken += 1
+        cursor.advance(batch.row + index, (event,))
         return event

@@ -93,7 +93,7 @@ async def client(held: Held) -> AsyncIterator[TargetsClient]:
 
 
 def tasks_of_pagers() -> list[asyncio.Task]:
-    return [task for task in asyncio.all_tasks() if "_Fetch" in repr(task.get_coro())]
+    return [task for task in asyncio.all_tasks() if "_fetch" in repr(task.get_coro())]
 
 
 async def until(happens) -> None:
@@ -294,7 +294,7 @@ async def test_a_page_goes_as_soon_as_it_is_dropped() -> None:
         assert page() is None
         while await anext(pages, None):
             pass
-        walk = weakref.ref(pager._loop.walk)
+        walk = weakref.ref(pager._walk)
         del pager, pages
         assert walk() is None
 

@@ -5,8 +5,7 @@ server's pagination; `docs/pagination.md` has the argument in words.
 """
 
 from .dialect import UNKNOWN, Dialect
-from .output import Cursor
-from .types import START, Batch, Checkpoint, PageRequest, PagingReport, row_digest
+from .types import START, Batch, Checkpoint, Cursor, PageRequest, PagingReport, row_digest
 from .walk import Walk
 
 __all__ = [

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import count
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from attrs import define, field
 
@@ -25,6 +25,8 @@ from capillary_targets.models import TargetEvent
 from .types import Checkpoint, row_digest
 
 __all__ = ["Alignment", "SeenEvents"]
+
+_id_of: Final = attrgetter("event_log_id")
 
 
 class Alignment(NamedTuple):
@@ -44,8 +46,12 @@ class SeenEvents:
     skipped: int = 0
     rows: list[TargetEvent | int] = field(init=False, factory=list)
     """Rows; or digests, as a checkpoint remembers them, until a page shows the rows."""
+    _ids: set[int | None] = field(init=False, factory=set)
+    _distinct: bool = field(init=False, default=True)
+    """Whether every row has an id of its own: then the ids suffice, and no index is built."""
     _indexed: int = field(init=False, default=0)
-    _by_id: dict[int, int] = field(init=False, factory=dict)
+    """The rows in the following indexes."""
+    _by_id: dict[int | None, int] = field(init=False, factory=dict)
     """The first row of each id."""
     _by_row: dict[TargetEvent, int] = field(init=False, factory=dict)
     """Rows without an id, or with the id of another row."""
@@ -72,6 +78,8 @@ class SeenEvents:
     @property
     def overlap(self) -> int:
         """Rows by which a page must reach back to show where a run of rows alike begins."""
+        if self._distinct:
+            return 1
         self._index()
         last = self.rows[-1] if self.rows else 0
         if self._copied:
@@ -80,21 +88,31 @@ class SeenEvents:
 
     def add(self, rows: Sequence[TargetEvent], after: int) -> None:
         """Take rows, in the server's order, that stand behind the one taken as number `after`."""
-        if after == len(self.rows) - 1:
-            self.rows += rows
-        elif rows:  # those taken behind it are gone, or come later
+        if rows and after != len(self.rows) - 1:  # those taken behind it are gone, or come later
             self.restore([*self.rows[: after + 1], *rows, *self.rows[after + 1 :]])
+            return
+        self.rows += rows
+        if self._distinct:
+            count = len(self._ids) + len(rows)
+            self._ids.update(map(_id_of, rows))
+            self._distinct = len(self._ids) == count and None not in self._ids
 
     def restore(self, rows: list[TargetEvent | int]) -> None:
         """Set the rows taken."""
-        self.rows = rows
+        self.rows, self._distinct = [], True
         self._indexed, self._longest = 0, 1
-        for index in (self._by_id, self._by_row, self._copied, self._scattered):
+        for index in (self._ids, self._by_id, self._by_row, self._copied, self._scattered):
             index.clear()
+        self.add([row for row in rows if not isinstance(row, int)], -1)
+        self.rows = rows
 
     def find(self, row: TargetEvent) -> int | None:
         """The number under which a row was taken, the first of rows that are alike."""
-        taken = self._by_id.get(row.event_log_id) if row.event_log_id is not None else None
+        self._index()
+        return self._find(row)
+
+    def _find(self, row: TargetEvent) -> int | None:
+        taken = None if row.event_log_id is None else self._by_id.get(row.event_log_id)
         if taken is not None and self.rows[taken] == row:
             return taken
         return self._by_row.get(row) if self._by_row else None
@@ -106,14 +124,18 @@ class SeenEvents:
             return None
         if isinstance(rows[-1], int):
             self._resolve(events)
-        self._index()
+            rows = self.rows
         last = rows[-1]
-        if not isinstance(last, int) and last in events and last not in self._copied:
+        if not isinstance(last, int) and last in events and (self._distinct or self._once(last)):
             index = events.index(last)
             if (index or not self._copied) and last not in events[index + 1 :]:
                 return Alignment(index, len(rows) - 1)
         anchor = self._anchor(events)
         return None if anchor is None else self.extend(events, anchor)
+
+    def _once(self, row: TargetEvent) -> bool:
+        self._index()
+        return row not in self._copied
 
     def extend(self, events: tuple[TargetEvent, ...], anchor: Alignment) -> Alignment:
         """Go on from an anchor to the latest row taken that the page shows behind it."""
@@ -138,11 +160,11 @@ class SeenEvents:
 
     def _anchor(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
         """The latest row taken just once, or run of rows, that the page shows from its begin."""
-        ids = [event.event_log_id for event in events]
-        copies = Counter(events) if len(set(ids)) != len(ids) else None
+        self._index()
+        copies = Counter(events) if len(set(map(_id_of, events))) != len(events) else None
         best: Alignment | None = None
         for index, event in enumerate(events):
-            taken = self.find(event)
+            taken = self._find(event)
             if taken is None or (best is not None and taken <= best.taken):
                 continue
             if index == 0 and self._copied:
@@ -164,36 +186,21 @@ class SeenEvents:
         )
 
     def _index(self) -> None:
-        """Bring the indexes up to date: walks of one page never need them."""
-        first = self._indexed
-        if first == len(self.rows):
-            return
-        fresh = [row for row in self.rows[first:] if not isinstance(row, int)]
-        ids = [row.event_log_id for row in fresh]
-        distinct = set(ids)
-        if (
-            len(distinct) == len(self.rows) - first
-            and None not in distinct
-            and self._by_id.keys().isdisjoint(distinct)
-        ):
-            self._by_id.update(zip(ids, count(first)))  # type: ignore[arg-type]
-        else:
-            for index in range(first, len(self.rows)):
-                self._index_row(self.rows[index], index)
+        """Bring the indexes up to date. Walks that meet their last row in each page need none."""
+        for index in range(self._indexed, len(self.rows)):
+            row = self.rows[index]
+            if isinstance(row, int):
+                continue
+            if not self._distinct and self._find(row) is not None:
+                self._copied.add(row)
+                run = 1
+                while index >= run and self.rows[index - run] == row:
+                    run += 1
+                self._longest = max(self._longest, min(run, 64))
+                if run == 1:
+                    self._scattered.add(row)
+            elif row.event_log_id is None or row.event_log_id in self._by_id:
+                self._by_row[row] = index
+            else:
+                self._by_id[row.event_log_id] = index
         self._indexed = len(self.rows)
-
-    def _index_row(self, row: TargetEvent | int, index: int) -> None:
-        if isinstance(row, int):
-            return
-        if self.find(row) is not None:
-            self._copied.add(row)
-            run = 1
-            while index >= run and self.rows[index - run] == row:
-                run += 1
-            self._longest = max(self._longest, min(run, 64))
-            if run == 1:
-                self._scattered.add(row)
-        elif row.event_log_id is None or row.event_log_id in self._by_id:
-            self._by_row[row] = index
-        else:
-            self._by_id[row.event_log_id] = index

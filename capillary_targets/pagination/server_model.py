@@ -41,7 +41,6 @@ class ServerModel:
     """Whether that reading was given, cached, or shown by the end of the list."""
     past_end: PastEndKind | None = field(init=False, default=None)
     latest: int | None = field(init=False, default=None)
-    highest: int = field(init=False, default=0)
     constant: bool = field(init=False, default=True)
     """Whether every response named the same total, and one that was a count."""
     avoided: frozenset[int] = field(init=False, default=frozenset())
@@ -155,7 +154,6 @@ class ServerModel:
             self._totals[self.served(limit)] = total
             if self.total == "wrong" and self.given.total is None and self._agreed[1]:
                 self.total, self.total_certain = "pages", False
-            self.highest = max(self.highest, total)
 
     def rows(self, window: Window) -> tuple[int, int] | None:
         """The least and the most rows in the list by the response's total; None if not known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from operator import attrgetter
@@ -21,6 +21,7 @@ __all__ = [
     "START",
     "Batch",
     "Checkpoint",
+    "Cursor",
     "PageRequest",
     "PagingReport",
     "Window",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 _DIGEST_BYTES: Final = 6  # an exact number in every JSON reader
+_TAIL: Final = 8
+"""Rows that a checkpoint remembers: it is found again unless all of them are deleted."""
 
 
 @define(eq=False)
@@ -173,3 +176,26 @@ class Checkpoint:
 
 START: Final = Checkpoint()
 """Before the first event."""
+
+
+@define(eq=False, repr=False)
+class Cursor:
+    """How far the consumer of a walk has come: the source of checkpoints."""
+
+    start: Checkpoint
+    _row: int | None = field(init=False, default=None)
+    _tail: Sequence[TargetEvent] = field(init=False, default=())
+
+    def advance(self, row: int, received: Sequence[TargetEvent]) -> None:
+        """The consumer has received these events, the first of which stands in `row`."""
+        tail = received[-_TAIL:]
+        self._tail = tail if len(tail) == _TAIL else (*self._tail, *tail)[-_TAIL:]
+        self._row = row + len(received)
+
+    def checkpoint(self, dialect: Dialect) -> Checkpoint:
+        """The position behind what was received last."""
+        if self._row is None:
+            return self.start
+        last = (*self.start.last, *map(row_digest, self._tail))[-_TAIL:]
+        date = self._tail[-1].event_date if self._tail else self.start.date
+        return Checkpoint(self._row, last, date, dialect)

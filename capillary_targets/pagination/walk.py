@@ -18,7 +18,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from capillary_targets.errors import (
     ApiError,
@@ -30,13 +30,15 @@ from capillary_targets.errors import (
 from capillary_targets.models import EventsPage, TargetEvent
 
 from .dialect import UNKNOWN, Dialect
-from .output import WalkOutput
 from .search import EndMarker, GallopingSearch, Pace
 from .seen import Alignment, SeenEvents
 from .server_model import LEAST_CAP, ServerModel
 from .types import START, Batch, Checkpoint, PageRequest, PagingReport, Window
 
 __all__ = ["Walk"]
+
+_COUNTS_ROWS: Final = Dialect(total="rows")
+_NO_ROWS: Final = ("pages", "wrong")
 
 _RECUTS: Final = 3
 """How often a page that is short in the middle of the list is asked for again, cut differently."""
@@ -85,79 +87,97 @@ class Walk:
     cached: Dialect = UNKNOWN
     start: Checkpoint = START
 
+    done: bool = field(init=False, default=False)
+    reason: str = field(init=False, default="not started")
+    complete: bool = field(init=False, default=False)
+    """The walk is over, and nothing is missing."""
+    failed: bool = field(init=False, default=False)
+    """The walk is over, and cannot prove that nothing is missing."""
+    events: int = field(init=False, default=0)
+    """Given out."""
     moved: bool = field(init=False, default=False)
     """Whether the list was seen to shift."""
-    _unsure: bool = field(init=False, default=False)
-    """Whether it may have, or offsets were not yet understood."""
-    _output: WalkOutput = field(init=False)
-    _server: ServerModel = field(init=False)
-    _seen: SeenEvents = field(init=False)
-    _state: Literal["READ", "CHECK_END", "FIND_END"] = field(init=False, default="READ")
     _plan: list[PageRequest] = field(init=False, factory=list)
     _requests: int = field(init=False, default=0)
+    _batches: list[Batch] = field(init=False, factory=list)
+    _error: CapillaryError | None = field(init=False, default=None)
+    _no_record: bool = field(init=False, default=False)
+    _total: int | None = field(init=False, default=None)
+    _glance: Dialect | None = field(init=False, default=UNKNOWN)
+    """What the first page showed, as long as it sufficed. The fields below are set when more is
+    to be read."""
+    _state: Literal["READ", "CHECK_END", "FIND_END"] = field(init=False)
+    _server: ServerModel = field(init=False)
+    _seen: SeenEvents = field(init=False)
     _row: int = field(init=False)
     """The row behind the last one taken, as the server last counted."""
     _limit: int = field(init=False)
     """The most rows to ask for: fewer than `_most` while short pages are cut differently."""
-    _rows: tuple[int, int] | None = field(init=False, default=None)
+    _rows: tuple[int, int] | None = field(init=False)
     """The least and the most rows in the list, by the latest response."""
-    _pages: int = field(init=False, default=0)
-    _drift: int = field(init=False, default=0)
+    _pages: int = field(init=False)
+    _drift: int = field(init=False)
     """Rows that vanished before the frontier between the latest two responses."""
-    _overlap: int = field(init=False, default=1)
-    _aim: int | None = field(init=False, default=None)
+    _overlap: int = field(init=False)
+    _aim: int | None = field(init=False)
     """Where to look for the frontier, if not at `_row`."""
-    _search: GallopingSearch = field(init=False, factory=GallopingSearch)
-    _flipped: bool = field(init=False, default=False)
-    _missing: bool = field(init=False, default=False)
+    _search: GallopingSearch = field(init=False)
+    _flipped: bool = field(init=False)
+    _missing: bool = field(init=False)
+    _unsure: bool = field(init=False)
+    """Whether the list may have shifted, or offsets were not yet understood."""
     _restarts: int = field(init=False, default=0)
     _duplicates: int = field(init=False, default=0)
-    _idle: int = field(init=False, default=0)
+    _idle: int = field(init=False)
     """Responses since new rows were last taken."""
-    _recuts: int = field(init=False, default=0)
-    _calm: int = field(init=False, default=0)
-    _short: tuple[int, int] = field(init=False, default=(0, 0))
+    _recuts: int = field(init=False)
+    _calm: int = field(init=False)
+    _short: tuple[int, int] = field(init=False)
     """Size and start of the latest page that was not full."""
-    _held: _Held | None = field(init=False, default=None)
-    _growths: int = field(init=False, default=0)
-    _replaced: int = field(init=False, default=0)
-    _owing: bool = field(init=False, default=False)
+    _held: _Held | None = field(init=False)
+    _growths: int = field(init=False)
+    _replaced: int = field(init=False)
+    _owing: bool = field(init=False)
     """Whether rows came from pages that lacked some, so that only the total can vouch."""
-    _gaps: int = field(init=False, default=0)
-    _excused: bool = field(init=False, default=False)
-    _by_position: bool = field(init=False, default=False)
+    _gaps: int = field(init=False)
+    _excused: bool = field(init=False)
+    _by_position: bool = field(init=False)
     """Whether pages were joined by position alone, so that only the total can vouch."""
-    _marker: EndMarker | None = field(init=False, default=None)
-    _pace: Pace = field(init=False, factory=Pace)
-    _mark: tuple[datetime | None, int | None] = field(init=False, default=(None, None))
+    _marker: EndMarker | None = field(init=False)
+    _pace: Pace = field(init=False)
+    _mark: tuple[datetime | None, int | None] = field(init=False)
     """Date and id of the last row taken, where the walk was resumed."""
-    _no_record: bool = field(init=False, default=False)
-    _error: CapillaryError | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
-        self.prefetch = self.prefetch or 1
-        self._output = WalkOutput(self.max_items)
-        self._output.stop_if_satisfied()
-        self.cached = self.cached.fill_from(self.start.dialect)
+        if self.max_items == 0:
+            self._stop()
+        if self.start is not START:
+            self.cached = self.cached.fill_from(self.start.dialect)
+        if self.start.row:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Prepare to read more than one page."""
+        start, self._glance, self._state = self.start, None, "READ"
         self._server = ServerModel(self.dialect, self.cached, self.page_size)
-        self._row = self.start.row
-        self._seen = SeenEvents.at(self.start) if self._row else SeenEvents()
-        if self._row:
-            self._overlap = max(1, len(self._seen.rows) - 1)
-            self._mark = self.start.date, None
-        self._limit = self._most
+        self._seen = SeenEvents.at(start)
+        self._row, self._limit = start.row, self._most
+        self._mark = start.date, None
+        self._overlap = max(1, len(self._seen.rows) - 1)
+        self._search, self._pace = GallopingSearch(), Pace()
+        self._rows = self._aim = self._held = self._marker = None
+        self._pages = self._drift = self._idle = self._recuts = self._calm = 0
+        self._growths = self._replaced = self._gaps = 0
+        self._short = 0, 0
+        self._flipped = self._missing = self._unsure = False
+        self._owing = self._excused = self._by_position = False
 
     # --- what the driver sees ---
 
     @property
-    def done(self) -> bool:
-        """Whether the walk is over, complete or not."""
-        return self._output.done
-
-    @property
     def error(self) -> PaginationError | None:
         """Why the walk is not complete, once it is over."""
-        if not self._output.failed:
+        if not self.failed:
             return None
         report = self.report
         error = PaginationError(
@@ -171,14 +191,13 @@ class Walk:
     @property
     def report(self) -> PagingReport:
         """What was done so far."""
-        out = self._output
         return PagingReport(
-            out.events,
+            self.events,
             self._requests,
-            0 if self._no_record else self._server.latest,
-            out.complete,
+            0 if self._no_record else self._total,
+            self.complete,
             self._no_record,
-            out.reason,
+            self.reason,
             self._duplicates,
             self._restarts,
             self.moved,
@@ -188,22 +207,28 @@ class Walk:
     @property
     def detected(self) -> Dialect:
         """The dialect as far as it is known."""
-        return self._server.dialect()
+        if self._glance is None:
+            return self._server.dialect()
+        return self.dialect.fill_from(self._glance).fill_from(self.cached)
 
     @property
     def lesson(self) -> Dialect:
         """What the next walk should know."""
-        return self._server.lesson(moved=self.moved)
+        if self._glance is None:
+            return self._server.lesson(moved=self.moved)
+        return self.cached if self.dialect.total else self._glance.fill_from(self.cached)
 
     def requests(self) -> tuple[PageRequest, ...]:
         """The pages to have in flight now, the next to be fed first; none once it is done."""
-        if self._output.done:
+        if self.done:
             return ()
         plan = self._plan
         before = len(plan)
         if not plan:
             plan.append(self._next())
-        while len(plan) < self.prefetch and self._may_read_on(plan[-1]):
+        while (
+            len(plan) < self.prefetch and self._glance is None and self._may_read_on(plan[-1])
+        ):
             plan.append(self._across(self._end(plan[-1]), self._limit))
         self._requests += len(plan) - before
         return tuple(plan)
@@ -221,33 +246,92 @@ class Walk:
         Raises:
             ValueError: this is not the first of `requests()`.
         """
-        if self._output.done or not self._plan or request is not self._plan[0]:
+        if self.done or not self._plan or request is not self._plan[0]:
             raise ValueError("not the response to the next request")
-        self._plan.pop(0)
+        del self._plan[0]
+        page = None
         if isinstance(answer, CapillaryError):
-            self._error, window = answer, Window(request, None)
+            self._error = answer
         else:
-            window = Window(request, answer)
-        self._take_in(window)
-        self._output.stop_if_satisfied()
-        if self._plan and (self._output.done or not self._is_across(self._plan[0])):
-            self._plan.clear()
-        batches, self._output.batches = self._output.batches, []
+            page = answer
+        if self._glance is None or not self._shows_all(request, page):
+            if self._glance is not None:
+                self._begin()
+            window = Window(request, page)
+            self._take_in(window)
+            if self._wanted == 0:
+                self._stop()
+            if self._plan and (self.done or not self._is_across(self._plan[0])):
+                self._plan.clear()
+        batches, self._batches = self._batches, []
         return batches
+
+    def _shows_all(self, request: PageRequest, page: EventsPage | None) -> bool:
+        """Whether the first page is the whole list: one look, and the walk is over."""
+        if page is None:
+            self._no_record = True
+            self._complete("no record")
+            return True
+        total, size, echo = page.pagination.total, len(page.events), page.pagination.limit
+        if total != size or (echo and 0 < echo < request.limit):
+            return False
+        kind = self.dialect.total or self.cached.total
+        if kind != "rows" and (size >= request.limit or kind in _NO_ROWS or self.dialect.total):
+            return False  # perhaps the first of as many pages
+        self._total = total
+        if total > 1 and request.limit > 1:
+            self._glance = _COUNTS_ROWS
+        self._emit(page, page.events, 0)
+        self._complete("the last page ends where the total does")
+        return True
+
+    def _emit(self, page: EventsPage, events: tuple[TargetEvent, ...], row: int) -> None:
+        """Give out events of a page, the first of which stands in `row`."""
+        wanted = self._wanted
+        if wanted is not None and len(events) > wanted:
+            events = events[:wanted]
+            self._stop()
+        if events:
+            self.events += len(events)
+            if len(events) != len(page.events):
+                page = evolve(page, events=events)
+            self._batches.append(Batch(page, row))
+
+    @property
+    def _wanted(self) -> int | None:
+        """How many more events are wanted; None: all there are."""
+        return None if self.max_items is None else self.max_items - self.events
+
+    def _stop(self) -> None:
+        """End: as many events as were wanted are given out."""
+        if not self.done:
+            self.done, self.reason = True, f"max_items ({self.max_items}) are given out"
+
+    def _complete(self, reason: str) -> None:
+        """End: nothing is missing."""
+        if not self.done:
+            self.done, self.complete, self.reason = True, True, reason
+
+    def _fail(self, problem: str) -> None:
+        """End: nothing proves that no event is missing."""
+        if not self.done:
+            self.done, self.failed, self.reason = True, True, problem
 
     def _take_in(self, window: Window) -> None:
         request, server = window.request, self._server
         self._idle += 1
         if window.page is None:
             if request.offset == 0:
-                self._no_record = self._output.events == 0
+                self._no_record = self.events == 0
                 self._release()
-                self._output.end("no record")
+                self._complete("no record")
                 return
             if request.limit > self.page_size and type(self._error) is ApiError:
                 server.refuse_stretch()
                 self._limit = min(self._limit, self.page_size)
                 return
+        else:
+            self._total = window.total
         server.record(window)
         if self._state == "FIND_END" and self._marker is not None:
             self._find_end(self._marker, window)
@@ -255,9 +339,9 @@ class Walk:
             self._check_end(self._held, window)
         else:
             self._read(window)
-        rows = max(server.latest or 0, len(self._seen.rows))
+        rows = max(self._total or 0, len(self._seen.rows))
         if self._idle > _MOST_IDLE + 4 * rows // self._limit:
-            self._output.fail("pages come without end and show nothing new")
+            self._fail("pages come without end and show nothing new")
 
     # --- where to look ---
 
@@ -267,6 +351,9 @@ class Walk:
 
     def _next(self) -> PageRequest:
         """The page to ask for now."""
+        if self._glance is not None:
+            cap = self.dialect.cap or self.cached.cap or self.page_size
+            return PageRequest(min(self.page_size, cap), 0, 0)
         server = self._server
         self._limit = min(self._limit, self._most)
         if self._state == "FIND_END" and self._marker is not None:
@@ -277,8 +364,6 @@ class Walk:
             return self._across(self._held.window.end, min(self._most, half))
         if self._aim is not None:
             return server.page_at(self._aim, self._limit)
-        if not self._row and not self._recuts and not self._idle:
-            return PageRequest(server.served(self.page_size), 0, 0)
         return self._across(self._row, self._limit)
 
     def _across(self, row: int, limit: int) -> PageRequest:
@@ -312,7 +397,7 @@ class Walk:
         """Whether a page behind `last` can be asked for before that one is read."""
         if not self._server.certain or not self._row or not self._is_across(self._plan[0]):
             return False
-        end, wanted = self._end(last), self._output.wanted
+        end, wanted = self._end(last), self._wanted
         if self._owing or self._overlap > 1 or (wanted is not None and end - self._row >= wanted):
             return False
         if self._rows is None and self._marker is not None:
@@ -335,10 +420,10 @@ class Walk:
                 server.observe(window.request, began, at_head=at_head)
         window.start = server.start(window.request.limit, window.request.offset)
         if server.ignored:
-            self._output.fail("the server sends the head of the list whatever the offset")
+            self._fail("the server sends the head of the list whatever the offset")
             return
         match = self._anchor(window, match)
-        if self._output.done:
+        if self.done:
             return
         if match is None:
             self._miss(window)
@@ -369,7 +454,7 @@ class Walk:
             if seen.rows and events and match.at < 0:
                 self._replaced += 1
                 if self._replaced > _REPLACEMENTS:
-                    self._output.fail("the server sends other rows each time")
+                    self._fail("the server sends other rows each time")
             return match
         server, placed = self._server, window.start == self._row
         if (server.certain or placed) and server.constant and not self.moved:
@@ -433,7 +518,7 @@ class Walk:
         new = window.events[match.at + 1 :]
         rows = self._rows = self._counted(window, new)
         full = self._full(window)
-        if self._output.done:
+        if self.done:
             return
         if self._owing and (new or full):
             self._owe(window, match)
@@ -489,7 +574,7 @@ class Walk:
 
     def _suffices(self, window: Window, new: tuple[TargetEvent, ...]) -> bool:
         """Whether the walk ends with these rows, whatever stands behind them."""
-        wanted, marker = self._output.wanted, self._marker
+        wanted, marker = self._wanted, self._marker
         if wanted is not None and len(new) >= wanted:
             return True
         return marker is not None and marker.last in window.events
@@ -520,7 +605,7 @@ class Walk:
         if server.constant and taken <= rows[1] and not self.start.row:
             return rows  # a row came twice
         if server.given.total is not None:
-            self._output.fail(f"row {window.end} came, though the total is {window.total}")
+            self._fail(f"row {window.end} came, though the total is {window.total}")
         elif window.request.offset == 0 or server.certain or not self.moved:
             server.distrust()
         return None
@@ -528,9 +613,9 @@ class Walk:
     def _take(self, window: Window, match: Alignment) -> None:
         """Take a page's new rows and give them out."""
         self._seen.add(window.events[match.at + 1 :], match.taken)
-        self._emit(window, match)
+        self._give_out(window, match)
 
-    def _emit(self, window: Window, match: Alignment) -> None:
+    def _give_out(self, window: Window, match: Alignment) -> None:
         """Give out a page's new rows."""
         new = window.events[match.at + 1 :]
         self._row = window.end
@@ -540,7 +625,7 @@ class Walk:
             self._limit = self._most
         if not new or window.page is None:
             return
-        self._output.emit(window.page, new, window.start + match.at + 1)
+        self._emit(window.page, new, window.start + match.at + 1)
         if self._search.step or self._search.low is not None:
             self._search = GallopingSearch()
         self._idle = self._recuts = 0
@@ -562,7 +647,7 @@ class Walk:
         request = window.request
         if request.offset == 0:
             if window.page is not None:
-                self._output.fail("the rows that the checkpoint remembers are gone")
+                self._fail("the rows that the checkpoint remembers are gone")
             return
         known = any(seen.find(event) is not None for event in window.events)
         if window.size and not known and not self.start.row:
@@ -618,7 +703,7 @@ class Walk:
         held, self._held = self._held, None
         if held is not None:
             self._state = "READ"
-            self._emit(held.window, held.match)
+            self._give_out(held.window, held.match)
 
     def _drop(self, held: _Held) -> None:
         """Take back what is held: it is to be read again."""
@@ -648,11 +733,9 @@ class Walk:
         """Two looks showed nothing behind the last row taken."""
         rows = self._server.rows(window)
         if rows is not None and not rows[0] <= window.end <= rows[1] and not self.moved:
-            self._output.fail(
-                f"the total is {window.total}, and nothing comes behind row {window.end}"
-            )
+            self._fail(f"the total is {window.total}, and nothing comes behind row {window.end}")
         elif self._server.total != "pages" and self._server.speaks_of_more(window.end):
-            self._output.fail("the totals, as numbers of pages, speak of more events")
+            self._fail("the totals, as numbers of pages, speak of more events")
         else:
             self._finish(window, "a page that is not full, and nothing behind it")
 
@@ -674,7 +757,7 @@ class Walk:
             self._release()
             self._owe(window, match)
         else:
-            self._output.fail(f"behind row {self._row} a page lacks events, and more come after it")
+            self._fail(f"behind row {self._row} a page lacks events, and more come after it")
 
     def _owe(self, window: Window, match: Alignment) -> None:
         """Take rows from a page that may lack some: whether it did, only the total can tell."""
@@ -683,7 +766,7 @@ class Walk:
         self._gaps = 0 if new else self._gaps + 1
         if self._gaps > _GAPS:
             count = self._seen.count
-            self._output.fail(f"the total is {window.total}, and nothing comes behind row {count}")
+            self._fail(f"the total is {window.total}, and nothing comes behind row {count}")
             return
         self._take(window, match)
         self._recuts = max(recuts, _RECUTS)
@@ -705,20 +788,20 @@ class Walk:
     def _finish(self, window: Window, reason: str) -> None:
         """The end of the list was seen: all is well, if what came also adds up."""
         server, total, count = self._server, window.total, self._seen.count
-        if self._output.done:
+        if self.done:
             return
         exact = server.constant and total is not None and server.total in {None, "rows"}
         known = server.given.total is None and server.cached.total not in {"pages", "wrong"}
         if self._marker is None and not self.start.row and self._disagrees(window, known=known):
-            self._output.fail(f"the total is {total}, and {count} events came")
+            self._fail(f"the total is {total}, and {count} events came")
         elif self._by_position and not (exact and count == total):
-            self._output.fail("pages do not overlap, and no total can vouch for them")
+            self._fail("pages do not overlap, and no total can vouch for them")
         elif self._owing and not self._still(window):
-            self._output.fail("some pages lacked events, and the total changed: it cannot vouch")
+            self._fail("some pages lacked events, and the total changed: it cannot vouch")
         else:
             self.moved |= bool(self.start.row) and exact and count != total
             server.note_end(window)
-            self._output.end(reason)
+            self._complete(reason)
 
     def _disagrees(self, window: Window, *, known: bool) -> bool:
         """Whether an unchanging total counts other rows than came."""
@@ -737,13 +820,13 @@ class Walk:
         All that lasts stands at or before it; once it is taken the walk is complete.
         """
         total, marker = self._exact(self._rows), self._marker
-        if self._output.done or (marker is not None and self._row <= marker.row + self._limit):
+        if self.done or (marker is not None and self._row <= marker.row + self._limit):
             return
         expected = 0 if self._rows is None else self._rows[1] // self._limit
         if not self._pace.outrun(self._row, total, expected):
             return
         if self._pace.markers == 4:
-            self._output.fail("the list grows faster than it can be read")
+            self._fail("the list grows faster than it can be read")
             return
         self._pace = Pace(self._pace.markers + 1)
         self._marker = EndMarker.begin(self._row, total, self._limit)
@@ -764,4 +847,4 @@ class Walk:
             return
         marker.look_on(window, self._exact(rows), self._row, self._limit)
         if marker.problem is not None:
-            self._output.fail(marker.problem)
+            self._fail(marker.problem)

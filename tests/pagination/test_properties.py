@@ -161,9 +161,9 @@ def cut(driven: Driven, count: int) -> tuple[Checkpoint, list[TargetEvent]]:
     """The checkpoint behind the first `count` events of a walk, and those events."""
     cursor, out = Cursor(driven.walk.start), list[TargetEvent]()
     for batch in driven.batches:
-        cursor.advance(batch)
-        cursor.received = min(count - len(out), len(batch.page.events))
-        out += batch.page.events[: cursor.received]
+        events = batch.page.events[: count - len(out)]
+        cursor.advance(batch.row, events)
+        out += events
         if len(out) == count:
             break
     return cursor.checkpoint(driven.walk.detected), out

@@ -92,9 +92,9 @@ def test_an_undated_checkpoint_on_a_server_that_is_not_known(offset: str, receiv
     first = drive(Walk(10), server)
     cursor, left = Cursor(first.walk.start), received
     for batch in first.batches:
-        cursor.advance(batch)
-        cursor.received = min(left, len(batch.page.events))
-        left -= cursor.received
+        events = batch.page.events[:left]
+        cursor.advance(batch.row, events)
+        left -= len(events)
         if not left:
             break
     checkpoint = cursor.checkpoint(first.walk.detected)
@@ -129,8 +129,7 @@ def test_nothing_new_behind_a_checkpoint_costs_one_request(
 def place_behind(driven: Driven) -> Checkpoint:
     cursor = Cursor(driven.walk.start)
     for batch in driven.batches:
-        cursor.advance(batch)
-        cursor.finish()
+        cursor.advance(batch.row, batch.page.events)
     return cursor.checkpoint(driven.walk.detected)
 
 
