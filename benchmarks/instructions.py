@@ -110,7 +110,7 @@ def run(case: str, runs: int) -> None:
 
 def instructions(case: str) -> int:
     """Instructions of one run of a case."""
-    counts = []
+    counts: list[int] = []
     for runs in (WARM + RUNS, WARM + 2 * RUNS):
         with TemporaryDirectory() as folder:
             command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]

@@ -226,9 +226,7 @@ class Walk:
         before = len(plan)
         if not plan:
             plan.append(self._next())
-        while (
-            len(plan) < self.prefetch and self._glance is None and self._may_read_on(plan[-1])
-        ):
+        while len(plan) < self.prefetch and self._glance is None and self._may_read_on(plan[-1]):
             plan.append(self._across(self._end(plan[-1]), self._limit))
         self._requests += len(plan) - before
         return tuple(plan)
