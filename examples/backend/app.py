@@ -1,9 +1,10 @@
 """A web backend with one client for the whole process: FastAPI.
 
     CAPILLARY_BASE_URL=eu CAPILLARY_USERNAME=till.id CAPILLARY_PASSWORD=... \
-        uvicorn examples.backend.app:app
+        uvicorn --timeout-graceful-shutdown 3 examples.backend.app:app
 
-Then open /members/USER_ID.
+Then open /members/USER_ID. The vendor's notifications go to /capillary, with WEBHOOK_SECRET as the
+header X-Webhook-Secret. An open page is a request that does not end: hence the limit of shutdown.
 """
 
 import os
@@ -20,6 +21,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
 from capillary_targets import BasicAuth, CapillaryError, Target, TargetsClient
 
+from . import live
 from .errors import described, status_of
 
 
@@ -28,10 +30,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     auth = BasicAuth(os.environ["CAPILLARY_USERNAME"], os.environ["CAPILLARY_PASSWORD"])
     async with TargetsClient(os.environ["CAPILLARY_BASE_URL"], auth, timeout=10) as client:
         app.state.client = client
+        app.state.handler = live.notification_handler(client)
         yield
 
 
 app = FastAPI(lifespan=lifespan)
+app.include_router(live.router)
 
 
 def the_client(request: Request) -> TargetsClient:

@@ -40,7 +40,9 @@ async def server(
 
     in_environment(monkeypatch, sandbox.url, sandbox.settings.username, sandbox.settings.password)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=3)
+        )
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await turns_until(lambda: server.started or serving.done())
         yield server
@@ -181,6 +183,59 @@ async def test_page_shows_progress_and_draws_events(sandbox: Sandbox, backend: s
     assert fits
     assert page.complaints == []
     assert {url.split("/")[2] for url in page.requested if "://" in url} == {backend[7:]}
+
+
+FIGURES = """[...document.querySelectorAll("section")].map(one =>
+    [one.querySelector("output").textContent, one.querySelector("small").textContent])"""
+
+
+async def test_page_updates_live_and_connects_again(
+    sandbox: Sandbox, backend: str, server: uvicorn.Server
+) -> None:
+    from examples.backend.live import open_pages
+
+    world, pushes = sandbox.world, sandbox.notifications
+    user = world.user_ids()[0]
+    first, second = (rule.id for rule in world.targets(user))
+    sandbox.settings.notify = f"{backend}/capillary"
+    sandbox.settings.notify_early = 1.0  # the API shows the event after the push
+
+    async def shows(page: Page, *counts: int) -> None:
+        expected = [
+            [f"{one.target_achieved_value} of {one.target_value}", f"{count} events"]
+            for one, count in zip(await figures(sandbox, user), counts, strict=True)
+        ]
+        found = None
+        async with asyncio.timeout(20):
+            while found != expected:
+                found = await page.ask(FIGURES)
+
+    async with browser() as page:
+        await page.open(f"{backend}/members/{user}", width=390)
+        await shows(page, 250, 250)
+        world.add_event(user, first, value="12.340")
+        await pushes.drained()
+        await shows(page, 251, 250)
+        for task in {*server.server_state.tasks}:  # only the page's own stream is open
+            task.cancel()
+        await turns_until(lambda: user not in open_pages)
+        sandbox.settings.notify = None  # nobody hears of this one
+        world.add_event(user, second, value="5.000")
+        await shows(page, 251, 251)
+        assert pushes.counts == {"delivered": 1}
+    await turns_until(lambda: not server.server_state.tasks)
+    assert not open_pages
+
+
+async def test_an_open_page_ends_with_the_server(server: uvicorn.Server, visitor: Visitor) -> None:
+    from examples.backend.live import open_pages
+
+    async with visitor.get("/users/1000001/changes") as answer:
+        assert await answer.content.readuntil(b"\n\n")
+        assert [*open_pages] == [1_000_001]
+        server.config.timeout_graceful_shutdown = 0
+        server.should_exit = True
+        await turns_until(lambda: not open_pages)
 
 
 async def test_page_says_who_is_unknown(backend: str) -> None:
