@@ -223,6 +223,11 @@ async def test_page_updates_live_and_connects_again(
         world.add_event(user, second, value="5.000")
         await shows(page, 251, 251)
         assert pushes.counts == {"delivered": 1}
+        # Left, it may stay in memory to go back to.
+        await page.ask("dispatchEvent(new Event('pagehide'))")
+        await turns_until(lambda: user not in open_pages)
+        await page.ask("dispatchEvent(new Event('pageshow'))")
+        await turns_until(lambda: user in open_pages)
     await turns_until(lambda: not server.server_state.tasks)
     assert not open_pages
 
