@@ -13,8 +13,9 @@ import os
 import re
 import stat
 import zlib
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import aclosing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -36,8 +37,12 @@ _HEAD: Final = 4
 """Bytes that tell what a file is."""
 _MAX_RECORD: Final = 1 << 20
 """Characters of one record, quoted line ends included."""
+_MAX_TRIES: Final = 200
+"""Lines with a quotation mark on which a quoted field may not end."""
 _MAX_LEADING_BAD_LINES: Final = 1000
 _SHOWN: Final = 80
+_SHOWN_NAME, _SHOWN_NAMES = 30, 10
+_NOT_CLOSED: Final = "a quoted field is not closed"
 _DELIMITERS: Final = ",;\t|"
 _NAMES: Final = (
     {"userid", "userids", "customerid", "customerids", "memberid", "memberids"},
@@ -53,6 +58,7 @@ _DECIMAL: Final = re.compile(r"([+-]?[0-9]{1,20})(?:\.([0-9]{,30}))?(?:[eE]([+-]
 _GROUPED: Final = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f][0-9]{3})+")
 _LONG: Final = 2**63
 _FLOAT_EXACT: Final = 2**53
+_NO_TEXT: Final = re.compile("[\0-\x08\x0e-\x1f]")
 
 _BINARY: Final = {
     b"PK\x03\x04": "an Excel workbook or a zip archive",
@@ -132,37 +138,6 @@ def _is_user_id(text: str) -> bool:
     return True
 
 
-class _Records:
-    """CSV records of lines from `start` on; `end` is the line behind the latest one.
-
-    Comments, lines that begin with # where a record may begin, are blank records.
-    """
-
-    def __init__(self, lines: Sequence[str], start: int, delimiter: str) -> None:
-        self._start = start
-        self._may_be_comment = True
-        self._reader = csv.reader(
-            self._source(lines), delimiter=delimiter, skipinitialspace=True, strict=True
-        )
-
-    def _source(self, lines: Sequence[str]) -> Iterator[str]:
-        for line in islice(lines, self._start, None):
-            blank = self._may_be_comment and line.startswith("#")
-            self._may_be_comment = False
-            yield "\n" if blank else f"{line}\n"
-
-    @property
-    def end(self) -> int:
-        return self._start + self._reader.line_num
-
-    def __iter__(self) -> Iterator[list[str]]:
-        return self
-
-    def __next__(self) -> list[str]:
-        self._may_be_comment = True
-        return next(self._reader)
-
-
 @define
 class UserListParser:
     """Takes the text of one list in order; returns each line's user id, or why there is none.
@@ -187,10 +162,13 @@ class UserListParser:
     line: int = field(init=False, default=0)
     """Lines parsed so far."""
     _rest: str = field(init=False, default="")
-    _lines: list[str] = field(init=False, factory=list)
-    """Whole lines that are not parsed yet: a quoted field may go on."""
-    _wait_for: int = field(init=False, default=0)
-    """How many characters they are to have before another try."""
+    _lines: deque[str] = field(init=False, factory=deque)
+    """Whole lines that are not parsed yet."""
+    _open: list[str] = field(init=False, factory=list)
+    """Lines of a record whose quoted field is not closed yet."""
+    _size: int = field(init=False, default=0)
+    _tries: int = field(init=False, default=0)
+    """Its characters, and how often it was parsed."""
     _delimiter: str | None = field(init=False, default=None)
     _index: int | None = field(init=False, default=None)
     _columns: int = field(init=False, default=0)
@@ -207,13 +185,10 @@ class UserListParser:
         """
         *lines, self._rest = (self._rest + text).split("\n")
         if len(self._rest) > _MAX_RECORD:
-            raise SweepRefused(
-                f"the users file {self.name} is no text of lines; put one user id on each line"
-            )
+            self._refuse_binary()
         self._lines += lines
-        if self._wait_for and sum(map(len, self._lines)) < self._wait_for:
-            return []
-        return self._parse(last=False)
+        with _long_fields():
+            return [*self._parse()]
 
     def finish(self) -> list[int | BadLine]:
         """The list has ended; what is left of it.
@@ -221,12 +196,17 @@ class UserListParser:
         Raises:
             SweepRefused: it held no id.
         """
-        if self._rest:
-            self._lines.append(self._rest)
-            self._rest = ""
-        found = self._parse(last=True)
+        found = self.feed("\n") if self._rest else []
+        while self._open:
+            found.append(self._give_up(_NOT_CLOSED))
+            found += self.feed("")
         self._refuse_without_ids()
         return found
+
+    def _refuse_binary(self) -> None:
+        raise SweepRefused(
+            f"the users file {self.name} is no text of lines; put one user id on each line"
+        )
 
     def _refuse_without_ids(self) -> None:
         if self.good:
@@ -238,55 +218,72 @@ class UserListParser:
             "name the column of a CSV file with --column"
         )
 
-    def _parse(self, *, last: bool) -> list[int | BadLine]:
-        """Parse the lines that are there, but for a record that may go on."""
-        lines, done = self._lines, 0
-        while self._delimiter is None and done < len(lines):
-            line = lines[done].translate(_INVISIBLE).strip()
-            if setting := re.fullmatch('"?sep=(.)"?', line):  # Excel writes and reads this
-                self._delimiter = setting[1]
-            elif line and not line.startswith("#"):
-                self._delimiter = self._likely_delimiter(line)
-                break
-            done += 1
-        found = []
-        with _long_fields():
-            for begin, end, record in self._records(done, last=last):
-                taken = self._take(self.line + begin + 1, lines[begin], record)
-                if taken is not None:
-                    found.append(taken)
-                done = end
-        self.line += done
-        del lines[:done]
-        return found
-
-    def _records(self, start: int, *, last: bool) -> Iterator[tuple[int, int, list[str] | str]]:
-        """Records as (first line, line behind them, their fields or what is wrong with them).
+    def _parse(self) -> Iterator[int | BadLine]:
+        """The records that end in `_lines`.
 
         Where a quoted field is not closed, or goes on over what look like rows, only the line that
-        it begins on is bad, and parsing goes on behind that: no other user is lost to it. Unless
-        it is the `last` text, a field still open at its end may go on, and is left alone.
+        it begins on is bad, and parsing goes on behind that: no other user is lost to it.
         """
-        lines, self._wait_for = self._lines, 0
-        while start < len(lines):
-            records = _Records(lines, start, self._delimiter or ",")
+        while self._lines:
+            line = self._lines.popleft()
+            if not self._open and self._is_no_record(line):
+                self.line += 1
+                continue
+            self._open.append(line)
+            self._size += len(line) + 1
+            if len(self._open) > 1 and '"' not in line and self._size <= _MAX_RECORD:
+                continue
+            found: int | BadLine | None
             try:
-                for fields in records:
-                    if self._are_rows(lines[start + 1 : records.end]):
-                        yield start, start + 1, "a quoted field goes on over other rows: close it"
-                        start += 1
-                        break
-                    yield start, records.end, fields
-                    start = records.end
+                fields = self._fields("\n".join(self._open))
             except csv.Error as error:
-                is_open = "end of data" in str(error)
-                size = sum(map(len, lines[start:])) if is_open else 0
-                if is_open and not last and size <= _MAX_RECORD:
-                    self._wait_for = 2 * size
-                    return
-                several = is_open or records.end > start + 1
-                yield start, start + 1, "a quoted field is not closed" if several else str(error)
-                start += 1
+                unclosed = "end of data" in str(error)
+                self._tries += 1
+                if unclosed and self._size <= _MAX_RECORD and self._tries < _MAX_TRIES:
+                    continue
+                several = unclosed or len(self._open) > 1
+                found = self._give_up(_NOT_CLOSED if several else str(error))
+            else:
+                if self._are_rows(self._open[1:]):
+                    found = self._give_up("a quoted field goes on over other rows: close it")
+                else:
+                    first, lines = self._open[0], len(self._open)
+                    self._open, self._size, self._tries = [], 0, 0
+                    found = self._take(first, fields)
+                    self.line += lines
+            if found is not None:
+                yield found
+
+    def _is_no_record(self, line: str) -> bool:
+        """Whether a line does not count: blank, a comment, Excel's `sep=;`."""
+        if line.startswith("#") or not line:
+            return True
+        if self._delimiter is None:
+            plain = line.translate(_INVISIBLE).strip()
+            if not plain or plain.startswith("#"):
+                return True
+            if setting := re.fullmatch('"?sep=(.)"?', plain):
+                self._delimiter = setting[1]
+                return True
+            self._delimiter = self._likely_delimiter(plain)
+        return False
+
+    def _fields(self, record: str) -> list[str]:
+        """The fields of a record. Raises `csv.Error`."""
+        delimiter = self._delimiter or ","
+        if '"' not in record:
+            return record.split(delimiter)
+        reader = csv.reader([record], delimiter=delimiter, skipinitialspace=True, strict=True)
+        return next(reader)
+
+    def _give_up(self, reason: str) -> BadLine:
+        """The first line of the open record is bad; the others are parsed on their own."""
+        first, *rest = self._open
+        self._open, self._size, self._tries = [], 0, 0
+        self._lines.extendleft(reversed(rest))
+        bad = self._bad_line(first, reason)
+        self.line += 1
+        return bad
 
     def _are_rows(self, lines: Sequence[str]) -> bool:
         """Whether all lines look like rows of several columns, with an id."""
@@ -297,10 +294,8 @@ class UserListParser:
             len(fields) == self._columns and _is_user_id(fields[self._index]) for fields in rows
         )
 
-    def _take(self, number: int, line: str, record: list[str] | str) -> int | BadLine | None:
+    def _take(self, line: str, record: list[str]) -> int | BadLine | None:
         """The id of a record, why there is none, or None for one that does not count."""
-        if isinstance(record, str):
-            return self._bad_line(number, line, record)
         if len(record) == self._columns and _PLAIN_ID.fullmatch(record[self._index or 0]):
             self.good += 1  # nearly every line
             return int(record[self._index or 0])
@@ -313,16 +308,17 @@ class UserListParser:
             fields.pop()
         if not self._required <= len(fields) <= self._columns:
             many = f"{len(fields)} field{'s' * (len(fields) > 1)}"
-            return self._bad_line(number, line, f"{many} where there should be {self._columns}")
+            return self._bad_line(line, f"{many} where there should be {self._columns}")
         try:
             user = parse_user_id(fields[self._index or 0])
         except ValueError as error:
-            return self._bad_line(number, line, str(error))
+            return self._bad_line(line, str(error))
         self.good += 1
         return user
 
-    def _bad_line(self, number: int, line: str, reason: str) -> BadLine:
-        found = BadLine(number, line.translate(_INVISIBLE).strip()[:_SHOWN], reason)
+    def _bad_line(self, line: str, reason: str) -> BadLine:
+        """A bad line, the one behind those parsed so far."""
+        found = BadLine(self.line + 1, line.translate(_INVISIBLE).strip()[:_SHOWN], reason)
         self._first_bad = self._first_bad or found
         self._bad += 1
         if self._bad == _MAX_LEADING_BAD_LINES:
@@ -377,17 +373,25 @@ class UserListParser:
         return exact or alike, True
 
     def _refuse_column(self, fields: list[str], found: list[int]) -> None:
-        shown = [fields[place] or f"(column {place + 1})" for place in found or range(len(fields))]
+        if any(map(_NO_TEXT.search, fields)):
+            self._refuse_binary()
+        places = found or [*range(len(fields))]
+        shown = [_short(fields[place]) or f"(column {place + 1})" for place in places]
         if self.column is None:
             why = "may have its ids in several columns: name one with --column, of"
         elif found:
-            why = (
-                f"has {len(found)} columns named {self.column}: give --column the number of one, of"
-            )
+            name = _short(self.column)
+            why = f"has {len(found)} columns named {name}: give --column the number of one, of"
             shown = [f"{place + 1}" for place in found]
         else:
-            why = f"has no column {self.column}: name one with --column, of"
-        raise SweepRefused(f"the users file {self.name} {why} {', '.join(shown[:20])}")
+            why = f"has no column {_short(self.column)}: name one with --column, of"
+        if more := len(shown) - _SHOWN_NAMES:
+            shown[_SHOWN_NAMES:] = [f"... ({more} more)"] * (more > 0)
+        raise SweepRefused(f"the users file {self.name} {why} {', '.join(shown)}")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME - 3]}..."
 
 
 def _letters(text: str) -> str:
@@ -435,19 +439,17 @@ class UsersFile:
         try:
             if str(self.path) == "-" or not stat.S_ISREG(self.path.stat().st_mode):
                 return None
-            with self.path.open("rb", buffering=0) as file:
-                if (chunk := file.read(_CHUNK)).startswith(_GZIP_MAGIC):
+            with self.path.open("rb") as file:
+                if file.read(2) == _GZIP_MAGIC:
                     return None
-                lines = carriage_returns = 0
-                last = b""
-                while chunk:
-                    lines += chunk.count(b"\n")
-                    carriage_returns += chunk.count(b"\r")
-                    last = chunk
-                    chunk = file.read(16 * _CHUNK)
+                file.seek(0)
+                lines, returns, last = 0, 0, b"\n"
+                for last in iter(lambda: file.read(16 * _CHUNK), b""):
+                    lines += last.count(b"\n")
+                    returns += last.count(b"\r")
         except OSError:
             return None  # reading it for its ids will say what is wrong
-        return (lines or carriage_returns) + bool(last and last.rstrip(b"\0")[-1:] not in b"\r\n")
+        return (lines or returns) + (last.rstrip(b"\0")[-1:] not in b"\r\n")
 
 
 Users: TypeAlias = UsersFile | Iterable[int | BadLine] | AsyncIterable[int | BadLine]
@@ -483,21 +485,14 @@ async def _read_file(users: UsersFile) -> AsyncGenerator[list[int | BadLine], No
     name = str(users.path)
     parser = UserListParser(name, users.column, users.on_column)
     decoder = None
-    head = b""
     try:
-        async with AsyncExitStack() as stack:
-            handle = stack.enter_context(_opened(users.path))
-            chunks = await stack.enter_async_context(aclosing(_chunks(handle)))
-            plain = await stack.enter_async_context(aclosing(_unzipped(chunks)))
-            async for chunk in plain:
-                head += chunk
-                if decoder is None and len(head) < _HEAD and not head.endswith(b"\n"):
-                    continue  # too little to tell what it is
-                decoder = decoder or _decoder(name, head)
-                yield parser.feed(decoder.decode(head))
-                head = b""
-        decoder = decoder or _decoder(name, head)
-        yield parser.feed(decoder.decode(head, final=True))
+        with _opened(users.path) as handle:
+            async with aclosing(_at_least(_HEAD, _unzipped(_chunks(handle)))) as chunks:
+                async for chunk in chunks:
+                    decoder = decoder or _decoder(name, chunk)
+                    yield parser.feed(decoder.decode(chunk))
+        if decoder is not None:
+            yield parser.feed(decoder.decode(b"", final=True))
         yield parser.finish()
     except OSError as error:
         raise SweepRefused(
@@ -585,30 +580,36 @@ def _wake(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
+async def _at_least(size: int, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The bytes, so many at once that they tell what they are; fewer only where a line ends."""
+    head = b""
+    async for chunk in chunks:
+        head += chunk
+        if len(head) >= size or head.endswith(b"\n"):
+            yield head
+            head = b""
+    if head:
+        yield head
+
+
 async def _unzipped(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """The bytes, unpacked if they begin like gzip. Raises `_Damaged`."""
-    head, unpack = b"", None
-    try:
+    unpack = None
+    chunks = _at_least(len(_GZIP_MAGIC), chunks)
+    data = await anext(chunks, b"")
+    if not data.startswith(_GZIP_MAGIC):
+        yield data
         async for chunk in chunks:
-            data, head = head + chunk, b""
-            if unpack is None:
-                if len(data) < len(_GZIP_MAGIC) and _GZIP_MAGIC.startswith(data):
-                    head = data  # a pipe may give one byte at a time
-                    continue
-                if not data.startswith(_GZIP_MAGIC):
-                    yield data
-                    async for plain in chunks:
-                        yield plain
-                    return
+            yield chunk
+        return
+    try:
+        unpack = zlib.decompressobj(_GZIP)
+        while data:
+            if unpack.eof:  # one gzip after another is a gzip
                 unpack = zlib.decompressobj(_GZIP)
-            while data:
-                if unpack.eof:  # one gzip after another is a gzip
-                    unpack = zlib.decompressobj(_GZIP)
-                yield unpack.decompress(data, 16 * _CHUNK)
-                data = unpack.unconsumed_tail or unpack.unused_data
+            yield unpack.decompress(data, 16 * _CHUNK)
+            data = unpack.unconsumed_tail or unpack.unused_data or await anext(chunks, b"")
     except zlib.error as error:
         raise _Damaged(f"is damaged ({error})") from None
-    if unpack is None:
-        yield head
-    elif not unpack.eof:
+    if not unpack.eof:
         raise _Damaged("is cut off (a gzip without its end)")

@@ -72,6 +72,8 @@ def test_every_user_of_the_list_is_swept(cli: Cli, tmp_path: Path, name: str):
         (b"", [], "holds no user id (it is empty)"),
         (b"1,234\n", [], "name one with --column, of 1, 234"),
         (b'"1,234"\n5.64E+08\n', [], "digits in groups"),
+        (b"\x93\x01,\xff\x00\x7f,\x02\n" * 9, [], "is no text of lines"),
+        (",".join(f"c{n}" * 40 for n in range(5_000)).encode(), [], "(4990 more)"),
     ],
 )
 def test_what_is_no_list_is_refused_in_one_line(
@@ -83,6 +85,7 @@ def test_what_is_no_list_is_refused_in_one_line(
     assert ran.status == 2
     assert words in ran.err
     assert ran.err.count("\n") == 1
+    assert len(ran.err) < 700
 
 
 def test_bad_lines_are_named_and_no_user_is_lost_to_them(cli: Cli, tmp_path: Path):
@@ -98,3 +101,23 @@ def test_bad_lines_are_named_and_no_user_is_lost_to_them(cli: Cli, tmp_path: Pat
         (4, "1 field where there should be 2"),
         (5, f"the number has lost digits ({USERS[2]}E+3): export the column as text"),
     ]
+
+
+def test_a_list_that_is_cut_off_is_swept_as_far_as_it_goes_and_ends_with_status_1(
+    cli: Cli, tmp_path: Path
+):
+    path = tmp_path / "users.gz"
+    whole = gzip.compress("".join(f"{user}\n" for user in USERS).encode())
+    path.write_bytes(whole[:-9])
+    ran = cli("sweep", path, "--out", tmp_path / "out", "--sandbox")
+    assert ran.status == 1
+    assert f"{path} is cut off (a gzip without its end) behind line" in ran.err
+    assert "run the same command to go on" in ran.err
+    found = swept(tmp_path / "out")
+    assert found < set(USERS)
+    assert len(found) > len(USERS) / 2
+    path.write_bytes(whole)
+    ran = cli("sweep", path, "--out", tmp_path / "out", "--sandbox")
+    assert ran.status == 0
+    assert f"({len(found)} of the list were done before)" in ran.out
+    assert swept(tmp_path / "out") == set(USERS)

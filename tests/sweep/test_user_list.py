@@ -280,13 +280,13 @@ async def test_a_wide_field_and_a_long_quoted_one(tmp_path: Path):
     path = tmp_path / "users.csv"
     before = csv.field_size_limit()
     path.write_text(
-        f'id,a\n1,{"x" * 200_000}\n2,"{"y" * 99 + chr(10)}"\n3,"' + "z\n" * 300_000 + '"\n4,b\n'
+        f'id,a\n1,{"x" * 200_000}\n2,"{"y" * 99 + chr(10)}"\n3,"' + "zz\n" * 30_000 + '"\n4,b\n'
     )
     assert await read(UsersFile(path)) == [1, 2, 3, 4]
     assert csv.field_size_limit() == before
-    path.write_text('id,a\n9,x\n1,"' + "z\n" * 1_100_000 + "4,b\n")
+    path.write_text('id,a\n9,x\n1,"' + f"{'z' * 999}\n" * 1100 + "4,b\n")
     found = await read(UsersFile(path))
-    assert found[:2] == [9, BadLine(3, '1,"z', "a quoted field is not closed")]
+    assert found[:2] == [9, BadLine(3, f'1,"{"z" * 77}', "a quoted field is not closed")]
     assert found[-1] == 4
 
 
@@ -437,7 +437,7 @@ def test_how_many_to_expect(tmp_path: Path):
 async def test_memory_is_flat(tmp_path: Path):
     path = tmp_path / "users.txt"
     with path.open("w") as file:
-        file.writelines(f"{number}\n" for number in range(10_000_000, 10_300_000))
+        file.writelines(f"{number}\n" for number in range(10_000_000, 10_060_000))
     tracemalloc.start()
     try:
         number = 0
@@ -446,8 +446,8 @@ async def test_memory_is_flat(tmp_path: Path):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert number == 300_000
-    assert peak < 4 << 20
+    assert number == 60_000
+    assert peak < 2 << 20
 
 
 @given(st.lists(st.one_of(st.integers(), st.text(max_size=12)), max_size=30))
