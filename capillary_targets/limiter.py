@@ -222,8 +222,9 @@ class RequestLimiter:
         elif outcome == "throttled":
             paused = self.breaker.refused(now, permit.sent, retry_after)
             # Without a hint it takes many refusals to pause, which a lack of requests has not.
+            queued = bool(self._foreground or self._background)
             busy = 2 * permit.in_flight >= max(4, min(self.limit, self.rate.burst))
-            saturated = retry_after is None or busy
+            saturated = retry_after is None or queued or busy
             self.rate.refused(now, permit.sent, paused=paused, saturated=saturated)
         elif outcome == "overload":
             self.breaker.failed(now, permit.sent, retry_after)

@@ -255,6 +255,10 @@ _FEW: Final = 5
 """Fewer accepted requests than this say nothing of a rate."""
 _HELD: Final = 6
 """Units of time for which a pace stays as it is."""
+_LATE: Final = 0.01
+"""Seconds by which a timer may fire late."""
+_LIMITED: Final = 0.3
+"""The share of refusals behind a refused request from which on they may be a limit."""
 _GROWTH: Final = 0.09
 _FORGOTTEN: Final = 100
 """A pace that has grown so many times is none."""
@@ -267,31 +271,29 @@ class _Pace:
     base: float
     unit: float
     since: float
-    good: float = field(init=False)  # the latest rate that held
     _held_until: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.good = self.base
-        self._held_until = self.since + _HELD * self.unit
+        self._held_until = self.since + self.unit
+
+    def growth(self, now: float) -> float:
+        """How many times as high as in the beginning it is."""
+        units = max(0.0, now - self._held_until) / self.unit
+        return math.exp(min(_GROWTH * units**2, 50.0))
 
     def rate(self, now: float) -> float:
         """Requests a second."""
-        units = max(0.0, now - self._held_until) / self.unit
-        return self.base * math.exp(min(_GROWTH * units**2, 50.0))
+        return self.base * self.growth(now)
 
-    def slow_down(self, now: float) -> None:
-        """A request was refused: the pace is too fast."""
-        rate = self.rate(now)
-        if now > self._held_until:
-            self.good = self.base
+    def slow_down(self, now: float, most: float) -> None:
+        """A request was refused: the pace is too fast. `most` bounds the rate that was kept."""
+        rate = min(self.rate(now), most)
         if now < self.since + self.unit:
             pass  # an echo of the time before there was a pace
-        elif rate <= self.good:
-            rate *= 0.9
-        elif rate < 1.3 * self.good:  # the limit is about where it was
-            rate = _SAFETY * min(rate, 1.06 * self.good)
-        else:
-            rate = max(0.8 * rate, self.good)
+        elif now <= self._held_until:
+            rate *= 0.93
+        else:  # the limit is between the rate that held and this one
+            rate = max(0.95 * math.sqrt(self.base * rate), 0.6 * rate)
         self.base, self._held_until = rate, now + _HELD * self.unit
 
 
@@ -305,16 +307,25 @@ class RateController:
     instead of after each window. Time in which too few requests were made to use the limit up
     teaches nothing.
 
-    If the pace does not lower the share of refusals by more than half, they are none of our making
-    (a key shared with others): it is dropped, and it takes longer to believe in one again.
+    A limit refuses what is in flight behind the first refused request as well. Refusals that come
+    at random (a key shared with others) do not: they teach no pace, and after a pause requests run
+    freely. If a pace does not lower the share of refusals by more than half, they are none of our
+    making either: it is dropped, and it takes longer to believe in one again.
     """
 
     burst: float = field(init=False, default=math.inf)
-    """Requests in flight after a pause: no more than have shown to be welcome."""
+    """Requests in flight after a pause: under a limit, no more than have shown to be welcome."""
     _pace: _Pace | None = field(init=False, default=None)
     _next: float = field(init=False, default=-math.inf)
+    _sent_at: float = field(init=False, default=0.0)
+    _interval: float = field(init=False, default=0.0)
+    """Seconds between two requests, of late."""
     _in_flight: int = field(init=False, default=0)
     _refused_at: float | None = field(init=False, default=None)
+    _first_sent: float = field(init=False, default=0.0)
+    """When the first refused request was sent."""
+    _behind: _Share = field(init=False, factory=lambda: _Share(12, 0.5))
+    """The share of refusals among what was in flight behind it."""
     _resumed_at: float = field(init=False, default=-math.inf)
     _since_pause: int = field(init=False, default=0)  # accepted, as the next
     # The measurement that is going on, and those before it.
@@ -341,9 +352,12 @@ class RateController:
         self._in_flight += 1
         if self._since is None:
             self._since = now
+        self._sent_at, before = now, self._sent_at
         if self._pace is not None:
-            # A late caller may catch up a twentieth of a second, no more: a pace, not a burst.
-            self._next = max(self._next, now - 0.05) + 1.0 / self._pace.rate(now)
+            # A timer that fired late is made up for; a pause is not: that would be a burst.
+            self._interval += (min(now - before, 1.0) - self._interval) / 8
+            due = self._next if now - self._next < _LATE else now
+            self._next = due + 1.0 / self._pace.rate(now)
 
     def ended(self) -> None:
         """A request that was sent is over, whatever became of it."""
@@ -353,9 +367,12 @@ class RateController:
         """A request was not refused."""
         if self._refused_at is not None and sent > self._refused_at:
             self._measure(sent, sent - self._refused_at)
-            self.burst = max(3, self._since_pause // 4)
+            crowded = self._behind.value > 0.5  # never without evidence
+            self.burst = max(1, self._since_pause // 4) if crowded else math.inf
             self._since_pause = 0
             self._refused_at, self._resumed_at = None, sent
+        else:
+            self._compare(sent, refused=False)
         self._accepted += 1
         self._responses += 1
         self._since_pause += 1
@@ -375,10 +392,18 @@ class RateController:
         self._refusals += 1
         new = self._refused_at is None and sent >= self._resumed_at
         if new and (paused or self._pace is not None):
-            self._refused_at = now
+            self._refused_at, self._first_sent = now, sent
             self._saturated = self._saturated and saturated
             if self._pace is not None:
                 self._slow_down(now, self._pace)
+        else:
+            self._compare(sent, refused=True)
+
+    def _compare(self, sent: float, *, refused: bool) -> None:
+        """Note what became of a request that was in flight behind the first refused one."""
+        paused_at = -math.inf if self._refused_at is None else self._refused_at
+        if self._pace is None and self._first_sent <= sent <= paused_at:
+            self._behind.add(failed=refused)
 
     def _measure(self, now: float, pause: float) -> None:
         """Requests are accepted again: what was the rate since the last such moment."""
@@ -387,7 +412,7 @@ class RateController:
             return  # too little: together with what follows
         rate, saturated = self._accepted / passed, self._saturated
         self._accepted, self._since, self._saturated = 0, now, True
-        if self._pace is not None or not saturated:
+        if self._pace is not None or not saturated or self._behind.value < _LIMITED:
             self._rates.clear()
             return
         self._rates.append(rate)
@@ -400,7 +425,7 @@ class RateController:
             self._refusals = self._responses = 0
 
     def _slow_down(self, now: float, pace: _Pace) -> None:
-        if pace.rate(now) > _FORGOTTEN * pace.good:
+        if pace.growth(now) > _FORGOTTEN:
             self._drop()
         elif self._refusals >= 3 and self._refusals / self._responses > 0.4 * self._share:
             self._drop()
@@ -410,11 +435,12 @@ class RateController:
                 self._needed = _MEASUREMENTS
                 self._refusals //= 2
                 self._responses //= 2
-            pace.slow_down(now)
+            pace.slow_down(now, 1.5 / max(self._interval, 1e-9))
 
     def _drop(self) -> None:
         self._pace, self._next = None, -math.inf
         self._refusals = self._responses = 0
+        self.burst = math.inf
 
 
 _FAILURES: Final = 8

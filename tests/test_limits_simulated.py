@@ -56,17 +56,16 @@ class Bucket:
         if self.tokens >= 1:
             self.tokens -= 1
             return OK
-        wait = (1 - self.tokens) / self.rate
-        hints = {"whole": float(math.ceil(wait)), "exact": wait, "none": None}
-        return "throttled", hints[self.hint]
+        return _throttled((1 - self.tokens) / self.rate, self.hint)
 
 
 @define
-class FixedWindow:
+class Window:
     """So many requests in each window of `per` seconds; somebody else has `used` of the first."""
 
     requests: int
     per: float
+    hint: str = "exact"
     used: int = 0
     number: int = field(init=False, default=0)
 
@@ -76,11 +75,33 @@ class FixedWindow:
         self.used += 1
         if self.used <= self.requests:
             return OK
-        return "throttled", (self.number + 1) * self.per - now
+        return _throttled((self.number + 1) * self.per - now, self.hint)
+
+
+@define
+class SlidingWindow:
+    """So many requests in any `per` seconds."""
+
+    requests: int
+    per: float
+    hint: str
+    served: deque[float] = field(init=False, factory=deque)
+
+    def __call__(self, now: float) -> Answer:
+        while self.served and self.served[0] <= now - self.per:
+            self.served.popleft()
+        if len(self.served) < self.requests:
+            self.served.append(now)
+            return OK
+        return _throttled(self.served[0] + self.per - now, self.hint)
+
+
+def _throttled(wait: float, hint: str) -> Answer:
+    return "throttled", {"whole": float(math.ceil(wait)), "exact": wait, "none": None}[hint]
 
 
 @BOTH
-@pytest.mark.parametrize("share", [0.01, 0.1])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3])
 @pytest.mark.parametrize("pause", [1.0, 5.0])
 def test_refusals_at_random_do_not_stop_a_client(
     concurrency: Concurrency, share: float, pause: float
@@ -90,11 +111,11 @@ def test_refusals_at_random_do_not_stop_a_client(
     async def main() -> None:
         server = at_random(share, ("throttled", pause))
         client = Client(limiter(concurrency), server, latency=0.04, capacity=16)
-        await client.sweep(240)
+        await client.sweep(120)
         between = (1 - share) / share
         ideal = between / (pause + between * client.latency / 16)
-        assert client.rate(0, 240) >= ideal / 2
-        assert client.rate(120, 240) >= ideal / 2.5  # no less as time goes by
+        assert client.rate(0, 120) >= ideal / 2
+        assert client.rate(60, 120) >= ideal / 2.5  # no less as time goes by
 
     simulate(main())
 
@@ -153,27 +174,52 @@ def test_a_backend_with_steady_calls_fails_none_of_them(share: float, pause: flo
 
 def test_a_window_that_somebody_else_used_up_teaches_nothing() -> None:
     async def main() -> None:
-        client = Client(limiter(ADAPTIVE), FixedWindow(1200, 60.0, used=1190))
+        client = Client(limiter(ADAPTIVE), Window(1200, 60.0, used=1190))
         await client.sweep(300)
         assert client.rate(60, 300) >= 0.95 * 20
 
     simulate(main())
 
 
-@BOTH
-@pytest.mark.parametrize("hint", ["whole", "exact", "none"])
-def test_a_true_limit_is_kept_and_a_doubled_one_found(concurrency: Concurrency, hint: str) -> None:
+LIMITS: dict[str, tuple[Callable[[float, str], Callable[[float], Answer]], tuple[str, ...]]] = {
+    "bucket": (lambda rate, hint: Bucket(rate, rate, hint), ("whole", "exact", "none")),
+    "bucket of 10": (lambda rate, hint: Bucket(rate, 10, hint), ("whole", "exact", "none")),
+    "strict bucket": (lambda rate, hint: Bucket(rate, 1, hint), ("exact",)),
+    "window": (lambda rate, hint: Window(int(rate), 1.0, hint), ("whole", "exact")),
+    "sliding": (lambda rate, hint: SlidingWindow(int(rate), 1.0, hint), ("whole", "none")),
+    "6 s": (lambda rate, hint: SlidingWindow(int(6 * rate), 6.0, hint), ("whole",)),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"), [(kind, hint) for kind, (_, hints) in LIMITS.items() for hint in hints]
+)
+def test_a_true_limit_is_kept_and_a_doubled_one_found(kind: str, hint: str) -> None:
     async def main() -> None:
-        server = Bucket(50, 50, hint)
-        client = Client(limiter(concurrency), server)
+        make, _ = LIMITS[kind]
+        client = Client(limiter(), make(25, hint))
         await client.sweep(40)
         before = dict(client.outcomes)
-        assert client.rate(10, 40) >= 0.8 * 50
-        server.rate = server.capacity = 100
+        assert client.rate(15, 40) >= 0.8 * 25
+        client.answer = make(50, hint)
         await client.sweep(40)
-        assert client.rate(50, 80) >= 0.8 * 100
+        assert client.rate(60 if kind == "6 s" else 50, 80) >= 0.75 * 50
         refused = client.outcomes["throttled"] - before["throttled"]
         assert refused <= 0.05 * (client.outcomes["ok"] - before["ok"])
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("hint", ["whole", "exact"])
+@pytest.mark.parametrize("kind", [Window, SlidingWindow])
+def test_a_limit_of_a_minute_is_used(
+    kind: Callable[[int, float, str], Callable[[float], Answer]], hint: str
+) -> None:
+    async def main() -> None:
+        client = Client(limiter(ADAPTIVE), kind(1000, 60.0, hint))
+        await client.sweep(300)
+        assert client.rate(60, 300) >= 0.8 * 1000 / 60
+        assert client.share("throttled") <= 0.05
 
     simulate(main())
 
