@@ -293,7 +293,8 @@ class _Pace:
         elif now <= self._held_until:
             rate *= 0.93
         else:  # the limit is between the rate that held and this one
-            rate = max(0.95 * math.sqrt(self.base * rate), 0.6 * rate)
+            # Nearer to the one that held: each refusal costs a pause.
+            rate = max(0.94 * self.base**0.55 * rate**0.45, 0.6 * rate)
         self.base, self._held_until = rate, now + _HELD * self.unit
 
 
@@ -376,7 +377,7 @@ class RateController:
         self._accepted += 1
         self._responses += 1
         self._since_pause += 1
-        self.burst = max(self.burst, self._since_pause // 2)
+        self.burst = max(self.burst, self._since_pause // 4)
 
     def refused(self, now: float, sent: float, *, paused: bool, saturated: bool) -> None:
         """A request was refused. All refusals of one burst are one.

@@ -187,7 +187,6 @@ LIMITS: dict[str, tuple[Callable[[float, str], Callable[[float], Answer]], tuple
     "strict bucket": (lambda rate, hint: Bucket(rate, 1, hint), ("exact",)),
     "window": (lambda rate, hint: Window(int(rate), 1.0, hint), ("whole", "exact")),
     "sliding": (lambda rate, hint: SlidingWindow(int(rate), 1.0, hint), ("whole", "none")),
-    "6 s": (lambda rate, hint: SlidingWindow(int(6 * rate), 6.0, hint), ("whole",)),
 }
 
 
@@ -200,26 +199,29 @@ def test_a_true_limit_is_kept_and_a_doubled_one_found(kind: str, hint: str) -> N
         client = Client(limiter(), make(25, hint))
         await client.sweep(40)
         before = dict(client.outcomes)
-        assert client.rate(15, 40) >= 0.8 * 25
+        least = 0.75 if hint == "whole" else 0.8  # a pause of a second for each look
+        assert client.rate(15, 40) >= least * 25
         client.answer = make(50, hint)
         await client.sweep(40)
-        assert client.rate(60 if kind == "6 s" else 50, 80) >= 0.75 * 50
+        assert client.rate(50, 80) >= 0.75 * 50
         refused = client.outcomes["throttled"] - before["throttled"]
         assert refused <= 0.05 * (client.outcomes["ok"] - before["ok"])
 
     simulate(main())
 
 
-@pytest.mark.parametrize("hint", ["whole", "exact"])
-@pytest.mark.parametrize("kind", [Window, SlidingWindow])
-def test_a_limit_of_a_minute_is_used(
-    kind: Callable[[int, float, str], Callable[[float], Answer]], hint: str
+@pytest.mark.parametrize("per", [6, 60])
+@pytest.mark.parametrize(("kind", "hint"), [(Window, "exact"), (SlidingWindow, "whole")])
+def test_a_limit_of_a_long_window_is_used(
+    kind: Callable[[int, float, str], Callable[[float], Answer]], hint: str, per: int
 ) -> None:
     async def main() -> None:
-        client = Client(limiter(ADAPTIVE), kind(1000, 60.0, hint))
-        await client.sweep(300)
-        assert client.rate(60, 300) >= 0.8 * 1000 / 60
-        assert client.share("throttled") <= 0.05
+        client = Client(limiter(ADAPTIVE), kind(16 * per, per, hint))
+        await client.sweep(5 * per)
+        before = client.outcomes["throttled"]
+        await client.sweep(120)
+        assert client.rate(5 * per, 5 * per + 120) >= 0.8 * 16
+        assert client.outcomes["throttled"] - before <= 0.05 * 16 * 120
 
     simulate(main())
 
