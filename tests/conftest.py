@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,8 +31,18 @@ settings.register_profile("ci", settings.get_profile("default"), database=None)
 settings.register_profile("nightly", settings.get_profile("ci"), max_examples=5000)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+# A shell's background job, `nohup` too, ignores Ctrl-C, and what it starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SAMPLES = Path(__file__).parent.parent / "capillary_targets" / "sandbox" / "samples"
 BASE = "https://eu.api.capillarytech.com"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """`-n auto`: the whole suite on all processors; a part of it, named or found, in this one."""
+    whole = config.args == config.getini("testpaths") and not config.option.keyword
+    return None if whole else 0
 
 
 def examples(count: int) -> settings:

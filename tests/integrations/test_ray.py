@@ -7,12 +7,12 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,72 +29,100 @@ required("ray", "pyarrow", "duckdb", "polars")
 
 from capillary_targets.ray import partition_of
 
+USERS = 12
 DRIVER = """
-import asyncio, json, sys
+import asyncio, json, os, sys
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # where Ray talks
 import ray
 from capillary_targets import BasicAuth, RateLimit
-from capillary_targets.ray import sweep
+from capillary_targets.ray import shared_budget, sweep
 from capillary_targets.sweep import PartLimits, SweepOptions
 
-ray.init(
-    num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000,
-    _temp_dir=sys.argv[4],
-)
-url, out, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-users = settings.pop("users")
-if settings.pop("dataset", False):
-    import ray.data
-    users = ray.data.from_items([{"member": one, "town": "x"} for one in users])
-if rate := settings.pop("rate", None):
-    settings["rate"] = RateLimit(rate[0], per=rate[1])
-options = SweepOptions(
-    source="the sandbox", limits=PartLimits(users=3), incremental=settings.pop("incremental", False)
-)
-summary = asyncio.run(sweep(
-    users, out, options, base_url=url, auth=BasicAuth("till.sandbox", "sandbox"), concurrency=4,
-    **settings,
-))
-print(json.dumps([summary.complete, summary.events, summary.failed, summary.run]))
+async def swept(url, out, users, dataset=False, rate=None, incremental=False, **settings):
+    if dataset:
+        import ray.data
+        users = ray.data.from_items([{"member": one, "town": "x"} for one in users])
+    options = SweepOptions(
+        source="the sandbox", limits=PartLimits(users=3), incremental=incremental
+    )
+    summary = await sweep(
+        users, out, options, base_url=url, auth=BasicAuth("till.sandbox", "sandbox"),
+        concurrency=4, rate=RateLimit(rate[0], per=rate[1]) if rate else None, **settings,
+    )
+    return [summary.complete, summary.events, summary.failed, summary.run]
+
+async def restarted():
+    with shared_budget(RateLimit(1_000_000, per=60)) as budget:
+        first = await budget.acquire()
+        ray.kill(budget._actor, no_restart=False)
+        granted = True
+        while granted:  # until it is dead
+            granted, wait = await budget.acquire()
+        await budget.release(first[0])  # of the one before: nothing to give back
+        return [first[1], wait]
+
+async def address():
+    return ray.get_runtime_context().gcs_address
+
+for order in sys.stdin:
+    name, settings = json.loads(order)
+    try:
+        said = asyncio.run(globals()[name](**settings))
+    except Exception as error:
+        said = repr(error)
+    print(json.dumps(said), file=answers, flush=True)
 """
+
+
+class Cluster:
+    """One process that gives orders to one Ray, which its first sweep starts on this machine."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    async def order(self, name: str, **settings: Any) -> Any:
+        """What `DRIVER` answers: a list, or the text of an error."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(msgspec.json.encode([name, settings]) + b"\n")
+        self._process.stdin.flush()
+        return json.loads(await asyncio.to_thread(self._process.stdout.readline))
+
+    async def sweep(self, sandbox: Sandbox, out: Path, **settings: Any) -> Any:
+        """Users complete, events, users failed, number of the run; or the text of an error."""
+        settings = {"partitions": 4, "users": list(sandbox.world.user_ids()), **settings}
+        return await self.order("swept", url=sandbox.url, out=str(out), **settings)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Its directory has sockets in it: the path is short."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short:
+        environment = os.environ | {
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            "RAY_TMPDIR": short,
+            "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "80000000",
+        }
+        with subprocess.Popen(
+            [sys.executable, "-c", DRIVER],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            yield Cluster(process)
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    sandbox = Sandbox(users=40, targets=2, events=12)
+    sandbox = Sandbox(users=USERS, targets=2, events=12)
     async with sandbox:
         yield sandbox
-
-
-ENVIRONMENT = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-Begin = Callable[..., Awaitable[asyncio.subprocess.Process]]
-
-
-@pytest.fixture
-def begun(sandbox: Sandbox) -> Iterator[Begin]:
-    """Begins a sweep by a Ray of its own. Its directory has sockets in it: the path is short."""
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short:
-        yield partial(begin, short, sandbox)
-
-
-async def begin(
-    directory: str, sandbox: Sandbox, out: Path, **settings: Any
-) -> asyncio.subprocess.Process:
-    settings.setdefault("users", list(sandbox.world.user_ids()))
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", DRIVER, sandbox.url, str(out)),
-        *(msgspec.json.encode(settings).decode(), directory),
-        env=ENVIRONMENT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-
-
-async def swept(process: asyncio.subprocess.Process) -> list[int]:
-    """Users complete, events, users failed, number of the run."""
-    said, _ = await process.communicate()
-    assert process.returncode == 0
-    found: list[int] = msgspec.json.decode(said.splitlines()[-1])
-    return found
 
 
 def rows(out: Path, kind: str) -> Counter[bytes]:
@@ -134,70 +162,79 @@ async def alone(sandbox: Sandbox, out: Path) -> None:
 
 
 async def test_a_killed_worker_changes_nothing(
-    sandbox: Sandbox, tmp_path: Path, begun: Begin
+    sandbox: Sandbox, tmp_path: Path, cluster: Cluster
 ) -> None:
     users = list(sandbox.world.user_ids())
-    sandbox.faults.add(Fault.stall(), times=None, path_contains=f"/{users[20]}/")
-    driver = await begun(tmp_path / "cluster")
+    sandbox.faults.add(Fault.stall(), times=None, path_contains=f"/{users[5]}/")
+    out = tmp_path / "cluster"
+    sweep = asyncio.create_task(cluster.sweep(sandbox, out))
     await turns_until(lambda: sandbox.faults.stalled > 0, seconds=100)
-    cluster = tmp_path / "cluster"
-    lock = partition(cluster, users[20]) / "ledger.lock"
+    lock = partition(out, users[5]) / "ledger.lock"
     os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
     sandbox.faults.clear()
-    assert await swept(driver) == [40, sum(rows(cluster, "events").values()), 0, 1]
+    found = await sweep
+    assert found == [USERS, sum(rows(out, "events").values()), 0, 1]
 
     await alone(sandbox, tmp_path / "alone")
     for kind in ("events", "targets"):
-        assert rows(cluster, kind) == rows(tmp_path / "alone", kind)
+        assert rows(out, kind) == rows(tmp_path / "alone", kind)
     for name in ("users", "complete", "events", "targets", "value_sum", "finished"):
-        assert summary(cluster)[name] == summary(tmp_path / "alone")[name]
-    parts = [summary(path) for path in cluster.glob("partition=*")]
+        assert summary(out)[name] == summary(tmp_path / "alone")[name]
+    parts = [summary(path) for path in out.glob("partition=*")]
     assert len(parts) == 4
-    assert sum(one["events"] for one in parts) == summary(cluster)["events"]
+    assert sum(one["events"] for one in parts) == summary(out)["events"]
 
 
 async def test_one_budget_and_then_what_is_new(
-    sandbox: Sandbox, tmp_path: Path, begun: Begin
+    sandbox: Sandbox, tmp_path: Path, cluster: Cluster
 ) -> None:
     users = list(sandbox.world.user_ids())
-    sandbox.settings.rate_limit = (60, 2.0)
-    first = await swept(await begun(tmp_path, dataset=True, column="member", rate=[60, 2.0]))
-    assert first[0] == len(users)
+    sandbox.settings.rate_limit = (20, 0.5)
+    first = await cluster.sweep(sandbox, tmp_path, dataset=True, column="member", rate=[20, 0.5])
+    assert first[0] == USERS
     assert 429 not in {entry.status for entry in sandbox.requests}
-    assert sandbox.peak_window <= 60
+    assert sandbox.peak_window <= 20
 
     rule = sandbox.world.targets(users[5])[0].id
     sandbox.world.add_event(users[5], rule, value="7.250")
     sandbox.settings.rate_limit = None
-    again = await swept(await begun(tmp_path, incremental=True))
-    assert again == [len(users), 1, 0, 2]
+    assert await cluster.sweep(sandbox, tmp_path, incremental=True) == [USERS, 1, 0, 2]
     assert all(count == 1 for count in rows(tmp_path, "events").values())
     assert sum(rows(tmp_path, "events").values()) == first[1] + 1
 
 
 async def test_the_command_line_and_readers_that_take_the_directory_as_it_is(
-    tmp_path: Path,
+    sandbox: Sandbox, tmp_path: Path, cluster: Cluster
 ) -> None:
     users = tmp_path / "users.txt"
-    known = "\n".join(map(str, Sandbox().world.all_user_ids()))
+    known = "\n".join(map(str, sandbox.world.user_ids()))
     users.write_text(f"{known}\nalice\n7\n")
+    await cluster.sweep(sandbox, tmp_path / "started")
+    environment = os.environ | {
+        "CAPILLARY_BASE_URL": sandbox.url,
+        "CAPILLARY_USERNAME": sandbox.settings.username,
+        "CAPILLARY_PASSWORD": sandbox.settings.password,
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ADDRESS": await cluster.order("address"),
+    }
     for engine in ("ray", "local"):
-        command = (sys.executable, "-m", "capillary_targets_cli", "sweep", str(users), "--sandbox")
+        command = (sys.executable, "-m", "capillary_targets_cli", "sweep", str(users))
         process = await asyncio.create_subprocess_exec(
             *(*command, "--engine", engine, "--out", str(tmp_path / engine)),
             *("--format", "parquet", "--max-failures", "5"),
+            env=environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         said, shown = await process.communicate()
         assert process.returncode == 3, shown
-        assert "users: 205" in said.decode()
+        assert f"users: {USERS + 1}" in said.decode()
         assert "failures: 2 (2 of them for good; listed in" in said.decode()
         if engine == "ray":
             assert b" elapsed" in shown
     failures = [path.read_text() for path in (tmp_path / "ray").glob("*/failures.jsonl")]
     found = [json.loads(line) for text in failures for line in text.splitlines()]
-    assert sorted(one.get("line", one.get("user_id")) for one in found) == [7, 205]
+    assert sorted(one.get("line", one.get("user_id")) for one in found) == [7, USERS + 1]
 
     import duckdb
     import polars as pl
@@ -212,53 +249,24 @@ async def test_the_command_line_and_readers_that_take_the_directory_as_it_is(
         assert duckdb.sql(f"SELECT count(*) FROM '{pattern}'").fetchall() == [(alone,)]
 
 
-RESTART = """
-import asyncio, json, sys
-import ray
-from capillary_targets import RateLimit
-from capillary_targets.ray import shared_budget
-
-ray.init(
-    num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000,
-    _temp_dir=sys.argv[1],
-)
-
-async def main():
-    with shared_budget(RateLimit(5, per=60)) as budget:
-        first = await budget.acquire()
-        ray.kill(budget._actor, no_restart=False)
-        second = await budget.acquire()
-        await budget.release(first[0])  # of the one before: nothing to give back
-        print(json.dumps([bool(first[0]), first[1], bool(second[0]), second[1]]))
-
-asyncio.run(main())
-"""
-
-
-async def test_a_budget_whose_actor_was_restarted_lets_a_window_pass() -> None:
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", RESTART, short),
-            env=ENVIRONMENT,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        said, _ = await process.communicate()
-    granted, wait, again, pause = json.loads(said.splitlines()[-1])
-    assert (granted, wait, again) == (True, 0, False)
+async def test_a_budget_whose_actor_was_restarted_lets_a_window_pass(
+    sandbox: Sandbox, tmp_path: Path, cluster: Cluster
+) -> None:
+    await cluster.sweep(sandbox, tmp_path)
+    wait, pause = await cluster.order("restarted")
+    assert wait == 0
     assert 0 < pause <= 60
 
 
 async def test_another_number_of_partitions_and_a_directory_of_one_machine_are_refused(
-    sandbox: Sandbox, tmp_path: Path, begun: Begin
+    sandbox: Sandbox, tmp_path: Path, cluster: Cluster
 ) -> None:
-    await swept(await begun(tmp_path / "out", partitions=3))
+    await cluster.sweep(sandbox, tmp_path / "out", partitions=3)
     assert len([*(tmp_path / "out").glob("partition=*-of-00003")]) == 3
-    assert (await swept(await begun(tmp_path / "out")))[0] == 40  # keeps to it
-    refused = await begun(tmp_path / "out", partitions=5)
-    await refused.communicate()
-    assert refused.returncode == 1
+    kept = await cluster.sweep(sandbox, tmp_path / "out", partitions=None)
+    assert kept[0] == USERS
+    refused = await cluster.sweep(sandbox, tmp_path / "out", partitions=5)
+    assert refused.startswith("SweepRefused")
     await alone(sandbox, tmp_path / "alone")
-    refused = await begun(tmp_path / "alone")
-    await refused.communicate()
-    assert refused.returncode == 1
+    refused = await cluster.sweep(sandbox, tmp_path / "alone")
+    assert refused.startswith("SweepRefused")

@@ -57,7 +57,8 @@ async def test_what_is_set_aside_is_kept(client):
 
 
 async def test_a_redis_that_is_away_is_answered_429(tmp_path):
-    away = redis.asyncio.Redis(unix_socket_path=str(tmp_path / "nothing"))
+    settings = {"unix_socket_path": str(tmp_path / "nothing"), "retry": None}
+    away = redis.asyncio.Redis(**settings)
     assert (await NotificationHandler(RedisStore(away)).handle(ACHIEVED_RAW)).status == 429
     with pytest.raises(StoreUnavailable):
         await RedisStore(away).finish("x")

@@ -10,11 +10,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+from hypothesis import settings
+
 from capillary_targets.sandbox import Sandbox, World
 
 from .conftest import parts, true_events, written
 
-KILLS = 20
+NIGHTLY = settings.get_current_profile_name() == "nightly"
+KILLS, USERS = (20, 300) if NIGHTLY else (4, 120)
+EARLY, LATE = ((1, 60), (150, 200)) if NIGHTLY else ((1, 20), (60, 80))
 
 STARTER = """
 import json, os, sys
@@ -142,9 +147,10 @@ def sound(out: Path) -> int:
     return found.total()
 
 
-async def test_twenty_kills_at_random_moments(tmp_path: Path):
+@pytest.mark.nightly
+async def test_kills_at_random_moments(tmp_path: Path):
     chance = random.Random(2026)
-    sandbox = Sandbox(users=300, targets=2, events=9)
+    sandbox = Sandbox(users=USERS, targets=2, events=9)
     out, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     async with sandbox, starter(sandbox, tmp_path) as sweeps:
         fatal: int | None = None
@@ -158,20 +164,20 @@ async def test_twenty_kills_at_random_moments(tmp_path: Path):
         for number in range(KILLS):
             # Where the disk is slow, the early kills all come before the first part is sealed; the
             # late ones come after more requests than the look-ahead behind an open part holds.
-            least, most = (150, 200) if number in {KILLS // 2, KILLS - 1} else (1, 60)
+            least, most = LATE if number in {KILLS // 2, KILLS - 1} else EARLY
             fatal = sandbox.counts["trackedTargetEvents"] + chance.randrange(least, most)
             assert await sweeps.run(command(out, users)) == -9, sweeps.said
             sound(out)
         fatal = None
         assert await sweeps.run(command(out, users)) == 0, sweeps.said
-        assert "users: 304 (" in sweeps.said
+        assert f"users: {USERS + 4} (" in sweeps.said
         assert await sweeps.run(command(undisturbed, users)) == 0, sweeps.said
     assert written(out) == written(undisturbed) == true_events(sandbox.world)
     assert targets_in(out) == targets_in(undisturbed)
 
 
 async def test_a_kill_at_every_step_towards_the_disk(tmp_path: Path):
-    sandbox = Sandbox(users=25, targets=2, events=9)
+    sandbox = Sandbox(users=12, targets=2, events=9)
     out = tmp_path / "killed"
     kills = 0
     async with sandbox, starter(sandbox, tmp_path) as sweeps:

@@ -27,7 +27,7 @@ from capillary_targets.sweep.store import open_directory
 from .power import PLAINLY, Call, Disk, at_random, record, write_state
 
 NIGHTLY = settings.get_current_profile_name() == "nightly"
-STATES = 10_000 if NIGHTLY else 400
+STATES = 10_000 if NIGHTLY else 150
 pytestmark = pytest.mark.nightly
 
 DRIVER = """

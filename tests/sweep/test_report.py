@@ -231,16 +231,17 @@ async def test_the_check_of_the_layout_sees_faults(tmp_path: Path):
     """Each kind of fault, made by hand, is found: so that finding none means something."""
     path = write_data(tmp_path, DATA["half"]())
     text = path.read_text()
-    for rule, fault in {
+    faults = {
         "svg text { transform: translateX(-60px) }": "clipped",
         "svg text { font-size: 40px }": "overlap",
         "svg { width: 100px }": "small",
         "td.n { white-space: normal; overflow-wrap: anywhere; max-width: 2px }": "broken",
         "#totals { width: 90px }": "beyond its card",
         "main { width: 2000px }": "scrolls sideways",
-    }.items():
-        path.write_text(text.replace("</style>", f"{rule}</style>"))
-        async with browser() as page:
+    }
+    async with browser() as page:
+        for rule, fault in faults.items():
+            path.write_text(text.replace("</style>", f"{rule}</style>"))
             await page.open(path.as_uri(), width=360)
             assert any(found.startswith(fault) for found in await page.ask(f"{FAULTS}(360)")), rule
 
