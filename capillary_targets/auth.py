@@ -89,7 +89,7 @@ class BasicAuth:
     def __init__(
         self, username: str, password: str | None = None, *, password_md5: str | None = None
     ) -> None:
-        self.username = username
+        self.username: str = username
         problem = None
         if not username or ":" in username:
             problem = "the till id must be given and must not contain a colon"
@@ -159,7 +159,7 @@ class OAuth:
     def __init__(
         self, client_key: str, client_secret: str, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.client_key = client_key
+        self.client_key: str = client_key
         if not client_key or not client_secret:
             client_secret = ""
             _refuse("both the client key and the client secret must be given")

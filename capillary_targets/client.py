@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mappin
 from contextlib import AsyncExitStack
 from functools import partial, wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack
 
 import aiohttp
 from yarl import URL
@@ -77,7 +77,7 @@ class TargetsClient:
         **options: Unpack[Options],
     ) -> None:
         self._settings = Settings(base_url=base_url, auth=auth, **options)
-        self.page_size = whole_number("page_size", page_size)
+        self.page_size: int = whole_number("page_size", page_size)
         self._http = session
         self._settler: Settler | None = None
         self._stack = AsyncExitStack()
@@ -119,7 +119,7 @@ class TargetsClient:
         """Requests and retries made so far."""
         return self.session.counts
 
-    active_targets = _method(endpoints.active_targets)
+    active_targets: Final = _method(endpoints.active_targets)
 
     def events(
         self,
@@ -176,10 +176,10 @@ class TargetsClient:
             resolve=resolve,
         )
 
-    find_customer = _method(lookups.find_customer)
-    target_groups = _method(lookups.target_groups)
-    target_periods = _method(lookups.target_periods)
-    progress = _method(progress)
+    find_customer: Final = _method(lookups.find_customer)
+    target_groups: Final = _method(lookups.target_groups)
+    target_periods: Final = _method(lookups.target_periods)
+    progress: Final = _method(progress)
 
     async def reconcile(
         self, user_id: int, target_rule_id: int, period: int | str | None = None

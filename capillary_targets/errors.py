@@ -24,7 +24,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+if TYPE_CHECKING:  # the two types that errors carry from a floor above
+    from .pagination.types import Checkpoint, PagingReport
 
 __all__ = [
     "AccountIdMissing",
@@ -112,11 +115,11 @@ class CapillaryError(Exception):
         method: str | None = None,
         url: str | None = None,
         attempts: int = 0,
-        checkpoint: Any = None,
+        checkpoint: Checkpoint | None = None,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message: str = message
         self.status = status
         self.request_id = request_id
         self.method = method
@@ -131,7 +134,7 @@ class CapillaryError(Exception):
     def redact(self, secrets: Iterable[str]) -> None:
         """Take secrets and control characters out of everything the server said."""
         self.message = _escape(_redacted(self.message, secrets))
-        self.args = (self.message,)
+        self.args: tuple[Any, ...] = (self.message,)
         if self.request_id is not None:
             self.request_id = _escape(self.request_id)
 
@@ -155,7 +158,7 @@ class UsageError(CapillaryError, ValueError):
 class ClientClosed(CapillaryError, RuntimeError):
     """The client or session is not open: not yet entered, or already closed."""
 
-    scope = "client"
+    scope: ErrorScope = "client"
 
 
 class ApiError(CapillaryError):
@@ -224,21 +227,21 @@ class UnknownPeriod(CapillaryError):
 
     def __init__(self, message: str, *, known: Iterable[str] = (), **context: Any) -> None:
         super().__init__(message, **context)
-        self.known = tuple(known)
+        self.known: tuple[str, ...] = tuple(known)
 
 
 class ServerBusy(ApiError):
     """461 or 521: "search engine is busy", "multiple actions are running for the same customer"."""
 
     retryable = True
-    scope = "server"
+    scope: ErrorScope = "server"
 
 
 class AuthorizationUnavailable(ApiError):
     """4001: the authorisation status is unavailable for now."""
 
     retryable = True
-    scope = "server"
+    scope: ErrorScope = "server"
 
 
 class AuthError(CapillaryError):
@@ -247,7 +250,7 @@ class AuthError(CapillaryError):
     `retryable` only where a token was rejected although tokens of the same client have worked.
     """
 
-    scope = "credentials"
+    scope: ErrorScope = "credentials"
 
     def __init__(self, message: str, *, code: int | None = None, **context: Any) -> None:
         super().__init__(message, **context)
@@ -262,7 +265,7 @@ class AuthError(CapillaryError):
 class EndpointGone(CapillaryError):
     """404 or 410 without the API's envelope: a wrong host, or the endpoint is no longer served."""
 
-    scope = "server"
+    scope: ErrorScope = "server"
 
 
 class RateLimited(CapillaryError):
@@ -273,7 +276,7 @@ class RateLimited(CapillaryError):
     """
 
     retryable = True
-    scope = "server"
+    scope: ErrorScope = "server"
 
     def __init__(self, message: str, **context: Any) -> None:
         super().__init__(message, **context)
@@ -295,21 +298,21 @@ class ServiceUnavailable(CapillaryError):
     """The server, or a gateway before it, failed: 408, 425, 5xx."""
 
     retryable = True
-    scope = "server"
+    scope: ErrorScope = "server"
 
 
 class RequestTimeout(CapillaryError, TimeoutError):
     """The deadline passed before a whole answer had come."""
 
     retryable = True
-    scope = "server"
+    scope: ErrorScope = "server"
 
 
 class ConnectionFailed(CapillaryError, ConnectionError):
     """No connection, or it broke before a whole answer had come."""
 
     retryable = True
-    scope = "server"
+    scope: ErrorScope = "server"
 
 
 class BudgetUnavailable(CapillaryError):
@@ -318,7 +321,7 @@ class BudgetUnavailable(CapillaryError):
     `retryable` is true where another try may find it well: a lost connection, a locked file.
     """
 
-    scope = "client"
+    scope: ErrorScope = "client"
 
     def __init__(self, message: str, *, retryable: bool = False, **context: Any) -> None:
         super().__init__(message, **context)
@@ -343,10 +346,10 @@ class BadResponse(CapillaryError):
     ) -> None:
         super().__init__(message, **context)
         self.where = where
-        self.excerpt = excerpt
+        self.excerpt: str = excerpt
         self.retryable = retryable
         if retryable:
-            self.scope = "server"
+            self.scope: ErrorScope = "server"
 
     def redact(self, secrets: Iterable[str]) -> None:
         """Take secrets and control characters out of everything the server said."""
@@ -361,7 +364,7 @@ class PaginationError(CapillaryError):
     `report` is the `PagingReport` of the walk so far; its `reason` names what is wrong.
     """
 
-    def __init__(self, message: str, *, report: Any = None, **context: Any) -> None:
+    def __init__(self, message: str, *, report: PagingReport | None = None, **context: Any) -> None:
         super().__init__(message, **context)
         self.report = report
 

@@ -38,7 +38,7 @@ from .errors import (
 )
 from .hooks import Scope, ScopeDetails, current_scope, within
 from .lookups import resolve_period
-from .models import Target, TargetEvent
+from .models import Target, TargetEvent, short_repr
 from .pager import EventPager
 from .pagination import Checkpoint, PagingReport
 from .session import Session
@@ -356,7 +356,7 @@ async def _iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
             yield item
 
 
-@frozen
+@frozen(repr=False)
 class UserOutcome:
     """What a sweep found for one user.
 
@@ -371,13 +371,16 @@ class UserOutcome:
     reports: Mapping[int, PagingReport] = field(factory=dict, hash=False)
     error: CapillaryError | None = field(default=None, eq=False)
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
     @property
     def complete(self) -> bool:
         """Whether nothing is missing."""
         return self.error is None and all(report.complete for report in self.reports.values())
 
     @property
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> Checkpoint | None:
         """Where to resume after an error, if it came in the middle of a walk."""
         return None if self.error is None else self.error.checkpoint
 

@@ -85,8 +85,8 @@ class Deadline:
     __slots__ = ("ends", "paused_while_queued")
 
     def __init__(self, seconds: float, *, paused_while_queued: bool = False) -> None:
-        self.ends = time.monotonic() + seconds
-        self.paused_while_queued = paused_while_queued
+        self.ends: float = time.monotonic() + seconds
+        self.paused_while_queued: bool = paused_while_queued
 
     def left(self) -> float:
         """Seconds until then; negative when it has passed."""
@@ -147,10 +147,10 @@ class RequestLimiter:
         self._budget_name = (
             f" ({rate.requests} requests in {rate.per:g} s)" if isinstance(rate, RateLimit) else ""
         )
-        self.rate = RateController()
-        self.breaker = CircuitBreaker(retry_after_max)
-        self.in_flight = 0
-        self.wait_times = WaitTimes()
+        self.rate: RateController = RateController()
+        self.breaker: CircuitBreaker = CircuitBreaker(retry_after_max)
+        self.in_flight: int = 0
+        self.wait_times: WaitTimes = WaitTimes()
 
     @property
     def limit(self) -> int:

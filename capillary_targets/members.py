@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from .models import ApiWarning, Attribution
+from .models import ApiWarning, Attribution, Model
 
 __all__ = [
     "CommChannel",
@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 
-@frozen
-class CommChannel:
+@frozen(repr=False)
+class CommChannel(Model):
     """A way to reach a customer: `type` mobile, email, ...; `value` is the number or address."""
 
     type: str | None = None
@@ -43,8 +43,8 @@ class CommChannel:
     attributes: Any = field(default=None, repr=False, hash=False)
 
 
-@frozen
-class Profile:
+@frozen(repr=False)
+class Profile(Model):
     """Who the customer is in one source. A first name has been seen that was a mobile number."""
 
     first_name: str | None = field(default=None, repr=False)
@@ -57,8 +57,8 @@ class Profile:
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
 
-@frozen
-class LoyaltyInfo:
+@frozen(repr=False)
+class LoyaltyInfo(Model):
     """`lifetime_purchases` is an amount without a currency, as everywhere in this API."""
 
     attribution: Attribution | None = None
@@ -66,8 +66,8 @@ class LoyaltyInfo:
     lifetime_purchases: Decimal | None = field(default=None, repr=False)
 
 
-@frozen
-class Customer:
+@frozen(repr=False)
+class Customer(Model):
     """The person behind a user id. Personal data: all but the id is kept out of the repr."""
 
     id: int | None = None
@@ -77,8 +77,8 @@ class Customer:
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
 
-@frozen
-class Milestone:
+@frozen(repr=False)
+class Milestone(Model):
     """A step on the way to a target's value."""
 
     id: int | None = None
@@ -88,8 +88,8 @@ class Milestone:
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
-@frozen
-class UserTarget:
+@frozen(repr=False)
+class UserTarget(Model):
     """How far a user is with one target in one period.
 
     `target_rule_id` is what events ask for; `target_id` is the record of this user, target
@@ -102,8 +102,8 @@ class UserTarget:
     target_rule_id: int
     target_id: int | None = None
     target_name: str | None = None
-    target_type: str | None = None
-    target_entity: str | None = None
+    target_type: str | None = field(default=None, repr=False)
+    target_entity: str | None = field(default=None, repr=False)
     event_name: str | None = None
     period_id: int | None = None
     period_ref_code: str | None = None
@@ -115,18 +115,18 @@ class UserTarget:
     target_achieved_date_time: datetime | None = None
     target_achieved_event_log_id: int | None = None
     milestones: tuple[Milestone, ...] = ()
-    enrolled_on: datetime | None = None
+    enrolled_on: datetime | None = field(default=None, repr=False)
     un_enrolled: bool | None = None
-    last_updated_on: datetime | None = None
-    period_start_date_with_time_stamp: datetime | None = None
-    period_end_date_with_time_stamp: datetime | None = None
+    last_updated_on: datetime | None = field(default=None, repr=False)
+    period_start_date_with_time_stamp: datetime | None = field(default=None, repr=False)
+    period_end_date_with_time_stamp: datetime | None = field(default=None, repr=False)
     org_id: int | None = None
     program_id: int | None = None
     alternate_currency_identifier: str | None = None
     alternate_currency_name: str | None = None
-    enrolled_on_iso: datetime | None = None
-    period_start_date_with_time_stamp_iso: datetime | None = None
-    period_end_date_with_time_stamp_iso: datetime | None = None
+    enrolled_on_iso: datetime | None = field(default=None, repr=False)
+    period_start_date_with_time_stamp_iso: datetime | None = field(default=None, repr=False)
+    period_end_date_with_time_stamp_iso: datetime | None = field(default=None, repr=False)
     target_achieved_date_time_iso: datetime | None = None
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
@@ -138,8 +138,8 @@ class UserTarget:
         return self.target_achieved_value / self.target_value
 
 
-@frozen
-class Streak:
+@frozen(repr=False)
+class Streak(Model):
     """A streak of a user: `status` NOT_STARTED, ACHIEVED, ...; counts are in periods."""
 
     streak_id: int | None = None
@@ -153,8 +153,8 @@ class Streak:
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
-@frozen
-class TargetGroup:
+@frozen(repr=False)
+class TargetGroup(Model):
     """A target group (milestone) that a user is in, with the user's progress.
 
     `tracking_type` is DEFAULT, UNIFIED (several rules), STREAKS, CAPPING, ...;
@@ -173,8 +173,8 @@ class TargetGroup:
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
-@frozen
-class UserTargetGroups:
+@frozen(repr=False)
+class UserTargetGroups(Model):
     """All groups of one user. `customer`, the profile, is personal data and not in the repr."""
 
     user_id: int
@@ -189,8 +189,8 @@ class UserTargetGroups:
             yield from group.targets
 
 
-@frozen
-class TargetPeriod:
+@frozen(repr=False)
+class TargetPeriod(Model):
     """One period (cycle) of a target group; both days belong to it.
 
     `period_status` is NOT_STARTED, RUNNING or ENDED; UPCOMING and LIVE occur too.

@@ -5,6 +5,10 @@ both read as None (or an empty tuple). Names that the API leaves open (event nam
 stay `str`. Amounts are `Decimal`, exact to the last digit sent. Times are aware where the server
 sent a zone or the client has the cluster's (`timezone=`), otherwise naive server time: a time
 without a zone is not documented to be UTC.
+
+As JSON an amount is a number with the digits that the server sent (`1.000`), in `to_json()` and
+wherever else this package writes some. Readers that make floats of numbers round it; exact are
+`json.loads(text, parse_float=Decimal)`, msgspec, and whatever is given a decimal type to read.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar
 
+import attr
 import attrs
 import msgspec
 from attrs import field, frozen
 
 __all__ = [
+    "JSON",
     "Actor",
     "ApiWarning",
     "Attribution",
@@ -27,11 +33,13 @@ __all__ = [
     "ExtendedField",
     "Filter",
     "MilestoneTrigger",
+    "Model",
     "Pagination",
     "PeriodDefault",
     "Target",
     "TargetEvent",
     "TargetList",
+    "short_repr",
     "wire_name",
 ]
 
@@ -42,6 +50,14 @@ Long: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 _OURS: Final = frozenset({"extra", "raw"})
 """Fields that no key of the API's fills."""
+_BYTES: Final = frozenset({"raw", "body"})
+"""Fields that hold the answer as it was sent."""
+
+
+_LONGEST_TEXT: Final = 60
+
+JSON: Final = msgspec.json.Encoder(decimal_format="number")
+"""The encoder of all JSON for users: amounts with their own digits, times as ISO 8601."""
 
 
 def wire_name(name: str) -> str:
@@ -50,6 +66,53 @@ def wire_name(name: str) -> str:
         return f"_{name}"
     head, *rest = name.split("_")
     return head + "".join("ISO" if part == "iso" else part.capitalize() for part in rest)
+
+
+class Model:
+    """Base of everything the API answers: as a dict, as JSON, and a short repr."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, nested models as dicts; amounts stay `Decimal`, times `datetime`.
+
+        Left out is what is not the answer's meaning but its bytes (`raw`, `body`).
+        """
+        return attr.asdict(
+            self,  # type: ignore[arg-type] # every model is an attrs class
+            filter=lambda one, _: one.name not in _BYTES,
+            retain_collection_types=False,
+        )
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON on one line: amounts are numbers, times ISO 8601 text."""
+        return JSON.encode(self.to_dict()).decode()
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+
+def short_repr(model: Any) -> str:
+    """A repr of one line: texts cut, collections counted, empty fields left out."""
+    shown = ", ".join(
+        f"{one.name}={text}"
+        for one in attrs.fields(type(model))
+        if one.repr and (text := _shown(getattr(model, one.name)))
+    )
+    return f"{type(model).__name__}({shown})"
+
+
+def _shown(value: object) -> str:
+    """A field in a repr: short, and empty where there is nothing in it."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return repr(value if len(value) <= _LONGEST_TEXT else f"{value[: _LONGEST_TEXT - 1]}…")
+    if isinstance(value, tuple | Mapping):
+        return f"<{len(value)}>" if value else ""
+    if isinstance(value, Exception):
+        return repr(value)
+    return "<…>" if attrs.has(type(value)) else str(value)
 
 
 if TYPE_CHECKING:
@@ -70,7 +133,7 @@ else:
             body.pop(own, None)
         options = {"forbid_unknown_fields": "extra" in cls.__annotations__, "rename": wire_name}
         made = msgspec.StructMeta(
-            cls.__name__, (msgspec.Struct,), body, frozen=True, gc=False, **options
+            cls.__name__, (*cls.__bases__, msgspec.Struct), body, frozen=True, gc=False, **options
         )
         fields = {
             one.name: attrs.field(factory=one.default_factory)
@@ -83,19 +146,19 @@ else:
         return attrs.frozen(made, these=fields, **kept)
 
 
-@frozen
-class Actor:
+@frozen(repr=False)
+class Actor(Model):
     """Who created or changed a target: an admin user, a till."""
 
     id: int | None = None
     code: str | None = None
-    description: str | None = None
-    name: str | None = None
+    description: str | None = field(default=None, repr=False)
+    name: str | None = field(default=None, repr=False)
     type: str | None = None
 
 
-@frozen
-class Attribution:
+@frozen(repr=False)
+class Attribution(Model):
     """When and by whom a target was made and last changed."""
 
     created_on: datetime | None = None
@@ -106,16 +169,16 @@ class Attribution:
     last_updated_on_iso: datetime | None = None
 
 
-@frozen
-class Filter:
+@frozen(repr=False)
+class Filter(Model):
     """What a target is confined to: `entity_type` STORE, ZONE, CONCEPT, and the ids."""
 
     entity_type: str | None = None
     entity_ids: tuple[int, ...] = ()
 
 
-@frozen
-class PeriodDefault:
+@frozen(repr=False)
+class PeriodDefault(Model):
     """The value to reach in one period, where the user has none of their own."""
 
     id: int | None = None
@@ -124,8 +187,8 @@ class PeriodDefault:
     target_name: str | None = None
 
 
-@frozen
-class ExtendedField:
+@frozen(repr=False)
+class ExtendedField(Model):
     """The extended field that a target adds up."""
 
     name: str | None = None
@@ -135,8 +198,8 @@ class ExtendedField:
     alternate_currency_identifier: str | None = None
 
 
-@frozen
-class MilestoneTrigger:
+@frozen(repr=False)
+class MilestoneTrigger(Model):
     """A step on the way to a target."""
 
     id: int | None = None
@@ -148,8 +211,8 @@ class MilestoneTrigger:
     target_rule_id: int | None = None
 
 
-@frozen
-class AudienceFilter:
+@frozen(repr=False)
+class AudienceFilter(Model):
     """The audience whose members are enrolled."""
 
     audience_group_id: int | None = None
@@ -158,8 +221,8 @@ class AudienceFilter:
     last_updated_on: datetime | None = None
 
 
-@frozen
-class Target:
+@frozen(repr=False)
+class Target(Model):
     """A target (rule) that a user is enrolled in. Its `id` is what events ask for as rule id.
 
     `expression_json` is JSON *text*, left as it came. `extra` holds the keys this class does not
@@ -173,8 +236,8 @@ class Target:
     target_entity: str | None = None
     target_group_id: int | None = None
     active: bool | None = None
-    expression: str | None = None
-    expression_json: str | None = None
+    expression: str | None = field(default=None, repr=False)
+    expression_json: str | None = field(default=None, repr=False)
     filters: tuple[Filter, ...] = ()
     enrolment_method: str | None = None
     attribution: Attribution | None = None
@@ -192,7 +255,7 @@ class Target:
 
 
 @wired
-class TargetEvent:
+class TargetEvent(Model):
     """One event that counted towards a target.
 
     `event_log_id` names the event, not the row: several rows may share one, and old rows may have
@@ -223,7 +286,7 @@ class TargetEvent:
 
 
 @wired
-class Pagination:
+class Pagination(Model):
     """The numbers as the server gave them: page size, page number, rows in all. None: not given."""
 
     limit: Long | None = None
@@ -231,8 +294,8 @@ class Pagination:
     total: Long | None = None
 
 
-@frozen
-class ApiWarning:
+@frozen(repr=False)
+class ApiWarning(Model):
     """The request succeeded, something beside it did not. `code` is None for a client's note."""
 
     code: int | None = None
@@ -249,8 +312,8 @@ class TargetList(list[Target]):
         self.warnings = warnings
 
 
-@frozen
-class EventsPage:
+@frozen(repr=False)
+class EventsPage(Model):
     """One page of events, in chronological order.
 
     `warnings` holds the service's own and this client's notes (those have no code): values read as

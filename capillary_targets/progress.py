@@ -20,7 +20,7 @@ from .endpoints import checked_id
 from .errors import UnknownPeriod, UsageError
 from .lookups import CURRENT, target_groups
 from .members import Milestone, TargetGroup, UserTarget, UserTargetGroups
-from .models import ApiWarning, TargetEvent
+from .models import ApiWarning, Model, TargetEvent
 from .pager import EventPager
 from .session import Session
 
@@ -42,8 +42,8 @@ _PLACES: Final = Decimal("0.001")
 _ZERO: Final = Decimal(0)
 
 
-@frozen
-class TargetProgress:
+@frozen(repr=False)
+class TargetProgress(Model):
     """How far a member is with one target in one cycle, by the service's own figure.
 
     Amounts are exact and have no currency. `period_start` and `period_end` both belong to the
@@ -185,8 +185,8 @@ def _trigger_value(milestone: Milestone) -> Decimal:
 # --- events beside the service's own value ---
 
 
-@frozen
-class Explanation:
+@frozen(repr=False)
+class Explanation(Model):
     """One way in which the events of a cycle make the service's value, to the last digit.
 
     `basis` is what is added up: `plain sum` (amounts as the events show them), `unsigned returns`
@@ -212,8 +212,8 @@ PLAIN_SUM: Final = "plain sum"
 _OF: Final = {"carried-over start": "of", "capped": "at"}
 
 
-@frozen
-class Cycle:
+@frozen(repr=False)
+class Cycle(Model):
     """One cycle of a target: the service's figure, and what the events come to.
 
     `explanations` are all of the simplest kind that fit; none means `unexplained`, which is what
@@ -248,8 +248,8 @@ class Cycle:
         return f"unexplained by {self.difference:f}"
 
 
-@frozen
-class Reconciliation:
+@frozen(repr=False)
+class Reconciliation(Model):
     """The cycles of one member's target that have a record or events, oldest first."""
 
     user_id: int

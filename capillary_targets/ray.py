@@ -38,10 +38,10 @@ from .sweep.user_list import Users, read_batches
 try:
     import ray
     from ray.exceptions import RayError
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "a sweep on a cluster needs the extra: pip install 'capillary-targets[ray]'"
-    ) from error
+    ) from _error
 
 if TYPE_CHECKING:
     from ray.data import Dataset

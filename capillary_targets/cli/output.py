@@ -16,15 +16,13 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Final, TextIO
 
-import attrs
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capillary_targets.models import Target, TargetEvent
-from capillary_targets.sweep.rows import encode
+from capillary_targets.models import JSON, Target, TargetEvent
 
 __all__ = [
     "CLEAR_LINE",
@@ -175,15 +173,13 @@ def is_wanted_as_json(*, asked: bool) -> bool:
 
 def write_rows(rows: Iterable[Target | TargetEvent]) -> None:
     """Write each row as one line of JSON."""
-    write_json(
-        encode({one.name: getattr(row, one.name) for one in attrs.fields(type(row)) if one.repr})
-        for row in rows  # all fields but `raw`
-    )
+    write_json(row.to_dict() for row in rows)
 
 
-def write_json(lines: Iterable[bytes]) -> None:
-    """Write lines of JSON; characters that steer a terminal are spelled out in it."""
-    write("".join(f"{_UNPRINTABLE.sub(_json_escape, line.decode())}\n" for line in lines))
+def write_json(values: Iterable[Mapping[str, object]]) -> None:
+    """Write each as a line of JSON; characters that steer a terminal are spelled out in it."""
+    lines = (JSON.encode(one).decode() for one in values)
+    write("".join(f"{_UNPRINTABLE.sub(_json_escape, line)}\n" for line in lines))
 
 
 def _json_escape(found: re.Match[str]) -> str:

@@ -7,14 +7,12 @@ from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Final
 
-import attrs
 from cyclopts import Parameter
 
 from capillary_targets.errors import UsageError
 from capillary_targets.members import Customer, Streak, UserTarget, UserTargetGroups
 from capillary_targets.models import Target, TargetEvent
 from capillary_targets.progress import Cycle
-from capillary_targets.sweep.rows import encode
 
 from . import output
 from .connection import DEFAULT, Connection, period_of
@@ -169,7 +167,7 @@ async def explain(
     async with connection.client() as client:
         found = await client.reconcile(user, rule, period=period_of(period))
     if output.is_wanted_as_json(asked=as_json):
-        output.write_json(encode(_explained_fields(one)) for one in found.cycles)
+        output.write_json(_explained_fields(one) for one in found.cycles)
     elif found.cycles:
         title = f"Target {rule} of user {user}: {found.cycles[0].progress.target_name or ''}"
         output.show_records(title, [_explained(one) for one in found.cycles])
@@ -196,7 +194,7 @@ def _explained(one: Cycle) -> Mapping[str, object]:
 
 def _explained_fields(one: Cycle) -> Mapping[str, object]:
     return {
-        **attrs.asdict(one.progress),
+        **one.progress.to_dict(),
         "events": len(one.events),
         "event_sum": one.event_sum,
         "difference": one.difference,
@@ -248,10 +246,10 @@ async def user(
             )
         groups = await client.target_groups(user_id, include_inactive=all_periods or None)
     if output.is_wanted_as_json(asked=as_json):
-        line = attrs.asdict(groups)
+        line = groups.to_dict()
         if not show_profile:
             del line["customer"]
-        output.write_json([encode(line)])
+        output.write_json([line])
     else:
         _show_user(groups, show_profile=show_profile, sandbox=connection.sandbox)
     for warning in groups.warnings:

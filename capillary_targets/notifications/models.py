@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
+from capillary_targets.models import Model
+
 __all__ = [
     "CLASSES",
     "Activity",
@@ -35,8 +37,8 @@ __all__ = [
 ]
 
 
-@frozen
-class NotifiedTarget:
+@frozen(repr=False)
+class NotifiedTarget(Model):
     """A target that a notification is about. `rule_id` is what `client.events` asks for."""
 
     rule_id: int | None = None
@@ -50,8 +52,8 @@ class NotifiedTarget:
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
 
-@frozen
-class NotifiedMilestone:
+@frozen(repr=False)
+class NotifiedMilestone(Model):
     """A milestone reached or waiting. `achieved_at` is aware (UTC)."""
 
     id: int | None = None
@@ -62,8 +64,8 @@ class NotifiedMilestone:
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
 
-@frozen
-class NotifiedStreak:
+@frozen(repr=False)
+class NotifiedStreak(Model):
     """A streak and its number of levels; their values and dates are in `extra`."""
 
     id: int | None = None
@@ -73,8 +75,8 @@ class NotifiedStreak:
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
 
-@frozen
-class Activity:
+@frozen(repr=False)
+class Activity(Model):
     """What triggered a notification: its name, and identifiers by lower-case key."""
 
     name: str | None = None
@@ -82,8 +84,8 @@ class Activity:
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
 
-@frozen(kw_only=True)
-class Notification:
+@frozen(kw_only=True, repr=False)
+class Notification(Model):
     """One pushed event.
 
     A value that cannot be read is None and stays in `extra`, as does every key that has no field
@@ -152,7 +154,7 @@ class UnifiedTargetsUnAchieved(Notification):
     """A member no longer meets the condition of a group of targets."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class TargetCustomerEnrolment(Notification):
     """A member has been enrolled in a target."""
 
@@ -160,7 +162,7 @@ class TargetCustomerEnrolment(Notification):
     default_value: Decimal | None = None
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class StreakNotification(Notification):
     """Base of the events about streaks."""
 

@@ -122,7 +122,7 @@ class SQLiteStore:
     def __init__(
         self, path: Path | str, *, lease: float = _LEASE, clock: Callable[[], float] = time.time
     ) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._lease, self._clock = lease, clock
 
     async def begin(self, notification: Notification) -> Claim:

@@ -256,9 +256,9 @@ class Faults:
         self._scheduled: list[_Scheduled] = []
         self._draws = 0
         self._released = asyncio.Event()
-        self.stalled = 0
+        self.stalled: int = 0
         """Calls held by `Fault.stall` now."""
-        self.injected = 0
+        self.injected: int = 0
         """Faults met so far, random ones included."""
 
     def __len__(self) -> int:

@@ -6,10 +6,11 @@ Amounts are `Decimal` and come out as JSON numbers with all their digits.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .settings import SandboxSettings
     from .world import EventHistory, World
 
-encode = msgspec.json.Encoder(decimal_format="number").encode
+encode: Final[Callable[[Any], bytes]] = msgspec.json.Encoder(decimal_format="number").encode
 
 MESSAGES = {
     300004: "Invalid input",

@@ -122,18 +122,18 @@ class Sandbox:
     @_keywords_of(SandboxSettings)
     def __init__(self, settings: SandboxSettings) -> None:
         self.settings = settings
-        self.world = World(settings)
-        self.faults = Faults(settings.seed)
+        self.world: World = World(settings)
+        self.faults: Faults = Faults(settings.seed)
         """What is to go wrong: `sandbox.faults.add(Fault.http(503), times=2)`."""
         self.requests: deque[RecordedRequest] = deque(maxlen=_RECORDED)
         """The latest requests, oldest first."""
         self.counts: Counter[str] = Counter()
         """Requests by route name, e.g. `trackedTargetEvents`, counted on arrival."""
-        self.in_flight = 0
+        self.in_flight: int = 0
         """API calls that arrived and have no answer yet."""
-        self.max_in_flight = 0
+        self.max_in_flight: int = 0
         """The most of them at a time."""
-        self.notifications = Notifications(settings, self.world)
+        self.notifications: Notifications = Notifications(settings, self.world)
         """What is pushed to `settings.notify`, and what became of it."""
         self._authenticator = Authenticator(settings)
         self._capacity = CapacityLimit(settings)

@@ -53,7 +53,9 @@ class EventHistory(list[Event]):
 
     def __init__(self, rows: Iterable[Event] = (), first_log_id: int | None = None) -> None:
         super().__init__(rows)
-        self.last_log_id = None if first_log_id is None else first_log_id + len(self) * LOG_GAP
+        self.last_log_id: int | None = (
+            None if first_log_id is None else first_log_id + len(self) * LOG_GAP
+        )
         self.ids_between: set[int] = set()
         """Log ids given to late rows; that of a deleted row never comes back."""
         self.changed_at: datetime | None = None

@@ -155,8 +155,8 @@ class Ledger:
         except BaseException:
             self._db.close()
             raise
-        self.run = 0
-        self.session = int(self._meta("session") or 0)
+        self.run: int = 0
+        self.session: int = int(self._meta("session") or 0)
 
     def _prepare(self, path: Path) -> None:
         found = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()

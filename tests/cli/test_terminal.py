@@ -142,5 +142,5 @@ def test_control_characters_are_spelled_out(capsys: pytest.CaptureFixture[str]):
     output.fail(HOSTILE)
     output.warn(HOSTILE)
     assert capsys.readouterr().err.count("\n") == 2
-    output.write_json(['{"a":"\x7f\u202e\U000e0041"}'.encode()])
+    output.write_json([{"a": "\x7f\u202e\U000e0041"}])
     assert capsys.readouterr().out == '{"a":"\\u007f\\u202e\\udb40\\udc41"}\n'
