@@ -39,7 +39,7 @@ def test_the_command_names_the_extra_that_is_missing(
         monkeypatch.delitem(sys.modules, module)
     for module in [name for name in sys.modules if name.split(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, missing, None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, missing, None)
     assert main(["--version"]) == 2
     said = capsys.readouterr().err
     assert said == (
@@ -49,7 +49,7 @@ def test_the_command_names_the_extra_that_is_missing(
 
 def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "capillary_targets.cli.app", raising=False)
-    monkeypatch.setitem(sys.modules, "capillary_targets.sweep", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "capillary_targets.sweep", None)
     with pytest.raises(ModuleNotFoundError, match=r"capillary_targets\.sweep"):
         main(["--version"])
 
