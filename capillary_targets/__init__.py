@@ -1,7 +1,5 @@
 """An asyncio client for the Capillary targets API: its members' targets and their events."""
 
-__version__ = "0.2.0.dev0"
-
 from . import endpoints, lookups
 from .auth import BasicAuth, OAuth
 from .client import TargetsClient
@@ -35,6 +33,7 @@ from .errors import (
     UsageError,
 )
 from .fanout import Sweep, SweepStats, UserOutcome
+from .frames import EventList, TargetList
 from .hooks import Hook, RequestDetails, RetryDetails, ScopeDetails, WaitDetails
 from .limits import AdaptiveConcurrency, RateLimit
 from .members import (
@@ -62,13 +61,12 @@ from .models import (
     PeriodDefault,
     Target,
     TargetEvent,
-    TargetList,
 )
 from .pager import EventPager
 from .pagination import Checkpoint, Dialect, PagingReport
 from .progress import Cycle, Explanation, Reconciliation, TargetProgress, UserProgress
 from .retry import RetryPolicy
-from .session import Session, open_session
+from .session import Session, __version__, open_session
 
 __all__ = [
     "AccountIdMissing",
@@ -94,6 +92,7 @@ __all__ = [
     "Cycle",
     "Dialect",
     "EndpointGone",
+    "EventList",
     "EventPager",
     "EventsPage",
     "Explanation",

@@ -10,7 +10,8 @@ from typing import Final
 from urllib.parse import urlencode
 
 from .errors import UsageError
-from .models import EventsPage, TargetList
+from .frames import TargetList
+from .models import EventsPage
 from .session import Session
 from .transport import get
 from .wire import NullData, read_events, read_targets

@@ -20,7 +20,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar
 from weakref import ReferenceType, ref
 
 from attrs import define, field, frozen
@@ -36,12 +36,16 @@ from .errors import (
     TargetRuleNotFound,
     UsageError,
 )
+from .frames import EventList, Frame
 from .hooks import Scope, ScopeDetails, current_scope, within
 from .lookups import resolve_period
 from .models import Target, TargetEvent, short_repr
 from .pager import EventPager
 from .pagination import Checkpoint, PagingReport
 from .session import Session
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "FanOut",
@@ -357,7 +361,7 @@ async def _iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
 
 
 @frozen(repr=False)
-class UserOutcome:
+class UserOutcome(Frame):
     """What a sweep found for one user.
 
     `complete` is True only if every target was asked for and every walk proved complete. Where
@@ -373,6 +377,10 @@ class UserOutcome:
 
     def __repr__(self) -> str:
         return short_repr(self)
+
+    def to_arrow(self) -> pa.Table:
+        """The events, as `EventList.to_arrow()`."""
+        return EventList(self.events, self.user_id).to_arrow()
 
     @property
     def complete(self) -> bool:

@@ -13,10 +13,10 @@ wherever else this package writes some. Readers that make floats of numbers roun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar, get_type_hints
 
 import attr
 import attrs
@@ -38,7 +38,8 @@ __all__ = [
     "PeriodDefault",
     "Target",
     "TargetEvent",
-    "TargetList",
+    "columns_of",
+    "extra_text",
     "short_repr",
     "wire_name",
 ]
@@ -58,6 +59,17 @@ _LONGEST_TEXT: Final = 60
 
 JSON: Final = msgspec.json.Encoder(decimal_format="number")
 """The encoder of all JSON for users: amounts with their own digits, times as ISO 8601."""
+
+
+def columns_of(model: type) -> dict[str, Any]:
+    """The columns of a model: all of its fields but `raw`, and their annotations."""
+    hints = get_type_hints(model)
+    return {f.name: hints[f.name] for f in attrs.fields(model) if f.name != "raw"}
+
+
+def extra_text(extra: Mapping[str, Any]) -> str | None:
+    """The keys that a model does not know, as JSON text: one type, whatever they hold."""
+    return JSON.encode(extra).decode() if extra else None
 
 
 def wire_name(name: str) -> str:
@@ -302,18 +314,8 @@ class ApiWarning(Model):
     message: str | None = None
 
 
-class TargetList(list[Target]):
-    """The targets of one user, with the `warnings` of the service and this client's notes."""
-
-    def __init__(
-        self, targets: Iterable[Target] = (), warnings: tuple[ApiWarning, ...] = ()
-    ) -> None:
-        super().__init__(targets)
-        self.warnings = warnings
-
-
-@frozen(repr=False)
-class EventsPage(Model):
+@frozen
+class EventsPage:
     """One page of events, in chronological order.
 
     `warnings` holds the service's own and this client's notes (those have no code): values read as

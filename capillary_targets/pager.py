@@ -7,12 +7,13 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from attrs import define, field
 
 from .endpoints import checked_id, target_events
 from .errors import CapillaryError, UsageError
+from .frames import EventList
 from .hooks import Scope, ScopeDetails, current_scope, within
 from .models import EventsPage, TargetEvent
 from .pagination import (
@@ -27,6 +28,11 @@ from .pagination import (
     Walk,
 )
 from .session import Session
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
 
 __all__ = ["EventPager"]
 
@@ -123,10 +129,23 @@ class EventPager:
         finally:
             await loop.aclose()
 
-    async def collect(self) -> list[TargetEvent]:
-        """All events as a list."""
+    async def collect(self) -> EventList:
+        """All events as a list, which is a data frame, too: `to_arrow()`, `to_pandas()`, ..."""
         async with aclosing(self.stream()) as pages:
-            return [event async for page in pages for event in page.events]
+            events = [event async for page in pages for event in page.events]
+        return EventList(events, self.user_id)
+
+    async def to_arrow(self) -> pa.Table:
+        """All events as a pyarrow table, see `EventList`."""
+        return (await self.collect()).to_arrow()
+
+    async def to_pandas(self) -> pd.DataFrame:
+        """All events as a pandas frame, see `EventList`."""
+        return (await self.collect()).to_pandas()
+
+    async def to_polars(self) -> pl.DataFrame:
+        """All events as a polars frame, see `EventList`."""
+        return (await self.collect()).to_polars()
 
     def _begin(self) -> _Loop:
         start = self.start or START

@@ -17,7 +17,6 @@ from aiohttp.http_parser import RawResponseMessage
 from attrs import define, evolve, field
 from yarl import URL
 
-from . import __version__
 from .auth import Auth
 from .drift import DriftWatch
 from .errors import ClientClosed, UsageError
@@ -32,8 +31,9 @@ if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
-__all__ = ["Counts", "Session", "open_session"]
+__all__ = ["Counts", "Session", "__version__", "open_session"]
 
+__version__ = "0.2.0.dev0"
 _log = logging.getLogger("capillary_targets")
 
 _DRIFT_IN_SWEEPS: Final = 1000

@@ -29,13 +29,13 @@ from .errors import (
     ServiceUnavailable,
     api_error,
 )
+from .frames import TargetList
 from .models import (
     ApiWarning,
     EventsPage,
     Pagination,
     Target,
     TargetEvent,
-    TargetList,
     wire_name,
 )
 from .retry import parse_retry_after

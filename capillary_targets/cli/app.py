@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
-from capillary_targets import __version__
 from capillary_targets.errors import ApiError, CapillaryError, UsageError
+from capillary_targets.session import __version__
 from capillary_targets.sweep import SweepRefused, SweepStopped
 
 from . import output

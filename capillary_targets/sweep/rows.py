@@ -10,15 +10,14 @@ from decimal import Decimal
 from hashlib import blake2b
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, Protocol, get_type_hints
+from typing import Any, Final, Protocol
 
-import attrs
 import msgspec
 from attrs import define, field, frozen
 
 from capillary_targets import structuring
 from capillary_targets.errors import UsageError
-from capillary_targets.models import Target, TargetEvent
+from capillary_targets.models import JSON, Target, TargetEvent, columns_of, extra_text
 
 from .stats import EXACT, PartStats
 from .store import AtomicFile
@@ -36,7 +35,6 @@ __all__ = [
     "StoredRow",
     "encode",
     "event_key",
-    "extra_text",
     "format_named",
     "one_line",
     "plain",
@@ -45,23 +43,17 @@ __all__ = [
 ]
 
 
-def _fields(model: type) -> dict[str, Any]:
-    """The columns of a model: all of its fields but `raw`, and their types."""
-    hints = get_type_hints(model)
-    return {f.name: hints[f.name] for f in attrs.fields(model) if f.name != "raw"}
-
-
 _SEEN: Final = {"user_id": int, "run": int, "seen_at": datetime}
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "events": {"user_id": int, **_fields(TargetEvent)},
-    "targets": {**_SEEN, "enrolled": bool, **_fields(Target)},
-    "vanished": {**_SEEN, "deleted": bool, **_fields(TargetEvent)},
+    "events": {"user_id": int, **columns_of(TargetEvent)},
+    "targets": {**_SEEN, "enrolled": bool, **columns_of(Target)},
+    "vanished": {**_SEEN, "deleted": bool, **columns_of(TargetEvent)},
 }
 """The kinds of parts: their columns and the types of those. With `raw` there is one more."""
 
 FORMATS: Final = ("jsonl", "parquet")
-EVENT_FIELDS: Final = tuple(_fields(TargetEvent))
-_TARGET_FIELDS: Final = tuple(_fields(Target))
+EVENT_FIELDS: Final = tuple(columns_of(TargetEvent))
+_TARGET_FIELDS: Final = tuple(columns_of(Target))
 KEY_FIELDS: Final = (
     "event_log_id",
     "unique_id",
@@ -73,7 +65,6 @@ KEY_FIELDS: Final = (
 BATCH_ROWS: Final = 2_000
 """Rows that are merged into one block: a block of a few costs as much as one of hundreds."""
 _key_values: Final = attrgetter(*KEY_FIELDS)
-_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
 
 def encode(value: Any) -> bytes:
@@ -82,18 +73,13 @@ def encode(value: Any) -> bytes:
     A Decimal becomes a JSON number with its own digits (`1.000` stays `1.000`); a datetime is ISO
     8601, with its offset where it has one.
     """
-    return _ENCODER.encode(value)
+    return JSON.encode(value)
 
 
 def plain(target: Target) -> dict[str, Any]:
     """A target's columns, in the order in which the class declares them."""
     row = {name: getattr(target, name) for name in _TARGET_FIELDS}
     return row | {"extra": extra_text(target.extra)}
-
-
-def extra_text(extra: Mapping[str, Any]) -> str | None:
-    """The keys that a model does not know, as JSON text: one type, whatever they hold."""
-    return encode(extra).decode() if extra else None
 
 
 def one_line(raw: bytes) -> bytes:
@@ -298,7 +284,7 @@ class JsonLines:
         if self.raw:
             for row, sent in zip(rows, raw, strict=True):
                 row.raw = _raw(sent)
-        return _ENCODER.encode_lines(rows)
+        return JSON.encode_lines(rows)
 
     def encode_rows(self, kind: str, rows: Sequence[dict[str, Any]]) -> bytes:
         """A line for each row."""
@@ -307,7 +293,7 @@ class JsonLines:
             raw = row.pop("raw", None)
             if self.raw:
                 row["raw"] = _raw(raw)
-        return _ENCODER.encode_lines(rows)
+        return JSON.encode_lines(rows)
 
     def merge(self, blocks: Sequence[bytes]) -> list[bytes]:
         """One block."""

@@ -1,0 +1,197 @@
+"""Models as Arrow columns (extra `parquet`): the one schema of data frames and of Parquet parts.
+
+Amounts are decimal(38, 6), exact or an error, never rounded. Of times, `event_date` and its like
+are the clock time that the model has, without a zone (the API often does not say it), and the
+`*_iso` columns are the instant in UTC where the zone is known. Another value that its column cannot
+hold (an instant after the year 9999, an id of more than 64 bits) is null there and kept in the
+column `overflow`. Keys that the client does not know are JSON text, in `extra`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from operator import attrgetter
+from types import NoneType, UnionType
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+
+import attrs
+import pyarrow as pa
+
+from .models import JSON, Target, TargetEvent, columns_of, extra_text
+
+__all__ = ["TEXT", "amounts_of", "batch_of", "events_table", "schema_of", "targets_table"]
+
+_STEP: Final = Decimal("0.000001")
+_EXACT: Final = Context(prec=38, traps=[Inexact, InvalidOperation])
+_UNFIT: Final = (pa.ArrowException, ArithmeticError, ValueError, TypeError)
+"""What pyarrow raises for a value that a column cannot hold."""
+
+_LONG, TEXT, _FLAG, _DAY = pa.int64(), pa.string(), pa.bool_(), pa.date32()
+_AMOUNT = pa.decimal128(38, 6)
+_CLOCK, _INSTANT = pa.timestamp("us"), pa.timestamp("us", tz="UTC")
+_PLAIN: Final = {_LONG, TEXT, _FLAG, _DAY}
+_SCALARS: Final = {
+    bool: _FLAG,
+    date: _DAY,
+    datetime: _CLOCK,
+    Decimal: _AMOUNT,
+    int: _LONG,
+    str: TEXT,
+}
+_INSTANTS: Final = {"seen_at", "first_seen"}
+_value: Final = attrgetter("target_value")
+
+
+def schema_of(columns: Mapping[str, Any]) -> pa.Schema:
+    """The schema of columns with these annotations, and `overflow`: JSON, values by column."""
+    types = {name: _arrow_type(name, hint) for name, hint in columns.items()}
+    return pa.schema({**types, "overflow": TEXT})
+
+
+def _arrow_type(name: str, hint: Any) -> pa.DataType:
+    """The type of a column, from the annotation of the model's field."""
+    arguments = [kind for kind in get_args(hint) if kind is not NoneType]
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return _arrow_type(name, *arguments)
+    if origin is tuple:
+        return pa.list_(_arrow_type(name, arguments[0]))
+    if origin is Mapping:  # text: the keys that the client does not know
+        key, value = arguments
+        return TEXT if value is Any else pa.map_(_arrow_type("", key), _arrow_type("", value))
+    if attrs.has(hint):
+        return pa.struct({name: _arrow_type(name, of) for name, of in get_type_hints(hint).items()})
+    return _INSTANT if name.endswith("_iso") or name in _INSTANTS else _SCALARS[hint]
+
+
+def events_table(user_id: int, events: Sequence[TargetEvent]) -> pa.Table:
+    """A table with the columns of a sweep's `events/`. Raises `ValueError` as `amounts_of`."""
+    schema = schema_of({"user_id": int, **columns_of(TargetEvent)})
+    columns: dict[str, Any] = {
+        name: [getattr(event, name) for event in events] for name in columns_of(TargetEvent)
+    }
+    columns["user_id"] = [user_id] * len(events)
+    columns["target_value"] = amounts_of(events)
+    columns["extra"] = [extra_text(event.extra) for event in events]
+    return pa.Table.from_batches([batch_of(columns, schema)])
+
+
+def targets_table(targets: Sequence[Target]) -> pa.Table:
+    """A table with the target's own columns of a sweep's `targets/`."""
+    columns: dict[str, Any] = {
+        name: [getattr(target, name) for target in targets] for name in columns_of(Target)
+    }
+    columns["extra"] = [extra_text(target.extra) for target in targets]
+    return pa.Table.from_batches([batch_of(columns, schema_of(columns_of(Target)))])
+
+
+def amounts_of(events: Sequence[TargetEvent]) -> pa.Array:
+    """The column of amounts.
+
+    Raises:
+        ValueError: An amount needs more than 38 digits, or more than 6 behind the point.
+    """
+    amounts = [*map(_value, events)]
+    with suppress(*_UNFIT):
+        # pyarrow loses no digit, but that it takes 1E-99 for 0.
+        if min(map(abs, filter(None, amounts)), default=_STEP) >= _STEP:
+            return pa.array(amounts, _AMOUNT)
+    scaled = []
+    for event in events:
+        try:
+            scaled.append(_fit(event.target_value, _AMOUNT))
+        except ArithmeticError:
+            raise ValueError(
+                f"event {event.event_log_id}: the amount {event.target_value} does not fit "
+                "decimal(38, 6); JSON keeps it"
+            ) from None
+    return pa.array(scaled, _AMOUNT)
+
+
+def batch_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
+    """Columns as a batch. Values that do not fit are null, and in the column `overflow`."""
+    made: dict[str, pa.Array] = {}
+    overflow: dict[int, dict[str, Any]] = {}
+    for kind in schema:
+        name, column = kind.name, columns.get(kind.name)
+        if column is None or isinstance(column, pa.Array):
+            made[name] = column
+            continue
+        if name.endswith("_iso"):
+            pairs = zip(column, columns[name.removesuffix("_iso")], strict=True)
+            column = [twin or moment for twin, moment in pairs]
+        made[name], unfit = _array(column, kind.type)
+        for place in unfit:
+            overflow.setdefault(place, {})[name] = column[place]
+    rows = len(next(iter(made.values())))
+    noted = [*(columns.get("overflow") or [None] * rows)]
+    for place, values in overflow.items():
+        noted[place] = JSON.encode(values).decode()
+    made["overflow"] = pa.array(noted, TEXT)
+    return pa.RecordBatch.from_arrays([*made.values()], schema=schema)
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
+    """The column, and the places of values that it cannot hold: they are null there."""
+    if kind == _INSTANT and not any(map(_zone, values)):
+        return pa.nulls(len(values), kind), []
+    plain = kind in _PLAIN or (kind == _CLOCK and not any(map(_zone, values)))
+    try:
+        return pa.array(values if plain else [_fit(value, kind) for value in values], kind), []
+    except _UNFIT:
+        pass
+    arrays, unfit = [], []
+    for place, value in enumerate(values):
+        try:
+            arrays.append(pa.array([_fit(value, kind)], kind))
+        except _UNFIT:
+            arrays.append(pa.nulls(1, kind))
+            unfit.append(place)
+    return pa.concat_arrays(arrays), unfit
+
+
+def _zone(moment: datetime | None) -> object:
+    return moment and moment.tzinfo
+
+
+def _amount(amount: Decimal) -> Decimal:
+    return amount.quantize(_STEP, context=_EXACT) if amount else Decimal(0)
+
+
+def _clock(moment: datetime) -> datetime:
+    """The time as it stands, without its zone."""
+    return moment.replace(tzinfo=None)
+
+
+def _instant(moment: datetime) -> datetime | None:
+    """The moment in UTC, where its zone is known."""
+    return moment.astimezone(UTC) if moment.tzinfo else None
+
+
+_CONVERT: Final[dict[Any, Callable[[Any], Any]]] = {
+    _AMOUNT: _amount,
+    _CLOCK: _clock,
+    _INSTANT: _instant,
+}
+
+
+def _fit(value: Any, kind: pa.DataType) -> Any:
+    """A value as pyarrow takes it for a type. Raises what is in `_UNFIT`."""
+    if value is None or kind in _PLAIN:
+        return value
+    if kind in _CONVERT:
+        return _CONVERT[kind](value)
+    if pa.types.is_struct(kind):
+        return {f.name: _fit(_member(value, f.name), f.type) for f in kind}
+    if pa.types.is_map(kind):
+        return [(key, _fit(item, kind.item_type)) for key, item in value.items()]
+    return [_fit(item, kind.value_type) for item in value]
+
+
+def _member(model: Any, name: str) -> Any:
+    """A field; an instant may stand in the field of the clock time."""
+    value = getattr(model, name)
+    return getattr(model, name.removesuffix("_iso")) if value is None else value
