@@ -314,8 +314,8 @@ class ApiWarning(Model):
     message: str | None = None
 
 
-@frozen
-class EventsPage:
+@frozen(repr=False)
+class EventsPage(Model):
     """One page of events, in chronological order.
 
     `warnings` holds the service's own and this client's notes (those have no code): values read as
