@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, Token, validators
 
 from capillary_targets.errors import UsageError
+from capillary_targets.notifications import SQLiteStore
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import (
     PartLimits,
@@ -42,6 +43,7 @@ def _named(_type: type, tokens: Sequence[Token]) -> Path:
 # The hyphen that stands for stdin must not be taken for a flag.
 UsersPath = Annotated[Path | None, Parameter(allow_leading_hyphen=True, converter=_named)]
 Directory = Annotated[Path, Parameter(converter=_named)]
+NotificationsPath = Annotated[Path | None, Parameter(converter=_named)]
 Rules = Annotated[list[int] | None, Parameter(name="--rule")]
 PartRows = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Concurrency = Annotated[str, Parameter(name="--concurrency")]
@@ -61,6 +63,7 @@ async def sweep(
     period: str | None = None,
     events_only: bool = False,
     max_failures: str | None = None,
+    notifications: NotificationsPath = None,
     moved: bool = False,
     concurrency: Concurrency = "auto",
     rate: str | None = None,
@@ -95,6 +98,8 @@ async def sweep(
         events_only: Do not ask which targets users are in: fetch the events of each --rule for
             everybody, with one request less for each user.
         max_failures: Stop when more users than this have failed: a number, or a share such as 5%.
+        notifications: The SQLite store of the vendor's notifications: events that were never
+            announced, and announcements that never showed up, are listed in announcements/.
         moved: Another program may take the parts out of --out as soon as they are written.
         concurrency: Requests in flight at once: a number, or auto to find the server's pace.
         rate: Keep to a budget: 1000/60 is at most 1000 requests in any 60 seconds.
@@ -131,6 +136,7 @@ async def sweep(
         source="the sandbox" if connection.sandbox else None,
         max_failures=None if max_failures is None else max_failures_of(max_failures),
         moved=moved,
+        notifications=None if notifications is None else SQLiteStore(notifications),
         limits=PartLimits(rows=part_rows),
     )
     try:
@@ -254,6 +260,11 @@ def _facts(summary: Summary, out: Path, *, by_ray: bool) -> dict[str, str]:
         facts["failures"] += f" ({for_good}listed in {listed})"
     if summary.skipped:
         facts["users"] += f" ({summary.skipped} of the list were done before)"
+    if summary.unannounced_events or summary.missing_events:
+        facts["notifications"] = (
+            f"{summary.unannounced_events} new events were never announced; "
+            f"{summary.missing_events} announced ones are not there (see {out / 'announcements'})"
+        )
     if summary.reconciled_targets:
         facts["events"] += (
             f" ({summary.late_events} late ones; {summary.vanished_events} are gone from the "

@@ -26,10 +26,20 @@ from .models import (
 )
 from .parser import BadNotification, parse
 from .settle import Settlement
-from .store import MemoryStore, NotificationStore, RedisStore, SQLiteStore, StoreUnavailable
+from .store import (
+    Announced,
+    AnnouncementSource,
+    MemoryStore,
+    NotificationStore,
+    RedisStore,
+    SQLiteStore,
+    StoreUnavailable,
+)
 
 __all__ = [
     "Activity",
+    "Announced",
+    "AnnouncementSource",
     "BadNotification",
     "MemoryStore",
     "Notification",

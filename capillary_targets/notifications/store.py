@@ -1,19 +1,23 @@
 """Notification store: which notifications were handled, so that a duplicate is dropped.
 
 `begin` leases a notification to one handler; `finish` or `release` ends the lease. A lease that
-its process did not outlive runs out, so a kill loses nothing.
+its process did not outlive runs out, so a kill loses nothing. What a notification announces stays,
+for a sweep to compare with.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+
+import msgspec
 
 from capillary_targets.errors import CapillaryError
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 __all__ = [
+    "Announced",
+    "AnnouncementSource",
     "Claim",
     "MemoryStore",
     "NotificationStore",
@@ -41,6 +47,41 @@ class StoreUnavailable(CapillaryError):
     """The store cannot be read or written now; the notification should be sent again."""
 
     retryable = True
+
+
+class Announced(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stored notification announces: its event, by any of three numbers, of any rule.
+
+    `position` rises with each notification of a store.
+    """
+
+    position: int = 0
+    event_id: str
+    name: str
+    rule_ids: tuple[int, ...]
+    event_log_id: int | None = None
+    transaction_id: int | None = None
+    return_id: int | None = None
+
+    @classmethod
+    def by(cls, notification: Notification, position: int = 0) -> Announced:
+        """What a notification announces."""
+        return cls(
+            position=position,
+            event_id=notification.event_id,
+            name=notification.name,
+            rule_ids=notification.rule_ids,
+            event_log_id=notification.event_log_id,
+            transaction_id=notification.transaction_id,
+            return_id=notification.return_id,
+        )
+
+
+class AnnouncementSource(Protocol):
+    """What a sweep needs of a store: each one here has it. Raises `StoreUnavailable`."""
+
+    async def announced(self, user_id: int, after: int = 0) -> list[Announced]:
+        """What was announced of a member behind a position, in the order of arrival."""
 
 
 class NotificationStore(Protocol):
@@ -77,6 +118,9 @@ class MemoryStore:
     ) -> None:
         self._size, self._lease, self._clock = size, lease, clock
         self._ends: OrderedDict[str, float | None] = OrderedDict()  # None: done
+        self._announced: dict[int, deque[Announced]] = {}  # by member
+        self._members: deque[int] = deque()  # of all those, in the order of arrival
+        self._arrived = 0
         self.aside: list[tuple[bytes, str]] = []
 
     async def begin(self, notification: Notification) -> Claim:
@@ -88,6 +132,8 @@ class MemoryStore:
                 return "done"
             if ends > now:
                 return "busy"
+        else:
+            self._keep(notification)
         self._ends[event_id] = now + self._lease
         while len(self._ends) > self._size:
             self._ends.popitem(last=False)
@@ -99,19 +145,39 @@ class MemoryStore:
 
     async def release(self, event_id: str) -> None:
         """Give a lease back: the notification was not handled."""
-        self._ends.pop(event_id, None)
+        if self._ends.get(event_id) is not None:
+            self._ends[event_id] = -math.inf
 
     async def set_aside(self, body: bytes, reason: str) -> None:
         """Keep a body that cannot be read, for people to look at."""
         self.aside.append((body, reason))
         del self.aside[: -self._size]
 
+    async def announced(self, user_id: int, after: int = 0) -> list[Announced]:
+        """What was announced of a member behind a position, in the order of arrival."""
+        return [one for one in self._announced.get(user_id, ()) if one.position > after]
+
+    def _keep(self, notification: Notification) -> None:
+        member = notification.user_id
+        if member is None:
+            return
+        self._arrived += 1
+        self._announced.setdefault(member, deque()).append(
+            Announced.by(notification, self._arrived)
+        )
+        self._members.append(member)
+        if len(self._members) > self._size:
+            oldest = self._members.popleft()
+            self._announced[oldest].popleft()
+            if not self._announced[oldest]:
+                del self._announced[oldest]
+
 
 class SQLiteStore:
     """A store in a file, shared by the processes of one machine.
 
-    Each notification keeps its user, rule, `event_log_id` and the times (Unix seconds) of arrival
-    and completion, for a sweep to compare with; bodies only where they were set aside.
+    Each notification keeps what it announces and the times (Unix seconds) of arrival and
+    completion; bodies only where they were set aside.
 
     Args:
         path: The file; made where it is not there.
@@ -163,21 +229,48 @@ class SQLiteStore:
                     return "done"
                 if ends is not None and ends > now:
                     return "busy"
+            rules = msgspec.json.encode(notification.rule_ids).decode()
             db.execute(
-                "INSERT INTO notifications (event_id, name, user_id, rule_id, event_log_id,"
-                " received_at, lease_ends) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                "INSERT INTO notifications (event_id, name, user_id, rule_ids, event_log_id,"
+                " transaction_id, return_id, received_at, lease_ends)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (event_id) DO UPDATE SET lease_ends = excluded.lease_ends",
                 (
                     notification.event_id,
                     notification.name,
                     notification.user_id,
-                    next(iter(notification.rule_ids), None),
+                    rules,
                     notification.event_log_id,
+                    notification.transaction_id,
+                    notification.return_id,
                     now,
                     now + self._lease,
                 ),
             )
         return "new"
+
+    async def announced(self, user_id: int, after: int = 0) -> list[Announced]:
+        """What was announced of a member behind a position, in the order of arrival."""
+        return await asyncio.to_thread(self._read, user_id, after)
+
+    def _read(self, user_id: int, after: int) -> list[Announced]:
+        try:
+            # Read-only: a store that is not there must not count as an empty one.
+            uri = f"{self.path.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, timeout=10)) as db:
+                rows = db.execute(
+                    "SELECT position, event_id, name, rule_ids, event_log_id, transaction_id,"
+                    " return_id FROM notifications WHERE user_id = ? AND position > ?"
+                    " ORDER BY position",
+                    (user_id, after),
+                ).fetchall()
+        except sqlite3.Error as error:
+            failure = StoreUnavailable(f"the store of notifications failed: {self.path}: {error}")
+        else:
+            names = Announced.__struct_fields__
+            rows = [(*row[:3], msgspec.json.decode(row[3]), *row[4:]) for row in rows]
+            return [msgspec.convert(dict(zip(names, row, strict=True)), Announced) for row in rows]
+        raise failure
 
     async def _execute(self, statement: str, values: tuple[object, ...]) -> None:
         def run() -> None:
@@ -193,8 +286,8 @@ class SQLiteStore:
             with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None)) as db:
                 db.execute("PRAGMA synchronous = FULL")
                 db.execute("BEGIN IMMEDIATE")
-                db.execute(_NOTIFICATIONS)
-                db.execute(_ASIDE)
+                for statement in _TABLES:
+                    db.execute(statement)
                 yield db
                 db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -224,7 +317,7 @@ class RedisStore:
         keep: float = 10 * 86400,
     ) -> None:
         self._client, self._prefix = client, prefix
-        self._lease, self._keep = max(1, round(lease * 1000)), max(1, round(keep * 1000))
+        self._lease, self._keep_for = max(1, round(lease * 1000)), max(1, round(keep * 1000))
 
     async def begin(self, notification: Notification) -> Claim:
         """Lease a notification, unless it is done or leased."""
@@ -233,12 +326,14 @@ class RedisStore:
             self._client.set(key, "leased", nx=True, px=self._lease, get=True)
         )
         if before is None:
+            if notification.user_id is not None:
+                await self._keep(notification, notification.user_id)
             return "new"
         return "done" if before in {b"done", "done"} else "busy"
 
     async def finish(self, event_id: str) -> None:
         """Remember a notification as done."""
-        await self._call(self._client.set(self._prefix + event_id, "done", px=self._keep))
+        await self._call(self._client.set(self._prefix + event_id, "done", px=self._keep_for))
 
     async def release(self, event_id: str) -> None:
         """Give a lease back: the notification was not handled."""
@@ -247,6 +342,19 @@ class RedisStore:
     async def set_aside(self, body: bytes, reason: str) -> None:
         """Keep a body that cannot be read, for people to look at."""
         await self._call(self._client.rpush(f"{self._prefix}aside", body, reason))
+
+    async def announced(self, user_id: int, after: int = 0) -> list[Announced]:
+        """What was announced of a member behind a position, in the order of arrival."""
+        key = f"{self._prefix}member:{user_id}"
+        found = await self._call(self._client.zrange(key, f"({after}", "+inf", byscore=True))
+        return [msgspec.json.decode(one, type=Announced) for one in found]
+
+    async def _keep(self, notification: Notification, member: int) -> None:
+        position = await self._call(self._client.incr(f"{self._prefix}position"))
+        announced = msgspec.json.encode(Announced.by(notification, position))
+        key = f"{self._prefix}member:{member}"
+        await self._call(self._client.zadd(key, {announced: position}))
+        await self._call(self._client.pexpire(key, self._keep_for))
 
     async def _call(self, command: Awaitable[Any]) -> Any:
         from redis.exceptions import RedisError  # noqa: PLC0415 - an extra
@@ -258,8 +366,12 @@ class RedisStore:
         raise failure
 
 
-_NOTIFICATIONS: Final = """CREATE TABLE IF NOT EXISTS notifications (
-    event_id TEXT PRIMARY KEY, name TEXT NOT NULL, user_id INTEGER, rule_id INTEGER,
-    event_log_id INTEGER, received_at REAL NOT NULL, done_at REAL, lease_ends REAL)"""
-_ASIDE: Final = """CREATE TABLE IF NOT EXISTS aside (
-    received_at REAL NOT NULL, reason TEXT NOT NULL, body BLOB NOT NULL)"""
+_TABLES: Final = (
+    """CREATE TABLE IF NOT EXISTS notifications (
+    event_id TEXT UNIQUE NOT NULL, name TEXT NOT NULL, user_id INTEGER, rule_ids TEXT NOT NULL,
+    event_log_id INTEGER, transaction_id INTEGER, return_id INTEGER, received_at REAL NOT NULL,
+    done_at REAL, lease_ends REAL, position INTEGER PRIMARY KEY)""",
+    "CREATE INDEX IF NOT EXISTS by_member ON notifications (user_id, position)",
+    """CREATE TABLE IF NOT EXISTS aside (
+    received_at REAL NOT NULL, reason TEXT NOT NULL, body BLOB NOT NULL)""",
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from hashlib import blake2b
@@ -13,13 +13,16 @@ from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import attrs
+import msgspec
 from attrs import define, field, frozen
 
 from capillary_targets.errors import ApiError, CapillaryError, PaginationError, UsageError
 from capillary_targets.fanout import FanOut
 from capillary_targets.models import Target, TargetEvent
+from capillary_targets.notifications.store import Announced, AnnouncementSource
 from capillary_targets.pagination import START, UNKNOWN, Checkpoint, PagingReport
 
+from .announced import Comparison, EventIds, Findings, columns, compare
 from .incremental import reconcile
 from .ledger import Mark, UserRecord, WrittenRow
 from .options import SweepOptions
@@ -40,7 +43,8 @@ class UserResult:
 
     `error` is why the user is not complete. `reconciled` targets had changed before the place up
     to which they were known: `late` events were found so, `vanished` ones are in files and no
-    longer on the server.
+    longer on the server. New `unannounced` events and `missing` announced ones, where they are
+    compared with notifications.
     """
 
     rows: EncodedRows
@@ -50,6 +54,8 @@ class UserResult:
     reconciled: int
     late: int
     vanished: int
+    unannounced: int
+    missing: int
 
     @property
     def refused(self) -> bool:
@@ -138,6 +144,13 @@ class UserFetcher:
         found: dict[int, _TargetResult] = {}
         targets: Sequence[Target] = ()
         new_marks: dict[int, Mark] = {}
+        comparison: Comparison | None = None
+        source = self.options.notifications
+        before = None if source is None else self.directory.ledger.findings(user)
+        due = (
+            [] if source is None else await source.announced(user, before.position if before else 0)
+        )
+        rows.ids = None if source is None else []
 
         async def fetch_events(rule: int) -> None:
             found[rule] = await self._fetch_target(user, rule, marks.get(rule), rows, fan)
@@ -147,6 +160,8 @@ class UserFetcher:
             targets, error = await fan.for_each_target(user, fetch_events)
             if error is None:
                 new_marks = self._add_targets(rows, targets, found, marks)
+                if source is not None:
+                    comparison = await self._compare(rows, source, before, due)
         except (CapillaryError, OSError, sqlite3.Error):
             raise
         except Exception as unexpected:  # noqa: BLE001 - of this user's rows: no other has them
@@ -159,7 +174,9 @@ class UserFetcher:
             new_marks,
             {rule: t.deleted for rule, t in found.items() if t.deleted is not None},
             {rule: t.written for rule, t in found.items() if t.written},
+            findings=None if comparison is None else comparison.findings,
         )
+        news = () if comparison is None else comparison.new
         return UserResult(
             rows,
             record,
@@ -168,7 +185,40 @@ class UserFetcher:
             reconciled=sum(bool(target.late or target.vanished) for target in found.values()),
             late=sum(target.late for target in found.values()),
             vanished=sum(target.vanished for target in found.values()),
+            unannounced=sum(isinstance(one, EventIds) for one in news),
+            missing=sum(isinstance(one, Announced) for one in news),
         )
+
+    async def _compare(
+        self,
+        rows: EncodedRows,
+        source: AnnouncementSource,
+        before: Findings | None,
+        due: Sequence[Announced],
+    ) -> Comparison:
+        """Compare the new events with what was announced; encode what is found or settled."""
+        user, asked = rows.user_id, {*self.options.target_rule_ids}
+
+        def written(announced: Announced) -> Iterator[EventIds]:
+            for rule in announced.rule_ids:
+                for row in self._written(user, rule):
+                    log_id, number = (_value(row, name) for name in ("event_log_id", "unique_id"))
+                    yield EventIds(rule, log_id, number)
+
+        def wanted(announced: Sequence[Announced]) -> list[Announced]:
+            return [
+                one
+                for one in announced
+                if (not asked or asked.intersection(one.rule_ids))
+                # Where parts may have left, only log ids are known of the events in them.
+                and not (self.options.moved and one.event_log_id is None)
+            ]
+
+        meanwhile = await source.announced(user, before.position if before else 0)
+        compared = compare(before, rows.ids or (), wanted(due), wanted(meanwhile), written)
+        for found, settled in ((compared.new, False), (compared.settled, True)):
+            rows.add("announcements", [columns(one, settled=settled) for one in found])
+        return compared
 
     def _add_targets(
         self,
@@ -305,6 +355,11 @@ def _with_rule(events: _Events, rule: int) -> _Events:
         attrs.evolve(event, target_rule_id=rule) if event.target_rule_id is None else event
         for event in events
     ]
+
+
+def _value(row: StoredRow, column: str) -> Any:
+    value = row.columns.get(column)
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
 
 
 def _digest(before: bytes, target: Target) -> bytes:

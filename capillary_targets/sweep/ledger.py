@@ -23,6 +23,7 @@ from attrs import field, frozen
 
 from capillary_targets.pagination import Checkpoint
 
+from .announced import Findings
 from .options import SweepRefused
 
 __all__ = [
@@ -67,6 +68,7 @@ CREATE TABLE written (
     user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, run INTEGER NOT NULL, rows BLOB NOT NULL,
     PRIMARY KEY (user_id, rule_id, run)
 ) WITHOUT ROWID;
+CREATE TABLE findings (user_id INTEGER PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE failures (
     user_id INTEGER PRIMARY KEY, session INTEGER NOT NULL, refused INTEGER NOT NULL,
     detail TEXT NOT NULL
@@ -100,7 +102,8 @@ class UserRecord:
 
     `marks`, `deleted` (rows that are in files and no longer on the server, replacing earlier ones)
     and `written` (rows of this part, kept with `moved` only) are by target rule id. `range` (start
-    and length) is where the new events are, None if there are none.
+    and length) is where the new events are, None if there are none. `findings` replace earlier
+    ones, where the events were compared with notifications.
     """
 
     user_id: int
@@ -109,6 +112,7 @@ class UserRecord:
     deleted: Mapping[int, Counter[int]] = field(factory=dict)
     written: Mapping[int, Sequence[WrittenRow]] = field(factory=dict)
     range: tuple[int, int] | None = None
+    findings: Findings | None = None
 
 
 @frozen
@@ -314,6 +318,11 @@ class Ledger:
             for key, number, has_number in _ROW.iter_unpack(rows)
         ]
 
+    def findings(self, user: int) -> Findings | None:
+        """What earlier comparisons with notifications found; None: there was none."""
+        row = self._one("SELECT value FROM findings WHERE user_id = ?", user)
+        return row and msgspec.msgpack.decode(row[0], type=Findings)
+
     def failed_users(self) -> list[int]:
         """Users who have failed, but not in this session."""
         found = self._db.execute(
@@ -424,6 +433,14 @@ class Ledger:
                 for user in users
                 for rule, rows in user.written.items()
                 if rows
+            ),
+        )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO findings VALUES (?, ?)",
+            (
+                (user.user_id, msgspec.msgpack.encode(user.findings))
+                for user in users
+                if user.findings is not None
             ),
         )
         self._db.executemany(

@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 
 from capillary_targets.errors import CapillaryError, UsageError
 from capillary_targets.fanout import UserQuery
+from capillary_targets.notifications.store import AnnouncementSource
 
 __all__ = ["PartLimits", "RunState", "Summary", "SweepOptions", "SweepRefused", "SweepStopped"]
 
@@ -49,6 +50,8 @@ class SweepOptions(UserQuery):
         source: Stands for the server in the directory's settings; its base URL by default.
         max_failures: Stop when more users than this have failed: a number, or below 1 a share of
             those asked (once a hundred were).
+        notifications: The store of the notifications that came: events that were never announced,
+            and announcements that never showed up, are listed in `announcements/`.
         moved: Parts may leave the directory once they are written, so nothing is read from them
             again; the ledger keeps some bytes for each event instead.
         limits: When a part is complete.
@@ -61,6 +64,7 @@ class SweepOptions(UserQuery):
     source: str | None = None
     max_failures: float | None = None
     moved: bool = False
+    notifications: AnnouncementSource | None = None
     limits: PartLimits = PartLimits()
 
     def __attrs_post_init__(self) -> None:
@@ -71,6 +75,8 @@ class SweepOptions(UserQuery):
             raise UsageError(
                 "incremental needs the id of a period: what its name means changes from run to run"
             )
+        if self.notifications is not None and self.period is not None:
+            raise UsageError("notifications are about all periods: leave out period")
         if self.max_failures is not None and not self.max_failures >= 0:
             raise UsageError(f"max_failures must be a number or a share, not {self.max_failures}")
 
@@ -121,6 +127,10 @@ class Summary:
     """Events found so: they stand before ones that were written earlier."""
     vanished_events: int = 0
     """Events in the files that the service no longer has."""
+    unannounced_events: int = 0
+    """New events that no notification has announced."""
+    missing_events: int = 0
+    """Announcements, new since the run before, whose events the service does not have."""
     requests: int = 0
     retries: int = 0
     seconds: float = 0.0

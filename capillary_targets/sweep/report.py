@@ -298,6 +298,8 @@ def _totals(data: ReportData) -> str:
         "Lines that are no user id": summary.bad_lines,
         "Late events found": summary.late_events,
         "Events gone from the service": summary.vanished_events,
+        "New events never announced": summary.unannounced_events,
+        "Announced events not there": summary.missing_events,
         "Retries": summary.retries,
     }
     run = [

@@ -25,15 +25,16 @@ from capillary_targets.errors import (
     ServiceUnavailable,
 )
 from capillary_targets.fanout import fan_out
+from capillary_targets.notifications.store import AnnouncementSource, StoreUnavailable
 from capillary_targets.pagination import Dialect
 from capillary_targets.session import Session
 
 from .fetch import UserFetcher, UserResult
 from .ledger import Ledger, is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
-from .parts import PartWriter, format_named
+from .parts import PartWriter
 from .report import write_report
-from .rows import encode
+from .rows import encode, format_named
 from .stats import EXACT, RequestTimeline
 from .store import AtomicFile, Directory, open_directory, sync_directory
 from .user_list import BadLine, Users, read_batches
@@ -69,9 +70,10 @@ async def run(
 ) -> Summary:
     """Sweep `users` into files below the directory `out`; on the same directory, resume.
 
-    Writes `events/part-*`, `targets/part-*`, `vanished/part-*`, `failures.jsonl`, `summary.json`
-    and `report.html`. A user's rows are written only if nothing is missing; the others are listed
-    as failures and asked again next time. Cancelling it commits the part in progress.
+    Writes `events/part-*` (also `targets`, `vanished`, `announcements`), `failures.jsonl`,
+    `summary.json` and `report.html`. A user's rows are written only if nothing is missing; the
+    others are listed as failures and asked again next time. Cancelling it commits the part in
+    progress.
 
     Args:
         client: An open client; its page size counts unless `options` has another.
@@ -97,6 +99,8 @@ async def run(
         options = evolve(options, page_size=client.page_size)
     format_named(options.format, raw=options.raw)  # refused before anything is written
     known = client.session.settings
+    if options.notifications is not None:
+        await _check_notifications(options.notifications)
     settings = options.settings(str(known.base_url), known.auth.account)
     with ExitStack() as stack:
         try:
@@ -123,6 +127,13 @@ async def run(
         if options.retry_failed:
             return await sweep.run(directory.ledger.failed_users())
         return await sweep.run(users)
+
+
+async def _check_notifications(source: AnnouncementSource) -> None:
+    try:
+        await source.announced(0)
+    except StoreUnavailable as error:
+        raise SweepRefused(f"{error.message}; name the store that your handler writes") from error
 
 
 def _now() -> str:
@@ -299,6 +310,8 @@ class _Run:
         summary.reconciled_targets += result.reconciled
         summary.late_events += result.late
         summary.vanished_events += result.vanished
+        summary.unannounced_events += result.unannounced
+        summary.missing_events += result.missing
         summary.value_sum = EXACT.add(summary.value_sum, result.rows.stats.value_sum)
 
     def _check_failures(self, result: UserResult) -> None:

@@ -1,10 +1,13 @@
 """What the flags of `sweep` and `report` do, and which go together."""
 
+import asyncio
 import gzip
 import json
 from pathlib import Path
 
 import pytest
+
+from capillary_targets.notifications import NotificationHandler, SQLiteStore
 
 from .conftest import Cli
 
@@ -20,6 +23,27 @@ def rows(out: Path, kind: str) -> list[dict]:
 def users(path: Path, text: str = "564332013\n387544807\n42381788\n") -> Path:
     path.write_text(text)
     return path
+
+
+def test_events_are_compared_with_the_store_of_notifications(cli: Cli, tmp_path: Path):
+    store = SQLiteStore(tmp_path / "notifications.db")
+    body = {
+        "eventName": "targetAchievedValueUpdated",
+        "eventId": "e1",
+        "loyaltyEventId": "5",
+        "data": {"customerIdentifiers": {"customerId": 564332013}, "targetId": 1986},
+    }
+    asyncio.run(NotificationHandler(store).handle(json.dumps(body).encode()))
+    swept = ("sweep", "--sandbox", "--out", tmp_path / "out", "--rule", 1986)
+    ran = cli(*swept, "--notifications", store.path)
+    assert ran.status == 0
+    assert "1 announced ones are not there" in " ".join(ran.out.split())
+    (row,) = rows(tmp_path / "out", "announcements")
+    assert (row["finding"], row["event_log_id"]) == ("never showed up", 5)
+    ran = cli(*swept, "--notifications", tmp_path / "nothing.db")
+    assert ran.status == 2
+    assert "nothing.db" in ran.err
+    assert "Traceback" not in ran.err
 
 
 @pytest.mark.parametrize(

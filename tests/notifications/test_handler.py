@@ -17,7 +17,7 @@ from capillary_targets.notifications import (
     TargetAchievedValueUpdated,
 )
 
-from .samples import ACHIEVED_RAW, ALL, ENROLMENT, STREAK_START
+from .samples import ACHIEVED_RAW, ALL, ENROLMENT, STREAK_START, announced_by
 
 
 class Clock:
@@ -208,6 +208,10 @@ async def test_a_failing_hook_decides_nothing():
         raise RuntimeError("broken gauge")
 
     assert (await NotificationHandler(hook=hook).handle(ACHIEVED_RAW)).status == 200
+
+
+async def test_what_was_announced_is_read_in_the_order_of_arrival(store):
+    await announced_by(store)
 
 
 async def test_memory_is_bounded():

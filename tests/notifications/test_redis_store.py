@@ -10,7 +10,7 @@ import pytest
 from capillary_targets.notifications import NotificationHandler, RedisStore, StoreUnavailable, parse
 from tests.needs import required
 
-from .samples import ACHIEVED_RAW
+from .samples import ACHIEVED_RAW, announced_by
 
 required("redis", programs=("redis-server",))
 
@@ -49,6 +49,11 @@ async def test_a_lease_ends_by_release_and_by_time(client):
     assert await store.begin(notification) == "busy"
     await store.release(notification.event_id)
     assert await store.begin(notification) == "new"
+
+
+async def test_what_was_announced_is_read_in_the_order_of_arrival(client):
+    await announced_by(RedisStore(client))
+    assert 0 < await client.pttl("capillary-notifications:member:564332013") <= 10 * 86_400_000
 
 
 async def test_what_is_set_aside_is_kept(client):

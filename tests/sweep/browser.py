@@ -15,7 +15,6 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-dev-shm-usage", "--remote-debugging-port=0"),
-    "--disable-features=BackForwardCache",  # it keeps the connections of a page that was left
 ]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 

@@ -15,8 +15,7 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import PartLimits
-from capillary_targets.sweep.parts import format_named
-from capillary_targets.sweep.rows import event_key
+from capillary_targets.sweep.rows import event_key, format_named
 
 from .conftest import Swept, encoded, names, needed, parts, read_jsonl, true_events
 
