@@ -18,12 +18,24 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 from attrs import define, field, frozen
 
-__all__ = ["Call", "Contract", "Finding", "Node", "compare", "contract", "findings", "json_kind"]
+__all__ = [
+    "NAME",
+    "WORD",
+    "Call",
+    "Contract",
+    "Finding",
+    "Node",
+    "compare",
+    "contract",
+    "findings",
+    "is_written_as",
+    "markdown",
+]
 
 Kind: TypeAlias = Literal[
     "new key", "missing key", "changed type", "new value", "changed form", "phase-out", "dialect"
 ]
-Who: TypeAlias = Literal["member", "personal"]
+Who: TypeAlias = Literal["member", "personal", "event"]
 
 _FORMS: Final[Mapping[str, re.Pattern[str]]] = {
     "server time": re.compile(r"\d{4,5}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,9})?"),
@@ -33,10 +45,11 @@ _FORMS: Final[Mapping[str, re.Pattern[str]]] = {
 }
 """How times are written (contract §9): legacy, with a zone, either kind of zone, a calendar day."""
 
-
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
+"""A key that is no text of somebody's."""
 _LATER_PAGE: Final = re.compile(r"[?&]offset=[1-9]")
-_WORD: Final = re.compile(r"[A-Z][A-Z0-9_]{1,40}")
+WORD: Final = re.compile(r"[A-Z][A-Z0-9_]{1,40}")
+"""A value of an enumeration."""
 
 
 @define(eq=False)
@@ -134,7 +147,12 @@ def _tree(fields: Mapping[str, Any], given: Mapping[str, Any]) -> Node:
     return top
 
 
-def json_kind(value: object) -> str:
+def is_written_as(form: str, text: str) -> bool:
+    """Whether a text has one of the forms of `contract.toml`, such as `day`."""
+    return _FORMS[form].fullmatch(text) is not None
+
+
+def _json_type(value: object) -> str:
     """The JSON type of a plain value; a number without a fraction is an `integer`."""
     if isinstance(value, bool):
         return "boolean"
@@ -170,7 +188,7 @@ class Finding:
 
 def compare(node: Node, value: Any, call: str = "", place: str = "") -> Iterator[Finding]:
     """What stands in `value`, a plain JSON value, that `node` does not describe."""
-    kind = json_kind(value)
+    kind = _json_type(value)
     if kind == "null":
         if node.always and "null" not in node.types:
             yield Finding("changed type", call, place, "null")
@@ -184,9 +202,9 @@ def compare(node: Node, value: Any, call: str = "", place: str = "") -> Iterator
             yield from _compare_items(node.items, value, call, f"{place}[]")
     elif isinstance(value, str):
         if node.values and value not in node.values:
-            shown = value if _WORD.fullmatch(value) else "another spelling"
+            shown = value if WORD.fullmatch(value) else "another spelling"
             yield Finding("new value", call, place, shown)
-        elif node.form and not _FORMS[node.form].fullmatch(value):
+        elif node.form and not is_written_as(node.form, value):
             yield Finding("changed form", call, place, f"no longer a {node.form}")
 
 
@@ -202,8 +220,8 @@ def _compare_object(
     for key, below in value.items():
         child = node.children.get(key)
         if child is None:
-            name = key if _NAME.fullmatch(key) else "a key that is no name"
-            yield Finding("new key", call, f"{before}{name}", json_kind(below))
+            name = key if NAME.fullmatch(key) else "a key that is no name"
+            yield Finding("new key", call, f"{before}{name}", _json_type(below))
         else:
             yield from compare(child, below, call, f"{before}{key}")
     for key, child in node.children.items():
@@ -246,3 +264,49 @@ def findings(
                 yield Finding("new value", call, "errors[].code", str(code))
     elif 200 <= status < 300 and "response" not in document:
         yield from compare(contract().calls[call].answer, document, call)
+
+
+def markdown() -> str:
+    """The contract as the page `docs/contract.md`, which a test compares with it."""
+    known = contract()
+    lines = [
+        "# What the API says",
+        "",
+        "Made from `capillary_targets/contract.toml` by `capillary_targets.contract.markdown()`.",
+        "",
+        "## What its pages leave open",
+        "",
+        "`doctor` tells how the questions with a name fall on a cluster.",
+        "",
+        "| about | readings | question | section |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {one['about']} | {one['readings']} | {one.get('question', '')} | {one['section']} |"
+        for one in known.contradictions
+    ]
+    lines += ["", "## Error codes", "", "| code | message | exception |", "| --- | --- | --- |"]
+    lines += [
+        f"| {code} | {facts['message']} | `{facts['error']}` |"
+        for code, facts in sorted(known.codes.items())
+    ]
+    for call in known.calls.values():
+        lines += ["", f"## {call.name}", "", f"`GET {call.path}` (section {call.section})", ""]
+        lines += ["| field | type | always | values or form |", "| --- | --- | --- | --- |"]
+        lines += [_row(place, node) for place, node in _places(call.answer, "")]
+    return "\n".join(lines) + "\n"
+
+
+def _places(node: Node, place: str) -> Iterator[tuple[str, Node]]:
+    for key, child in node.children.items():
+        here = f"{place}.{key}" if place else key
+        yield here, child
+        yield from _places(child, here)
+        if child.items is not None:
+            yield from _places(child.items, f"{here}{'{}' if child.mapped else '[]'}")
+
+
+def _row(place: str, node: Node) -> str:
+    types = " or ".join(sorted(node.types))
+    values = ", ".join(f"`{one}`" for one in sorted(node.values)) or node.form or ""
+    return f"| `{place}` | {types} | {'yes' if node.always else ''} | {values} |"

@@ -8,16 +8,19 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
+from capillary_targets.cassette import Recorder
 from capillary_targets.errors import ApiError, CapillaryError, UsageError
 from capillary_targets.session import __version__
 from capillary_targets.sweep import SweepRefused, SweepStopped
 
-from . import output
+from . import connection, output
+from .doctor import doctor
 from .queries import events, explain, targets, user
 from .sandbox import sandbox
 from .sweep import report, sweep
@@ -26,7 +29,7 @@ __all__ = ["main", "relaxed_gc"]
 
 _OK, _FAILED, _USAGE, _REFUSED, _PIPE_CLOSED = 0, 1, 2, 3, 141
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_COMMANDS: Final = (user, targets, events, explain, sweep, report, sandbox)
+_COMMANDS: Final = (user, targets, events, explain, sweep, report, doctor, sandbox)
 
 _HELP = """Ask the Capillary targets API which targets users are in, and which events counted.
 
@@ -55,8 +58,32 @@ def _app() -> App:
     )
     for command in _COMMANDS:
         app.command(command)
+    app.command(_record, name="record")
     app.register_install_completion_command(help="Make your shell complete this command.")
     return app
+
+
+async def _record(*command: Annotated[str, Parameter(allow_leading_hyphen=True)], out: Path) -> int:
+    """Run a command and keep the answers that it gets, with nothing in them that names a person.
+
+    Try it without an account:
+
+        capillary-targets record --out cassette.jsonl -- user --id 1000001 --sandbox
+
+    Args:
+        command: The command line to run, after --.
+        out: The cassette to write: for Sandbox.replay and `sandbox --replay`.
+    """
+    if not command or command[0] in {"record", "report", "sandbox"}:
+        raise UsageError(
+            "record: give the command that asks the API, after --: record --out F -- user ..."
+        )
+    inner, bound, _ = _parsed(command)
+    with Recorder(out) as recorder, connection.observed_by(recorder):
+        result: Any = inner(*bound.args, **bound.kwargs)
+        status: int = _OK if result is None else await result
+    output.note(f"{out}: {recorder.answers} answers")
+    return status
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
@@ -84,16 +111,21 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 
 def _run(tokens: Sequence[str] | None) -> int:
+    command, bound, _ = _parsed(tokens)
+    with output.guarded():
+        result: Any = command(*bound.args, **bound.kwargs)
+    return _OK if result is None else run_until_done(result)  # None: help or the like was printed
+
+
+def _parsed(tokens: Sequence[str] | None) -> Any:
+    """The command that a command line names, and its arguments. Raises `UsageError`."""
     try:
-        command, bound, _ = _app().parse_args(tokens, exit_on_error=False, print_error=False)
+        return _app().parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         chain = getattr(error, "command_chain", None) or ()
         hint = " ".join(("capillary-targets", *chain, "--help"))
         what = " ".join(str(error).split()).rstrip(".")
         raise UsageError(f"{what}. See `{hint}`") from None
-    with output.guarded():
-        result: Any = command(*bound.args, **bound.kwargs)
-    return _OK if result is None else run_until_done(result)  # None: help or the like was printed
 
 
 def run_until_done(command: Coroutine[Any, Any, int]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -19,6 +20,7 @@ from capillary_targets.errors import UsageError
 from capillary_targets.hooks import Details, RequestDetails, RetryDetails, WaitDetails
 from capillary_targets.limits import AdaptiveConcurrency, RateLimit
 from capillary_targets.sandbox import Sandbox
+from capillary_targets.settings import Observer
 
 from . import output
 
@@ -28,6 +30,7 @@ __all__ = [
     "auth_of",
     "concurrency_of",
     "max_failures_of",
+    "observed_by",
     "period_of",
     "rate_of",
 ]
@@ -87,6 +90,7 @@ class Connection:
             "timeout": self.timeout,
             "timezone": zone,
             "trust_env": not self.sandbox,  # no proxy leads to this machine
+            "observers": _observers.get(),
             "hooks": hooks,
         }
 
@@ -97,6 +101,19 @@ class Connection:
 
 
 DEFAULT: Final = Connection()
+
+
+_observers: ContextVar[tuple[Observer, ...]] = ContextVar("capillary_targets_observers", default=())
+
+
+@contextmanager
+def observed_by(observer: Observer) -> Iterator[None]:
+    """Every client opened within shows its answers to `observer`."""
+    token = _observers.set((observer,))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
 
 
 def _log(log: Callable[[str], None], details: Details) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import attrs
 from cyclopts import Parameter, validators
 
 from capillary_targets.errors import UsageError
-from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox import Replay, Sandbox
 from capillary_targets.sandbox.settings import NotifyEnvelope, NotifyLogId
 
 from . import output
@@ -92,6 +93,8 @@ async def sandbox(
     max_limit: int = 1000,
     insert_per_request: int = 0,
     append_per_request: int = 0,
+    like: Path | None = None,
+    replay: Path | None = None,
     pushes: Pushes = _NO_PUSHES,
 ) -> int:
     """Serve a made-up world through the documented API until Ctrl-C.
@@ -118,6 +121,8 @@ async def sandbox(
         max_limit: The most rows on a page, whatever is asked for.
         insert_per_request: Events that come late, before each request for them.
         append_per_request: Events that come, before each request for them.
+        like: Behave as the cluster of this cluster.toml, which `doctor --out` writes.
+        replay: Serve the answers of this cassette, which `record` writes, and nothing else.
         pushes: The vendor's notifications.
     """
     if rate_limit is not None:
@@ -125,27 +130,34 @@ async def sandbox(
         budget: tuple[int, float] | None = (limit.requests, limit.per)
     else:
         budget = None
+    settings: dict[str, Any] = {
+        "port": port,
+        "host": host,
+        "users": users,
+        "targets": targets,
+        "events": events,
+        "exact_events": exact_events,
+        "seed": seed,
+        "iso": iso,
+        "random_faults": random_faults,
+        "rate_limit": budget,
+        "latency": latency,
+        "capacity": capacity,
+        "error_status": error_status,
+        "offset_mode": offset_mode,
+        "max_limit": max_limit,
+        "insert_per_request": insert_per_request,
+        "append_per_request": append_per_request,
+        **pushes.settings(),
+    }
+    server: Sandbox | Replay
     try:
-        server = Sandbox(
-            port=port,
-            host=host,
-            users=users,
-            targets=targets,
-            events=events,
-            exact_events=exact_events,
-            seed=seed,
-            iso=iso,
-            random_faults=random_faults,
-            rate_limit=budget,
-            latency=latency,
-            capacity=capacity,
-            error_status=error_status,
-            offset_mode=offset_mode,
-            max_limit=max_limit,
-            insert_per_request=insert_per_request,
-            append_per_request=append_per_request,
-            **pushes.settings(),
-        )
+        if replay is not None:
+            server = Sandbox.replay(replay, host=host, port=port)
+        elif like is not None:
+            server = Sandbox.like(like, **settings)
+        else:
+            server = Sandbox(**settings)
         url = await server.start()
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(f"the sandbox cannot start: {error}; try other flags") from None
@@ -158,13 +170,18 @@ async def sandbox(
     return 0
 
 
-def _welcome(server: Sandbox, url: str) -> str:
+def _welcome(server: Sandbox | Replay, url: str) -> str:
+    username, password = server.credentials
+    if isinstance(server, Replay):
+        again = f"curl -s {url}/sandbox/users.txt  # the members in the cassette"
+    else:
+        again = "capillary-targets events 564332013 1986"
     return f"""The sandbox is at {url} (open it in a browser to see what is there).
 Paste this into another shell:
 
   export CAPILLARY_BASE_URL={url}
-  export CAPILLARY_USERNAME={server.settings.username}
-  export CAPILLARY_PASSWORD={server.settings.password}
-  capillary-targets events 564332013 1986
+  export CAPILLARY_USERNAME={username}
+  export CAPILLARY_PASSWORD={password}
+  {again}
 
 Ctrl-C ends it."""

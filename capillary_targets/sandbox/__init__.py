@@ -6,6 +6,7 @@ It imports nothing from the rest of the package, so it can be trusted to disagre
 from .faults import Fault
 from .model import Event, Group, Period, Rule
 from .notifications import Notifications, PushAttempt
+from .replay import Replay
 from .server import RecordedRequest, Sandbox
 from .settings import SandboxSettings
 from .world import EventHistory, World
@@ -19,6 +20,7 @@ __all__ = [
     "Period",
     "PushAttempt",
     "RecordedRequest",
+    "Replay",
     "Rule",
     "Sandbox",
     "SandboxSettings",

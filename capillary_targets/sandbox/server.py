@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import tomllib
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import msgspec
@@ -21,12 +23,15 @@ from .faults import Call, Faults, inject, named
 from .limits import CapacityLimit, RateWindow
 from .notifications import Notifications
 from .page import front_page
+from .replay import Replay
 from .responses import ErrorResponse, encode
 from .settings import SandboxSettings
 from .world import World, parse_date, splitmix64
 
 if TYPE_CHECKING:
+    from os import PathLike
     from types import TracebackType
+    from typing import Self
 
     from aiohttp.typedefs import Handler
 
@@ -141,6 +146,27 @@ class Sandbox:
         self._answered = 0
         self._runner: web.AppRunner | None = None
         self._url = ""
+
+    @classmethod
+    def like(cls, path: str | PathLike[str], **settings: Any) -> Self:
+        """A sandbox that behaves as the cluster of a `cluster.toml` does.
+
+        What the file says goes before `settings`.
+
+        Raises:
+            ValueError: the file is no cluster.toml, or a setting cannot be used.
+            OSError: it cannot be read.
+        """
+        try:
+            known = tomllib.loads(Path(path).read_text(encoding="utf-8"))["sandbox"]
+            return cls(**(settings | known))
+        except (KeyError, TypeError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+            raise ValueError(f"{path} is no cluster.toml of `capillary-targets doctor`") from None
+
+    @staticmethod
+    def replay(path: str | PathLike[str], *, host: str = "127.0.0.1", port: int = 0) -> Replay:
+        """The recorded answers of a cassette as a local server: see `Replay`."""
+        return Replay(path, host=host, port=port)
 
     @property
     def url(self) -> str:

@@ -1,0 +1,86 @@
+"""`doctor`: which way a cluster falls on what the API's pages leave open."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from capillary_targets.doctor import diagnose, load_verdicts
+from capillary_targets.errors import UsageError
+from capillary_targets.retry import RetryPolicy
+
+from . import output
+from .connection import DEFAULT, Connection
+
+__all__ = ["doctor"]
+
+_SANDBOX_USER = 1_000_001
+_CHANGED = 3
+
+JsonFlag = Annotated[bool, Parameter(name="--json")]
+
+
+async def doctor(
+    *,
+    user: int | None = None,
+    rule: int | None = None,
+    out: Path | None = None,
+    since: Path | None = None,
+    as_json: JsonFlag = False,
+    connection: Connection = DEFAULT,
+) -> int:
+    """Find out how a cluster behaves, in at most 15 requests that change nothing.
+
+    What it prints and writes holds no member's data and no secret, so it may be sent to anybody.
+
+    Try it without an account:
+
+        capillary-targets doctor --sandbox
+
+    Args:
+        user: A member with events; without one, few questions can be told.
+        rule: One of the member's targets; by default the one with the highest value.
+        out: Write the verdicts to this cluster.toml: for Dialect.load, sandbox --like and --since.
+        since: Compare with this cluster.toml; with a difference, the exit status is 3.
+        as_json: One line of JSON instead of a table.
+        connection: How to reach the API.
+    """
+    before = None if since is None else load_verdicts(since)
+    if user is None and connection.sandbox:
+        user = _SANDBOX_USER
+    async with connection.client(retry=RetryPolicy(attempts=2)) as client:
+        diagnosis = await diagnose(client.session, user, rule)
+    if out is not None:
+        _write(out, diagnosis.to_toml())
+    changes = [] if before is None else diagnosis.changes(before)
+    if as_json:
+        found = diagnosis.to_dict()
+        if before is not None:
+            names = ("question", "before", "now")
+            found["changes"] = [dict(zip(names, one, strict=True)) for one in changes]
+        output.write(f"{json.dumps(found)}\n")
+    else:
+        rows = [
+            {
+                "question": one.question,
+                "here": one.answer or "cannot tell",
+                "evidence": one.evidence,
+            }
+            for one in diagnosis.verdicts
+        ]
+        output.show_records(f"{diagnosis.host}: {diagnosis.requests} requests", rows)
+        for question, was, now in changes:
+            output.write(f"changed: {question}: {was}, now {now}\n")
+        if before is not None and not changes:
+            output.write(f"nothing changed since {since}\n")
+    return _CHANGED if changes else 0
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--out: {out} cannot be written: {error.strerror}") from None

@@ -1,0 +1,61 @@
+"""`doctor` and `record` as a person types them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from capillary_targets.cli import main
+from capillary_targets.sandbox import Sandbox
+
+
+def test_a_table_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "cluster.toml"
+    assert main(["doctor", "--sandbox", "--out", str(file)]) == 0
+    shown = capsys.readouterr().out
+    assert "limit=2&offset=1 began at row 2" in shown
+    assert 'offset = "page"' in file.read_text()
+    assert main(["doctor", "--sandbox", "--since", str(file)]) == 0
+    assert "nothing changed" in capsys.readouterr().out
+    file.write_text(file.read_text().replace('answer = "page"', 'answer = "row"'))
+    assert main(["doctor", "--sandbox", "--since", str(file), "--json"]) == 3
+    (change,) = json.loads(capsys.readouterr().out)["changes"]
+    assert change == {"question": "offset", "before": "row", "now": "page"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--since", "absent"], "absent cannot be read"),
+        (["--out", "/absent/x"], "--out: /absent/x cannot be written"),
+        (["--rule", "x"], "rule"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--sandbox", *flags]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_command_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tape = tmp_path / "tape.jsonl"
+    command = ["record", "--out", str(tape), "--", "user", "--id", "1000001", "--sandbox"]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "1000001" in printed.out
+    assert printed.err.endswith("1 answers\n")
+    assert Sandbox.replay(tape).user_ids == (1_000_000_001,)
+    assert main(command) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["--", "sandbox"], ["--", "record"], ["--", "nothing"]])
+def test_what_cannot_be_recorded(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["record", "--out", str(tmp_path / "t"), *command]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "t").exists()
