@@ -45,6 +45,12 @@ _FORMS: Final[Mapping[str, re.Pattern[str]]] = {
 }
 """How times are written (contract §9): legacy, with a zone, either kind of zone, a calendar day."""
 
+_PLAIN: Final[Mapping[str, tuple[type, ...]]] = {
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "boolean": (bool,),
+}
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
 """A key that is no text of somebody's."""
 _LATER_PAGE: Final = re.compile(r"[?&]offset=[1-9]")
@@ -71,6 +77,10 @@ class Node:
     items: Node | None = None
     mapped: bool = False
     """Whether `items` are the values of a map, whose keys are ids."""
+    plain: frozenset[type] = frozenset()
+    """Python's types of the values that hold no others."""
+    required: frozenset[str] = frozenset()
+    """The children that are `always` there."""
 
 
 @frozen
@@ -144,7 +154,19 @@ def _tree(fields: Mapping[str, Any], given: Mapping[str, Any]) -> Node:
         node.values = frozenset(facts.get("values", ()))
         node.form, node.who = facts.get("form"), facts.get("who")
         node.free = facts.get("free", False)
+    _derive(top)
     return top
+
+
+def _derive(node: Node) -> None:
+    """Fill in what follows from the rest."""
+    plain = {kind for name, kinds in _PLAIN.items() if name in node.types for kind in kinds}
+    if not node.always or "null" in node.types:
+        plain.add(type(None))
+    node.plain = frozenset(plain)
+    node.required = frozenset(key for key, child in node.children.items() if child.always)
+    for child in (*node.children.values(), *filter(None, [node.items])):
+        _derive(child)
 
 
 def is_written_as(form: str, text: str) -> bool:
@@ -178,6 +200,11 @@ class Finding:
     def to_dict(self) -> dict[str, str]:
         """Plain values, as ledgers and `cluster.toml` keep them."""
         return attrs.asdict(self)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, str]) -> Finding:
+        """The inverse of `to_dict`, whatever else is `given` beside it."""
+        return cls(*(given[name] for name in attrs.fields_dict(cls)))  # type: ignore[arg-type]
 
     @property
     def news(self) -> tuple[str, str, str, str]:
@@ -234,10 +261,33 @@ def _compare_items(node: Node, rows: list[Any], call: str, place: str) -> Iterat
 
     One row without it is one odd row: old rows have been seen without what newer ones have.
     """
-    found = Counter(one for row in rows for one in set(compare(node, row, call, place)))
+    found = Counter(
+        one
+        for row in rows
+        if not _is_plainly_right(node, row)
+        for one in set(compare(node, row, call, place))
+    )
     for one, times in found.items():
         if one.kind != "missing key" or 2 * times >= len(rows):
             yield one
+
+
+def _is_plainly_right(node: Node, row: Any) -> bool:
+    """A quick look at an object of plain values: whether `compare` would find nothing."""
+    if type(row) is not dict or node.mapped or node.free or not node.required <= row.keys():
+        return False
+    children = node.children
+    for key, value in row.items():
+        child = children.get(key)
+        if child is None or type(value) not in child.plain:
+            return False
+        if type(value) is str and (child.values or child.form):
+            if child.values:
+                if value not in child.values:
+                    return False
+            elif not is_written_as(child.form or "", value):
+                return False
+    return True
 
 
 def findings(

@@ -118,7 +118,9 @@ def test_what_is_not_in_the_contract_is_named_once(document: dict[str, Any], exp
 
 
 def test_one_odd_row_misses_nothing_but_half_of_them_do() -> None:
-    node = Node(children={"a": Node(frozenset({"integer"}), always=True)})
+    node = Node(
+        children={"a": Node(frozenset({"integer"}), always=True)}, required=frozenset({"a"})
+    )
     rows = Node(frozenset({"array"}), items=node)
     assert not list(compare(rows, [{"a": 1}, {"a": 1}, {}]))
     assert list(compare(rows, [{"a": 1}, {}], "c", "data")) == [

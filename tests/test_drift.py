@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from hypothesis import settings
 
 from capillary_targets import BasicAuth, CapillaryError, TargetsClient, UsageError
 from capillary_targets.contract import Finding
@@ -307,13 +308,27 @@ HONEST: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", HONEST, ids=str)
-async def test_honest_answers_are_no_findings(settings: dict[str, Any]) -> None:
-    sandbox = Sandbox(users=3, targets=8, events=8, **settings)
+@pytest.mark.parametrize("given", HONEST, ids=str)
+async def test_honest_answers_are_no_findings(given: dict[str, Any]) -> None:
+    sandbox = Sandbox(users=3, targets=8, events=8, **given)
     async with opened(sandbox, drift=1, dialect=Dialect()) as (client, told):
         await ask_everything(client, users=3)
         await client.find_customer(identifier_name="mobile", identifier_value="919001000001")
     assert [one for one in told if one.kind != "dialect"] == []
+
+
+@pytest.mark.nightly
+async def test_a_hundred_thousand_honest_answers() -> None:
+    """Or, by day, a thousand: every call of every user, in every dialect above."""
+    users = 1_000 if settings.get_current_profile_name() == "nightly" else 2
+    answers = 0
+    for number, given in enumerate(HONEST):
+        sandbox = Sandbox(users=users, targets=3, events=10, seed=number, **given)
+        async with opened(sandbox, drift=1) as (client, told):
+            await ask_everything(client, users=users)
+        assert [one for one in told if one.kind != "dialect"] == []
+        answers += sum(sandbox.counts.values())
+    assert answers > 100 * users
 
 
 async def test_signs_of_removal_are_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,6 +91,10 @@ async def _record(*command: Annotated[str, Parameter(allow_leading_hyphen=True)]
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line (by default the process's own) and return its exit status."""
     output.open_streams()
+    given = sys.argv[1:] if tokens is None else tokens
+    log, warnings = logging.getLogger("capillary_targets"), _Warnings(logging.WARNING)
+    if not {"--quiet", "-q"} & set(given):
+        log.addHandler(warnings)
     try:
         return _run(tokens)
     except (UsageError, SweepRefused) as error:
@@ -107,7 +113,16 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         output.note("interrupted")
         return 128 + signal.SIGINT
+    finally:
+        log.removeHandler(warnings)
     return _FAILED
+
+
+class _Warnings(logging.Handler):
+    """Prints what the package warns of as a line like any other."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        output.warn(record.getMessage())
 
 
 def _run(tokens: Sequence[str] | None) -> int:

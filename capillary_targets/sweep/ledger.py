@@ -209,6 +209,16 @@ class Ledger:
         """What earlier runs learned of the server's pagination, as JSON values."""
         return dict(msgspec.json.decode(self._meta("dialect") or "{}"))
 
+    def drift(self) -> list[dict[str, str]]:
+        """What answers of earlier runs said that the contract does not, and `first_seen`."""
+        return list(msgspec.json.decode(self._meta("drift") or "[]"))
+
+    def add_drift(self, found: Iterable[Mapping[str, str]], now: str) -> None:
+        """Keep findings, so that they are news once. `now` is ISO 8601."""
+        known = [*self.drift(), *({"first_seen": now, **one} for one in found)]
+        with self._transaction():
+            self._set_meta("drift", msgspec.json.encode(known).decode())
+
     def is_empty(self) -> bool:
         """Whether no user is recorded yet."""
         row = self._one("SELECT EXISTS (SELECT 1 FROM users) OR EXISTS (SELECT 1 FROM failures)")

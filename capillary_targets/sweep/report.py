@@ -14,6 +14,8 @@ from typing import Any, Final
 import msgspec
 from attrs import define, field, frozen
 
+from capillary_targets.contract import Finding
+
 from . import charts
 from .ledger import Ledger
 from .options import RunState, Summary
@@ -77,6 +79,8 @@ class ReportData:
     """Requests over the latest run's time."""
     failures: dict[str, Cause]
     """By the name of the error, with its code."""
+    drift: Sequence[Mapping[str, str]] = ()
+    """What answers said that the contract does not, with `first_seen`."""
 
 
 def collect(ledger: Ledger) -> ReportData:
@@ -98,7 +102,13 @@ def collect(ledger: Ledger) -> ReportData:
         cause = failures.setdefault(name, Cause(row["message"], row["retryable"]))
         cause.add(1, [row["user_id"]] if cause.users < _MAX_IDS else [])
     return ReportData(
-        ledger.settings() or {}, runs, stats, ledger.users_by_events(), timeline, failures
+        ledger.settings() or {},
+        runs,
+        stats,
+        ledger.users_by_events(),
+        timeline,
+        failures,
+        ledger.drift(),
     )
 
 
@@ -193,6 +203,7 @@ def _page(data: ReportData) -> str:
             (
                 _totals(data),
                 _failures(data),
+                _drift(data),
                 _events_over_time(data),
                 *_values_by_target(data),
                 _users_by_events(data),
@@ -336,6 +347,14 @@ def _failures(data: ReportData) -> str:
         text = f'<p>{escape(cause.message)} ({ask})</p><p class="ids">{ids}</p>'
         lists.append(_details(f"{name}: {first}", text))
     return _card("failures", title, charts.bars(rows) + "".join(lists))
+
+
+def _drift(data: ReportData) -> str:
+    if not data.drift:
+        return ""
+    rows = [(_minute(one["first_seen"]), str(Finding.from_dict(one))) for one in data.drift]
+    table = _table(("first seen (UTC)", "the API is not as it was"), rows, texts=2)
+    return _card("drift", "New in the answers", f'<div class="wide">{table}</div>')
 
 
 def _events_over_time(data: ReportData) -> str:

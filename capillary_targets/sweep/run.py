@@ -18,6 +18,7 @@ import msgspec
 from attrs import define, evolve, field
 
 from capillary_targets.client import TargetsClient
+from capillary_targets.contract import Finding
 from capillary_targets.errors import (
     CapillaryError,
     ConnectionFailed,
@@ -208,10 +209,14 @@ class _Run:
         session = self._session
         # What earlier runs learned of the server's pagination saves a request or two here.
         session.dialect = session.dialect.fill_from(Dialect.from_dict(self._ledger.dialect()))
+        known = [Finding.from_dict(one) for one in self._ledger.drift()]
+        if session.watch is not None:
+            session.watch.know(known)
         try:
             with AtomicFile(self._directory.path / "failures.jsonl") as failures:
                 ended_by = await self._fetch_all(users, failures)
                 await self._commit()
+                await self._keep_drift(known)
                 whole = not self._options.retry_failed or self._ledger.is_finished()
                 await self._close(failures, finished=ended_by is None and whole)
             if ended_by is not None:
@@ -227,6 +232,13 @@ class _Run:
                 "mend that, then run the same command again to resume"
             ) from error
         return self._summary
+
+    async def _keep_drift(self, known: list[Finding]) -> None:
+        """Record what answers said that the contract does not, and earlier runs have not met."""
+        found = () if self._session.watch is None else self._session.watch.found
+        new = [one.to_dict() for one in found if one not in known]
+        if new:
+            await _while_locked(lambda: self._ledger.add_drift(new, _now()))
 
     def _safe_users(self) -> str:
         try:

@@ -1,6 +1,8 @@
 """`doctor` and `record` as a person types them."""
 
+import asyncio
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,20 @@ def test_what_cannot_be_recorded(
     assert main(["record", "--out", str(tmp_path / "t"), *command]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "t").exists()
+
+
+def test_a_warning_of_the_package_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("capillary_targets")
+
+    async def serve() -> None:
+        log.warning("the API is not as it was: %s", "new key\x1b[31m")
+
+    for flags, said in (
+        ([], "warning: the API is not as it was: new key\\x1b[31m\n"),
+        (["-q"], ""),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("capillary_targets.cli.app._run", lambda _: asyncio.run(serve()) or 0)
+            assert main(["doctor", *flags]) == 0
+        assert capsys.readouterr().err == said
+    assert not log.handlers
