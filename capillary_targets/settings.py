@@ -146,8 +146,9 @@ class Settings:
     timeout: float = field(default=30.0, metadata=NUMBER)
     """The deadline of one call in seconds: all its attempts and waits, and the whole body."""
     retry: RetryPolicy = field(default=None, converter=_retry)
+    """Attempts, and the waits between them; None is `RetryPolicy()`."""
     concurrency: int | AdaptiveConcurrency = field(default=None, converter=_concurrency)
-    """Requests in flight at once: a number, or found by itself."""
+    """Requests in flight at once: a number; or found by itself, which is None, too."""
     rate: RateLimit | Budget | None = field(default=None, converter=_rate)
     """A budget to keep, which may be shared with other processes; or one of the caller's making."""
     timezone: tzinfo | None = field(default=None, converter=_timezone)
@@ -159,6 +160,7 @@ class Settings:
     trust_env: bool = False
     """Whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are read."""
     hooks: tuple[Hook, ...] = field(default=(), converter=_hooks)
+    """Called with the details of requests, retries, waits and scopes."""
     dialect: Dialect = field(default=UNKNOWN, validator=_dialect)
     """What is known of the server's pagination, so that no walk pays to learn it."""
     drift: int | None = field(default=None, converter=_drift)

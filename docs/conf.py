@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import version as version_of
 from typing import Any
+
+import capillary_targets
+from capillary_targets import __version__
+from capillary_targets.cli import app as commands
 
 project = "capillary-targets"
 copyright = "the capillary-targets developers"  # noqa: A001 - Sphinx's name
-version = release = version_of("capillary-targets")
+version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "cyclopts.ext.sphinx",
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "capillary-targets"
@@ -40,13 +50,25 @@ def _to_rst(lines: list[str]) -> list[str]:
         elif fenced:
             made.append(f"   {line}" if line else "")
         else:
-            made.append(re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", line))
+            made.append(re.sub(r"(?<!`)`([^`]+)`(?!`)", _role, line))
     return made
+
+
+def _role(code: re.Match[str]) -> str:
+    """A link to a public class; else code as it stands."""
+    found = getattr(capillary_targets, code[1], None)
+    if code[1] not in capillary_targets.__all__ or not isinstance(found, type):
+        return f"``{code[1]}``"
+    room = found.__module__ if issubclass(found, Exception) else "capillary_targets"
+    return f":py:obj:`~{room}.{code[1]}`"
 
 
 def _convert(*event: Any) -> None:
     lines: list[str] = event[-1]
     lines[:] = _to_rst(lines)
+
+
+commands.app = commands._app()  # type: ignore[attr-defined]  # noqa: SLF001 - what `cyclopts::` shows
 
 
 def setup(app: Any) -> None:

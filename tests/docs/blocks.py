@@ -14,13 +14,15 @@ __all__ = ["Block", "blocks_of"]
 class Block:
     """A fenced block: its language, its code, and the line in the document where the code begins.
 
-    `skipped` says why it cannot run, from a comment before it: `<!-- not run: WHY -->`.
+    `skipped` says why it cannot run, from a comment before it: `<!-- not run: WHY -->`. A
+    `fragment` (`<!-- fragment -->`) needs names that it does not define.
     """
 
     language: str
     code: str
     line: int
     skipped: str = ""
+    fragment: bool = False
 
 
 def blocks_of(document: Path) -> list[Block]:
@@ -35,7 +37,8 @@ def blocks_of(document: Path) -> list[Block]:
             why = comment.removeprefix("<!-- not run:").removesuffix("-->").strip()
             skipped = why if comment.startswith("<!-- not run:") else ""
             language = (token.info.split() or [""])[0]
-            found.append(Block(language, token.content, start, skipped))
+            fragment = comment == "<!-- fragment -->"
+            found.append(Block(language, token.content, start, skipped, fragment))
             comment = ""
         elif not token.hidden:
             comment = ""

@@ -1,8 +1,9 @@
 """Every example in the documents runs as printed: `eu` is a sandbox for the while.
 
-The blocks of a document share their names, so they build on each other. Names that stand for the
-reader's own things (`user_ids`, `publish`, ...) are in `_reader`. A block that cannot run has a
-comment before it that says why: `<!-- not run: WHY -->`.
+A block of Python is a script: it runs by itself, or as a module of tests. One with the comment
+`<!-- fragment -->` before it goes on from the blocks before, with names that stand for the reader's
+own things (`user_ids`, `publish`, ...), see `_reader`. A block that cannot run has a comment that
+says why: `<!-- not run: WHY -->`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any
 import pytest
 
 import capillary_targets
-from capillary_targets import BasicAuth, TargetsClient
+from capillary_targets import BasicAuth, CapillaryError, TargetsClient
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.settings import CLUSTERS
 
 from .blocks import Block, blocks_of
+from .generated import TABLES, rendered
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = [
@@ -70,22 +72,33 @@ async def test_examples_run(
                 continue
             async with asyncio.timeout(120):
                 if block.language == "python":
+                    if not block.fragment:
+                        await asyncio.to_thread(_run_script, block, document, own := {})
+                        await _run_tests(own, fixtures)
+                        names |= own
+                        continue
                     names |= _reader(cluster, client)
-                    await _run_python(block, document, names, fixtures)
+                    await _run_fragment(block, document, names)
+                    await _run_tests(names, fixtures)
                 elif block.language in {"sh", "bash"} and block.code.startswith(COMMAND):
                     await _run_commands(block, cluster, tmp_path)
 
 
-async def _run_python(
-    block: Block, document: Path, names: dict[str, Any], fixtures: dict[str, Any]
-) -> None:
+def _run_script(block: Block, document: Path, names: dict[str, Any]) -> None:
+    """Run a block as `python FILE` does: in a thread, since it may start an event loop."""
+    names |= {"__name__": "__main__"}
+    exec(compile("\n" * block.line + block.code, str(document), "exec"), names)
+
+
+async def _run_fragment(block: Block, document: Path, names: dict[str, Any]) -> None:
     source = "\n" * block.line + block.code  # so that a traceback names the document's line
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     running = eval(compile(source, str(document), "exec", flags), names)
     if inspect.iscoroutine(running):
         await running
-    if "asyncio.run(main())" in block.code:
-        await names["main"]()
+
+
+async def _run_tests(names: dict[str, Any], fixtures: dict[str, Any]) -> None:
     for name in [name for name in names if name.startswith("test_")]:
         test = names.pop(name)
         fixtures["capillary_sandbox"].reset()
@@ -139,16 +152,34 @@ def _reader(cluster: Sandbox, client: TargetsClient) -> dict[str, Any]:
 def test_a_document_without_a_block_that_runs_is_noticed() -> None:
     run = [block for block in blocks_of(ROOT / "README.md") if block.language == "python"]
     assert len(run) >= 4
+    assert not [block for block in run if block.fragment or block.skipped]
+
+
+@pytest.mark.parametrize("document", TABLES)
+def test_tables_made_from_the_code_are_up_to_date(document: str) -> None:
+    assert (ROOT / document).read_text() == rendered(document), "python -m tests.docs.generated"
+
+
+def test_every_error_and_code_is_on_one_page() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    kinds = [
+        name
+        for name in capillary_targets.__all__
+        if inspect.isclass(kind := getattr(capillary_targets, name))
+        and issubclass(kind, CapillaryError)
+    ]
+    for name in [*kinds, "429", "310011", "503", "320001"]:
+        assert name in page
 
 
 def test_blocks_know_their_line_and_what_keeps_them_from_running(tmp_path: Path) -> None:
     document = tmp_path / "one.md"
     document.write_text(
         "a\n\n```python\nx\n```\n\n<!-- not run: because -->\n\n```sh\ny\n```\n\n"
-        "- b\n\n  ```python\n  z\n  ```\n"
+        "- b\n\n  <!-- fragment -->\n  ```python\n  z\n  ```\n"
     )
     assert blocks_of(document) == [
         Block("python", "x\n", 3),
         Block("sh", "y\n", 9, "because"),
-        Block("python", "z\n", 15),
+        Block("python", "z\n", 16, fragment=True),
     ]

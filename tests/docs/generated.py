@@ -1,0 +1,118 @@
+"""Tables of the documents made from the code; `python -m tests.docs.generated` writes them."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from capillary_targets import errors, settings, wire
+
+__all__ = ["TABLES", "rendered"]
+
+ROOT: Final = Path(__file__).parent.parent.parent
+_CONTRACT: Final = ROOT / "capillary_targets" / "contract.toml"
+
+
+def _table(*rows: tuple[str, ...]) -> str:
+    head, *body = rows
+    lines = [head, ("---",) * len(head), *body]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _sentence(kind: type) -> str:
+    """The first paragraph of a docstring, without the codes before it."""
+    text = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+    text = re.sub(r"^\d+( or \d+)?: ", "", text)
+    return text[:1].upper() + text[1:]
+
+
+def _statuses() -> Iterator[tuple[str, type, str]]:
+    """HTTP statuses without an error of the service's own in the body, ranges as ranges."""
+    groups: dict[tuple[type, str], list[int]] = {}
+    for status, (kind, text) in wire._BY_STATUS.items():
+        groups.setdefault((kind, text), []).append(status)
+    for (kind, text), statuses in groups.items():
+        listed = [*map(str, sorted(statuses))]
+        if kind is errors.BadResponse:
+            listed = ["300 to 399"]
+        yield ", ".join(listed), kind, text
+
+
+def codes() -> str:
+    """Codes and statuses, each with its exception."""
+    rows = [("code or status", "where", "raises", "says")]
+    known = tomllib.loads(_CONTRACT.read_text())["codes"]
+    wanted = {*map(int, known), *errors._BY_CODE, *errors._AUTH_CODES}
+    for code in sorted(wanted, key=lambda code: (code < 1000, str(code))):
+        kind = type(errors.api_error(code, ""))
+        message = known.get(str(code), {}).get("message", "(wording unknown)")
+        said = (
+            _sentence(kind)
+            if message == "(wording unknown)"
+            else f"“{message.replace('<', '&lt;')}”"
+        )
+        rows.append((str(code), "code in the body", f"`{kind.__name__}`", said))
+    rows += [(status, "HTTP", f"`{kind.__name__}`", text) for status, kind, text in _statuses()]
+    return _table(*rows, ("another, 400 or above", "HTTP", "`ApiError`", "the service refused"))
+
+
+def classes() -> str:
+    """Exceptions, each with what it means and what to do."""
+    rows = [("class", "means", "retryable", "scope")]
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        if not isinstance(kind, type) or kind is errors.CapillaryError:
+            continue
+        decided = "retryable" in inspect.signature(kind).parameters or kind is errors.AuthError
+        retryable = "it depends" if decided else "yes" if kind.retryable else "no"
+        rows.append((f"`{name}`", _sentence(kind), retryable, kind.scope))
+    return _table(*rows)
+
+
+def options() -> str:
+    """Settings of a client, from the attributes of `Settings` and their docstrings."""
+    (found,) = ast.parse(inspect.getsource(settings.Settings)).body
+    assert isinstance(found, ast.ClassDef)
+    rows = [("setting", "type", "default", "")]
+    for attribute, after in zip(found.body, [*found.body[1:], None], strict=True):
+        if not isinstance(attribute, ast.AnnAssign):
+            continue
+        name, value = ast.unparse(attribute.target), attribute.value
+        said = ""
+        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            said = " ".join(str(after.value.value).split())
+        if isinstance(value, ast.Call):
+            given = {keyword.arg: keyword.value for keyword in value.keywords}
+            value = given.get("default")
+        if name in {"base_url", "auth"} or value is None:
+            continue
+        default = "none known" if name == "dialect" else ast.unparse(value)
+        kind = ast.unparse(attribute.annotation).replace("|", "\\|")
+        rows.append((f"`{name}`", f"`{kind}`", f"`{default}`", said))
+    return _table(*rows)
+
+
+TABLES: Final[dict[str, dict[str, Callable[[], str]]]] = {
+    "docs/errors.md": {"codes": codes, "classes": classes},
+    "docs/settings.md": {"options": options},
+}
+
+
+def rendered(document: str) -> str:
+    """The document with its tables as the code has them."""
+    text = (ROOT / document).read_text()
+    for name, make in TABLES[document].items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}{make()}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+if __name__ == "__main__":
+    for document in TABLES:
+        (ROOT / document).write_text(rendered(document))
