@@ -17,6 +17,7 @@ from collections.abc import (
     Callable,
     Iterable,
     Mapping,
+    Sequence,
 )
 from contextlib import aclosing
 from functools import partial
@@ -243,29 +244,42 @@ class FanOut(Generic[F]):
     active: set[int] = field(init=False, factory=set)
 
     async def for_each_target(
-        self, user_id: int, fetch_events: Callable[[int], Awaitable[None]]
+        self,
+        user_id: int,
+        fetch_events: Callable[[int], Awaitable[None]],
+        choose: Callable[[], Awaitable[Sequence[int] | None]] | None = None,
     ) -> tuple[tuple[Target, ...], CapillaryError | None]:
         """Ask for a user's targets, then call `fetch_events` with each rule id, each once.
 
-        Returns the targets, each row once, and the error that stopped it, if any. Raises errors
-        that are fatal for every user.
+        `choose` is asked first which rules to fetch; None, and the targets are asked for. Returns
+        the targets, each row once, and the error that stopped it, if any. Raises errors that are
+        fatal for every user.
         """
-        session, query = self.session, self.query
-        rules = query.target_rule_ids
+        query = self.query
+        rules: Sequence[int] | None = None
         targets: tuple[Target, ...] = ()
         try:
             checked_id("user_id", user_id)
-            if query.fetch_targets:
-                found = await active_targets(session, user_id, target_rule_ids=rules)
-                targets = tuple(row for n, row in enumerate(found) if row not in found[:n])
-                rules = tuple(dict.fromkeys(target.id for target in targets))
+            if choose is not None:
+                rules = await choose()
+            if rules is None:
+                rules = query.target_rule_ids
+                if query.fetch_targets:
+                    targets = await self.active_targets(user_id)
+                    rules = tuple(dict.fromkeys(target.id for target in targets))
             for rule in rules:
                 await fetch_events(rule)
         except CapillaryError as error:
-            if is_fatal(error, query, session.settings.retry.retry_after_max):
+            if is_fatal(error, query, self.session.settings.retry.retry_after_max):
                 raise
             return targets, error
         return targets, None
+
+    async def active_targets(self, user_id: int) -> tuple[Target, ...]:
+        """A user's targets, each row once."""
+        rules = self.query.target_rule_ids
+        found = await active_targets(self.session, user_id, target_rule_ids=rules)
+        return tuple(row for n, row in enumerate(found) if row not in found[:n])
 
     def pager(self, user_id: int, rule: int, start: Checkpoint | None = None) -> EventPager:
         """A pager over a target's events behind `start`."""

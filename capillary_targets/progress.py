@@ -31,6 +31,7 @@ __all__ = [
     "TargetProgress",
     "UserProgress",
     "explain",
+    "is_period",
     "progress",
     "progress_of",
     "reconcile",
@@ -297,7 +298,7 @@ async def reconcile(
         found = await _reconcile(session, user_id, target_rule_id, page_size)
     if period is None:
         return found
-    named = tuple(cycle for cycle in found.cycles if _is_named(cycle.progress, period))
+    named = tuple(cycle for cycle in found.cycles if is_period(cycle.progress, period))
     if not named:
         known = [one.progress.period for one in found.cycles if one.progress.period]
         raise UnknownPeriod(
@@ -308,10 +309,11 @@ async def reconcile(
     return Reconciliation(user_id, target_rule_id, named, found.warnings)
 
 
-def _is_named(one: TargetProgress, period: int | str) -> bool:
-    if isinstance(period, int):
-        return one.period_id == period
-    return bool(one.is_current) if period == CURRENT else one.period == period.strip()
+def is_period(one: TargetProgress, period: int | str | None) -> bool:
+    """Whether a row is of that cycle: its id, "current" or a refCode; None is any."""
+    if isinstance(period, str):
+        return bool(one.is_current) if period == CURRENT else one.period == period.strip()
+    return period in {None, one.period_id}
 
 
 async def _reconcile(session: Session, user_id: int, rule: int, page_size: int) -> Reconciliation:

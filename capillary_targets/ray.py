@@ -230,8 +230,12 @@ def _total(summaries: list[Summary]) -> Summary:
     total = Summary(
         run=max(one.run for one in summaries), finished=all(one.finished for one in summaries)
     )
-    for name in attrs.fields_dict(Summary).keys() - {"run", "finished", "seconds"}:
+    texts = {"groups_off", "oldest_proof"}
+    for name in attrs.fields_dict(Summary).keys() - {"run", "finished", "seconds"} - texts:
         setattr(total, name, sum(getattr(one, name) for one in summaries))
+    for name in texts:
+        given = (getattr(one, name) for one in summaries)
+        setattr(total, name, min((text for text in given if text is not None), default=None))
     return total
 
 

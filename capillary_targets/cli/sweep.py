@@ -23,6 +23,8 @@ from capillary_targets.sweep import (
     make_report,
     run,
 )
+from capillary_targets.sweep import plan as make_plan
+from capillary_targets.sweep.plan import Estimate, Plan
 
 from . import output
 from .connection import DEFAULT, Connection, concurrency_of, max_failures_of, period_of, rate_of
@@ -45,6 +47,7 @@ UsersPath = Annotated[Path | None, Parameter(allow_leading_hyphen=True, converte
 Directory = Annotated[Path, Parameter(converter=_named)]
 NotificationsPath = Annotated[Path | None, Parameter(converter=_named)]
 Rules = Annotated[list[int] | None, Parameter(name="--rule")]
+FullEvery = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 PartRows = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 Concurrency = Annotated[str, Parameter(name="--concurrency")]
 
@@ -57,6 +60,9 @@ async def sweep(
     format: Literal["jsonl", "parquet"] = "jsonl",  # noqa: A002 - the flag's name
     raw: bool = False,
     incremental: bool = False,
+    detect: Literal["events", "groups"] = "events",
+    full_every: FullEvery = 30,
+    plan: bool = False,
     retry_failed: bool = False,
     column: str | None = None,
     rules: Rules = None,
@@ -91,6 +97,13 @@ async def sweep(
         format: The format of the parts.
         raw: Add each row as the server sent it, unknown fields included.
         incremental: Fetch what is new since the latest run over the list, if that one is over.
+        detect: events reads all events of all targets. groups asks for a user's target groups
+            first, one request, and reads the events only of targets that have a record and have
+            changed; it writes `progress/` as well.
+        full_every: With --detect groups, read again in one of so many runs what nothing but the
+            achieved value vouches for.
+        plan: Say what the sweep would cost, from the list, the directory and a sample of at most
+            100 users, and do no more.
         retry_failed: Sweep only the users that failed.
         column: The column of a CSV file with the ids: its name, or its number from 1.
         rules: Only this target (rule) id; may be given several times.
@@ -113,6 +126,8 @@ async def sweep(
         raise UsageError("--address is a Ray cluster's: say --engine ray as well")
     if address is not None and connection.sandbox:
         raise UsageError("--sandbox is for Ray on this machine: leave out --address")
+    if plan and (retry_failed or engine == "ray"):
+        raise UsageError("--plan is for a list of users and --engine local")
     users = _users(
         users_file,
         column,
@@ -132,6 +147,8 @@ async def sweep(
         format=format,
         raw=raw,
         incremental=incremental,
+        detect=detect,
+        full_every=full_every,
         retry_failed=retry_failed,
         source="the sandbox" if connection.sandbox else None,
         max_failures=None if max_failures is None else max_failures_of(max_failures),
@@ -139,6 +156,11 @@ async def sweep(
         notifications=None if notifications is None else SQLiteStore(notifications),
         limits=PartLimits(rows=part_rows),
     )
+    if plan:
+        async with connection.client(**client_settings) as client:
+            found = await make_plan(client, users, out, options)
+        output.show_facts("Plan", _planned(found, rated=rate is not None))
+        return _OK
     try:
         if engine == "ray":
             client_settings["address"] = address
@@ -153,6 +175,8 @@ async def sweep(
         output.show_facts("Swept", _facts(summary, out, by_ray=engine == "ray"))
     except output.OutputLost as error:  # the work is done, and its files say the same
         connection.warn(f"{error}; see {out / 'summary.json'}")
+    if summary.groups_off:
+        connection.warn(f"target groups are refused, so all events were read: {summary.groups_off}")
     if not summary.finished:
         connection.warn("the list of users was never finished; sweep it without --retry-failed")
     if summary.all_complete:
@@ -171,8 +195,13 @@ async def _sweep(
     with ProgressDisplay(_expected(users), quiet=connection.quiet) as display:
         settings = client_settings | {"hooks": (timeline,), "log": display.log}
         async with connection.client(**settings) as client:
+            told = False
 
             def progress(summary: Summary) -> None:
+                nonlocal told
+                if summary.groups_off and not told:
+                    told = True
+                    display.log(f"going on without target groups: {summary.groups_off}")
                 display.update(summary, client.session.limiter.limit)
 
             return await run(client, users, out, options, timeline=timeline, progress=progress)
@@ -258,6 +287,12 @@ def _facts(summary: Summary, out: Path, *, by_ray: bool) -> dict[str, str]:
         for_good = f"{refused} of them for good; " if refused else ""
         listed = out / ("*/failures.jsonl" if by_ray else "failures.jsonl")
         facts["failures"] += f" ({for_good}listed in {listed})"
+    if summary.no_record or summary.by_update or summary.by_value:
+        facts["targets"] += (
+            f" ({summary.by_events} proven by events, {summary.by_update} by last update, "
+            f"{summary.by_value} by value, {summary.no_record} without a record)"
+        )
+        facts["oldest full proof"] = f"{summary.oldest_proof}"
     if summary.skipped:
         facts["users"] += f" ({summary.skipped} of the list were done before)"
     if summary.unannounced_events or summary.missing_events:
@@ -271,3 +306,21 @@ def _facts(summary: Summary, out: Path, *, by_ray: bool) -> dict[str, str]:
             f"server; {summary.reconciled_targets} targets were read again)"
         )
     return facts
+
+
+def _planned(plan: Plan, *, rated: bool) -> dict[str, str]:
+    facts = {
+        "users": f"{plan.users} ({plan.sampled} of them asked for this, {plan.asked} requests)",
+        "requests": _about(plan.requests),
+        "size": f"{_about(plan.size, 1e6, 1)} MB",
+    }
+    if plan.hours is not None:
+        facts["hours"] = _about(plan.hours, 1, 2)
+    elif not rated:
+        facts["hours"] = "say --rate to know"
+    return facts
+
+
+def _about(given: Estimate, unit: float = 1.0, places: int = 0) -> str:
+    value, low, high = (f"{one / unit:.{places}f}" for one in (given.value, given.low, given.high))
+    return value if low == high else f"about {value} ({low} to {high})"

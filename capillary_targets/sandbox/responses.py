@@ -233,7 +233,8 @@ def _user_target(
         "milestones": milestones(rule, value) or None,
     }
     if settings.last_updated_on:
-        changed = history.changed_at or (parse_date(rows[-1].event_date) if rows else None)
+        last = parse_date(history[stop - 1].event_date) if recorded and stop else None
+        changed = history.changed_at or last
         target |= {
             "lastUpdatedOn": None if changed is None else _stamp(changed),
             "unEnrolled": False,

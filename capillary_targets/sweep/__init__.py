@@ -1,6 +1,7 @@
 """Many users, to files that a kill at any moment cannot spoil: `run` sweeps into a directory."""
 
 from .options import PartLimits, Summary, SweepOptions, SweepRefused, SweepStopped
+from .plan import Plan, plan
 from .report import make_report
 from .run import run
 from .stats import RequestTimeline
@@ -9,6 +10,7 @@ from .user_list import BadLine, UsersFile
 __all__ = [
     "BadLine",
     "PartLimits",
+    "Plan",
     "RequestTimeline",
     "Summary",
     "SweepOptions",
@@ -16,5 +18,6 @@ __all__ = [
     "SweepStopped",
     "UsersFile",
     "make_report",
+    "plan",
     "run",
 ]

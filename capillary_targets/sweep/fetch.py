@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -23,8 +24,9 @@ from capillary_targets.notifications.store import Announced, AnnouncementSource
 from capillary_targets.pagination import START, UNKNOWN, Checkpoint, PagingReport
 
 from .announced import Comparison, EventIds, Findings, columns, compare
+from .groups import Decision, GroupsReader, Look
 from .incremental import reconcile
-from .ledger import Mark, UserRecord, WrittenRow
+from .ledger import Mark, States, UserRecord, WrittenRow
 from .options import SweepOptions
 from .rows import EncodedRows, Format, StoredRow, encode, event_key, plain, raw_rows
 from .store import Directory
@@ -51,6 +53,9 @@ class UserResult:
     record: UserRecord
     error: Exception | None
     targets: int
+    decision: Decision
+    groups_refused: bool
+    requests: int
     reconciled: int
     late: int
     vanished: int
@@ -130,6 +135,7 @@ class UserFetcher:
     directory: Directory
     format: Format
     options: SweepOptions
+    groups: GroupsReader | None = None
 
     async def fetch(self, user: int, fan: FanOut[UserResult]) -> UserResult:
         """Everything of one user that is not in files yet. Failures are in `UserResult.error`.
@@ -139,7 +145,8 @@ class UserFetcher:
             OSError: The directory cannot be read.
             sqlite3.Error: The ledger cannot be read.
         """
-        marks = self.directory.ledger.marks(user)
+        ledger = self.directory.ledger
+        marks = ledger.marks(user)
         rows = EncodedRows(user, self.format)
         found: dict[int, _TargetResult] = {}
         targets: Sequence[Target] = ()
@@ -151,15 +158,39 @@ class UserFetcher:
             [] if source is None else await source.announced(user, before.position if before else 0)
         )
         rows.ids = None if source is None else []
+        kept: States = {}
+        rules: set[int] = set()
+
+        look: Look | None = None
+        found_news: set[int] = set()
+
+        async def choose() -> Sequence[int] | None:
+            nonlocal look
+            if self.groups is not None:
+                held = {rule: mark.checkpoint.row > 0 for rule, mark in marks.items()}
+                look = await self.groups.look(fan, user, ledger.progress(user), held)
+            return None if look is None else look.decision.read
 
         async def fetch_events(rule: int) -> None:
-            found[rule] = await self._fetch_target(user, rule, marks.get(rule), rows, fan)
+            written = rows.counts.total()
+            changed = look is not None and rule in look.decision.changed
+            found[rule] = await self._fetch_target(
+                user, rule, marks.get(rule), rows, fan, changed=changed
+            )
+            if rows.counts.total() > written:
+                found_news.add(rule)
 
         error: Exception | None
         try:
-            targets, error = await fan.for_each_target(user, fetch_events)
+            targets, error = await fan.for_each_target(user, fetch_events, choose)
+            rules = {*found, *(target.id for target in targets)}
+            if look is not None:
+                targets, rules = look.targets, {*look.rules}
             if error is None:
-                new_marks = self._add_targets(rows, targets, found, marks)
+                new_marks = self._add_targets(rows, targets, found, marks, rules)
+                if look is not None:
+                    kept, rows_of_progress = look.settled(found_news)
+                    rows.add("progress", rows_of_progress)
                 if source is not None:
                     comparison = await self._compare(rows, source, before, due)
         except (CapillaryError, OSError, sqlite3.Error):
@@ -174,6 +205,8 @@ class UserFetcher:
             new_marks,
             {rule: t.deleted for rule, t in found.items() if t.deleted is not None},
             {rule: t.written for rule, t in found.items() if t.written},
+            kept,
+            None if look is not None and look.decision.by_value else int(time.time()),
             findings=None if comparison is None else comparison.findings,
         )
         news = () if comparison is None else comparison.new
@@ -181,7 +214,11 @@ class UserFetcher:
             rows,
             record,
             error,
-            targets=len({target.id for target in targets}),
+            targets=len(rules) if self.options.fetch_targets else 0,
+            decision=Decision(tuple(found)) if look is None else look.decision,
+            groups_refused=look is None and self.groups is not None,
+            requests=(look is not None or self.options.fetch_targets)
+            + sum(target.report.requests for target in found.values()),
             reconciled=sum(bool(target.late or target.vanished) for target in found.values()),
             late=sum(target.late for target in found.values()),
             vanished=sum(target.vanished for target in found.values()),
@@ -226,8 +263,12 @@ class UserFetcher:
         targets: Sequence[Target],
         found: Mapping[int, _TargetResult],
         marks: Mapping[int, Mark],
+        rules: set[int],
     ) -> dict[int, Mark]:
-        """Encode targets that are new, have changed or were left; the marks of all."""
+        """Encode targets that are new, have changed or were left; the marks of what is new.
+
+        The user is in `rules`; of some of them the definition may not have been asked for.
+        """
         digests: dict[int, bytes] = {}
         for target in targets:
             digests[target.id] = _digest(digests.get(target.id, b""), target)
@@ -236,7 +277,7 @@ class UserFetcher:
             for target in targets
             if target.id not in marks or marks[target.id].target != digests[target.id]
         ]
-        left = [rule for rule, mark in marks.items() if mark.target and rule not in digests]
+        left = [rule for rule, mark in marks.items() if mark.target and rule not in rules]
         if not self.options.fetch_targets:
             left = []
         rows.stats.names.update((target.id, target.name or "") for target in changed)
@@ -245,18 +286,38 @@ class UserFetcher:
             [{"enrolled": True, **plain(target), "raw": target.raw} for target in changed]
             + [{"enrolled": False, "id": rule} for rule in left],
         )
+        kept = {rule: marks.get(rule, Mark(START)) for rule in rules if rule not in found}
         return {
             **{rule: attrs.evolve(marks[rule], target=None) for rule in left},
             **{
-                rule: Mark(attrs.evolve(target.checkpoint, dialect=UNKNOWN), digests.get(rule))
+                rule: attrs.evolve(mark, target=digests.get(rule, mark.target))
+                for rule, mark in kept.items()
+                if rule not in marks or mark.target != digests.get(rule, mark.target)
+            },
+            **{
+                rule: Mark(
+                    attrs.evolve(target.checkpoint, dialect=UNKNOWN),
+                    digests.get(rule, marks[rule].target if rule in marks else None),
+                )
                 for rule, target in found.items()
             },
         }
 
     async def _fetch_target(
-        self, user: int, rule: int, mark: Mark | None, rows: EncodedRows, fan: FanOut[UserResult]
+        self,
+        user: int,
+        rule: int,
+        mark: Mark | None,
+        rows: EncodedRows,
+        fan: FanOut[UserResult],
+        *,
+        changed: bool,
     ) -> _TargetResult:
-        """Encode a target's new events, and those that vanished or came back."""
+        """Encode a target's new events, and those that vanished or came back.
+
+        Where the service says that it `changed` and nothing is new behind the others, a late event
+        and a deletion before them may cancel out: all is read again.
+        """
         start = START if mark is None else mark.checkpoint
         deleted = Counter() if mark is None else self.directory.ledger.deleted(user, rule)
         if not start.row and not deleted:  # none of it can be in files already
@@ -267,7 +328,7 @@ class UserFetcher:
         except PaginationError:  # the list has changed so much that its place is not found
             target = None
         written: list[StoredRow] = []
-        if target is None or target.moved:
+        if target is None or target.moved or (changed and not kept.events):
             kept = _Buffer()
             target = await self._walk(user, rule, START, kept.add, fan)
             written = self._written(user, rule)

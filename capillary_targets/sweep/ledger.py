@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from attrs import field, frozen
@@ -27,10 +27,12 @@ from .announced import Findings
 from .options import SweepRefused
 
 __all__ = [
+    "CycleState",
     "Ledger",
     "Mark",
     "PartCommit",
     "PartRecord",
+    "States",
     "UserRecord",
     "WrittenRow",
     "is_locked",
@@ -39,7 +41,7 @@ __all__ = [
 WrittenRow = tuple[int, int | None]
 """A written row's key and its event log id."""
 
-_VERSION: Final = "2"
+_VERSION: Final = "3"
 _TABLES: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs (
@@ -51,7 +53,9 @@ CREATE TABLE parts (
     PRIMARY KEY (number, kind)
 ) WITHOUT ROWID;
 CREATE TABLE stats (number INTEGER PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE users (user_id INTEGER PRIMARY KEY, run INTEGER NOT NULL, events INTEGER NOT NULL);
+CREATE TABLE users (
+    user_id INTEGER PRIMARY KEY, run INTEGER NOT NULL, events INTEGER NOT NULL, proven INTEGER
+);
 CREATE TABLE row_ranges (
     user_id INTEGER NOT NULL, part INTEGER NOT NULL, start INTEGER NOT NULL,
     length INTEGER NOT NULL, PRIMARY KEY (user_id, part)
@@ -59,6 +63,11 @@ CREATE TABLE row_ranges (
 CREATE TABLE marks (
     user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, count INTEGER NOT NULL, last BLOB NOT NULL,
     date TEXT, target BLOB, PRIMARY KEY (user_id, rule_id)
+) WITHOUT ROWID;
+CREATE TABLE progress (
+    user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, cycle_id INTEGER NOT NULL, achieved TEXT,
+    updated TEXT, rest BLOB NOT NULL, row BLOB NOT NULL, first_seen INTEGER NOT NULL,
+    settled INTEGER NOT NULL, PRIMARY KEY (user_id, rule_id, cycle_id)
 ) WITHOUT ROWID;
 CREATE TABLE deleted (
     user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, key BLOB NOT NULL, count INTEGER NOT NULL,
@@ -96,14 +105,41 @@ class Mark:
     target: bytes | None = None
 
 
+class CycleState(NamedTuple):
+    """What the ledger keeps of a member's target in a cycle that has a record.
+
+    `achieved`, `updated` and `rest` (a digest of the milestones reached) are what a purchase
+    changes; `row` is a digest of everything in the row of `progress/`. `first_seen` is in seconds
+    since 1970. Not `settled`: the service's value changed and the events did not, so they are read
+    once more in the next run: its lists may lag behind its sums.
+    """
+
+    achieved: str | None
+    updated: str | None
+    rest: bytes
+    row: bytes
+    first_seen: int
+    settled: bool = True
+
+    def is_same(self, other: CycleState) -> bool:
+        """Whether nothing has happened between the two."""
+        return self[:3] == other[:3]
+
+
+States: TypeAlias = Mapping[int, Mapping[int, CycleState]]
+"""By target rule id and cycle id; 0 where the service does not name the cycle."""
+
+
 @frozen
 class UserRecord:
     """A user of whom nothing is missing: what this part adds.
 
     `marks`, `deleted` (rows that are in files and no longer on the server, replacing earlier ones)
-    and `written` (rows of this part, kept with `moved` only) are by target rule id. `range` (start
-    and length) is where the new events are, None if there are none. `findings` replace earlier
-    ones, where the events were compared with notifications.
+    and `written` (rows of this part, kept with `moved` only) are by target rule id, and so is
+    `progress`, which replaces what was kept of those targets. `proven` is when all of the user was
+    proven by more than the achieved value, in seconds since 1970; None: not now. `range` (start and
+    length) is where the new events are, None if there are none. `findings` replace earlier ones,
+    where the events were compared with notifications.
     """
 
     user_id: int
@@ -111,6 +147,8 @@ class UserRecord:
     marks: Mapping[int, Mark]
     deleted: Mapping[int, Counter[int]] = field(factory=dict)
     written: Mapping[int, Sequence[WrittenRow]] = field(factory=dict)
+    progress: States = field(factory=dict)
+    proven: int | None = None
     range: tuple[int, int] | None = None
     findings: Findings | None = None
 
@@ -298,6 +336,28 @@ class Ledger:
             for rule, count, last, date, target in found
         }
 
+    def progress(self, user: int) -> States:
+        """A user's progress as it was when the events were read."""
+        found: dict[int, dict[int, CycleState]] = {}
+        for rule, cycle, achieved, updated, rest, row, first_seen, settled in self._db.execute(
+            "SELECT rule_id, cycle_id, achieved, updated, rest, row, first_seen, settled "
+            "FROM progress WHERE user_id = ?",
+            (user,),
+        ):
+            found.setdefault(rule, {})[cycle] = CycleState(
+                achieved, updated, rest, row, first_seen, bool(settled)
+            )
+        return found
+
+    def has_progress(self) -> bool:
+        """Whether any user's progress is kept."""
+        return bool(self._one("SELECT EXISTS (SELECT 1 FROM progress)")[0])
+
+    def oldest_proof(self) -> int | None:
+        """The oldest `UserRecord.proven` of the users of this run."""
+        found = self._one("SELECT min(proven) FROM users WHERE run = ?", self.run)[0]
+        return None if found is None else int(found)
+
     def row_ranges(self, user: int) -> list[tuple[str, int, int]]:
         """Where a user's events are: part, start and length.
 
@@ -360,6 +420,10 @@ class Ledger:
 
     # --- parts ---
 
+    def checkpoint(self) -> None:
+        """Merge the log into the database file."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def next_part(self) -> int:
         """The number of the next part."""
         return int(self._one("SELECT coalesce(max(number) + 1, 0) FROM parts")[0])
@@ -407,9 +471,10 @@ class Ledger:
     def _commit_users(self, part: PartCommit) -> None:
         users = part.users
         self._db.executemany(
-            "INSERT INTO users VALUES (?, ?, ?) ON CONFLICT (user_id) DO UPDATE "
-            "SET run = excluded.run, events = events + excluded.events",
-            ((user.user_id, self.run, user.events) for user in users),
+            "INSERT INTO users VALUES (?, ?, ?, ?) ON CONFLICT (user_id) DO UPDATE "
+            "SET run = excluded.run, events = events + excluded.events, "
+            "proven = coalesce(excluded.proven, proven)",
+            ((user.user_id, self.run, user.events, user.proven) for user in users),
         )
         self._db.executemany(
             "INSERT INTO row_ranges VALUES (?, ?, ?, ?)",
@@ -421,6 +486,19 @@ class Ledger:
                 (user.user_id, rule, *_place(mark.checkpoint), mark.target)
                 for user in users
                 for rule, mark in user.marks.items()
+            ),
+        )
+        self._db.executemany(
+            "DELETE FROM progress WHERE user_id = ? AND rule_id = ?",
+            ((user.user_id, rule) for user in users for rule in user.progress),
+        )
+        self._db.executemany(
+            "INSERT INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (user.user_id, rule, cycle, *state)
+                for user in users
+                for rule, cycles in user.progress.items()
+                for cycle, state in cycles.items()
             ),
         )
         self._db.executemany(

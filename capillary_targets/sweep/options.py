@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 import attrs
 from attrs import define, field, frozen
@@ -14,6 +14,8 @@ from capillary_targets.fanout import UserQuery
 from capillary_targets.notifications.store import AnnouncementSource
 
 __all__ = ["PartLimits", "RunState", "Summary", "SweepOptions", "SweepRefused", "SweepStopped"]
+
+DETECT: Final = ("events", "groups")
 
 
 class SweepRefused(UsageError):
@@ -52,6 +54,10 @@ class SweepOptions(UserQuery):
             those asked (once a hundred were).
         notifications: The store of the notifications that came: events that were never announced,
             and announcements that never showed up, are listed in `announcements/`.
+        detect: `groups` asks for a member's target groups first, one request, and reads the events
+            only of targets that have a record and have changed; `events` reads those of all.
+        full_every: With `groups`, read again in one of so many runs what nothing but the achieved
+            value vouches for: each member in their turn.
         moved: Parts may leave the directory once they are written, so nothing is read from them
             again; the ledger keeps some bytes for each event instead.
         limits: When a part is complete.
@@ -63,6 +69,8 @@ class SweepOptions(UserQuery):
     retry_failed: bool = False
     source: str | None = None
     max_failures: float | None = None
+    detect: str = "events"
+    full_every: int = 30
     moved: bool = False
     notifications: AnnouncementSource | None = None
     limits: PartLimits = PartLimits()
@@ -77,6 +85,10 @@ class SweepOptions(UserQuery):
             )
         if self.notifications is not None and self.period is not None:
             raise UsageError("notifications are about all periods: leave out period")
+        if self.detect not in DETECT:
+            raise UsageError(f"detect must be one of {', '.join(DETECT)}, not {self.detect!r}")
+        if self.full_every < 1:
+            raise UsageError(f"full_every must be a number of runs, 1 or more: {self.full_every}")
         if self.max_failures is not None and not self.max_failures >= 0:
             raise UsageError(f"max_failures must be a number or a share, not {self.max_failures}")
 
@@ -131,6 +143,20 @@ class Summary:
     """New events that no notification has announced."""
     missing_events: int = 0
     """Announcements, new since the run before, whose events the service does not have."""
+    by_events: int = 0
+    """Targets whose events were read."""
+    by_update: int = 0
+    """Targets that have not changed, by `lastUpdatedOn` in the member's groups."""
+    by_value: int = 0
+    """Targets that have not changed, by the achieved value alone: what cancels out shows later."""
+    no_record: int = 0
+    """Targets that were left out because the member has no record in them."""
+    groups_refused: int = 0
+    """Users whose groups could not be used: all their targets were read."""
+    groups_off: str | None = None
+    """Why no groups were asked for any more, if so."""
+    oldest_proof: str | None = None
+    """When the user was asked, longest ago, of whom all was last proven by more than the value."""
     requests: int = 0
     retries: int = 0
     seconds: float = 0.0

@@ -18,6 +18,7 @@ from attrs import define, field, frozen
 from capillary_targets import structuring
 from capillary_targets.errors import UsageError
 from capillary_targets.models import JSON, Target, TargetEvent, columns_of, extra_text
+from capillary_targets.progress import TargetProgress
 
 from .announced import EventIds
 from .stats import EXACT, PartStats
@@ -29,6 +30,7 @@ __all__ = [
     "FORMATS",
     "KEY_FIELDS",
     "KINDS",
+    "PROGRESS_FIELDS",
     "EncodedRows",
     "Format",
     "JsonLines",
@@ -44,6 +46,18 @@ __all__ = [
 ]
 
 
+PROGRESS_FIELDS: Final = (
+    *("target_rule_id", "target_name", "target_group_id", "period_id", "period", "period_start"),
+    *("period_end", "recorded", "target_value", "achieved_value", "remaining", "is_achieved"),
+    *("achieved_on", "achieved_event_log_id", "last_updated_on"),
+)
+"""Columns of `progress` that are fields of `TargetProgress`."""
+_PROGRESS: Final = {
+    **{name: of for name, of in columns_of(TargetProgress).items() if name in PROGRESS_FIELDS},
+    "milestones_reached": int,
+    "next_milestone": str,
+    "next_milestone_value": Decimal,
+}
 _SEEN: Final = {"user_id": int, "run": int, "seen_at": datetime}
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "events": {"user_id": int, **columns_of(TargetEvent)},
@@ -59,6 +73,7 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
         "event_id": str,
         "name": str,
     },
+    "progress": {**_SEEN, "first_seen": datetime, **_PROGRESS},
 }
 """The kinds of parts: their columns and the types of those. With `raw` there is one more."""
 

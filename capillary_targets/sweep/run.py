@@ -31,6 +31,7 @@ from capillary_targets.pagination import Dialect
 from capillary_targets.session import Session
 
 from .fetch import UserFetcher, UserResult
+from .groups import GroupsReader
 from .ledger import Ledger, is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
 from .parts import PartWriter
@@ -71,10 +72,10 @@ async def run(
 ) -> Summary:
     """Sweep `users` into files below the directory `out`; on the same directory, resume.
 
-    Writes `events/part-*` (also `targets`, `vanished`, `announcements`), `failures.jsonl`,
-    `summary.json` and `report.html`. A user's rows are written only if nothing is missing; the
-    others are listed as failures and asked again next time. Cancelling it commits the part in
-    progress.
+    Writes `events/part-*` (also `targets`, `vanished`, `announcements`, and with `detect="groups"`
+    `progress`), `failures.jsonl`, `summary.json` and `report.html`. A user's rows are written only
+    if nothing is missing; the others are listed as failures and asked again next time. Cancelling
+    it commits the part in progress.
 
     Args:
         client: An open client; its page size counts unless `options` has another.
@@ -138,7 +139,11 @@ async def _check_notifications(source: AnnouncementSource) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return _iso(datetime.now(UTC))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
 
 
 async def _while_locked(call: Callable[[], T]) -> T:
@@ -180,6 +185,7 @@ class _Run:
     _before: RunState
     _writer: PartWriter = field(init=False)
     _fetcher: UserFetcher = field(init=False)
+    _groups: GroupsReader | None = field(init=False, default=None)
     _summary: Summary = field(init=False)
     _started: float = field(init=False)
     _earlier: tuple[int, int, float] = field(init=False)
@@ -197,7 +203,10 @@ class _Run:
         self._timeline.resume(self._before.timeline, summary.seconds)
         options = self._options
         row_format = format_named(options.format, raw=options.raw, run=summary.run)
-        self._fetcher = UserFetcher(self._directory, row_format, options)
+        summary.groups_off = None
+        if options.detect == "groups":
+            self._groups = GroupsReader(options, summary.run, self._ledger.has_progress())
+        self._fetcher = UserFetcher(self._directory, row_format, options, self._groups)
         self._writer = PartWriter(self._directory, row_format, options.limits, self._state)
 
     @property
@@ -318,6 +327,12 @@ class _Run:
             return
         summary.complete += 1
         summary.targets += result.targets
+        summary.by_events += len(result.decision.read)
+        summary.by_update += result.decision.by_update
+        summary.by_value += result.decision.by_value
+        summary.no_record += result.decision.no_record
+        summary.groups_refused += result.groups_refused
+        summary.groups_off = None if self._groups is None else self._groups.off
         summary.events += result.rows.counts["events"]
         summary.reconciled_targets += result.reconciled
         summary.late_events += result.late
@@ -375,6 +390,8 @@ class _Run:
         for detail in self._ledger.failures():
             failures.write(detail.encode() + b"\n")
         self._summary.failed, self._summary.refused = self._ledger.failed()
+        if (proven := self._ledger.oldest_proof()) is not None:
+            self._summary.oldest_proof = _iso(datetime.fromtimestamp(proven, UTC))
         self._summary.finished = finished
         if finished:
             self._writer.sync_names()

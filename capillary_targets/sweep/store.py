@@ -26,7 +26,7 @@ from .options import SweepRefused
 
 __all__ = ["KINDS", "AtomicFile", "Directory", "open_directory", "sync_directory"]
 
-KINDS: Final = ("events", "targets", "vanished", "announcements")
+KINDS: Final = ("events", "targets", "vanished", "announcements", "progress")
 LEDGER: Final = "ledger.sqlite"
 _LOCK: Final = "ledger.lock"
 _PART: Final = re.compile(r"part-\d{5,}\.(jsonl|parquet)")

@@ -86,3 +86,32 @@ def test_help_and_version(cli: Cli):
         assert ran.err == ""
         for word in words:
             assert word in ran.out
+
+
+def test_a_plan_says_what_a_sweep_would_cost_and_leaves_it(cli: Cli, tmp_path: Path):
+    out = tmp_path / "night"
+    groups = ("--detect", "groups", "--rate", "1000/60")
+    ran = cli("sweep", "--sandbox", "--out", out, "--plan", *groups)
+    assert (ran.status, ran.err) == (0, "")
+    lines = dict(line.split(": ", 1) for line in ran.out.splitlines())
+    assert list(lines) == ["users", "requests", "size", "hours"]
+    assert lines["users"].startswith("204 (100 of them")
+    assert not out.exists()
+    for wrong in (["--retry-failed"], ["--engine", "ray"]):
+        refused = cli("sweep", "--sandbox", "--out", out, "--plan", *wrong)
+        assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert not out.exists()
+
+
+def test_groups_say_how_the_rest_is_known(cli: Cli, tmp_path: Path):
+    users = tmp_path / "users.txt"
+    users.write_text("".join(f"{user}\n" for user in range(1_000_001, 1_000_011)))
+    line = ("sweep", users, "--sandbox", "--out", tmp_path / "night", "--detect", "groups")
+    assert cli(*line).status == 0
+    ran = cli(*line, "--incremental")
+    assert ran.status == 0
+    assert "(0 proven by events, 30 by last update, 0 by value, 0 without a record)" in ran.out
+    assert "oldest full proof: 20" in ran.out
+    for wrong in (["--detect", "all"], ["--full-every", "0"]):
+        refused = cli(*line, *wrong)
+        assert (refused.status, refused.err.count("\n")) == (2, 1)

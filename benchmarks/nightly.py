@@ -1,0 +1,257 @@
+"""Requests of a first sweep and of the nights after it, and the changes that each way misses.
+
+`python -m benchmarks.nightly [--members 10000] [--nights 2] [--only WAY ...]`
+
+Worlds of members with three targets each, of which 30 % have a record; in a night something happens
+to 2 % of the members: mostly a sale, for some a late sale, a deletion, or a purchase and its
+return. All ways ask the same sandbox. Counts only, so the machine does not matter. `--simulate`
+prints the arithmetic for any number of members and no measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from attrs import frozen
+
+from capillary_targets import BasicAuth, TargetsClient
+from capillary_targets.sandbox import Sandbox, World
+from capillary_targets.sweep import SweepOptions, run
+
+from .extractors import Ask
+from .extractors import dlt as dlt_rows
+
+TARGETS: Final = 3
+RECORDED: Final = 0.3
+CHANGING: Final = 0.02
+PER_MINUTE: Final = 1_000
+Pair = tuple[int, int]
+Held = Callable[[], dict[Pair, Counter[Any]]]
+
+
+@frozen
+class Way:
+    """A way to keep a copy: `night` fetches what it takes to be new, `held` is what it has."""
+
+    night: Callable[[int], Awaitable[None]]
+    held: Held
+
+
+def ours(sandbox: Sandbox, out: Path, **options: Any) -> Way:
+    """A sweep of this package."""
+
+    async def night(number: int) -> None:
+        auth = BasicAuth(*sandbox.credentials)
+        settings = SweepOptions(incremental=number > 0, source="sandbox", **options)
+        async with TargetsClient(sandbox.url, auth, concurrency=16) as client:
+            summary = await run(client, sandbox.world.user_ids(), out, settings)
+        assert summary.all_complete
+
+    def held() -> dict[Pair, Counter[Any]]:
+        found: dict[Pair, Counter[Any]] = {}
+        for kind in ("events", "vanished"):
+            for part in sorted((out / kind).glob("part-*")):
+                for line in part.read_text().splitlines():
+                    row = json.loads(line)
+                    pair = found.setdefault((row["user_id"], row["target_rule_id"]), Counter())
+                    pair[row["event_log_id"]] += -1 if row.get("deleted") else 1
+        return {pair: +rows for pair, rows in found.items()}
+
+    return Way(night, held)
+
+
+def by_hand(sandbox: Sandbox) -> Way:
+    """A careful loop by hand: it keeps how many events a target had, and asks from there on."""
+    kept: dict[Pair, list[Any]] = {}
+    hashed = Ask("", 0, 0, *sandbox.credentials, "pages").hashed
+    login = base64.b64encode(f"{sandbox.settings.username}:{hashed}".encode()).decode()
+
+    async def night(number: int) -> None:
+        del number
+        places = asyncio.Semaphore(16)
+        headers = {"Accept": "application/json", "Authorization": f"Basic {login}"}
+        async with (
+            aiohttp.ClientSession(sandbox.url, headers=headers) as http,
+            asyncio.TaskGroup() as group,
+        ):
+            for user in sandbox.world.user_ids():
+                group.create_task(member(http, places, user))
+
+    async def member(http: Any, places: asyncio.Semaphore, user: int) -> None:
+        async with places:
+            for target in (await get(http, f"/v3/users/{user}/enrolledTargets"))["data"]:
+                rows = kept.setdefault((user, target["id"]), [])
+                path = f"/v3/users/{user}/trackedTargetEvents/{target['id']}"
+                while True:
+                    page, within = divmod(len(rows), 100)
+                    answer = await get(http, f"{path}?limit=100&offset={page}")
+                    new = (answer["data"] or [])[within:]
+                    rows += [row["eventLogId"] for row in new]
+                    if within + len(new) < 100:
+                        break
+
+    async def get(http: Any, path: str) -> Any:
+        async with http.get(path) as response:
+            return await response.json(content_type=None)
+
+    return Way(night, lambda: {pair: Counter(rows) for pair, rows in kept.items()})
+
+
+def by_dlt(sandbox: Sandbox) -> Way:
+    """REST client of dlt: the API takes no date, so each night reads everything and merges it."""
+    merged: dict[Pair, set[Any]] = {}
+
+    async def night(number: int) -> None:
+        del number
+        await asyncio.to_thread(read_all)
+
+    def read_all() -> None:
+        world = sandbox.world
+        for user in world.user_ids():
+            for rule in world.targets(user):  # told the targets: one request less for each member
+                ask = Ask(sandbox.url, user, rule.id, *sandbox.credentials, "pages")
+                rows = merged.setdefault((user, rule.id), set())
+                try:
+                    rows.update(dlt_rows(ask))
+                except Exception as error:  # 310149 is one to it
+                    if "400" not in str(error):
+                        raise
+
+    return Way(night, lambda: {pair: Counter(rows) for pair, rows in merged.items()})
+
+
+def change(world: World, draw: random.Random) -> Counter[str]:
+    """One night's changes, and how many there were of each kind."""
+    users = list(world.user_ids())
+    done: Counter[str] = Counter()
+    for user in draw.sample(users, max(1, round(CHANGING * len(users)))):
+        recorded = [rule for rule in world.targets(user) if world.count(user, rule.id)]
+        rule = draw.choice(recorded or world.targets(user))
+        kind = draw.choices(("sale", "late", "deleted", "cancelled"), (80, 7, 3, 10))[0]
+        if kind in {"late", "deleted"} and not recorded:
+            kind = "sale"
+        if kind == "late":
+            world.insert_late(user, rule.id)
+        elif kind == "deleted":
+            world.delete_events(user, rule.id, 0)
+        elif kind == "cancelled" and not rule.behavioural:
+            world.add_event(user, rule.id, value="19.990")
+            world.add_event(user, rule.id, value="-19.990", event_name="RETURN_BILL")
+        else:
+            kind = "sale"
+            world.add_event(user, rule.id, value=Decimal(draw.randrange(1, 10**6)) / 1000)
+        done[kind] += 1
+    return done
+
+
+def wrong_pairs(world: World, held: dict[Pair, Counter[Any]]) -> int:
+    """Targets of members whose copy is not what the service holds."""
+    return sum(
+        held.get((user, rule.id), Counter())
+        != Counter(row.event_log_id for row in world.events(user, rule.id))
+        for user in world.user_ids()
+        for rule in world.targets(user)
+    )
+
+
+WAYS: Final[dict[str, tuple[bool, Callable[[Sandbox, Path], Way]]]] = {
+    "sweep": (True, ours),
+    "sweep --detect groups": (True, lambda sandbox, out: ours(sandbox, out, detect="groups")),
+    "the same, without lastUpdatedOn": (
+        False,
+        lambda sandbox, out: ours(sandbox, out, detect="groups"),
+    ),
+    "a loop by hand": (True, lambda sandbox, _: by_hand(sandbox)),
+    "dlt": (True, lambda sandbox, _: by_dlt(sandbox)),
+}
+
+
+async def measure(name: str, members: int, nights: int) -> str:
+    """One row of the table."""
+    last_updated_on, make = WAYS[name]
+    sandbox = Sandbox(
+        users=members,
+        targets=TARGETS,
+        events=25,
+        recorded=RECORDED,
+        last_updated_on=last_updated_on,
+    )
+    draw, asked, wrong, changes = random.Random(1), [], [], Counter[str]()
+    with tempfile.TemporaryDirectory() as directory:
+        async with sandbox:
+            way = make(sandbox, Path(directory) / "out")
+            for number in range(1 + nights):
+                if number:
+                    changes += change(sandbox.world, draw)
+                sandbox.counts.clear()
+                await way.night(number)
+                asked.append(sandbox.counts.total())
+                wrong.append(wrong_pairs(sandbox.world, way.held()))
+    later = sum(asked[1:]) / max(1, nights) / members
+    cells = (name, f"{asked[0] / members:.2f}", f"{later:.3f}", f"{wrong[-1]}", f"{dict(changes)}")
+    return f"| {' | '.join(cells)} |"
+
+
+@frozen
+class Cost:
+    """Requests for each member: of a first sweep, and of a night."""
+
+    first: float
+    night: float
+
+
+def arithmetic(
+    targets: float = TARGETS,
+    recorded: float = RECORDED,
+    changing: float = CHANGING,
+    full_every: float = 30,
+) -> dict[str, Cost]:
+    """Requests for each member, each history being one page and each change of one target."""
+    read = targets * recorded
+    return {
+        "sweep": Cost(1 + targets, 1 + targets),
+        "sweep --detect groups": Cost(1 + read, 1 + changing),
+        "the same, without lastUpdatedOn": Cost(1 + read, 1 + changing + read / full_every),
+    }
+
+
+def simulate(members: int) -> Iterable[str]:
+    """The table of the arithmetic."""
+    yield f"| {members:,} members, {PER_MINUTE:,} requests a minute | first sweep | a night |"
+    yield "| --- | --- | --- |"
+    for name, cost in arithmetic().items():
+        days = [
+            f"{members * each / PER_MINUTE / 1440:.1f} days" for each in (cost.first, cost.night)
+        ]
+        yield f"| {name} | {days[0]} | {days[1]} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--members", type=int, default=10_000)
+    parser.add_argument("--nights", type=int, default=2)
+    parser.add_argument("--only", nargs="*", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--simulate", type=int, metavar="MEMBERS")
+    given = parser.parse_args()
+    if given.simulate is not None:
+        print(*simulate(given.simulate), sep="\n")
+        return
+    print(f"| {given.members:,} members | first sweep | a night | wrong targets | changes |")
+    print("| --- | --- | --- | --- | --- |")
+    for name in given.only:
+        print(asyncio.run(measure(name, given.members, given.nights)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""Change detection by target groups: which of a member's targets have to be read at all.
+
+One `targetGroups` call tells of all of a member's targets, cycle by cycle, whether there is a
+record, the achieved value, and on newer servers when it was last updated (contract §11.2, §14).
+Where that is as the ledger has it, no events are asked for. What is decided is pure; `GroupsReader`
+asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from capillary_targets.errors import AuthError, BadResponse, EndpointGone
+from capillary_targets.fanout import FanOut
+from capillary_targets.lookups import CURRENT, target_groups
+from capillary_targets.members import UserTargetGroups
+from capillary_targets.models import Target
+from capillary_targets.progress import TargetProgress, is_period, progress_of
+
+from .ledger import CycleState, States
+from .options import SweepOptions
+from .rows import PROGRESS_FIELDS
+from .stats import EXACT
+
+__all__ = [
+    "Decision",
+    "GroupsReader",
+    "Look",
+    "decide",
+    "is_due",
+    "row_of",
+    "settle",
+    "state_of",
+]
+
+_log = logging.getLogger("capillary_targets")
+
+_REFUSALS: Final = 5
+"""Refusals in a row after which no member's groups are asked for any more."""
+_CATALOGUE: Final = 10_000
+_COMPARED: Final = 20
+"""Members of one session whose groups are compared with their enrolled targets."""
+_REFRESHES: Final = 1_000
+"""Requests of one session for the definitions of targets whose members are known."""
+
+
+@frozen
+class Decision:
+    """What is to be done for one member, and how it is known of the rest.
+
+    `read` are the targets whose events are asked for; `changed` are those of them of which the
+    service says that something has happened since. Of the others `no_record` have none, `by_update`
+    are as they were by `lastUpdatedOn`, `by_value` by the achieved value alone.
+    """
+
+    read: tuple[int, ...]
+    changed: frozenset[int] = frozenset()
+    no_record: int = 0
+    by_update: int = 0
+    by_value: int = 0
+
+
+def decide(
+    rules: Iterable[int],
+    listed: set[int],
+    now: States,
+    before: States,
+    held: Mapping[int, bool],
+    *,
+    full: bool,
+) -> Decision:
+    """Which of a member's targets to read.
+
+    Args:
+        rules: the targets asked for.
+        listed: those of which the groups tell whether there is a record.
+        now: cycles with a record.
+        before: the same as they were when the events were read last.
+        held: the targets that were read before, and whether they have events in files.
+        full: read again what only the achieved value vouches for.
+    """
+    read, changed, no_record, by_update, by_value = [], set(), 0, 0, 0
+    for rule in rules:
+        mine, was = now.get(rule, {}), before.get(rule, {})
+        empty = not (mine or was or held.get(rule))
+        if empty and rule in listed:
+            no_record += 1
+        elif rule not in held or not _is_same(mine, was) or (held[rule] and not mine):
+            read.append(rule)
+            changed.add(rule)
+        elif mine and all(state.updated is not None for state in mine.values()):
+            by_update += 1
+        elif full:
+            read.append(rule)
+        else:
+            by_value += 1
+    return Decision(tuple(read), frozenset(changed), no_record, by_update, by_value)
+
+
+def _is_same(now: Mapping[int, CycleState], before: Mapping[int, CycleState]) -> bool:
+    return now.keys() == before.keys() and all(
+        state.is_same(before[cycle]) and before[cycle].settled for cycle, state in now.items()
+    )
+
+
+def settle(now: States, before: States, read: Iterable[int], found: set[int]) -> States:
+    """What the ledger has to keep from now on, of the targets where that is something else.
+
+    Args:
+        now: cycles with a record.
+        before: the same as the ledger has them.
+        read: targets whose events were read.
+        found: those of them where an event was new, late or gone.
+    """
+    settled = {}
+    for rule in {*now, *before}:
+        mine, was = now.get(rule, {}), before.get(rule, {})
+        kept = {}
+        for cycle, state in mine.items():
+            old = was.get(cycle)
+            first_seen = state.first_seen if old is None else old.first_seen
+            same = old is not None and state.is_same(old) and (old.settled or rule in read)
+            kept[cycle] = state._replace(first_seen=first_seen, settled=same or rule in found)
+        if kept != was:
+            settled[rule] = kept
+    return settled
+
+
+def is_due(user_id: int, run: int, every: int) -> bool:
+    """Whether a member's turn of the rolling pass is in this run: once in `every` runs."""
+    key = user_id.to_bytes(8, "big", signed=True)
+    return int.from_bytes(blake2b(key, digest_size=8).digest()) % every == run % every
+
+
+# --- rows of progress/ ---
+
+
+def row_of(one: TargetProgress) -> dict[str, Any]:
+    """A row of `progress/`, but for when and of whom."""
+    row = {name: getattr(one, name) for name in PROGRESS_FIELDS}
+    step = one.next_milestone
+    return row | {
+        "milestones_reached": len(one.milestones_reached),
+        "next_milestone": step and step.trigger_name,
+        "next_milestone_value": step and step.trigger_value,
+    }
+
+
+def state_of(one: TargetProgress, now: int) -> CycleState:
+    """A row of progress as the ledger keeps it, first seen `now`."""
+    steps = sorted((step.id or 0, step.trigger_name or "") for step in one.milestones_reached)
+    updated = one.last_updated_on
+    # A spelling is no change: 1.50 is 1.500, and the client may be told the zone tomorrow.
+    plain = {
+        name: f"{value.normalize(EXACT):f}" if isinstance(value, Decimal) else _clock(value)
+        for name, value in row_of(one).items()
+    }
+    return CycleState(
+        plain["achieved_value"],
+        None if updated is None else updated.replace(tzinfo=None).isoformat(),
+        _digest(steps, one.achieved_event_log_id),
+        _digest(plain),
+        now,
+    )
+
+
+def _clock(value: Any) -> Any:
+    return value.replace(tzinfo=None).isoformat() if isinstance(value, datetime) else value
+
+
+def _digest(*values: object) -> bytes:
+    return blake2b(repr(values).encode("utf-8", "replace"), digest_size=8).digest()
+
+
+# --- asking ---
+
+
+@frozen
+class Look:
+    """What the groups told of one member.
+
+    `targets` are the definitions that are known, `rules` all targets that the member is in, or
+    those asked for.
+    """
+
+    targets: tuple[Target, ...]
+    rules: tuple[int, ...]
+    decision: Decision
+    now: States
+    _rows: Mapping[tuple[int, int], TargetProgress]
+    _before: States
+
+    def settled(self, found: set[int]) -> tuple[States, list[dict[str, Any]]]:
+        """What the ledger has to keep, and the rows of `progress/`, of what has changed."""
+        kept = settle(self.now, self._before, self.decision.read, found)
+        rows = []
+        for rule, cycles in kept.items():
+            was = self._before.get(rule, {})
+            for cycle, state in cycles.items():
+                if cycle not in was or was[cycle].row != state.row:
+                    seen = datetime.fromtimestamp(state.first_seen, UTC)
+                    rows.append({**row_of(self._rows[rule, cycle]), "first_seen": seen})
+            for cycle in was.keys() - cycles.keys():
+                gone = {"target_rule_id": rule, "period_id": cycle or None, "recorded": False}
+                seen = datetime.fromtimestamp(was[cycle].first_seen, UTC)
+                rows.append({**gone, "first_seen": seen})
+        return kept, rows
+
+
+@define
+class GroupsReader:
+    """Asks for members' groups, as long as the account may.
+
+    `off` is why it no longer does. Definitions of targets, which are the same for all members, come
+    from the members who are asked for theirs.
+    """
+
+    options: SweepOptions
+    run: int
+    sends_ids: bool
+    """Whether the server was seen to send `targetId`: until then null means nothing."""
+    off: str | None = field(init=False, default=None)
+    _refusals: int = field(init=False, default=0)
+    _compared: int = field(init=False, default=0)
+    _refreshes: int = field(init=False, default=0)
+    _catalogue: dict[int, tuple[Target, ...]] = field(init=False, factory=dict)
+    _first: asyncio.Lock = field(init=False, factory=asyncio.Lock)
+
+    async def look(
+        self, fan: FanOut[Any], user_id: int, before: States, held: Mapping[int, bool]
+    ) -> Look | None:
+        """What a member's groups tell; None: go the plain way.
+
+        Args:
+            fan: the fan-out.
+            user_id: the member.
+            before: what the ledger has.
+            held: the targets that are in the ledger, and whether it has events of them.
+        """
+        if self._compared < _COMPARED:
+            async with (
+                self._first
+            ):  # one after the other: what they teach saves the others requests
+                return await self._look(fan, user_id, before, held)
+        return await self._look(fan, user_id, before, held)
+
+    async def _look(
+        self, fan: FanOut[Any], user_id: int, before: States, held: Mapping[int, bool]
+    ) -> Look | None:
+        if self.off is not None:
+            return None
+        try:
+            found = await target_groups(
+                fan.session, user_id, include_inactive=self.options.period != CURRENT or None
+            )
+            listed = self._listed(found)
+            enrolled = [one.target_rule_id for one in found.targets() if not one.un_enrolled]
+            rules = tuple(dict.fromkeys(one for one in enrolled if self._is_wanted(one)))
+            targets = await self._definitions(fan, user_id, rules, held)
+        except (AuthError, EndpointGone, BadResponse) as error:
+            if isinstance(error, AuthError) and not _is_denied(error):
+                raise
+            self._refuse(str(error))
+            return None
+        if unlisted := {one.id for one in targets} - {*rules}:
+            self._refuse(f"target {min(unlisted)} of user {user_id} is not in their groups")
+            return None
+        self._refusals = 0
+        self.sends_ids = self.sends_ids or any(one.target_id for one in found.targets())
+        now = int(datetime.now(UTC).timestamp())
+        states: dict[int, dict[int, CycleState]] = {}
+        for (rule, cycle), one in listed.items():
+            if one.recorded or one.achieved_value:
+                states.setdefault(rule, {})[cycle] = state_of(one, now)
+        if not self.options.fetch_targets:
+            rules = self.options.target_rule_ids
+        decision = decide(
+            rules,
+            {rule for rule, _ in listed} if self.sends_ids else set(),
+            states,
+            before,
+            held,
+            full=is_due(user_id, self.run, self.options.full_every),
+        )
+        return Look(targets, rules, decision, states, listed, before)
+
+    def _is_wanted(self, rule: int) -> bool:
+        return not self.options.target_rule_ids or rule in self.options.target_rule_ids
+
+    def _listed(self, found: UserTargetGroups) -> dict[tuple[int, int], TargetProgress]:
+        """The cycles that are asked for, by target and cycle."""
+        rows = (
+            progress_of(group, one)
+            for group in found.target_groups
+            for one in group.targets
+            if self._is_wanted(one.target_rule_id)
+            and not (one.un_enrolled and self.options.fetch_targets)
+        )
+        period = self.options.period
+        return {(o.target_rule_id, o.period_id or 0): o for o in rows if is_period(o, period)}
+
+    async def _definitions(
+        self, fan: FanOut[Any], user_id: int, rules: Sequence[int], held: Mapping[int, bool]
+    ) -> tuple[Target, ...]:
+        """The targets' definitions: asked for where one is new, or was not asked for in this run.
+
+        Of the first members anyway, to see that the groups leave no target out. Where each member
+        has targets of their own, known ones are not asked for without end.
+        """
+        if not self.options.fetch_targets:
+            return ()
+        unknown = [rule for rule in rules if rule not in self._catalogue]
+        fresh = any(rule not in held for rule in unknown)
+        compare = self._compared < _COMPARED
+        if compare or fresh or (unknown and self._refreshes < _REFRESHES):
+            self._compared += 1
+            self._refreshes += not fresh
+            targets = await fan.active_targets(user_id)
+            for rule in {one.id for one in targets}:
+                self._catalogue[rule] = tuple(one for one in targets if one.id == rule)
+            while len(self._catalogue) > _CATALOGUE:
+                del self._catalogue[next(iter(self._catalogue))]
+            return targets
+        return tuple(one for rule in rules for one in self._catalogue.get(rule, ()))
+
+    def _refuse(self, why: str) -> None:
+        self._refusals += 1
+        if self._refusals >= _REFUSALS:
+            self.off = why
+            _log.warning("target groups are not asked for any more: %s", why)
+
+
+def _is_denied(error: AuthError) -> bool:
+    """Whether the account may not read this resource, and may well read others (contract §14)."""
+    return error.code in {403, 4000} or (error.code is None and error.status == 403)

@@ -1,0 +1,496 @@
+"""Change detection by target groups: decisions, then whole sweeps of every kind of server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capillary_targets.sandbox import Fault, Sandbox, World
+from capillary_targets.sweep import PartLimits
+from capillary_targets.sweep.groups import decide, is_due, settle
+from capillary_targets.sweep.ledger import CycleState, States
+from tests.conftest import examples
+
+from .conftest import Swept, needed, parts, stopped, true_events, written
+
+# --- decisions ---
+
+states = st.builds(
+    CycleState,
+    st.sampled_from(["0", "10", "20"]),
+    st.sampled_from([None, "2025-01-01", "2025-01-02"]),
+    st.sampled_from([b"a", b"b"]),
+    st.sampled_from([b"r", b"s"]),
+    st.integers(0, 5),
+    st.booleans(),
+)
+cycles = st.dictionaries(st.integers(1, 3), states, max_size=3)
+pairs = st.dictionaries(st.integers(1, 4), cycles, max_size=4)
+RULES = range(1, 5)
+
+
+@examples(100)
+@given(
+    now=pairs,
+    before=pairs,
+    listed=st.sets(st.sampled_from(RULES)),
+    held=st.dictionaries(st.sampled_from(RULES), st.booleans()),
+    full=st.booleans(),
+)
+def test_a_target_is_left_out_only_if_nothing_can_have_happened(
+    now: dict[int, Any], before: dict[int, Any], listed: set[int], held: dict[int, bool], full: bool
+) -> None:
+    found = decide(RULES, listed, now, before, held, full=full)
+    left = len(RULES) - len(found.read)
+    assert found.no_record + found.by_update + found.by_value == left
+    assert not (full and found.by_value)
+    for rule in set(RULES) - {*found.read}:
+        mine, was = now.get(rule, {}), before.get(rule, {})
+        if mine:
+            assert {c: s[:3] for c, s in mine.items()} == {c: s[:3] for c, s in was.items()}
+            assert all(state.settled for state in was.values())
+            assert not full or all(state.updated for state in mine.values())
+        else:
+            assert not was
+            assert not held.get(rule)  # nothing in files, and
+            assert rule in listed or (rule in held and not full)  # told so, or was read once
+    assert found.changed <= {*found.read}
+    assert full or found.changed == {*found.read}
+
+
+@given(now=pairs, before=pairs, found=st.sets(st.sampled_from(RULES)))
+def test_what_was_settled_is_left_alone_from_then_on(
+    now: dict[int, Any], before: dict[int, Any], found: set[int]
+) -> None:
+    def run(held: States) -> States:
+        known = {rule: bool(cycles) for rule, cycles in held.items()}
+        decision = decide(RULES, {*RULES}, now, held, known, full=False)
+        return {**held, **settle(now, held, decision.read, found & {*decision.read})}
+
+    once = run(before)
+    for rule, cycles in now.items():
+        for cycle, state in once.get(rule, {}).items():
+            assert state[:4] == cycles[cycle][:4]
+            old = before.get(rule, {}).get(cycle)
+            assert state.first_seen == (old or cycles[cycle]).first_seen
+    twice = run(once)
+    known = {rule: bool(cycles) for rule, cycles in twice.items()}
+    last = decide(RULES, {*RULES}, now, twice, known, full=False)
+    assert last.read == ()  # read at most twice for the same news
+    assert settle(now, twice, (), set()) == {}
+
+
+@given(user=st.integers(-(2**63), 2**63 - 1), every=st.integers(1, 60), start=st.integers(1, 99))
+def test_every_member_has_one_turn_in_so_many_runs(user: int, every: int, start: int) -> None:
+    assert sum(is_due(user, run, every) for run in range(start, start + every)) == 1
+
+
+def test_turns_are_spread_evenly() -> None:
+    turns = Counter(run for run in range(10) for user in range(5_000) if is_due(user, run, 10))
+    assert min(turns.values()) > 420
+    assert max(turns.values()) < 580
+
+
+# --- the first sweep ---
+
+DIALECTS: list[dict[str, Any]] = [
+    {},
+    {"offset_mode": "row", "total_mode": "pages"},
+    {"past_end": "310149", "max_limit": 7, "error_status": 200},
+    {"past_end": "error", "total_mode": "none", "last_updated_on": False},
+    {"rows_per_id": 3, "missing_ids": 0.5, "iso": True, "achieved_log_id": False},
+    {"carry_over": Decimal("-150.25"), "signed_returns": False},
+    {"achieved_by": "gross", "not_enrolled_code": 310126},
+]
+
+
+def facts(out: Path, kind: str) -> list[Any]:
+    """The rows of a kind, in no order, but for when they were seen."""
+    return sorted(
+        repr(sorted((name, value) for name, value in row.items() if name != "seen_at"))
+        for row in parts(out, kind)
+    )
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=str)
+async def test_the_files_are_those_of_the_plain_way_for_half_the_requests(
+    swept: Swept, tmp_path: Path, dialect: dict[str, Any]
+) -> None:
+    sandbox = Sandbox(users=20, events=12, recorded=0.3, **dialect)
+    plain, groups = tmp_path / "plain", tmp_path / "groups"
+    async with sandbox:
+        one = await swept(sandbox, out=plain, concurrency=1)
+        other = await swept(sandbox, out=groups, detect="groups", concurrency=1)
+    assert written(groups) == written(plain) == true_events(sandbox.world)
+    assert facts(groups, "targets") == facts(plain, "targets")
+    assert (other.complete, other.targets) == (one.complete, one.targets) == (24, 64)
+    assert other.by_events + other.no_record == one.by_events == 64
+    assert other.by_update == other.by_value == other.groups_refused == 0
+    assert other.no_record > 25
+    # Each member's groups in place of their targets, and some definitions of targets.
+    assert other.requests <= one.requests - other.no_record + 44
+
+
+async def test_progress_has_a_row_for_each_cycle_with_a_record(
+    swept: Swept, tmp_path: Path
+) -> None:
+    sandbox = Sandbox(users=8, events=12, recorded=0.5, carry_over=Decimal(-20))
+    async with sandbox:
+        await swept(sandbox, detect="groups")
+    rows = parts(tmp_path, "progress")
+    world, found = sandbox.world, {}
+    for user in world.all_user_ids():
+        for rule in world.targets(user):
+            events = world.events(user, rule.id)
+            for period in rule.group.periods:
+                mine = [one for one in events if one.period_id == period.id]
+                if mine or (events and events[0].event_date < period.first_moment):
+                    value = sum((one.target_value or Decimal(0) for one in mine), Decimal(-20))
+                    found[user, rule.id, period.id] = (rule.name, value, rule.target_value)
+    assert {
+        (row["user_id"], row["target_rule_id"], row["period_id"]): (
+            row["target_name"],
+            row["achieved_value"],
+            row["target_value"],
+        )
+        for row in rows
+    } == found
+    assert len(rows) == len(found)
+    for row in rows:
+        assert row["recorded"] is True
+        assert row["run"] == 1
+        assert row["remaining"] == max(row["target_value"] - row["achieved_value"], 0)
+        assert row["first_seen"][:19] <= row["seen_at"][:19]
+        assert row["period_start"] < row["period_end"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_rule_ids": (3004, 3005, 3006)},
+        {"target_rule_ids": (3004, 3005), "fetch_targets": False},
+        {"period": 60_303, "target_rule_ids": (3004,), "fetch_targets": False},
+        {"raw": True},
+        {"moved": True},
+    ],
+    ids=str,
+)
+async def test_other_options_mean_the_same_with_groups(
+    swept: Swept, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    sandbox = Sandbox(users=12, events=9, recorded=0.4)
+    plain, groups = tmp_path / "plain", tmp_path / "groups"
+    users = sandbox.world.user_ids()
+    async with sandbox:
+        await swept(sandbox, users, out=plain, **options)
+        summary = await swept(sandbox, users, out=groups, detect="groups", **options)
+        assert written(groups) == written(plain)
+        assert written(groups)
+        assert facts(groups, "targets") == facts(plain, "targets")
+        user, rule = next(written(groups).elements())[:2]
+        sandbox.world.add_event(user, rule, date="2025-03-04 10:00:00.0")
+        for out in (plain, groups):
+            way = "groups" if out == groups else "events"
+            night = {"detect": way, "incremental": True, "full_every": 10**6, **options}
+            summary = await swept(sandbox, users, out=out, **night)
+            assert summary.all_complete
+        assert written(groups) == written(plain)
+        assert summary.by_events == summary.events == 1
+
+
+async def test_a_named_period_is_found_in_the_groups(swept: Swept, tmp_path: Path) -> None:
+    sandbox = Sandbox(users=12, events=40, recorded=0.5)
+    users = sandbox.world.user_ids()
+    async with sandbox:
+        for way in ("events", "groups"):
+            await swept(sandbox, users, out=tmp_path / way, detect=way, period="current")
+    assert written(tmp_path / "groups") == written(tmp_path / "events")
+    assert written(tmp_path / "groups")
+
+
+# --- the account may not, or the answer cannot be used ---
+
+NO_GROUPS = {
+    "4000": Fault.authorisation(4000),
+    "403": Fault.http(403),
+    "gone": Fault.not_found(),
+    "gateway": Fault.edited(r"(?s).*", '{"data": 5, "errors": null}'),
+    "empty": Fault.edited(r'(?s)"targetGroups":\s*\[.*', '"targetGroups":[]},"errors":null}'),
+}
+
+
+@pytest.mark.parametrize("fault", NO_GROUPS)
+async def test_without_groups_the_sweep_goes_the_plain_way(
+    swept: Swept, tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = Sandbox(users=8, events=6, recorded=0.5)
+    async with sandbox:
+        sandbox.faults.add(NO_GROUPS[fault], times=None, path_contains="targetGroups")
+        summary = await swept(sandbox, detect="groups", concurrency=1)
+        asked = sandbox.counts["targetGroups"]
+    assert summary.all_complete
+    assert written(tmp_path) == true_events(sandbox.world)
+    assert (summary.groups_refused, summary.no_record) == (12, 0)
+    assert summary.groups_off
+    assert asked == 5
+    assert sum("not asked for any more" in record.message for record in caplog.records) == 1
+
+
+async def test_a_refusal_for_some_costs_them_a_request_each(swept: Swept, tmp_path: Path) -> None:
+    sandbox = Sandbox(users=30, events=6, recorded=0.5)
+    users = sandbox.world.user_ids()
+    async with sandbox:
+        for user in users[1::3]:
+            sandbox.faults.add(Fault.authorisation(4000), None, f"{user}/targetGroups")
+        summary = await swept(sandbox, users, detect="groups", concurrency=1)
+    assert summary.all_complete
+    assert written(tmp_path) == true_events(sandbox.world, list(users))
+    assert (summary.groups_refused, summary.groups_off) == (10, None)
+    assert summary.no_record > 20
+    assert sandbox.counts["targetGroups"] == 30
+
+
+async def test_rejected_credentials_still_end_the_sweep(swept: Swept) -> None:
+    from capillary_targets import AuthError
+
+    async with (sandbox := Sandbox(users=3)):
+        sandbox.faults.add(Fault.http(401), None, "targetGroups")
+        with pytest.raises(AuthError):
+            await swept(sandbox, detect="groups")
+
+
+async def test_a_server_that_never_sends_target_ids_loses_nothing(
+    swept: Swept, tmp_path: Path
+) -> None:
+    sandbox = Sandbox(users=10, events=8, recorded=0.5)
+    async with sandbox:
+        silent = Fault.edited(r'"targetId":\s*\d+', '"targetId": null')
+        sandbox.faults.add(silent, None, "targetGroups")
+        summary = await swept(sandbox, detect="groups")
+        assert written(tmp_path) == true_events(sandbox.world)
+        assert summary.no_record == 0
+        user = sandbox.world.user_ids()[0]
+        rule = sandbox.world.targets(user)[0].id
+        sandbox.world.add_event(user, rule, value="5")
+        again = await swept(sandbox, detect="groups", incremental=True)
+    assert again.events == 1
+    assert written(tmp_path) == true_events(sandbox.world)
+
+
+async def test_passing_faults_of_the_groups_fail_the_member_and_no_other(
+    swept: Swept, tmp_path: Path
+) -> None:
+    sandbox = Sandbox(users=10, events=6)
+    users = sandbox.world.user_ids()
+    async with sandbox:
+        sandbox.faults.add(Fault.http(503), None, f"{users[4]}/targetGroups")
+        summary = await swept(sandbox, users, detect="groups")
+        assert (summary.failed, summary.complete) == (1, 9)
+        sandbox.faults.clear()
+        summary = await swept(sandbox, users, detect="groups", retry_failed=True)
+    assert summary.all_complete
+    assert written(tmp_path) == true_events(sandbox.world, list(users))
+
+
+# --- the next nights ---
+
+
+def change(world: World, draw: random.Random, user: int) -> None:
+    """One thing that happens to one member."""
+    rule = draw.choice(world.targets(user))
+    kinds = ("sale", "late", "enrol", "leave", "delete", "swap", "cancel")
+    match draw.choice(kinds):
+        case "sale":
+            world.add_event(user, rule.id, value=Decimal(draw.randrange(1, 10**6)) / 1000)
+        case "late" if world.count(user, rule.id):
+            world.insert_late(user, rule.id)
+        case "delete" if world.count(user, rule.id):
+            world.delete_events(user, rule.id, draw.randrange(world.count(user, rule.id)))
+        case "swap" if world.count(user, rule.id) > 12:  # before the last eight rows
+            world.insert_late(user, rule.id, at=2)
+            world.delete_events(user, rule.id, 1)
+        case "enrol":
+            world.enrol(user, draw.choice(world.rules()).id)
+        case "leave" if len(world.targets(user)) > 1:
+            world.unenrol(user, rule.id)
+        case "cancel" if not rule.behavioural:
+            world.add_event(user, rule.id, value="19.990")
+            world.add_event(user, rule.id, value="-19.990", event_name="RETURN_BILL")
+
+
+def held(out: Path, world: World) -> Counter[Any]:
+    """Events in files and not deleted since, of targets that members are in now."""
+    rows = Counter(written(out))
+    for row in parts(out, "vanished"):
+        value = None if row["target_value"] is None else str(row["target_value"])
+        key = (row["user_id"], row["target_rule_id"], row["event_log_id"], value)
+        rows[key] += -1 if row["deleted"] else 1
+    enrolled = {(user, r.id) for user in world.user_ids() for r in world.targets(user)}
+    return Counter({key: count for key, count in rows.items() if count and key[:2] in enrolled})
+
+
+@pytest.mark.parametrize("dialect", DIALECTS[:3] + DIALECTS[4:], ids=str)
+async def test_no_change_is_missed_where_the_last_update_is_sent(
+    swept: Swept, tmp_path: Path, dialect: dict[str, Any]
+) -> None:
+    draw = random.Random(repr(dialect))
+    sandbox = Sandbox(users=16, events=6, recorded=0.5, seed=draw.randrange(99), **dialect)
+    world = sandbox.world
+    users = list(world.user_ids())
+    async with sandbox:
+        for night in range(3):
+            summary = await swept(
+                sandbox, users, detect="groups", incremental=night > 0, page_size=5
+            )
+            assert summary.all_complete
+            assert held(tmp_path, world) == true_events(world, users), f"night {night}"
+            assert summary.by_value == 0
+            latest = {
+                (row["user_id"], row["id"]): row["enrolled"] for row in parts(tmp_path, "targets")
+            }
+            enrolled = {(user, rule.id) for user in users for rule in world.targets(user)}
+            assert {pair for pair, now in latest.items() if now} == enrolled
+            for user in draw.sample(users, 9):
+                change(world, draw, user)
+
+
+async def test_a_member_of_whom_nothing_differs_costs_one_request(
+    swept: Swept, tmp_path: Path
+) -> None:
+    sandbox = Sandbox(users=24, events=10, recorded=0.5)
+    users = list(sandbox.world.user_ids())
+    async with sandbox:
+        await swept(sandbox, users, detect="groups")
+        sandbox.counts.clear()
+        rows = len(parts(tmp_path, "progress"))
+        second = await swept(sandbox, users, detect="groups", incremental=True)
+        assert sandbox.counts["targetGroups"] == 24
+        # The definitions of the targets, once more for all members together.
+        assert sandbox.counts["enrolledTargets"] <= 20 + 12
+        assert sandbox.counts["trackedTargetEvents"] == 0
+    assert (second.by_events, second.by_value) == (0, 0)
+    assert second.by_update + second.no_record == second.targets == 72
+    assert len(parts(tmp_path, "progress")) == rows
+
+
+async def test_what_cancels_out_is_found_by_the_rolling_pass(swept: Swept, tmp_path: Path) -> None:
+    sandbox = Sandbox(users=16, events=10, last_updated_on=False)
+    world = sandbox.world
+    users = list(world.user_ids())
+    cancelled = users[::4]
+
+    async def night() -> Any:
+        return await swept(sandbox, users, detect="groups", incremental=True, full_every=3)
+
+    async with sandbox:
+        await swept(sandbox, users, detect="groups", full_every=3)
+        for user in cancelled:
+            rule = next(
+                r.id for r in world.targets(user) if not r.behavioural and world.count(user, r.id)
+            )
+            world.add_event(user, rule, value="19.990")
+            world.add_event(user, rule, value="-19.990", event_name="RETURN_BILL")
+        sold = next(user for user in users if user not in cancelled)
+        world.add_event(sold, world.targets(sold)[0].id, value="7.5")
+        missing = []
+        for run in range(2, 5):
+            summary = await night()
+            missing.append(sum((true_events(world, users) - written(tmp_path)).values()))
+            due = [user for user in users if is_due(user, run, 3)]
+            assert summary.by_events >= len(due)
+            assert summary.by_value > 0 or run > 2
+            assert summary.oldest_proof is not None
+    late = [user for user in cancelled if not is_due(user, 2, 3)]
+    assert missing[0] == 2 * len(late)  # exactly the cancelling pairs, and no other change
+    assert missing == sorted(missing, reverse=True)
+    assert missing[-1] == 0
+
+
+async def test_a_list_that_lags_behind_its_sum_is_read_once_more(
+    swept: Swept, tmp_path: Path
+) -> None:
+    sandbox = Sandbox(users=3, events=8)
+    world = sandbox.world
+    users = list(world.user_ids())
+    rule = world.targets(users[0])[0].id
+    async with sandbox:
+        await swept(sandbox, users, detect="groups")
+        new = world.add_event(users[0], rule, value="5")
+        # The groups count it, the list of events does not show it yet.
+        lagging = Fault.edited(
+            r'"targetAchievedValue":\s*[\d.]+', '"targetAchievedValue": 12345.678'
+        )
+        world.withhold(new)
+        sandbox.faults.add(lagging, None, f"{users[0]}/targetGroups")
+        assert (await swept(sandbox, users, detect="groups", incremental=True)).events == 0
+        world.reveal_after(new, 0)
+        world.count_request(users[0], rule)
+        found = await swept(sandbox, users, detect="groups", incremental=True)
+        assert found.events == 1
+        last = await swept(sandbox, users, detect="groups", incremental=True)
+    assert (last.by_events, last.events) == (0, 0)
+    assert written(tmp_path) == true_events(world, users)
+
+
+async def test_between_ways_nothing_is_lost(swept: Swept, tmp_path: Path) -> None:
+    sandbox = Sandbox(users=12, events=6, recorded=0.5)
+    world, draw = sandbox.world, random.Random(4)
+    users = list(world.user_ids())
+    async with sandbox:
+        for night, way in enumerate(("events", "groups", "events", "groups", "groups")):
+            await swept(sandbox, users, detect=way, incremental=night > 0)
+            assert held(tmp_path, world) == true_events(world, users)
+            for user in draw.sample(users, 6):
+                rule = draw.choice(world.targets(user)).id
+                world.add_event(user, rule, value="19.990")
+                world.add_event(user, rule, value="-19.990", event_name="RETURN_BILL")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+async def test_an_interrupted_night_goes_on_where_it_was(
+    swept: Swept, tmp_path: Path, form: str
+) -> None:
+    if form == "parquet":
+        needed("pyarrow")
+    sandbox = Sandbox(users=16, events=6, recorded=0.5)
+    world = sandbox.world
+    users = list(world.user_ids())
+    options = {"detect": "groups", "format": form, "limits": PartLimits(users=4)}
+    async with sandbox:
+        await swept(sandbox, users, **options)
+        for user in users[::2]:
+            world.add_event(user, world.targets(user)[0].id, value="3.5")
+        half = asyncio.Event()
+
+        def progress(summary: Any) -> None:
+            if summary.complete >= 6:
+                half.set()
+
+        await stopped(
+            swept(sandbox, users, incremental=True, progress=progress, concurrency=1, **options),
+            half,
+        )
+        summary = await swept(sandbox, users, incremental=True, **options)
+        again = await swept(sandbox, users, incremental=True, **options)
+    assert (summary.run, again.run) == (2, 3)
+    assert (summary.events, again.events) == (8, 0)
+    assert again.by_events == 0
+
+
+@pytest.mark.parametrize("every", [0, -3])
+async def test_wrong_options_are_refused_in_one_line(swept: Swept, every: int) -> None:
+    from capillary_targets import UsageError
+
+    async with (sandbox := Sandbox(users=1)):
+        with pytest.raises(UsageError, match=r"full_every .*1 or more"):
+            await swept(sandbox, detect="groups", full_every=every)
+        with pytest.raises(UsageError, match=r"detect must be one of events, groups, not 'all'"):
+            await swept(sandbox, detect="all")
