@@ -73,7 +73,8 @@ async def test_examples_run(
             async with asyncio.timeout(120):
                 if block.language == "python":
                     if not block.fragment:
-                        await asyncio.to_thread(_run_script, block, document, own := {})
+                        own: dict[str, Any] = {}
+                        await asyncio.to_thread(_run_script, block, document, own)
                         await _run_tests(own, fixtures)
                         names |= own
                         continue
