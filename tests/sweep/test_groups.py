@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capillary_targets.sandbox import Fault, Sandbox, World
+from capillary_targets.sandbox import Fault, Period, Rule, Sandbox, World
+from capillary_targets.sandbox.world import total
 from capillary_targets.sweep import PartLimits
 from capillary_targets.sweep.groups import decide, is_due, settle
 from capillary_targets.sweep.ledger import CycleState, States
@@ -494,3 +496,47 @@ async def test_wrong_options_are_refused_in_one_line(swept: Swept, every: int) -
             await swept(sandbox, detect="groups", full_every=every)
         with pytest.raises(UsageError, match=r"detect must be one of events, groups, not 'all'"):
             await swept(sandbox, detect="all")
+
+
+async def test_who_is_within_a_tenth_of_the_goal_is_one_line(
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed("duckdb")
+    needed("pyarrow")
+    text = (Path(__file__).parents[2] / "docs" / "nightly.md").read_text()
+    (line,) = re.findall(r"```python\n(import duckdb[^\n]*)\n```", text)
+    sandbox = Sandbox(users=12, events=10)
+    world, users = sandbox.world, list(sandbox.world.user_ids())
+    async with sandbox:
+        await swept(sandbox, users, detect="groups", format="parquet")
+        close, rule, value = next(
+            (user, one, missing)
+            for user in users
+            for one in world.targets(user)
+            if not one.behavioural and world.count(user, one.id)
+            if (missing := one.target_value * Decimal("0.95") - achieved(world, user, one)) > 0
+        )
+        world.add_event(close, rule.id, value=round(value, 3))
+        await swept(sandbox, users, detect="groups", format="parquet", incremental=True)
+    monkeypatch.chdir(tmp_path)
+    shown: list[Any] = []
+    exec(line, {"print": shown.append})
+    found = {(user, period): remaining for user, _, period, remaining in shown[0].fetchall()}
+    wanted = {}
+    for user in users:
+        for one in world.targets(user):
+            for period in one.group.periods:
+                value = achieved(world, user, one, period)
+                if one.target_value * Decimal("0.9") <= value < one.target_value:
+                    wanted[user, period.ref_code.strip()] = one.target_value - value
+    assert found == wanted
+    assert (close, latest(world, close, rule).ref_code.strip()) in wanted
+
+
+def latest(world: World, user: int, rule: Rule) -> Period:
+    return rule.group.period_at(world.events(user, rule.id)[-1].event_date)
+
+
+def achieved(world: World, user: int, rule: Rule, period: Period | None = None) -> Decimal:
+    period = period or latest(world, user, rule)
+    return total(world.events(user, rule.id, period.id))

@@ -112,10 +112,10 @@ async def starter(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Starter]:
         await process.wait()
 
 
-def command(out: Path, users: str) -> list[str]:
+def command(out: Path, users: str, detect: str = "groups") -> list[str]:
     return [
         *("sweep", users, "--out", str(out), "--concurrency", "4", "--page-size", "5"),
-        *("--part-rows", "60"),
+        *("--part-rows", "60", "--detect", detect),
     ]
 
 
@@ -171,7 +171,7 @@ async def test_kills_at_random_moments(tmp_path: Path):
         fatal = None
         assert await sweeps.run(command(out, users)) == 0, sweeps.said
         assert f"users: {USERS + 4} (" in sweeps.said
-        assert await sweeps.run(command(undisturbed, users)) == 0, sweeps.said
+        assert await sweeps.run(command(undisturbed, users, "events")) == 0, sweeps.said
     assert written(out) == written(undisturbed) == true_events(sandbox.world)
     assert targets_in(out) == targets_in(undisturbed)
 

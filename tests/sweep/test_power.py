@@ -56,7 +56,10 @@ async def main(out):
     ) as client:
         for number in (1, 2):
             options = SweepOptions(
-                source="power", limits=PartLimits(users=3), incremental=number == 2
+                source="power",
+                limits=PartLimits(users=3),
+                incremental=number == 2,
+                detect="groups",
             )
             written[number] = {
                 user: [
