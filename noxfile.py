@@ -58,7 +58,7 @@ def lowest(session: nox.Session) -> None:
     pip = ("uv", "pip", "install", "-q", "-p", python)
     extras = ".[cli,otel,parquet,redis]"
     session.run(*pip, "--resolution=lowest-direct", "-e", extras, external=True)
-    session.run(*pip, "--group", "dev", external=True)  # newest, but nothing installed is raised
+    session.run(*pip, "--group", "test", external=True)  # newest, but nothing installed is raised
     paths = session.posargs or [str(path) for path in sorted(Path("tests").glob("test_*.py"))]
     session.run(python, "-m", "pytest", "-q", *paths, external=True)
 

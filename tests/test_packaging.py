@@ -28,7 +28,7 @@ def test_the_core_installs_what_a_backend_needs_and_no_more() -> None:
 
 def test_what_only_developers_need_is_in_groups_not_in_extras() -> None:
     groups = SETTINGS["dependency-groups"]
-    assert {"dev", "docs", "bench"} <= groups.keys()
+    assert {"dev", "docs", "bench", "test"} <= groups.keys()
     assert not groups.keys() & PROJECT["optional-dependencies"].keys()
 
 
