@@ -7,14 +7,16 @@ from pathlib import Path
 
 from attrs import define, evolve, field
 
+from capillary_targets.errors import UsageError
+
 from .fetch import UserResult
 from .ledger import PartCommit, PartRecord, UserRecord
 from .options import PartLimits
-from .rows import EncodedRows, Format, Part, encode
+from .rows import FORMATS, EncodedRows, Format, JsonLines, Part, encode
 from .stats import PartStats
 from .store import Directory, part_name, sync_directory
 
-__all__ = ["PartWriter"]
+__all__ = ["PartWriter", "format_named"]
 
 
 @define
@@ -129,3 +131,22 @@ class PartWriter:
 
     def _name(self) -> str:
         return part_name(self._number, self._format.suffix)
+
+
+def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
+    """The format of that name, for the rows of run number `run`; `raw` adds rows as sent.
+
+    Raises:
+        UsageError: there is no such format, or its extra is not installed.
+    """
+    if name == "jsonl":
+        return JsonLines(raw=raw, run=run)
+    if name != "parquet":
+        raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
+    try:
+        from .parquet import Parquet  # noqa: PLC0415 - pyarrow comes with an extra
+    except ImportError:
+        raise UsageError(
+            "Parquet needs pyarrow: install it with `pip install 'capillary-targets[parquet]'`"
+        ) from None
+    return Parquet(raw=raw, run=run)

@@ -21,8 +21,7 @@ from .fetch import UserFetcher, UserResult
 from .groups import GroupsReader
 from .ledger import Ledger
 from .options import SweepOptions, SweepRefused
-from .parts import PartWriter
-from .rows import format_named
+from .parts import PartWriter, format_named
 from .store import KINDS, LEDGER, Directory, open_directory
 from .user_list import BadLine, Users, read_batches
 

@@ -16,7 +16,6 @@ import msgspec
 from attrs import define, field, frozen
 
 from capillary_targets import structuring
-from capillary_targets.errors import UsageError
 from capillary_targets.models import JSON, Target, TargetEvent, columns_of, extra_text
 from capillary_targets.progress import TargetProgress
 
@@ -38,7 +37,6 @@ __all__ = [
     "StoredRow",
     "encode",
     "event_key",
-    "format_named",
     "one_line",
     "plain",
     "raw_rows",
@@ -347,22 +345,3 @@ class JsonLines:
 
 def _raw(row: bytes | msgspec.Raw | None) -> msgspec.Raw | None:
     return msgspec.Raw(one_line(row)) if isinstance(row, bytes) else row
-
-
-def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
-    """The format of that name, for the rows of run number `run`; `raw` adds rows as sent.
-
-    Raises:
-        UsageError: there is no such format, or its extra is not installed.
-    """
-    if name == "jsonl":
-        return JsonLines(raw=raw, run=run)
-    if name != "parquet":
-        raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
-    try:
-        from .parquet import Parquet  # noqa: PLC0415 - pyarrow comes with an extra
-    except ImportError:
-        raise UsageError(
-            "Parquet needs pyarrow: install it with `pip install 'capillary-targets[parquet]'`"
-        ) from None
-    return Parquet(raw=raw, run=run)

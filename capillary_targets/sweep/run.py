@@ -34,9 +34,9 @@ from .fetch import UserFetcher, UserResult
 from .groups import GroupsReader
 from .ledger import Ledger, is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
-from .parts import PartWriter
+from .parts import PartWriter, format_named
 from .report import write_report
-from .rows import encode, format_named
+from .rows import encode
 from .stats import EXACT, RequestTimeline
 from .store import AtomicFile, Directory, open_directory, sync_directory
 from .user_list import BadLine, Users, read_batches

@@ -15,7 +15,7 @@ import pytest
 from capillary_targets.models import TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import PartLimits, SweepRefused, SweepStopped
-from capillary_targets.sweep.rows import format_named
+from capillary_targets.sweep.parts import format_named
 from capillary_targets.sweep.store import AtomicFile
 
 from .conftest import Swept, encoded, names, needed, true_events, written

@@ -15,7 +15,8 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import PartLimits
-from capillary_targets.sweep.rows import event_key, format_named
+from capillary_targets.sweep.parts import format_named
+from capillary_targets.sweep.rows import event_key
 
 from .conftest import Swept, encoded, names, needed, parts, read_jsonl, true_events
 

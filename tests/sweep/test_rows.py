@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.models import Attribution, Filter, Target, TargetEvent
+from capillary_targets.sweep.parts import format_named
 from capillary_targets.sweep.rows import (
     EncodedRows,
     StoredRow,
     encode,
     event_key,
-    format_named,
     plain,
     raw_rows,
 )
