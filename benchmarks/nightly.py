@@ -145,7 +145,7 @@ def change(world: World, draw: random.Random) -> Counter[str]:
             world.insert_late(user, rule.id)
         elif kind == "deleted":
             world.delete_events(user, rule.id, 0)
-        elif kind == "cancelled" and not rule.behavioural:
+        elif kind == "cancelled" and recorded and not rule.behavioural:
             world.add_event(user, rule.id, value="19.990")
             world.add_event(user, rule.id, value="-19.990", event_name="RETURN_BILL")
         else:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from capillary_targets.errors import AuthError, BadResponse, EndpointGone
+from capillary_targets.errors import AuthError, BadResponse, CapillaryError, EndpointGone
 from capillary_targets.fanout import FanOut
 from capillary_targets.lookups import CURRENT, target_groups
 from capillary_targets.members import UserTargetGroups
@@ -232,7 +232,8 @@ class GroupsReader:
     _compared: int = field(init=False, default=0)
     _refreshes: int = field(init=False, default=0)
     _catalogue: dict[int, tuple[Target, ...]] = field(init=False, factory=dict)
-    _first: asyncio.Lock = field(init=False, factory=asyncio.Lock)
+    _turn: asyncio.Lock = field(init=False, factory=asyncio.Lock)
+    _failed: bool = field(init=False, default=False)
 
     async def look(
         self, fan: FanOut[Any], user_id: int, before: States, held: Mapping[int, bool]
@@ -245,11 +246,15 @@ class GroupsReader:
             before: what the ledger has.
             held: the targets that are in the ledger, and whether it has events of them.
         """
-        if self._compared < _COMPARED:
-            async with (
-                self._first
-            ):  # one after the other: what they teach saves the others requests
-                return await self._look(fan, user_id, before, held)
+        # The first ones in turn: what they teach saves the others requests. Unless one fails.
+        if self._compared < _COMPARED and not self._failed:
+            async with self._turn:
+                if not self._failed:
+                    try:
+                        return await self._look(fan, user_id, before, held)
+                    except CapillaryError:
+                        self._failed = True
+                        raise
         return await self._look(fan, user_id, before, held)
 
     async def _look(

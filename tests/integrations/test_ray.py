@@ -21,13 +21,13 @@ import pytest
 
 from capillary_targets import BasicAuth, TargetsClient
 from capillary_targets.sandbox import Fault, Sandbox
-from capillary_targets.sweep import SweepOptions, run
+from capillary_targets.sweep import Summary, SweepOptions, run
 from tests.conftest import turns_until
 from tests.needs import required
 
 required("ray", "pyarrow", "duckdb", "polars")
 
-from capillary_targets.ray import partition_of
+from capillary_targets.ray import _total, partition_of
 
 USERS = 12
 DRIVER = """
@@ -151,6 +151,11 @@ def test_users_spread_evenly_whatever_their_ids_have_in_common() -> None:
         assert len(shares) == 8
         assert max(shares.values()) < 1.2 * min(shares.values())
     assert [partition_of(user, 8) for user in (-5, 0, 1, 2**63 - 1)] == [0, 0, 1, 6]  # for ever
+
+
+def test_sums_of_partitions_say_which_proof_is_the_oldest() -> None:
+    total = _total([Summary(oldest_proof="2026-01-02", by_value=2), Summary(groups_off="403")])
+    assert (total.oldest_proof, total.groups_off, total.by_value) == ("2026-01-02", "403", 2)
 
 
 async def alone(sandbox: Sandbox, out: Path) -> None:

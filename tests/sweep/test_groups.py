@@ -19,7 +19,7 @@ from capillary_targets.sandbox.world import total
 from capillary_targets.sweep import PartLimits
 from capillary_targets.sweep.groups import decide, is_due, settle
 from capillary_targets.sweep.ledger import CycleState, States
-from tests.conftest import examples
+from tests.conftest import examples, turns_until
 
 from .conftest import Swept, needed, parts, stopped, true_events, written
 
@@ -300,6 +300,19 @@ async def test_passing_faults_of_the_groups_fail_the_member_and_no_other(
         summary = await swept(sandbox, users, detect="groups", retry_failed=True)
     assert summary.all_complete
     assert written(tmp_path) == true_events(sandbox.world, list(users))
+
+
+async def test_a_first_member_who_fails_makes_the_others_wait_no_longer(swept: Swept) -> None:
+    sandbox = Sandbox(users=8, events=3)
+    users = sandbox.world.user_ids()
+    async with sandbox:
+        sandbox.faults.add(Fault.http(503), 1, "targetGroups")
+        sandbox.faults.add(Fault.stall(), None, "targetGroups")
+        sweep = asyncio.ensure_future(swept(sandbox, users, detect="groups", concurrency=8))
+        await turns_until(lambda: sandbox.faults.stalled >= 7)
+        sandbox.faults.clear()
+        summary = await sweep
+    assert (summary.failed, summary.complete) == (1, 7)
 
 
 # --- the next nights ---
