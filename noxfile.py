@@ -56,7 +56,7 @@ def lowest(session: nox.Session) -> None:
     python = ".venv-lowest/bin/python"
     session.run("uv", "venv", "-q", "--clear", "-p", sys.executable, ".venv-lowest", external=True)
     pip = ("uv", "pip", "install", "-q", "-p", python)
-    extras = ".[cli,otel,parquet,redis]"
+    extras = ".[cache,cli,otel,parquet,redis]"
     session.run(*pip, "--resolution=lowest-direct", "-e", extras, external=True)
     session.run(*pip, "--group", "test", external=True)  # newest, but nothing installed is raised
     paths = session.posargs or [str(path) for path in sorted(Path("tests").glob("test_*.py"))]

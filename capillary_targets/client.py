@@ -24,6 +24,7 @@ from .session import Counts, Session, open_session
 from .settings import Options, Settings
 
 if TYPE_CHECKING:
+    from .cached import CachedClient
     from .notifications import Notification
     from .notifications.settle import Settlement, Settler
 
@@ -188,6 +189,31 @@ class TargetsClient:
         return await reconcile(
             self.session, user_id, target_rule_id, period, page_size=self.page_size
         )
+
+    def cached(
+        self, *, ttl: float, stale_if_error: float = 0.0, max_size: int = 10_000
+    ) -> CachedClient:
+        """The look-ups with a cache before them (extra `cache`).
+
+        ```python
+        members = client.cached(ttl=30, stale_if_error=3600)
+        found = await members.progress(user_id)
+        found.value, found.stale, found.fetched_at
+        ```
+
+        Args:
+            ttl: Seconds for which an answer is given out without asking again.
+            stale_if_error: Seconds beyond `ttl` for which it is still given out, marked stale,
+                while the service fails.
+            max_size: Answers kept; the least recently used goes first.
+
+        Raises:
+            UsageError: A value that cannot work.
+            ClientClosed: The client is not open.
+        """
+        from .cached import CachedClient  # noqa: PLC0415 - needs an extra
+
+        return CachedClient(self.session, ttl=ttl, stale_if_error=stale_if_error, max_size=max_size)
 
     async def settle(
         self,
