@@ -172,6 +172,10 @@ class ConcurrencyController:
         trial = self._trial
         if trial is None:
             noise = self._noise if now < self._noise_until else 0.0
+            if overload and self._doubling and share > max(_OVERLOADED / 2, 2 * noise):
+                self._overloads.value = 0.0
+                self._shrink(now, 0.5)  # one step too far
+                return
             if overload and share > max(_OVERLOADED, 2 * noise):
                 self._trial = _Trial(self._limit, share)
                 self._shrink(now, max(0.5, 1.0 - share))

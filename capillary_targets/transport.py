@@ -10,12 +10,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias, TypeVar
 
 import aiohttp
 import msgspec
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from yarl import URL
 
 from .auth import SecretHeaders, Token
@@ -30,7 +30,7 @@ from .errors import (
     UsageError,
 )
 from .hooks import RequestDetails, RetryDetails, current_scope
-from .limiter import Deadline, Outcome, outcome_of
+from .limiter import Deadline, Outcome, Permit, outcome_of
 from .retry import waiting_disabled
 from .session import Session
 from .structuring import Structurer
@@ -66,24 +66,18 @@ class RedactedPath:
 
 @define(eq=False)
 class _Request:
-    """A request as it is sent below the base URL, and the whole address that is shown for it."""
-
-    method: str
-    path: str = field(repr=False)
-    shown: str
-    body: Mapping[str, str] | None = field(default=None, repr=False)
-    secrets: tuple[str, ...] = field(default=(), repr=False)
-
-
-@define(eq=False)
-class _Call:
-    """One call: its session, its deadline, and what became of its attempts so far."""
+    """One call's request: how it is sent, how it is shown, and what became of it so far."""
 
     session: Session
     deadline: Deadline
+    path: str = field(repr=False)
+    """Path and query below the base URL, encoded."""
+    shown: str
+    """The whole address, for errors, log lines and hooks."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    method: str = "GET"
+    body: bytes | None = field(default=None, repr=False)
     attempts: int = 0
-    rejections: int = 0
-    """Tokens of ours that the server rejected."""
     last: CapillaryError | None = None
 
 
@@ -100,170 +94,130 @@ async def get(session: Session, path: str | RedactedPath, read: Read[T]) -> T:
 
     """
     session.ensure_open()
-    if isinstance(path, RedactedPath):
-        shown = f"{session.prefix}{path.redacted}"
-        request = _Request("GET", path.path, shown, secrets=path.secrets)
+    settings = session.settings
+    deadline = Deadline(settings.timeout, paused_while_queued=session.wait_for_limits)
+    if isinstance(path, str):
+        request = _Request(session, deadline, path, session.prefix + path)
     else:
-        request = _Request("GET", path, f"{session.prefix}{path}")
-    timeout, auth = session.settings.timeout, session.settings.auth
-    call = _Call(session, Deadline(timeout, paused_while_queued=session.wait_for_limits))
-    quota = 0
+        shown = session.prefix + path.redacted
+        request = _Request(session, deadline, path.path, shown, path.secrets)
+    quota = rejections = 0
     while True:
-        call.attempts += 1
-        headers = auth.cached_headers
+        request.attempts += 1
+        headers = settings.auth.cached_headers
         try:
             if headers is None:
-                headers = await _authorise(call)
-                if call.rejections > 1 and not waiting_disabled.get():
-                    await asyncio.sleep(min(_TOKEN_PROPAGATION, max(0.0, call.deadline.left())))
-            result = await _send(call, request, headers, read)
+                headers = await _authorise(request)
+                if rejections > 1 and not waiting_disabled.get():
+                    await asyncio.sleep(min(_TOKEN_PROPAGATION, max(0.0, deadline.left())))
+            result = await _send(request, headers, read)
         except CapillaryError as error:
-            error.attempts = call.attempts
-            call.last = error.with_traceback(None)
-            if headers is not None and _token_rejected(call, error, headers):
-                call.rejections += 1
-                if call.rejections == 1 and error.retry_after is None:
+            error.attempts = request.attempts
+            request.last = error.with_traceback(None)
+            if headers is not None and _token_rejected(session, error, headers, rejections):
+                rejections += 1
+                if rejections == 1 and error.retry_after is None:
                     continue  # the token was an old one: a new one may do at once
             # A failed token request is paced by the credentials, once for all calls.
             limited = headers is not None and not isinstance(error, AuthError | NullData)
-            spent = await _retry(call, request, error, use_quota=limited)
-            if spent is None:
+            planned = _plan_retry(request, error, use_quota=limited)
+            if planned is None:
                 raise
-            quota = spent
+            wait, quota = planned
+            await asyncio.sleep(0 if waiting_disabled.get() else wait)
         else:
             session.state.authorised = True
             session.quota.release(quota)
             return result
 
 
-async def _authorise(call: _Call) -> SecretHeaders:
+async def _authorise(request: _Request) -> SecretHeaders:
     """The headers of the credentials, for which a token may have to be requested first."""
+    session, deadline = request.session, request.deadline
 
     async def fetch(body: Mapping[str, str]) -> Token:
         """POST the client key and secret (API page "OAuth")."""
-        request.body = body
-        return await _send(call, request, {}, read_token)
+        token = evolve(
+            request,
+            method="POST",
+            path=_TOKEN_PATH,
+            shown=session.prefix + _TOKEN_PATH,
+            secrets=(),
+            body=msgspec.json.encode(dict(body)),
+        )
+        return await _send(token, {}, read_token)
 
-    async def headers() -> SecretHeaders:
-        seconds = None if call.deadline.paused_while_queued else call.deadline.left()
-        async with asyncio.timeout(seconds):
-            return await call.session.settings.auth.headers(fetch)
-
-    request = _Request("POST", _TOKEN_PATH, f"{call.session.prefix}{_TOKEN_PATH}")
-    return await _guarded(call, request, headers(), AuthError)
-
-
-async def _guarded(
-    call: _Call, request: _Request, waiting: Awaitable[T], kind: type[CapillaryError]
-) -> T:
-    """Await something that the caller may have made; what it raises is raised as a `kind`."""
     failure: CapillaryError
     try:
-        return await waiting
+        async with asyncio.timeout(None if deadline.paused_while_queued else deadline.left()):
+            return await session.settings.auth.headers(fetch)
     except CapillaryError as error:
         failure = error
     except TimeoutError:
-        failure = _deadline_exceeded(call)
-    except Exception as error:  # noqa: BLE001 - nothing foreign escapes
-        what = "the credentials" if kind is AuthError else "the rate budget"
-        failure = kind(f"{what} failed: {type(error).__name__}: {error}")
+        failure = _deadline_exceeded(request)
+    except Exception as error:  # noqa: BLE001 - credentials may be of the caller's making
+        failure = AuthError(f"the credentials failed: {type(error).__name__}: {error}")
         failure.__cause__ = error
     if failure.url is None:
-        _annotate(call.session, request, failure)
+        _annotate(request, failure)
     raise failure.with_traceback(None) from failure.__cause__
 
 
-def _token_rejected(call: _Call, error: CapillaryError, headers: Mapping[str, str]) -> bool:
-    """Whether a rejected token is reason to try again: with another one, or after a short wait.
-
-    Where no token of this client has ever worked, two more tries are enough.
-    """
-    if not isinstance(error, AuthError) or not error.token_rejected:
-        return False
-    auth, authorised = call.session.settings.auth, call.session.state.authorised
-    others = auth.rejected(headers, again=call.rejections > 0)
-    error.retryable = others and (authorised or call.rejections < 2)
-    if error.retryable and auth.cached_headers is headers:
-        error.retry_after = _TOKEN_PROPAGATION
-    return error.retryable
-
-
-async def _retry(
-    call: _Call, request: _Request, error: CapillaryError, *, use_quota: bool
-) -> int | None:
-    """Back off before another attempt; tokens taken from the retry quota, None for no attempt."""
-    session, deadline, attempts = call.session, call.deadline, call.attempts
-    policy = session.settings.retry
-    if not error.retryable or attempts >= policy.attempts or deadline.left() <= 0:
-        return None
-    if (error.retry_after or 0.0) > policy.retry_after_max:
-        error.add_note("not retried: the server asks for a longer pause than retry_after_max")
-        return None
-    outcome = outcome_of(error)
-    asked = error.retry_after is not None
-    if session.wait_for_limits and asked and outcome in {"throttled", "overload"}:
-        wait = 0.0  # the limiter holds everybody back for as long as it takes
-    else:
-        wait = policy.backoff(attempts, random.random(), error.retry_after)
-        if session.wait_for_limits and asked:
-            deadline.ends += wait  # like any other wait of a sweep for the server's limits
-    if wait >= deadline.left():
-        error.add_note("not retried: the deadline would pass before another attempt")
-        return None
-    spent: int | None = 0
-    # A sweep needs no quota in an outage: the limiter lets few of its requests through.
-    if use_quota and outcome != "throttled" and not session.wait_for_limits:
-        spent = session.quota.acquire(timed_out=isinstance(error, RequestTimeout))
-    if spent is None:
-        error.add_note("not retried: too many requests are failing (retry quota used up)")
-        return None
-    session.counts.retried()
-    _log.info("attempt %d failed, next in %.2f s: %s", attempts, wait, error)
-    if session.hooks:
-        session.hooks.emit(
-            RetryDetails(
-                method=request.method, url=request.shown, attempt=attempts, wait=wait, error=error
-            )
-        )
-    await asyncio.sleep(0 if waiting_disabled.get() else wait)
-    return spent
-
-
-async def _send(call: _Call, request: _Request, headers: Mapping[str, str], read: Read[T]) -> T:
+async def _send(request: _Request, headers: Mapping[str, str], read: Read[T]) -> T:
     """Acquire a permit, send once, read the answer, release the permit."""
-    session, deadline = call.session, call.deadline
-    permit = await _guarded(call, request, session.limiter.acquire(deadline), BudgetUnavailable)
+    session, deadline, settings = request.session, request.deadline, request.session.settings
+    permit: Permit | None = None
+    timeout: asyncio.Timeout | None = None
     answer: Answer | None = None
     failure: CapillaryError | None = None
+    ended: float | None = None
     outcome: Outcome = "cancelled"
-    ended = None
     try:
+        permit = await session.limiter.acquire(deadline)
         session.ensure_open()
-        answer = await _exchange(session, request, headers, deadline.left())
+        session.counts.requested()
+        seconds = min(deadline.left(), settings.retry.attempt_timeout or settings.timeout / 2)
+        # Not aiohttp's own timers, which a connection with an answer from before can escape.
+        async with (
+            asyncio.timeout(seconds) as timeout,
+            session.http.request(
+                request.method,
+                URL(session.prefix + request.path, encoded=True),
+                data=request.body,
+                allow_redirects=False,
+                raise_for_status=False,
+                timeout=_NO_LIMIT,
+                **_credentials(session, headers),
+            ) as response,
+        ):
+            body = await _read_body(response, settings.max_body)
+            answer = Answer(response.status, body, response.headers)
         ended = time.monotonic()
         if request.method == "GET":  # nobody is shown a token
-            session.answered(request.path, answer.status, answer.headers, answer.body)
+            session.answered(request.path, answer.status, answer.headers, body)
         result = read(answer, session.structurer)
         outcome = "ok"
-    except ClientClosed as error:
-        failure = error
     except CapillaryError as error:
-        failure, outcome = error, outcome_of(error)
-    except Exception as error:  # noqa: BLE001 - a reader's fault must not look like anything else
-        failure, outcome = BadResponse(f"the answer cannot be read: {type(error).__name__}"), "ok"
+        failure = error
+    except Exception as error:  # noqa: BLE001 - nothing foreign escapes
+        if answer is None:
+            failure = _foreign(request, error, permit, timeout)
+        else:
+            failure = BadResponse(f"the answer cannot be read: {type(error).__name__}")
     finally:
-        retry_after = None if failure is None else failure.retry_after
-        session.limiter.release(permit, outcome, retry_after, ended)
-    if failure is not None:
-        if isinstance(failure, RequestTimeout) and deadline.left() <= 0:
-            failure = _deadline_exceeded(call)
-        _annotate(session, request, failure, answer)
-    if session.hooks:
+        if failure is not None and not isinstance(failure, ClientClosed):
+            outcome = outcome_of(failure)
+        if permit is not None:
+            retry_after = None if failure is None else failure.retry_after
+            session.limiter.release(permit, outcome, retry_after, ended)
+    if failure is not None and failure.url is None:
+        _annotate(request, failure, answer)
+    if session.hooks and permit is not None:
         session.hooks.emit(
             RequestDetails(
                 method=request.method,
                 url=request.shown,
-                attempt=call.attempts,
+                attempt=request.attempts,
                 seconds=(ended or time.monotonic()) - permit.sent,
                 status=None if answer is None else answer.status,
                 request_id=None if answer is None else answer.request_id,
@@ -275,50 +229,6 @@ async def _send(call: _Call, request: _Request, headers: Mapping[str, str], read
         # Raised afresh: the reader's frames hold what the server said before redaction.
         raise failure.with_traceback(None) from failure.__cause__
     return result
-
-
-async def _exchange(
-    session: Session, request: _Request, headers: Mapping[str, str], left: float
-) -> Answer:
-    """Send once; the whole answer, its body bounded. `left` are the seconds until the deadline.
-
-    Raises `RequestTimeout` when they or the attempt's time are up, `ConnectionFailed` when there is
-    no connection or it breaks, `BadResponse` when the body is too large, `ClientClosed` when the
-    session was closed meanwhile.
-    """
-    session.counts.requested()
-    settings = session.settings
-    seconds = min(left, settings.retry.attempt_timeout or settings.timeout / 2)
-    # Not aiohttp's own timers, which a connection with an answer from before can escape.
-    timeout = asyncio.timeout(seconds)
-    failure: CapillaryError
-    try:
-        async with (
-            timeout,
-            session.http.request(
-                request.method,
-                _address(settings.base_url, request.path),
-                data=None if request.body is None else msgspec.json.encode(dict(request.body)),
-                allow_redirects=False,
-                raise_for_status=False,
-                timeout=_NO_LIMIT,
-                **_credentials(session, headers),
-            ) as response,
-        ):
-            return Answer(
-                response.status,
-                await _read_body(response, settings.max_body),
-                response.headers,
-            )
-    except CapillaryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - nothing foreign escapes
-        session.ensure_open()
-        if timeout.expired():
-            failure = RequestTimeout(f"no whole answer within {seconds:g} s")
-        else:
-            failure = _connection_failed(error)
-    raise failure from failure.__cause__
 
 
 def _credentials(session: Session, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -337,18 +247,6 @@ def _credentials(session: Session, headers: Mapping[str, str]) -> dict[str, Any]
     return {"headers": session.headers, "middlewares": (*given, override)}
 
 
-def _address(base: URL, path: str) -> URL:
-    """The address of a path and query, both encoded, below the base URL."""
-    path, _, query = path.partition("?")
-    return URL.build(
-        scheme=base.scheme,
-        authority=base.raw_authority,
-        path=base.raw_path.rstrip("/") + path,
-        query_string=query,
-        encoded=True,
-    )
-
-
 async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body after decompression. Raises `BadResponse` if it is longer than `limit` bytes."""
     content = response.content
@@ -365,12 +263,82 @@ async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _connection_failed(error: Exception) -> CapillaryError:
-    """What broke the connection, as an error whose cause may be shown."""
+def _token_rejected(
+    session: Session, error: CapillaryError, headers: Mapping[str, str], rejections: int
+) -> bool:
+    """Whether a rejected token is reason to try again: with another one, or after a short wait.
+
+    Where no token of this client has ever worked, two more tries are enough.
+    """
+    if not isinstance(error, AuthError) or not error.token_rejected:
+        return False
+    auth = session.settings.auth
+    others = auth.rejected(headers, again=rejections > 0)
+    error.retryable = others and (session.state.authorised or rejections < 2)
+    if error.retryable and auth.cached_headers is headers:
+        error.retry_after = _TOKEN_PROPAGATION
+    return error.retryable
+
+
+def _plan_retry(
+    request: _Request, error: CapillaryError, *, use_quota: bool
+) -> tuple[float, int] | None:
+    """Seconds to wait before another attempt, and the tokens it took; None for no attempt."""
+    session, deadline, attempts = request.session, request.deadline, request.attempts
+    policy, sweep, retry_after = session.settings.retry, session.wait_for_limits, error.retry_after
+    outcome = outcome_of(error)
+    # To a sweep a refusal is a wait like that for the budget; but some user may be refused always.
+    most = policy.attempts * 4 - 3 if sweep and outcome == "throttled" else policy.attempts
+    if not error.retryable or attempts >= most or deadline.left() <= 0:
+        return None
+    if (retry_after or 0.0) > policy.retry_after_max:
+        error.add_note("not retried: the server asks for a longer pause than retry_after_max")
+        return None
+    wait = policy.backoff(attempts, random.random(), retry_after)
+    if sweep and retry_after is not None:
+        if outcome in {"throttled", "overload"}:
+            wait = 0.0  # the limiter holds everybody back for as long as it takes
+        deadline.ends += wait  # like any other wait of a sweep for the server's limits
+    if wait >= deadline.left():
+        error.add_note("not retried: the deadline would pass before another attempt")
+        return None
+    spent: int | None = 0
+    # A sweep needs no quota in an outage: the limiter lets few of its requests through.
+    if use_quota and outcome != "throttled" and not sweep:
+        spent = session.quota.acquire(timed_out=isinstance(error, RequestTimeout))
+    if spent is None:
+        error.add_note("not retried: too many requests are failing (retry quota used up)")
+        return None
+    session.counts.retried()
+    _log.info("attempt %d failed, next in %.2f s: %s", attempts, wait, error)
+    if session.hooks:
+        method, url = request.method, request.shown
+        session.hooks.emit(
+            RetryDetails(method=method, url=url, attempt=attempts, wait=wait, error=error)
+        )
+    return wait, spent
+
+
+def _foreign(
+    request: _Request, error: Exception, permit: Permit | None, timeout: asyncio.Timeout | None
+) -> CapillaryError:
+    """What was raised before there was an answer, as one of our errors."""
     said = getattr(error, "message", "") or str(error)
     name = type(error).__name__
     failed: CapillaryError
-    if isinstance(error, RuntimeError):
+    try:
+        request.session.ensure_open()
+    except CapillaryError as closed:
+        return closed
+    if permit is None and not isinstance(error, TimeoutError):
+        failed = BudgetUnavailable(f"the rate budget failed: {name}: {said}")
+    elif request.deadline.left() <= 0:
+        return _deadline_exceeded(request)
+    elif timeout is None or timeout.expired():
+        settings = request.session.settings
+        seconds = settings.retry.attempt_timeout or settings.timeout / 2
+        return RequestTimeout(f"no whole answer within {seconds:g} s")
+    elif isinstance(error, RuntimeError):
         failed = UsageError(f"the aiohttp session cannot be used here: {said}")
         failed.scope = "client"
     else:
@@ -381,19 +349,17 @@ def _connection_failed(error: Exception) -> CapillaryError:
     return failed
 
 
-def _deadline_exceeded(call: _Call) -> RequestTimeout:
+def _deadline_exceeded(request: _Request) -> RequestTimeout:
     """The deadline of the call has passed; its cause is the error of the attempt before."""
-    seconds = call.session.settings.timeout
+    seconds = request.session.settings.timeout
     exceeded = RequestTimeout(f"no whole answer within the deadline of {seconds:g} s")
-    exceeded.__cause__ = call.last
+    exceeded.__cause__ = request.last
     return exceeded
 
 
-def _annotate(
-    session: Session, request: _Request, error: CapillaryError, answer: Answer | None = None
-) -> None:
+def _annotate(request: _Request, error: CapillaryError, answer: Answer | None = None) -> None:
     """Name the request in the error, and redact what the server said."""
     error.method, error.url = request.method, request.shown
     if answer is not None:
         error.status, error.request_id = answer.status, answer.request_id
-    error.redact((*session.settings.auth.secrets, *request.secrets))
+    error.redact((*request.session.settings.auth.secrets, *request.secrets))
