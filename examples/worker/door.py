@@ -22,6 +22,7 @@ from capillary_targets.notifications import BadNotification, parse
 
 WINDOW = 24 * 3600  # seconds in which the broker drops a repeated id
 SECRET = os.environ.get("WEBHOOK_SECRET", "")
+LARGEST = 256 * 1024  # bytes; NATS takes 1 MiB, and a notification has some thousand
 JETSTREAM = web.AppKey("jetstream", JetStreamContext)
 
 
@@ -33,12 +34,13 @@ async def receive(request: web.Request) -> web.Response:
         return web.Response(status=401)
     body = await request.read()
     try:
-        subject, key = "members.notified", quote(parse(body).event_id)
+        # What the broker cannot take is cut; it is no notification then, and kept as such.
+        subject, key = "members.notified", quote(parse(body[:LARGEST]).event_id)
     except BadNotification as error:
         # Kept for a human: no repetition would help.
         subject, key = "members.dead", f"dead.{blake2b(body, digest_size=16).hexdigest()}"
         reason = {"error": type(error).__name__, "reason": str(error)}
-        body = msgspec.json.encode(reason | {"message": body.decode("utf-8", "replace")})
+        body = msgspec.json.encode(reason | {"message": body[:LARGEST].decode("utf-8", "replace")})
     try:
         await request.app[JETSTREAM].publish(subject, body, headers={"Nats-Msg-Id": key})
     except (nats.errors.Error, OSError, TimeoutError):
@@ -60,7 +62,7 @@ async def connected(app: web.Application) -> AsyncIterator[None]:
 
 
 def application() -> web.Application:
-    app = web.Application()
+    app = web.Application(client_max_size=64 * LARGEST)
     app.router.add_post("/capillary", receive)
     app.cleanup_ctx.append(connected)
     return app

@@ -32,6 +32,7 @@ WINDOW = 24 * 3600
 MEMBERS = JStream("MEMBERS", subjects=["members.*"], duplicate_window=WINDOW)
 EVENTS = JStream("EVENTS", subjects=["events.*"], duplicate_window=WINDOW)
 ACK_WAIT = float(os.environ.get("WORKER_ACK_WAIT", "30"))
+WORKERS = 32  # notifications settled at a time; an early one waits for its event
 DELIVERIES = 20  # of a notification whose event does not show up; then it is buried
 
 broker = NatsBroker(os.environ.get("NATS_URL", "nats://localhost:4222"))
@@ -75,7 +76,8 @@ async def changed(message: NatsMessage) -> None:
     "members.notified",
     stream=MEMBERS,
     durable="settler",
-    pull_sub=PullSub(batch_size=8),
+    pull_sub=PullSub(batch_size=WORKERS),
+    max_workers=WORKERS,
     config=ConsumerConfig(ack_wait=ACK_WAIT),
     ack_policy=AckPolicy.MANUAL,
 )
