@@ -163,7 +163,7 @@ class NotificationHandler:
         try:
             await self._store.release(notification.event_id)
         except Exception:  # noqa: BLE001 - the lease runs out by itself
-            _log.exception("the lease of notification %s stays", notification.event_id)
+            _log.exception("the lease of notification %r stays", notification.event_id)
 
     def _functions_for(self, cls: type[Notification]) -> list[Function[Notification]]:
         return next((self._functions[base] for base in cls.__mro__ if base in self._functions), [])
@@ -186,7 +186,9 @@ class NotificationHandler:
         notification: Notification | None = None,
         error: Exception | None = None,
     ) -> Reply:
-        what = "a body" if notification is None else f"{notification.name} {notification.event_id}"
+        what = "a body"
+        if notification is not None:  # quoted: these are the sender's, line ends and all
+            what = f"{notification.name!r} {notification.event_id!r}"
         if result in {"failed", "set aside", "rejected"}:
             _log.warning("notification %s: %s%s", result, what, f": {error}" if error else "")
         if self._hook is not None:

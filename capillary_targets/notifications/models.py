@@ -11,31 +11,6 @@ from attrs import field, frozen
 
 from capillary_targets.models import Model
 
-__all__ = [
-    "CLASSES",
-    "Activity",
-    "Notification",
-    "NotifiedMilestone",
-    "NotifiedStreak",
-    "NotifiedTarget",
-    "StreakCustomerEnrolment",
-    "StreakCustomerUnEnrolment",
-    "StreakEnd",
-    "StreakLevelAchieved",
-    "StreakLevelUnAchieved",
-    "StreakNotification",
-    "StreakStart",
-    "TargetAchievedValueUpdated",
-    "TargetCustomerEnrolment",
-    "TargetPeriodCompleted",
-    "TargetPeriodStarted",
-    "TargetValueAchieved",
-    "TargetValueUpdated",
-    "UnifiedTargetsAchieved",
-    "UnifiedTargetsUnAchieved",
-    "UnknownNotification",
-]
-
 
 @frozen(repr=False)
 class NotifiedTarget(Model):

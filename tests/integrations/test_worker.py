@@ -27,6 +27,8 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from benchmarks.notifications import measure
+
 ROOT = Path(__file__).parent.parent.parent
 USERS = 6
 
@@ -320,34 +322,18 @@ async def letters(js: JetStreamContext, count: int) -> bool:
     return await stored(js, "MEMBERS") >= 4 + count
 
 
-async def test_what_the_vendor_pushes_comes_out_once_whatever_is_killed(
-    js: JetStreamContext, sandbox: Sandbox, worker: Worker, door: Worker
-) -> None:
-    sandbox.settings.notify_duplicates = sandbox.settings.notify_early = 0.1
-    world, pushes = sandbox.world, sandbox.notifications
-    pairs = [(user, rule.id) for user in world.user_ids() for rule in world.targets(user)]
-
-    async def arrived(count: int) -> bool:
-        return pushes.counts["delivered"] >= count
-
-    for kill in (1, 2):
-        async with door() as first, worker() as second:
-            for pair in pairs:
-                world.add_event(*pair, value="0.01")
-            # As it comes: the door before an answer, the worker between events and mark.
-            await until(lambda: arrived(kill * 10))  # noqa: B023
-            await until(lambda: at_least(js, kill * 600))  # noqa: B023
-            for process in (first, second):
-                process.kill()
-                assert await process.wait() == -9
-    async with door(), worker():
-        await pushes.drained()
-        await all_done(js, "settler")
-    assert pushes.counts.keys() == {"delivered"}
-    assert await events(js) == truth(sandbox)
-    assert await js.get_last_msg("MEMBERS", "members.notified")
-    with pytest.raises(NotFoundError):
-        await js.get_last_msg("MEMBERS", "members.dead")
+async def test_what_the_vendor_pushes_comes_out_once_whatever_is_killed() -> None:
+    """The benchmark in small: early, repeated and lost pushes, door and worker killed in turns."""
+    found = await measure(160, targets=8, every=40)
+    assert found["changes"] == 160
+    assert found["kills"] >= 3
+    assert 0 < found["never announced"] == found["changes"] - found["announced"]
+    assert found["published once"] == found["announced"]
+    assert found["published twice or more"] == found["published, not announced"] == 0
+    assert found["buried"] == 0
+    assert found["found by the sweep"] == found["never announced"]
+    assert found["found, and truly never announced"] == found["never announced"]
+    assert found["announced and not found by the sweep"] == 0
 
 
 async def test_the_door_answers_only_for_what_the_broker_has(
@@ -367,13 +353,15 @@ async def test_the_door_answers_only_for_what_the_broker_has(
     secret = {"X-Webhook-Secret": "s3cret"}
     async with door(), aiohttp.ClientSession() as session:
         await until(open_)
-        for body, headers in ((good, {}), (good, secret), (good, secret), (b"\xff", secret)):
+        huge = good[:-1] + b', "x": "' + 2**21 * b"\xff" + b'"}'
+        sent = ((good, {}), (good, secret), (good, secret), (b"\xff", secret), (huge, secret))
+        for body, headers in sent:
             async with session.post(url, data=body, headers=headers) as response:
                 statuses.append(response.status)
-        assert statuses == [401, 200, 200, 200]
+        assert statuses == [401, 200, 200, 200, 200]
         assert len(await messages(js, "MEMBERS", "members.notified")) == 1
-        (dead,) = await messages(js, "MEMBERS", "members.dead")
-        assert dead["error"] == "BadNotification"
+        dead = await messages(js, "MEMBERS", "members.dead")
+        assert [one["error"] for one in dead] == ["BadNotification"] * 2
         await js.delete_stream("MEMBERS")  # nobody acknowledges
         async with session.post(url, data=good, headers=secret) as response:
             assert response.status == 429

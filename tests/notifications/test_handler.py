@@ -104,6 +104,19 @@ async def test_a_failure_asks_for_the_event_again(store, error):
     assert (await handler.handle(ACHIEVED_RAW)).result == "done"
 
 
+async def test_a_log_line_stays_one_line_whatever_the_sender_says(store, caplog):
+    handler = NotificationHandler(store)
+
+    @handler.on(Notification)
+    async def fail(notification):
+        raise RuntimeError("a bug")
+
+    body = b'{"eventName": "x\\nERROR:root:forged", "eventId": "a\\r\\nb"}'
+    assert (await handler.handle(body)).status == 429
+    (record,) = caplog.records
+    assert record.getMessage().splitlines() == [record.getMessage()]
+
+
 async def test_what_can_never_succeed_does_not_block_the_queue():
     store = MemoryStore()
     handler = NotificationHandler(store)
