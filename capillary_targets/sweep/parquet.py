@@ -12,7 +12,6 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import define, field
@@ -28,6 +27,7 @@ from .rows import (
     EncodedRows,
     Part,
     StoredRow,
+    event_values,
     one_line,
     row_key,
 )
@@ -85,7 +85,7 @@ class Parquet:
                 continue
             pages = [*run]
             events = [*chain.from_iterable(page.events for page in pages)]
-            values = zip(*map(_event_values, events), strict=True)
+            values = zip(*map(event_values, events), strict=True)
             columns: dict[str, Any] = dict(zip(EVENT_FIELDS, values, strict=True))
             columns["user_id"] = [page.user_id for page in pages for _ in page.events]
             columns["target_value"] = pa.concat_arrays([page.amounts for page in pages])
@@ -168,9 +168,6 @@ class _Part(Part):
         self.file.rollback()
         with suppress(OSError, ValueError, pa.ArrowException):
             self._writer.close()  # or it would try to, when it is destroyed
-
-
-_event_values: Final[Any] = msgspec.structs.astuple  # of which type checkers know no class
 
 
 def _text(row: bytes | str | None) -> str | None:
