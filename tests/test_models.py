@@ -34,8 +34,12 @@ TEXT = "919001000001 Farah " * 20
 
 
 def model_classes(*rooms: ModuleType) -> list[type[Any]]:
-    named = [getattr(room, name) for room in rooms for name in room.__all__]
-    return [one for one in named if isinstance(one, type) and attrs.has(one)]
+    made = [one for room in rooms for one in vars(room).values() if _is_of(one, room)]
+    return [one for one in made if attrs.has(one)]
+
+
+def _is_of(one: Any, room: ModuleType) -> bool:
+    return isinstance(one, type) and one.__module__ == room.__name__
 
 
 CLASSES = model_classes(models, members, notified)
