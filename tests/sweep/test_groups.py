@@ -96,9 +96,9 @@ def test_every_member_has_one_turn_in_so_many_runs(user: int, every: int, start:
 
 
 def test_turns_are_spread_evenly() -> None:
-    turns = Counter(run for run in range(10) for user in range(5_000) if is_due(user, run, 10))
-    assert min(turns.values()) > 420
-    assert max(turns.values()) < 580
+    turns = Counter(run for run in range(10) for user in range(3_000) if is_due(user, run, 10))
+    assert min(turns.values()) > 240
+    assert max(turns.values()) < 360
 
 
 # --- the first sweep ---
@@ -126,17 +126,17 @@ def facts(out: Path, kind: str) -> list[Any]:
 async def test_the_files_are_those_of_the_plain_way_for_half_the_requests(
     swept: Swept, tmp_path: Path, dialect: dict[str, Any]
 ) -> None:
-    sandbox = Sandbox(users=20, events=12, recorded=0.3, **dialect)
+    sandbox = Sandbox(users=8, events=9, recorded=0.3, **dialect)
     plain, groups = tmp_path / "plain", tmp_path / "groups"
     async with sandbox:
         one = await swept(sandbox, out=plain, concurrency=1)
         other = await swept(sandbox, out=groups, detect="groups", concurrency=1)
     assert written(groups) == written(plain) == true_events(sandbox.world)
     assert facts(groups, "targets") == facts(plain, "targets")
-    assert (other.complete, other.targets) == (one.complete, one.targets) == (24, 64)
-    assert other.by_events + other.no_record == one.by_events == 64
+    assert (other.complete, other.targets) == (one.complete, one.targets) == (12, 28)
+    assert other.by_events + other.no_record == one.by_events == 28
     assert other.by_update == other.by_value == other.groups_refused == 0
-    assert other.no_record > 25
+    assert other.no_record > 5
     # Each member's groups in place of their targets, and some definitions of targets.
     assert other.requests <= one.requests - other.no_record + 44
 
@@ -180,15 +180,14 @@ async def test_progress_has_a_row_for_each_cycle_with_a_record(
         {"target_rule_ids": (3004, 3005, 3006)},
         {"target_rule_ids": (3004, 3005), "fetch_targets": False},
         {"period": 60_303, "target_rule_ids": (3004,), "fetch_targets": False},
-        {"raw": True},
-        {"moved": True},
+        {"raw": True, "moved": True},
     ],
     ids=str,
 )
 async def test_other_options_mean_the_same_with_groups(
     swept: Swept, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    sandbox = Sandbox(users=12, events=9, recorded=0.4)
+    sandbox = Sandbox(users=6, events=12, recorded=0.4)
     plain, groups = tmp_path / "plain", tmp_path / "groups"
     users = sandbox.world.user_ids()
     async with sandbox:
@@ -209,7 +208,7 @@ async def test_other_options_mean_the_same_with_groups(
 
 
 async def test_a_named_period_is_found_in_the_groups(swept: Swept, tmp_path: Path) -> None:
-    sandbox = Sandbox(users=12, events=40, recorded=0.5)
+    sandbox = Sandbox(users=6, events=30, recorded=0.5)
     users = sandbox.world.user_ids()
     async with sandbox:
         for way in ("events", "groups"):
@@ -352,12 +351,12 @@ def held(out: Path, world: World) -> Counter[Any]:
     return Counter({key: count for key, count in rows.items() if count and key[:2] in enrolled})
 
 
-@pytest.mark.parametrize("dialect", DIALECTS[:3] + DIALECTS[4:], ids=str)
+@pytest.mark.parametrize("dialect", DIALECTS[2:6:3] + DIALECTS[4:5], ids=str)
 async def test_no_change_is_missed_where_the_last_update_is_sent(
     swept: Swept, tmp_path: Path, dialect: dict[str, Any]
 ) -> None:
     draw = random.Random(repr(dialect))
-    sandbox = Sandbox(users=16, events=6, recorded=0.5, seed=draw.randrange(99), **dialect)
+    sandbox = Sandbox(users=9, events=5, recorded=0.5, seed=draw.randrange(99), **dialect)
     world = sandbox.world
     users = list(world.user_ids())
     async with sandbox:
@@ -373,31 +372,31 @@ async def test_no_change_is_missed_where_the_last_update_is_sent(
             }
             enrolled = {(user, rule.id) for user in users for rule in world.targets(user)}
             assert {pair for pair, now in latest.items() if now} == enrolled
-            for user in draw.sample(users, 9):
+            for user in draw.sample(users, 6):
                 change(world, draw, user)
 
 
 async def test_a_member_of_whom_nothing_differs_costs_one_request(
     swept: Swept, tmp_path: Path
 ) -> None:
-    sandbox = Sandbox(users=24, events=10, recorded=0.5)
+    sandbox = Sandbox(users=10, events=5, recorded=0.5)
     users = list(sandbox.world.user_ids())
     async with sandbox:
         await swept(sandbox, users, detect="groups")
         sandbox.counts.clear()
         rows = len(parts(tmp_path, "progress"))
         second = await swept(sandbox, users, detect="groups", incremental=True)
-        assert sandbox.counts["targetGroups"] == 24
+        assert sandbox.counts["targetGroups"] == 10
         # The definitions of the targets, once more for all members together.
         assert sandbox.counts["enrolledTargets"] <= 20 + 12
         assert sandbox.counts["trackedTargetEvents"] == 0
     assert (second.by_events, second.by_value) == (0, 0)
-    assert second.by_update + second.no_record == second.targets == 72
+    assert second.by_update + second.no_record == second.targets == 30
     assert len(parts(tmp_path, "progress")) == rows
 
 
 async def test_what_cancels_out_is_found_by_the_rolling_pass(swept: Swept, tmp_path: Path) -> None:
-    sandbox = Sandbox(users=16, events=10, last_updated_on=False)
+    sandbox = Sandbox(users=12, events=5, last_updated_on=False)
     world = sandbox.world
     users = list(world.user_ids())
     cancelled = users[::4]
@@ -456,14 +455,14 @@ async def test_a_list_that_lags_behind_its_sum_is_read_once_more(
 
 
 async def test_between_ways_nothing_is_lost(swept: Swept, tmp_path: Path) -> None:
-    sandbox = Sandbox(users=12, events=6, recorded=0.5)
+    sandbox = Sandbox(users=7, events=4, recorded=0.5)
     world, draw = sandbox.world, random.Random(4)
     users = list(world.user_ids())
     async with sandbox:
-        for night, way in enumerate(("events", "groups", "events", "groups", "groups")):
+        for night, way in enumerate(("events", "groups", "events", "groups")):
             await swept(sandbox, users, detect=way, incremental=night > 0)
             assert held(tmp_path, world) == true_events(world, users)
-            for user in draw.sample(users, 6):
+            for user in draw.sample(users, 4):
                 rule = draw.choice(world.targets(user)).id
                 world.add_event(user, rule, value="19.990")
                 world.add_event(user, rule, value="-19.990", event_name="RETURN_BILL")
@@ -475,7 +474,7 @@ async def test_an_interrupted_night_goes_on_where_it_was(
 ) -> None:
     if form == "parquet":
         needed("pyarrow")
-    sandbox = Sandbox(users=16, events=6, recorded=0.5)
+    sandbox = Sandbox(users=10, events=4, recorded=0.5)
     world = sandbox.world
     users = list(world.user_ids())
     options = {"detect": "groups", "format": form, "limits": PartLimits(users=4)}
@@ -486,7 +485,7 @@ async def test_an_interrupted_night_goes_on_where_it_was(
         half = asyncio.Event()
 
         def progress(summary: Any) -> None:
-            if summary.complete >= 6:
+            if summary.complete >= 4:
                 half.set()
 
         await stopped(
@@ -496,7 +495,7 @@ async def test_an_interrupted_night_goes_on_where_it_was(
         summary = await swept(sandbox, users, incremental=True, **options)
         again = await swept(sandbox, users, incremental=True, **options)
     assert (summary.run, again.run) == (2, 3)
-    assert (summary.events, again.events) == (8, 0)
+    assert (summary.events, again.events) == (5, 0)
     assert again.by_events == 0
 
 
