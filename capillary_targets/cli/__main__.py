@@ -1,7 +1,7 @@
-"""`python -m capillary_targets.cli`."""
+"""`python -m capillary_targets.cli`: as the console script, with its signals."""
 
 import sys
 
-from . import main
+from capillary_targets_cli import main
 
 sys.exit(main())

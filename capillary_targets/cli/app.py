@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -30,6 +31,8 @@ from .sweep import report, sweep
 __all__ = ["main", "relaxed_gc"]
 
 _OK, _FAILED, _USAGE, _REFUSED, _PIPE_CLOSED = 0, 1, 2, 3, 141
+_LEAST_FILES: Final = 24
+"""Open files that a command needs: streams, the event loop, a connection, a file or two."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _COMMANDS: Final = (user, targets, events, explain, sweep, report, doctor, sandbox)
 
@@ -127,6 +130,11 @@ class _Warnings(logging.Handler):
 
 def _run(tokens: Sequence[str] | None) -> int:
     command, bound, _ = _parsed(tokens)
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= limit < _LEAST_FILES:
+        raise UsageError(
+            f"only {limit} files may be open at once: raise that with `ulimit -n`, to 256 or more"
+        )
     with output.guarded():
         result: Any = command(*bound.args, **bound.kwargs)
     return _OK if result is None else run_until_done(result)  # None: help or the like was printed

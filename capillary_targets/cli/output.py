@@ -48,6 +48,7 @@ __all__ = [
 CLEAR_LINE: Final = "\r\x1b[K"
 """Clears the terminal's line, on which a progress line may stand."""
 
+_LONGEST_LINE: Final = 600
 _NARROW: Final = 60
 _LEAST_TEXT: Final = 10
 _LONG_WORD: Final = 20
@@ -154,7 +155,9 @@ def warn(message: str) -> None:
 
 
 def fail(message: str) -> None:
-    """Print an `error:` line."""
+    """Print an `error:` line. What is very long is cut in the middle: its end says what to do."""
+    if len(message) > _LONGEST_LINE:
+        message = f"{message[: _LONGEST_LINE // 2]} ... {message[-_LONGEST_LINE // 2 :]}"
     note(f"error: {message}")
 
 

@@ -318,7 +318,6 @@ def _totals(data: ReportData) -> str:
         ("Users failed", f"{summary.failed + summary.refused:,}"),
         ("Targets they are in", f"{summary.targets:,}"),
         ("Events written", f"{summary.events:,}"),
-        ("Sum of their values", _amount(summary.value_sum)),
         ("Requests", f"{summary.requests:,}"),
         *((name, f"{number:,}") for name, number in more.items() if number),
         ("Time", f"{summary.seconds:,.1f} s"),
@@ -327,7 +326,7 @@ def _totals(data: ReportData) -> str:
         ("Users complete", f"{sum(number for _, number in data.users_by_events):,}"),
         ("Users failed", f"{sum(cause.users for cause in data.failures.values()):,}"),
         ("Events", f"{stats.days.total():,}"),
-        ("Sum of their values", _amount(stats.value_sum)),
+        ("Sum of amounts", _amount(sum(_amounts(stats).values(), Decimal(0)))),
     ]
     tables = f"<h3>This run</h3>{_table((), run)}<h3>All runs together</h3>{_table((), everything)}"
     return _card("totals", "Totals", tables)
@@ -371,8 +370,8 @@ def _values_by_target(data: ReportData) -> Iterable[str]:
     if not stats.values:
         yield _nothing("targets", "Amounts by target", "No event was written.")
         return
-    counts = {rule: value for rule, value in stats.values.items() if value == stats.events[rule]}
-    amounts = {rule: value for rule, value in stats.values.items() if rule not in counts}
+    amounts = _amounts(stats)
+    counts = {rule: value for rule, value in stats.values.items() if rule not in amounts}
     for name, title, values, spelled in (
         ("targets", "Amounts by target", amounts, _amount),
         ("counts", "Events by target that counts them", counts, lambda value: f"{value:,.0f}"),
@@ -392,6 +391,11 @@ def _values_by_target(data: ReportData) -> Iterable[str]:
         table = _table(("id", "name", "events", "sum of values"), rows, texts=2)
         exact = _details("Exact sums", f'<div class="wide">{table}</div>')
         yield _card(name, title + more, charts.bars(bars) + exact)
+
+
+def _amounts(stats: PartStats) -> dict[int, Decimal]:
+    """The sums of the targets that add up amounts: those whose events are not all worth 1."""
+    return {rule: value for rule, value in stats.values.items() if value != stats.events[rule]}
 
 
 def _target(stats: PartStats, rule: int) -> str:

@@ -38,7 +38,7 @@ from .parts import PartWriter, format_named
 from .report import write_report
 from .rows import encode
 from .stats import EXACT, RequestTimeline
-from .store import AtomicFile, Directory, open_directory, sync_directory
+from .store import LEDGER, AtomicFile, Directory, open_directory, sync_directory
 from .user_list import BadLine, Users, read_batches
 
 __all__ = ["run"]
@@ -104,6 +104,8 @@ async def run(
     if options.notifications is not None:
         await _check_notifications(options.notifications)
     settings = options.settings(str(known.base_url), known.auth.account)
+    if options.retry_failed and not (Path(out) / LEDGER).exists():
+        raise SweepRefused(f"{out} holds no sweep whose failed users could be asked again")
     with ExitStack() as stack:
         try:
             directory = await _while_locked(

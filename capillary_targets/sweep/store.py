@@ -24,7 +24,7 @@ from attrs import frozen
 from .ledger import Ledger, PartRecord, is_locked
 from .options import SweepRefused
 
-__all__ = ["KINDS", "AtomicFile", "Directory", "open_directory", "sync_directory"]
+__all__ = ["KINDS", "LEDGER", "AtomicFile", "Directory", "open_directory", "sync_directory"]
 
 KINDS: Final = ("events", "targets", "vanished", "announcements", "progress")
 LEDGER: Final = "ledger.sqlite"

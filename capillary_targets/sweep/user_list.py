@@ -100,7 +100,7 @@ def parse_user_id(text: str) -> int:
         ValueError: it spells none; says why.
     """
     text = text.translate(_INVISIBLE).strip()
-    text = text.removeprefix("'").removeprefix("=").strip('"').strip()
+    text = text.removeprefix("=").strip("\"'").strip()
     if not text:
         raise ValueError("empty")
     number = int(text) if _INTEGER.fullmatch(text) else _whole_number(text)
@@ -265,6 +265,11 @@ class UserListParser:
             if setting := re.fullmatch('"?sep=(.)"?', plain):
                 self._delimiter = setting[1]
                 return True
+            if plain[0] in "[{<":  # its commas would make columns of what is none
+                kind = "HTML or XML" if plain[0] == "<" else "JSON"
+                raise SweepRefused(
+                    f"the users file {self.name} looks like {kind}; put one user id on each line"
+                )
             self._delimiter = self._likely_delimiter(plain)
         return False
 

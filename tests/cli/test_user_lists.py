@@ -45,6 +45,7 @@ LISTS = {
     "excel.csv": by_excel(),
     "excel.csv.gz": gzip.compress(by_excel()),
     "floats.csv": "\n".join(["user_id", *(f"{user}.0" for user in USERS)]).encode(),
+    "sql.txt": "\n".join(f" '{user}' " for user in USERS).encode(),
     "mac.txt": "\r".join(map(str, USERS)).encode(),
     "wide.csv": ("user_id,note\n" + f"{USERS[0]},{'x' * 200_000}\n").encode()
     + "\n".join(f"{user},y" for user in USERS[1:]).encode(),
@@ -72,6 +73,9 @@ def test_every_user_of_the_list_is_swept(cli: Cli, tmp_path: Path, name: str):
         (b"", [], "holds no user id (it is empty)"),
         (b"1,234\n", [], "name one with --column, of 1, 234"),
         (b'"1,234"\n5.64E+08\n', [], "digits in groups"),
+        (b"[1,2,3]\n", [], "looks like JSON; put one user id on each line"),
+        (b'{"user_id": 1000001}\n', [], "looks like JSON"),
+        (b"<!DOCTYPE html><p>1,2</p>\n", [], "looks like HTML or XML"),
         (b"\x93\x01,\xff\x00\x7f,\x02\n" * 9, [], "is no text of lines"),
         (",".join(f"c{n}" * 40 for n in range(5_000)).encode(), [], "(4990 more)"),
     ],
@@ -121,3 +125,24 @@ def test_a_list_that_is_cut_off_is_swept_as_far_as_it_goes_and_ends_with_status_
     assert ran.status == 0
     assert f"({len(found)} of the list were done before)" in ran.out
     assert swept(tmp_path / "out") == set(USERS)
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_directory_without_a_sweep_has_no_failed_users(cli: Cli, tmp_path: Path, make: bool):
+    out = tmp_path / "out"
+    if make:
+        out.mkdir()
+    ran = cli("sweep", "--retry-failed", "--out", out, "--sandbox")
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    assert "holds no sweep whose failed users could be asked again" in ran.err
+    assert out.exists() == make
+    assert not make or not [*out.iterdir()]
+
+
+def test_an_error_line_is_never_longer_than_a_few_hundred_characters(cli: Cli, tmp_path: Path):
+    path = tmp_path / ("d" * 200) / ("e" * 200) / ("f" * 200) / ("g" * 200)
+    ran = cli("sweep", path, "--out", tmp_path / "out", "--sandbox")
+    assert ran.status == 2
+    assert len(ran.err) < 700
+    assert ran.err.startswith("error: the users file")
+    assert ran.err.endswith("give a file with one user id a line\n")

@@ -319,10 +319,11 @@ def test_few_files_may_be_open(tmp_path: Path, form: str):
     assert summary["failed"] == 0
 
 
-def test_too_few_files_may_be_open(tmp_path: Path):
-    ran = limited(24, "sweep", "--sandbox", "--out", str(tmp_path / "out"))
+@pytest.mark.parametrize("files", [12, 24])
+def test_too_few_files_may_be_open(tmp_path: Path, files: int):
+    ran = limited(files, "sweep", "--sandbox", "--out", str(tmp_path / "out"))
     assert ran.returncode == 2
-    assert ran.stderr.startswith("error: only 24 files may be open at once")
+    assert ran.stderr.startswith(f"error: only {files} files may be open at once")
     assert ran.stderr.count("\n") == 1
 
 

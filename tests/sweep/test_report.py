@@ -1,6 +1,7 @@
 """`report.html`, as text and in a real browser."""
 
 import re
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from capillary_targets.sweep import (
 )
 from capillary_targets.sweep.charts import short, ticks
 from capillary_targets.sweep.report import _page, _verdict, write_data
+from capillary_targets.sweep.stats import PartStats
 
 from .browser import browser
 from .conftest import Swept, connected, names, read_jsonl
@@ -133,7 +135,8 @@ async def test_its_numbers_are_those_of_the_files(report: Path):
         assert Decimal(shown[2].replace(",", "")) == sums[rule]
     together = text[text.index("All runs together") : text.index('id="failures"')]
     assert f">{len(rows):,}<" in together
-    assert f">{sum(sums.values()):,.2f}<" in together
+    amounts = sum(value for rule, value in sums.items() if value != counts[rule])
+    assert f">{amounts:,.2f}<" in together
     assert "Sweep of the &lt;sandbox&gt;" in text
     assert "<h2>Runs</h2>" in text
     assert "<summary>InvalidUser 310011: their ids</summary>" in text
@@ -255,3 +258,14 @@ async def test_light_and_dark_are_readable(tmp_path: Path):
                 seen = await page.ask(f"{CONTRAST}('{selector}')")
                 assert (seen["paper"] < 0.2) == dark
                 assert seen["ratio"] >= 4.5, selector
+
+
+def test_the_totals_add_no_counts_to_amounts():
+    stats = PartStats()
+    stats.values = {1: Decimal("1500.25"), 2: Decimal(42), 3: Decimal("0.25")}
+    stats.events = Counter({1: 42, 2: 42, 3: 42})
+    page = _page(evolve(DATA["night"](), stats=stats))
+    totals = page[page.index('id="totals"') :]
+    totals = totals[: totals.index("</section>")]
+    assert '<td>Sum of amounts</td><td class="n">1,500.50</td>' in totals
+    assert totals.count("Sum of") == 1
