@@ -127,13 +127,16 @@ async def bodies(js: JetStreamContext, stream: str, subject: str) -> AsyncGenera
     await reading.unsubscribe()
 
 
-async def measure(changes: int, *, targets: int = TARGETS, every: int = 500) -> dict[str, Any]:
+async def measure(
+    changes: int, *, targets: int = TARGETS, every: int = 500, ack_wait: float = ACK_WAIT
+) -> dict[str, Any]:
     """One change of each of so many pairs of a member and a target; the figures of all of it.
 
     Args:
         changes: how many; a multiple of `targets`.
         targets: of each member.
         every: pushes from one kill to the next.
+        ack_wait: seconds after which the broker gives a killed worker's messages to the next.
     """
     async with AsyncExitStack() as stack:
         sandbox = Sandbox(users=changes // targets, targets=targets, events=0, exact_events=True)
@@ -152,7 +155,7 @@ async def measure(changes: int, *, targets: int = TARGETS, every: int = 500) -> 
         world, settings = sandbox.world, sandbox.settings
         pairs = [(user, rule.id) for user in world.user_ids() for rule in world.targets(user)]
         random.Random(7).shuffle(pairs)
-        environment = _push_to_door(sandbox, url)
+        environment = _push_to_door(sandbox, url) | {"WORKER_ACK_WAIT": str(ack_wait)}
         settings.notify_duplicates = settings.notify_early = 0.1
         settings.notify_losses = 0.05
 
@@ -221,7 +224,6 @@ def _push_to_door(sandbox: Sandbox, url: str) -> dict[str, str]:
         "CAPILLARY_USERNAME": sandbox.settings.username,
         "CAPILLARY_PASSWORD": sandbox.settings.password,
         "NATS_URL": url,
-        "WORKER_ACK_WAIT": str(ACK_WAIT),
         "DOOR_PORT": str(port),
         "WEBHOOK_SECRET": "s3cret",
     }
