@@ -39,7 +39,7 @@ def page_text(total: int, first: int, count: int) -> bytes:
         '"periodId":9889,"targetGroupId":1986,"targetRuleId":1986,"targetValue":1500.125}'
         for row in range(first, first + count)
     )
-    numbers = f'{{"limit":{count},"offset":{first},"total":{total}}}'
+    numbers = f'{{"limit":100,"offset":{first},"total":{total}}}'
     return f'{{"data":[{rows}],"errors":[],"pagination":{numbers}}}'.encode()
 
 

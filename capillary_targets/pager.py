@@ -173,6 +173,8 @@ class _Loop:
     walk: Walk
     cursor: Cursor
     _in_flight: dict[PageRequest, asyncio.Task[_Answer]] = field(init=False, factory=dict)
+    _known: Dialect = field(init=False)
+    """Of the server, when the loop began."""
     _ready: deque[Batch] = field(init=False, factory=deque)
     _period_id: int | None = field(init=False, default=None)
     _scope: Scope | None = field(init=False, default=None)
@@ -180,6 +182,9 @@ class _Loop:
     _waiting: bool = field(init=False, default=False)
     _over: bool = field(init=False, default=False)
     _error: Exception | None = field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self._known = self.pager.session.dialect
 
     async def next_batch(self, *, in_task: bool) -> Batch | None:
         """The next proven events; None at the end. An error is raised again by each later call.
@@ -280,7 +285,7 @@ class _Loop:
         if not self._over:
             self._over = True
             session, walk = self.pager.session, self.walk
-            session.dialect = walk.lesson.fill_from(session.dialect)
+            session.dialect = session.dialect.updated(self._known, walk.lesson)
             if self._scope is not None:
                 session.hooks.emit(
                     ScopeDetails(

@@ -52,6 +52,17 @@ class Dialect:
             return self
         return other if self is UNKNOWN else _filled(self, other)
 
+    def updated(self, before: Dialect, after: Dialect) -> Dialect:
+        """A dialect with the changes between two others, and without what they forgot."""
+        if before == after:
+            return self
+        changes = {
+            name: value
+            for name, value in attrs.asdict(after).items()
+            if value != getattr(before, name)
+        }
+        return attrs.evolve(self, **changes)
+
     def to_dict(self) -> dict[str, Any]:
         """The known fields as plain JSON values."""
         return attrs.asdict(self, filter=lambda _, value: value is not None)

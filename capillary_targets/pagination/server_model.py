@@ -31,6 +31,8 @@ class ServerModel:
     votes: int = field(init=False)
     """Observations in favour of page numbers, less those in favour of rows. The documented reading
     counts as one, a cached one as four."""
+    confirmed: bool = field(init=False, default=False)
+    """Whether a page began where the reading of `offset` has it."""
     cap: int | None = field(init=False)
     cap_echoed: bool = field(init=False, default=False)
     largest: int = field(init=False, default=LEAST_CAP)
@@ -81,21 +83,33 @@ class ServerModel:
         """
         return self._heads >= 3
 
-    def observe(self, request: PageRequest, began: int, *, at_head: bool = False) -> None:
-        """A page turned out to begin about row `began`, or at the head of the list."""
+    def observe(self, request: PageRequest, began: int, *, at_head: bool = False) -> bool:
+        """A page turned out to begin about row `began`, or at the head of the list.
+
+        Returns whether that agrees with the reading so far. A page that begins exactly where the
+        other reading has it takes all certainty from this one.
+        """
         limit, offset = self.served(request.limit), request.offset
         if offset == 0:
-            return
+            return True
         if offset > 1:
             self._heads = self._heads + 1 if at_head else 0
         by_page, by_row = abs(began - offset * limit), abs(began - offset)
         if self.given.offset is not None or by_page == by_row:
-            return
+            return True
         vote = 1 if by_page < by_row else -1
-        if vote * self.votes < 0 and not self.certain:
+        agrees = vote * self.votes > 0
+        self.confirmed |= agrees
+        if not agrees and not (self.certain and by_page and by_row):
             self.votes = vote
         else:
             self.votes = max(-_MOST, min(_MOST, self.votes + vote))
+        return agrees
+
+    def doubt(self) -> None:
+        """A page was not where a reading has it that no page of this walk has confirmed yet."""
+        if not self.confirmed and self.given.offset is None:
+            self.votes = 1 if self.by_page else -1
 
     def flip(self) -> None:
         """Try the other reading of `offset`, unless this one is certain."""
@@ -165,6 +179,11 @@ class ServerModel:
         size = self.served(window.request.limit)
         return (total - 1) * size + 1, total * size
 
+    def drop_pages(self) -> None:
+        """The total is no number of pages, or not any more."""
+        if self.given.total is None:
+            self.total, self.total_certain = None, False
+
     def distrust(self) -> None:
         """More rows came than the total allows: it is no count of rows, but perhaps of pages."""
         agree = self.total != "pages" and self._agreed[1]
@@ -222,11 +241,21 @@ class ServerModel:
         ).fill_from(self.cached)
 
     def lesson(self, *, moved: bool) -> Dialect:
-        """What the next walk should know: not what was merely given, or seen in motion."""
+        """What the next walk should know: not what was merely given, or seen in motion only.
+
+        What was cached and turned out otherwise is not known any more.
+        """
         known, given, cached = self.dialect(), self.given, self.cached
+        offset = known.offset
+        if offset == cached.offset and cached.offset == ("row" if self.by_page else "page"):
+            offset = None  # overturned, but the other reading is not certain yet
+        total = known.total
+        if moved:
+            offset = offset if cached.offset else None
+            total = total if total == cached.total else None
         return _dialect(
-            cached.offset if moved or given.offset is not None else known.offset,
-            cached.total if moved or given.total is not None else known.total,
+            offset if given.offset is None else cached.offset,
+            total if given.total is None else cached.total,
             cached.limit if given.limit is not None or given.cap is not None else known.limit,
             cached.cap if given.cap is not None else known.cap,
             known.past_end,

@@ -415,8 +415,11 @@ class Walk:
             at_head = match.at == match.taken and not seen.skipped
             last = match.taken == len(seen.rows) - 1
             if last or not self.moved or server.certain:  # else `_row` is a guess itself
-                server.observe(window.request, began, at_head=at_head)
-        window.start = server.start(window.request.limit, window.request.offset)
+                self._locate(window, began, at_head=at_head)
+            else:
+                self._locate(window)
+        else:
+            self._locate(window)
         if server.ignored:
             self._fail("the server sends the head of the list whatever the offset")
             return
@@ -427,6 +430,14 @@ class Walk:
             self._miss(window)
         elif self._settle(window, match):
             self._judge(window, match)
+
+    def _locate(self, window: Window, began: int | None = None, *, at_head: bool = False) -> None:
+        """Set where a page begins: where its offset says, unless the rows on it contradict that."""
+        server, request = self._server, window.request
+        agrees = began is None or server.observe(request, began, at_head=at_head)
+        window.start = server.start(request.limit, request.offset)
+        if began is not None and not agrees and server.certain:
+            window.start, self._unsure = began, True
 
     def _anchor(self, window: Window, match: Alignment | None) -> Alignment | None:
         """The alignment of a page, if it can be believed.
@@ -514,8 +525,8 @@ class Walk:
     def _judge(self, window: Window, match: Alignment) -> None:
         """What an aligned page means: more to read, the end, or something missing."""
         new = window.events[match.at + 1 :]
-        rows = self._rows = self._counted(window, new)
         full = self._full(window)
+        rows = self._rows = self._counted(window, new)
         if self.done:
             return
         if self._owing and (new or full):
@@ -591,6 +602,8 @@ class Walk:
     def _counted(self, window: Window, new: tuple[TargetEvent, ...]) -> tuple[int, int] | None:
         """The rows in the list by the total, unless more have come than it allows."""
         server, page = self._server, window.page
+        if server.total == "pages" and window.end == window.total and not self._full(window):
+            server.drop_pages()  # it counts rows now
         rows = server.rows(window)
         if rows is None or page is None or window.end <= rows[1] or self._owing:
             return rows
@@ -648,8 +661,9 @@ class Walk:
                 self._fail("the rows that the checkpoint remembers are gone")
             return
         known = any(seen.find(event) is not None for event in window.events)
+        server.doubt()
         if window.size and not known and not self.start.row:
-            if rows is not None and request.limit * request.offset >= rows[1]:
+            if rows is not None and server.by_page and request.limit * request.offset >= rows[1]:
                 server.observe(request, request.offset)  # as a page it would be past the end
             elif 2 * request.offset < self._row:
                 server.observe(request, request.limit * request.offset)  # a row would be known
@@ -717,10 +731,14 @@ class Walk:
             return
         if match is not None:
             began = held.window.end - 1 - (held.last - match.taken) - match.at
-            self._server.observe(window.request, began)
-        window.start = self._server.start(window.request.limit, window.request.offset)
+            self._locate(window, began)
+        else:
+            self._locate(window)
         if match is None or match.taken < held.last:
             self._drop(held)  # the page is not where it was: look for it again
+            if match is None:
+                self._server.doubt()
+                self._server.flip()
         elif match.at + 1 < window.size:
             self._more_behind(held, window, match)
         elif self._shows_end(window):
@@ -730,6 +748,8 @@ class Walk:
     def _conclude(self, window: Window) -> None:
         """Two looks showed nothing behind the last row taken."""
         rows = self._server.rows(window)
+        if self._server.total == "pages" and not self._server.counts_pages(window.end):
+            self._server.drop_pages()
         if rows is not None and not rows[0] <= window.end <= rows[1] and not self.moved:
             self._fail(f"the total is {window.total}, and nothing comes behind row {window.end}")
         elif self._server.total != "pages" and self._server.speaks_of_more(window.end):

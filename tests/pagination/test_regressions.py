@@ -9,7 +9,7 @@ import pytest
 
 from capillary_targets import ApiError, EventsPage
 from capillary_targets.models import Pagination, TargetEvent
-from capillary_targets.pagination import Checkpoint, Cursor, Walk
+from capillary_targets.pagination import UNKNOWN, Checkpoint, Cursor, Dialect, Walk
 
 from .simulation import Driven, Move, Server, Speech, drive
 
@@ -171,3 +171,27 @@ def test_a_server_that_refuses_pages_above_the_size_asked_for() -> None:
     assert walk.report.complete
     assert got == server.events
     assert refused == 1
+
+
+KINDS = [(offset, total) for offset in ("page", "row") for total in ("rows", "pages", "absent")]
+
+
+@pytest.mark.parametrize("before", KINDS, ids=str)
+@pytest.mark.parametrize("after", KINDS, ids=str)
+@pytest.mark.parametrize(("count", "size"), [(9, 100), (40, 5), (250, 100)])
+def test_a_reading_that_no_longer_holds_is_dropped(
+    before: tuple[str, str], after: tuple[str, str], count: int, size: int
+) -> None:
+    """A client that is certain of a server's dialect, and the server speaks another one now."""
+
+    def walk(cached: Dialect, rows: int, kind: tuple[str, str]) -> Driven:
+        return drive(Walk(size, cached=cached), Server.of(rows, Speech(*kind)))
+
+    known = walk(walk(UNKNOWN, 100, before).walk.lesson, 100, before).walk.lesson
+    fewest = walk(walk(UNKNOWN, count, after).walk.lesson, count, after).walk.report.requests
+    for _ in range(3):
+        driven = walk(known, count, after)
+        assert driven.proven
+        assert driven.ids == list(range(count))
+        known = driven.walk.lesson
+    assert driven.walk.report.requests <= fewest + 1
