@@ -35,15 +35,25 @@ class Options(TypedDict, total=False):
     """The settings that client and session share, as keyword arguments; see `Settings`."""
 
     timeout: float
+    """Deadline of one call in seconds: attempts, waits and the whole body. 30 by default."""
     retry: RetryPolicy | None
+    """How often and after what waits a failed request is sent again."""
     concurrency: int | AdaptiveConcurrency | None
+    """Requests in flight at once: a number, or found by itself (the default)."""
     rate: RateLimit | Budget | None
+    """The rate budget to keep, or one of the caller's making; none by default."""
     timezone: tzinfo | str | None
+    """The cluster's zone or its name, for aware times where the server sends none."""
     max_body: int
+    """The largest body read, in bytes after decompression. 64 MiB by default."""
     allow_insecure: bool
+    """Whether credentials may go over plain http to another machine."""
     trust_env: bool
+    """Whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are read."""
     hooks: Iterable[Hook] | Hook
+    """Callables that are given details of requests, retries, waits, walks and sweeps."""
     dialect: Dialect
+    """What is known of the server's pagination; the rest is detected."""
     drift: int | None
     observers: Iterable[Observer]
 
