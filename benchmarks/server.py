@@ -1,4 +1,4 @@
-"""The server of `benchmarks.performance`: answers rendered in advance, one process, no framework.
+"""The server of `python -m benchmarks`: answers rendered in advance, one process, no framework.
 
 The path's prefix says what to serve (`/3x250/50ms`: three targets of 250 events, 50 ms latency).
 `GET /count` answers how many other requests came since it was asked last.
@@ -79,11 +79,11 @@ def _row(rule: int, row: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def events_answer(rule: int, limit: int, number: int, total: int) -> bytes:
-    """Page `number` of a target of `total` events, as the API prints it."""
-    rows = range(number * limit, min(total, (number + 1) * limit))
+def events_answer(rule: int, limit: int, offset: int, total: int) -> bytes:
+    """The page at row `offset` of a target of `total` events, as the API prints it."""
+    rows = range(offset, min(total, offset + limit))
     data = ",".join(_row(rule, row) for row in rows)
-    head = f'{{"pagination":{{"limit":{limit},"offset":{number},"total":{total}}},"data":['
+    head = f'{{"pagination":{{"limit":{limit},"offset":{offset},"total":{total}}},"data":['
     return f'{head}{data}],"errors":[],"warnings":[]}}'.encode()
 
 
