@@ -1,8 +1,8 @@
-"""CPU instructions of a walk, counted by callgrind: the same number on a busy machine.
+"""CPU instructions of a walk, a request and an event: the same number on a busy machine.
 
-`python -m benchmarks.instructions` runs each case N and 2N times under valgrind and divides the
-difference by N, so that the costs of start and imports cancel out. No request is sent: the pages
-are read beforehand, and what remains is the package's own.
+`python -m benchmarks.instructions` counts them by callgrind, which counts those of each case run N
+and 2N times; the difference divided by N is one run, without what it takes to begin. No request is
+sent: the answers are ready beforehand, and what remains is the package's own.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, Self
 from unittest.mock import patch
 
 from capillary_targets import BasicAuth, EventsPage, open_session, pager
+from capillary_targets.endpoints import active_targets
 from capillary_targets.pagination import START, Cursor, Dialect, Walk
 from capillary_targets.pagination.seen import SeenEvents
 from capillary_targets.structuring import structurer
@@ -26,8 +28,8 @@ from capillary_targets.wire import Answer, read_events
 KNOWN: Final = Dialect(offset="row", total="rows")
 RUNS: Final = 30
 WARM: Final = 10
-CASES: Final = ("walk", "pager", "walk of 1,000", "identity of 1,000", "reading 100")
-_COUNT: Final = re.compile(r"Collected : (\d+)")
+CASES: Final = ("request", "walk", "pager", "walk of 1,000", "identity of 1,000", "reading 100")
+_TOTALS: Final = re.compile(r"^totals: (\d+)", re.MULTILINE)
 
 
 def page_text(total: int, first: int, count: int) -> bytes:
@@ -92,11 +94,44 @@ async def paged(runs: int) -> None:
                 assert walk.report.complete
 
 
+class Answered:
+    """A response of aiohttp's that is there at once; `content` has its body."""
+
+    status: Final = 200
+    headers: Final[dict[str, str]] = {}
+
+    def __init__(self, body: bytes) -> None:
+        self.content, self._body = self, body
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def readany(self) -> bytes:
+        """The whole body."""
+        return self._body
+
+    def at_eof(self) -> bool:
+        """After the first read."""
+        return True
+
+
+async def requested(runs: int) -> None:
+    """Requests for a user's targets, all of the client but aiohttp."""
+    body = b'{"data":[{"id":1986,"name":"June"}],"errors":null,"warnings":null}'
+    answer = Answered(body)
+    async with open_session("http://127.0.0.1:1", BasicAuth("t", "p")) as session:
+        with patch.object(session.http, "request", lambda *_, **__: answer):
+            for _ in range(runs):
+                await active_targets(session, 564332013)
+
+
 def run(case: str, runs: int) -> None:
     """Do a case so many times, in this process."""
     one, many, text = pages_of(75), pages_of(1000), page_text(100, 0, 100)
-    if case == "pager":
-        asyncio.run(paged(runs))
+    if case in {"pager", "request"}:
+        asyncio.run((paged if case == "pager" else requested)(runs))
         return
     work: dict[str, Callable[[], object]] = {
         "walk": lambda: walked(one),
@@ -108,28 +143,41 @@ def run(case: str, runs: int) -> None:
         work[case]()
 
 
-def instructions(case: str) -> int:
-    """Instructions of one run of a case."""
-    counts: list[int] = []
-    for runs in (WARM + RUNS, WARM + 2 * RUNS):
-        with TemporaryDirectory() as folder:
-            command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
-            command += [sys.executable, "-m", "benchmarks.instructions", case, str(runs)]
-            environment = {**os.environ, "PYTHONHASHSEED": "0"}
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=True
-            )
-        counts += map(int, _COUNT.findall(done.stderr))
-    return (counts[1] - counts[0]) // RUNS
+def count(cases: Sequence[str] = CASES) -> dict[str, int]:
+    """Instructions of one run of each case.
+
+    callgrind writes its counts whenever the C function `getppid` is called: between the cases.
+    """
+    # Coverage of processes that tests start would count, too.
+    settings = {name: one for name, one in os.environ.items() if not name.startswith("COVERAGE")}
+    with TemporaryDirectory() as folder:
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
+        command += ["--dump-before=getppid", sys.executable, "-m", "benchmarks.instructions"]
+        subprocess.run(
+            [*command, "--here", *cases],
+            env={**settings, "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            check=True,
+        )
+        dumps = (Path(folder) / f"out.{n + 1}" for n in range(3 * len(cases)))
+        totals = [int(_TOTALS.findall(dump.read_text())[0]) for dump in dumps]
+    return {case: (totals[3 * n + 2] - totals[3 * n + 1]) // RUNS for n, case in enumerate(cases)}
 
 
 def main() -> None:
-    """Print the instructions of every case."""
-    if sys.argv[-1].isdigit():
-        run(sys.argv[1], int(sys.argv[2]))
+    """Print the instructions of every case, or run them here."""
+    here, *cases = sys.argv[1:] if "--here" in sys.argv else ("", *sys.argv[1:])
+    if here:
+        for case in cases:
+            run(case, WARM)
+            os.getppid()
+            run(case, RUNS)
+            os.getppid()
+            run(case, 2 * RUNS)
+            os.getppid()
         return
-    for case in sys.argv[1:] or CASES:
-        print(f"{case}: {instructions(case):,} instructions")
+    for case, found in count(cases or CASES).items():
+        print(f"{case}: {found:,} instructions")
 
 
 if __name__ == "__main__":
