@@ -122,9 +122,9 @@ def attrs_classes() -> tuple[Any, Any]:
     from attrs import make_class
 
     dated = {"eventDate": datetime, "eventProcessedDate": datetime, "targetValue": Decimal}
-    event = _made(make_class, "Event", FIELDS | dated)
-    numbers = _made(make_class, "Numbers", dict.fromkeys(("limit", "offset", "total"), int))
-    target = _made(make_class, "Target", {"id": int, "name": str, "active": bool})
+    event: Any = _made(make_class, "Event", FIELDS | dated)
+    numbers: Any = _made(make_class, "Numbers", dict.fromkeys(("limit", "offset", "total"), int))
+    target: Any = _made(make_class, "Target", {"id": int, "name": str, "active": bool})
     page = _made(make_class, "Page", {"data": list[event], "pagination": numbers})
     return page, _made(make_class, "Targets", {"data": list[target]})
 
@@ -221,7 +221,8 @@ async def httpx_pydantic(base: str, work: Work) -> Proof:
     row: Any = create_model("Row", __config__=ConfigDict(frozen=True), **(FIELDS | dated))
     numbers: Any = create_model("Numbers", limit=int, offset=int, total=int)
     page: Any = create_model("Page", data=list[row], pagination=numbers)
-    targets: Any = create_model("Targets", data=list[create_model("Target", id=int)])
+    target: Any = create_model("Target", id=int)
+    targets: Any = create_model("Targets", data=list[target])
 
     def target_ids(body: bytes) -> list[int]:
         return [target.id for target in targets.model_validate_json(body).data]
