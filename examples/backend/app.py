@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from attrs import asdict
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 
@@ -81,7 +80,7 @@ async def stream(
         for target in targets:
             async with aclosing(aiter(client.events(user_id, target.id))) as found:
                 async for event in found:
-                    yield b"data: " + msgspec.json.encode(asdict(event)) + b"\n\n"
+                    yield f"data: {event.to_json()}\n\n".encode()
         yield b"event: end\ndata: {}\n\n"
     except CapillaryError as error:  # too late for an HTTP status
         yield b"event: failed\ndata: " + msgspec.json.encode(described(error)) + b"\n\n"
