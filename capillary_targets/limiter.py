@@ -240,7 +240,8 @@ class RequestLimiter:
             self._window.release(self._clock())
         elif self._shared is not None and permit.ticket:
             self._shared.release(permit.ticket)
-        self._dispatch()
+        if self._foreground or self._background:
+            self._dispatch()
 
     async def aclose(self) -> None:
         """Report to the shared budget, and close it unless it is the caller's."""

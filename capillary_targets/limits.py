@@ -357,10 +357,10 @@ class RateController:
         self._in_flight += 1
         if self._since is None:
             self._since = now
-        self._sent_at, before = now, self._sent_at
         if self._pace is not None:
             # A timer that fired late is made up for; a pause is not: that would be a burst.
-            self._interval += (min(now - before, 1.0) - self._interval) / 8
+            self._interval += (min(now - self._sent_at, 1.0) - self._interval) / 8
+            self._sent_at = now
             due = self._next if now - self._next < _LATE else now
             self._next = due + 1.0 / self._pace.rate(now)
 
@@ -426,6 +426,7 @@ class RateController:
         if len(self._rates) == self._needed and max(self._rates) <= _ALIKE * min(self._rates):
             base = _SAFETY * _median(list(self._rates))
             self._pace = _Pace(base, min(max(pause, 1.0), 5.0), now)
+            self._sent_at, self._interval = now, 0.0
             self._share = self._refusals / self._responses
             self._refusals = self._responses = 0
 

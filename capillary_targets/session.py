@@ -129,7 +129,8 @@ class Session:
             raise ClientClosed("this client is closed; open a new one")
         if self.http.closed:
             raise ClientClosed("the aiohttp session given to this client has been closed")
-        if _running_loop() not in {self.state.loop, None}:
+        loop = _running_loop()
+        if loop is not self.state.loop and loop is not None:
             error = UsageError(
                 "this client was opened in another event loop: open one client in each loop, "
                 "inside the coroutine that asyncio.run is given"

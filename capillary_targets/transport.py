@@ -174,7 +174,8 @@ async def _send(request: _Request, headers: Mapping[str, str], read: Read[T]) ->
     outcome: Outcome = "cancelled"
     try:
         permit = await session.limiter.acquire(deadline)
-        session.ensure_open()
+        if session.state.closed:  # while it waited
+            session.ensure_open()
         session.counts.requested()
         seconds = min(deadline.left(), settings.retry.attempt_timeout or settings.timeout / 2)
         # Not aiohttp's own timers, which a connection with an answer from before can escape.
@@ -234,7 +235,8 @@ async def _send(request: _Request, headers: Mapping[str, str], read: Read[T]) ->
 def _credentials(session: Session, headers: Mapping[str, str]) -> dict[str, Any]:
     """The arguments that make aiohttp send these headers, and no credentials of its own."""
     if not session.override_auth:
-        return {"headers": SecretHeaders({**session.headers, **headers})}
+        merged = SecretHeaders({**session.headers, **headers}) if session.headers else headers
+        return {"headers": merged}
 
     async def override(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
