@@ -111,7 +111,8 @@ async def pyreqwest_get(base: str, work: Work) -> AsyncGenerator[Get]:
 
         async def get(path: str) -> bytes:
             response = await client.get(base + path).build().send()
-            return (await response.bytes()).to_bytes()
+            body: bytes = (await response.bytes()).to_bytes()
+            return body
 
         yield get
 

@@ -14,6 +14,7 @@ from capillary_targets import (
     BadResponse,
     BasicAuth,
     CapillaryError,
+    EventList,
     EventPager,
     EventsPage,
     InvalidUser,
@@ -62,7 +63,7 @@ async def pager(client: TargetsClient) -> None:
         assert_type(page, EventsPage)
         assert_type(page.events, tuple[TargetEvent, ...])
         assert_type(page.total, int | None)
-    assert_type(await pager.collect(), list[TargetEvent])
+    assert_type(await pager.collect(), EventList)
     assert_type(pager.report, PagingReport)
     assert_type(pager.report.complete, bool)
     again = client.events(1, 2, start=pager.checkpoint)
