@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeAlias
 
 from attrs import field, frozen
@@ -386,7 +387,24 @@ def _zone(looks: Looks) -> Told:
             minutes = round(offsets.pop() / timedelta(minutes=1))
             sign = "-" if minutes < 0 else "+"
             return f"{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}", evidence
-    return None, "no date came with and without a zone"
+    return None, f"no date came with and without a zone{_ahead(looks)}"
+
+
+def _ahead(looks: Looks) -> str:
+    """What the newest event says against `Date`: no event lies in the future."""
+    full = looks.get("full")
+    try:
+        now = parsedate_to_datetime(full.headers["Date"]) if full is not None else None
+    except (KeyError, TypeError, ValueError):
+        now = None
+    dates = (
+        [moment for row in full.rows if (moment := _moment(row.get("eventDate")))] if full else []
+    )
+    newest = max((one for one in dates if one.tzinfo is None), default=None)
+    if now is None or newest is None or newest <= now.replace(tzinfo=None):
+        return ""
+    minutes = (newest - now.replace(tzinfo=None)) // timedelta(minutes=1)
+    return f"; by its newest event the cluster is at least {minutes} minutes ahead of UTC"
 
 
 def _offsets(pairs: Iterable[tuple[object, object]]) -> Iterator[timedelta]:

@@ -13,6 +13,7 @@ from capillary_targets.contract import contract
 from capillary_targets.doctor import QUESTIONS, Diagnosis, Verdict, diagnose, load_verdicts
 from capillary_targets.pagination import Dialect
 from capillary_targets.sandbox import Fault, Sandbox
+from capillary_targets.verdicts import Look, judge
 
 USER = 1_000_001
 
@@ -130,6 +131,20 @@ async def test_other_questions(given: dict[str, Any], question: str, answer: str
 async def test_a_target_without_a_record_is_asked_for() -> None:
     diagnosis = await examined(Sandbox(users=2, recorded=0.0), user_id=USER + 1)
     assert told(diagnosis)["no_record"] == "310149"
+
+
+def test_an_event_later_than_the_answer_bounds_the_zone() -> None:
+    row = {"eventLogId": 1, "eventDate": "2026-11-27 07:31:00.0"}
+    headers = {"Date": "Fri, 27 Nov 2026 02:00:30 GMT"}
+    looks = {
+        "nobody": Look("/v3/users/1/enrolledTargets", 400),
+        "targets": Look("/v3/users/1/enrolledTargets", 200),
+        "full": Look("/v3/users/1/trackedTargetEvents/2?limit=9", 200, headers, {"data": [row]}),
+    }
+    verdicts, _ = judge(looks, "Basic", "h")
+    (zone,) = (one for one in verdicts if one.question == "zone")
+    assert zone.answer is None
+    assert "at least 330 minutes ahead" in zone.evidence
 
 
 async def test_oauth_is_one_of_the_requests() -> None:
