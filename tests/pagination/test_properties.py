@@ -141,7 +141,17 @@ def test_a_walk_resumes_with_the_very_next_event(
     if not dated and any(move.inserts for move in moved):
         # Not mended yet: see test_an_undated_walk_resumed_among_late_rows_and_deletions.
         assume(not any(move.deletes for move in moved))
+    # Nor is this: see test_a_walk_resumed_where_pages_are_cut_in_silence.
+    assume(speech.cap is None or speech.echo_cap or speech.total == "rows")
     resume(count, size, speech, kind, share, between, after, dated=dated)
+
+
+@pytest.mark.xfail(
+    reason="a page cut in silence passes for the last one where no total counts rows"
+)
+def test_a_walk_resumed_where_pages_are_cut_in_silence() -> None:
+    speech = Speech(offset="page", total="absent", cap=8, echo_cap=False, past_end="empty")
+    resume(23, 1, speech, "unique", 0.5, [], [], dated=False)
 
 
 @pytest.mark.xfail(reason="a late row and a deletion before the place of resumption hide a row")
