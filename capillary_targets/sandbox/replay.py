@@ -12,11 +12,11 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from aiohttp import web
 
+from .listener import Listener
 from .responses import data, error_body
 
 if TYPE_CHECKING:
     from os import PathLike
-    from types import TracebackType
 
 _USER = re.compile(r"/v3/users/(\d+)/")
 
@@ -36,7 +36,7 @@ class Recorded(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
-class Replay:
+class Replay(Listener):
     """The answers of a cassette as a local server. Any credentials will do.
 
     The same request repeated brings the answers in their order, then the last one again. What was
@@ -66,23 +66,11 @@ class Replay:
         """The members in it, by the ids that stand for theirs, in the order of their requests."""
         self._host, self._port = host, port
         self._served: defaultdict[str, int] = defaultdict(int)
-        self._runner: web.AppRunner | None = None
 
     @property
     def credentials(self) -> tuple[str, str]:
         """Some user name and password: none is checked."""
         return "replay", "replay"
-
-    async def __aenter__(self) -> str:
-        return await self.start()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop()
 
     async def start(self) -> str:
         """Listen, and return the address."""
@@ -94,21 +82,7 @@ class Replay:
                 web.get("/{path:.*}", self._answer),
             ]
         )
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self._host, self._port).start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        self._runner = runner
-        return f"http://{self._host}:{runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        """Stop at once."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        return await self._listen(app, self._host, self._port)
 
     async def _answer(self, request: web.Request) -> web.Response:
         key = _key(request.path_qs)

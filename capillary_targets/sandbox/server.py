@@ -21,6 +21,7 @@ from .api import Api
 from .auth import Authenticator
 from .faults import Call, Faults, inject, named
 from .limits import CapacityLimit, RateWindow
+from .listener import Listener
 from .notifications import Notifications
 from .page import front_page
 from .replay import Replay
@@ -30,7 +31,6 @@ from .world import World, parse_date, splitmix64
 
 if TYPE_CHECKING:
     from os import PathLike
-    from types import TracebackType
     from typing import Self
 
     from aiohttp.typedefs import Handler
@@ -112,7 +112,7 @@ class TargetOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target_value: Decimal | None = None
 
 
-class Sandbox:
+class Sandbox(Listener):
     """The documented API as a local server.
 
     ```python
@@ -144,8 +144,6 @@ class Sandbox:
         self._capacity = CapacityLimit(settings)
         self._rate = RateWindow(settings)
         self._answered = 0
-        self._runner: web.AppRunner | None = None
-        self._url = ""
 
     @classmethod
     def like(cls, path: str | PathLike[str], **settings: Any) -> Self:
@@ -167,13 +165,6 @@ class Sandbox:
     def replay(path: str | PathLike[str], *, host: str = "127.0.0.1", port: int = 0) -> Replay:
         """The recorded answers of a cassette as a local server: see `Replay`."""
         return Replay(path, host=host, port=port)
-
-    @property
-    def url(self) -> str:
-        """Where it listens, without a slash at the end."""
-        if not self._url:
-            raise RuntimeError("the sandbox is not running")
-        return self._url
 
     @property
     def credentials(self) -> tuple[str, str]:
@@ -213,21 +204,8 @@ class Sandbox:
 
     # --- starting and stopping ---
 
-    async def __aenter__(self) -> str:
-        return await self.start()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop()
-
     async def start(self) -> str:
         """Listen, and return the address."""
-        if self._runner is not None:
-            raise RuntimeError("the sandbox is running already")
         app = web.Application(middlewares=[self._middleware])
         app.on_response_prepare.append(self._stamp)
         app.add_routes(Api(self.settings, self.world, self._authenticator).routes())
@@ -243,27 +221,14 @@ class Sandbox:
                 web.post("/sandbox/reset", self._reset, name="reset"),
             ]
         )
-        runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01
-        )
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self.settings.host, self.settings.port).start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        self._runner = runner
+        url = await self._listen(app, self.settings.host, self.settings.port)
         self.notifications.start()
-        host = self.settings.host
-        self._url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
-        return self._url
+        return url
 
     async def stop(self) -> None:
         """Stop at once: requests in flight are dropped, connections closed."""
-        runner, self._runner, self._url = self._runner, None, ""
         await self.notifications.stop()
-        if runner is not None:
-            await runner.cleanup()
+        await super().stop()
 
     # --- a request's way: rate, faults, capacity, login, handler, record ---
 
