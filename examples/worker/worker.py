@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager
 from hashlib import blake2b
 
 import msgspec
-from attrs import asdict
 from faststream import AckPolicy, FastStream
 from faststream.nats import ConsumerConfig, JStream, NatsBroker, NatsMessage, PullSub
 
@@ -154,7 +153,7 @@ async def publish(
     user_id: int, rule_id: int, event: TargetEvent, published: Counter[bytes]
 ) -> None:
     # The whole row identifies an event: its eventLogId may be missing or repeated.
-    body = msgspec.json.encode(asdict(event))
+    body = event.to_json().encode()
     published[body] += 1
     digest = blake2b(body, digest_size=16).hexdigest()
     await to_events.publish(

@@ -156,12 +156,12 @@ async def messages(js: JetStreamContext, stream: str, subject: str) -> list[dict
     count = (await js.stream_info(stream, subjects_filter=subject)).state.subjects or {}
     read = [await found.next_msg(timeout=10) for _ in range(sum(count.values()))]
     await found.unsubscribe()
-    return [json.loads(message.data) for message in read]
+    return [json.loads(message.data, parse_float=Decimal) for message in read]
 
 
 async def events(js: JetStreamContext) -> Counter[tuple[Any, ...]]:
     return Counter(
-        (one["customer_id"], one["target_rule_id"], one["event_log_id"], one["target_value"])
+        (one["customer_id"], one["target_rule_id"], one["event_log_id"], text(one["target_value"]))
         for one in await messages(js, "EVENTS", "events.*")
     )
 
