@@ -88,6 +88,11 @@ class Milestone(Model):
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
+def achieved_share(achieved: Decimal | None, target: Decimal | None) -> Decimal | None:
+    """Achieved over target; None where one of them is not known, or the target is 0."""
+    return None if achieved is None or not target else achieved / target
+
+
 @frozen(repr=False)
 class UserTarget(Model):
     """How far a user is with one target in one period.
@@ -131,11 +136,9 @@ class UserTarget(Model):
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
     @property
-    def progress(self) -> Decimal | None:
+    def share(self) -> Decimal | None:
         """Achieved over target: 0.5 is half way, above 1 more than enough. None: not known."""
-        if self.target_achieved_value is None or not self.target_value:
-            return None
-        return self.target_achieved_value / self.target_value
+        return achieved_share(self.target_achieved_value, self.target_value)
 
 
 @frozen(repr=False)

@@ -19,7 +19,7 @@ from attrs import field, frozen
 from .endpoints import checked_id
 from .errors import UnknownPeriod, UsageError
 from .lookups import CURRENT, target_groups
-from .members import Milestone, TargetGroup, UserTarget, UserTargetGroups
+from .members import Milestone, TargetGroup, UserTarget, UserTargetGroups, achieved_share
 from .models import ApiWarning, Model, TargetEvent
 from .pager import EventPager
 from .session import Session
@@ -80,9 +80,7 @@ class TargetProgress(Model):
     @property
     def share(self) -> Decimal | None:
         """Achieved over target: 0.5 is half way, above 1 more than enough. None: not known."""
-        if self.achieved_value is None or not self.target_value:
-            return None
-        return self.achieved_value / self.target_value
+        return achieved_share(self.achieved_value, self.target_value)
 
 
 class UserProgress(list[TargetProgress]):

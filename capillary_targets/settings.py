@@ -55,7 +55,10 @@ class Options(TypedDict, total=False):
     dialect: Dialect
     """What is known of the server's pagination; the rest is detected."""
     drift: int | None
+    """One answer of each call in so many is compared with the contract; 0: none. By default one in
+    1,000 in sweeps, none elsewhere."""
     observers: Iterable[Observer]
+    """Callables that are shown each whole answer, personal data included."""
 
 
 def _base_url(given: str | URL) -> URL:

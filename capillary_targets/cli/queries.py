@@ -296,7 +296,7 @@ def _progress(one: UserTarget) -> Mapping[str, object]:
         "ends": one.period_end_date,
         "achieved": one.target_achieved_value,
         "of": one.target_value,
-        "progress": NoWrap(_bar(one.progress)),
+        "progress": NoWrap(_bar(one.share)),
     }
 
 

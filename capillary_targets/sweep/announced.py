@@ -15,7 +15,7 @@ from attrs import frozen
 from capillary_targets.models import TargetEvent
 from capillary_targets.notifications.store import Announced
 
-__all__ = ["Comparison", "EventIds", "Findings", "columns", "compare"]
+__all__ = ["Comparison", "EventIds", "Unmatched", "columns", "compare"]
 
 
 class EventIds(msgspec.Struct, frozen=True):
@@ -43,7 +43,7 @@ class EventIds(msgspec.Struct, frozen=True):
             yield self.rule_id, None, self.unique_id
 
 
-class Findings(msgspec.Struct):
+class Unmatched(msgspec.Struct):
     """What the ledger keeps of one member.
 
     Announcements up to `position` were compared; `unannounced` events and `missing` announcements
@@ -57,15 +57,15 @@ class Findings(msgspec.Struct):
 
 @frozen
 class Comparison:
-    """One member's findings now. Of those, which are `new`; of the ones before, which `settled`."""
+    """What is `unmatched` of a member now, what of it is `new`, and what of before is `settled`."""
 
-    findings: Findings
+    unmatched: Unmatched
     new: Sequence[EventIds | Announced]
     settled: Sequence[EventIds | Announced]
 
 
 def compare(
-    before: Findings | None,
+    before: Unmatched | None,
     events: Sequence[EventIds],
     due: Sequence[Announced],
     announced: Iterable[Announced],
@@ -81,7 +81,7 @@ def compare(
         announced: As `due`, and those that came meanwhile: they are due next time.
         written: The events of an announcement's targets that were in files before.
     """
-    known = before or Findings()
+    known = before or Unmatched()
     told = {key for one in (*known.missing, *announced) for key in _keys(one)}
     there = _keys_of((*known.unannounced, *events))
     missing = [
@@ -101,7 +101,7 @@ def compare(
     now: list[EventIds | Announced] = [*unannounced, *missing]
     earlier: list[EventIds | Announced] = [*known.unannounced, *known.missing]
     return Comparison(
-        Findings(position, unannounced, missing),
+        Unmatched(position, unannounced, missing),
         new=[one for one in now if one not in earlier],
         settled=[one for one in earlier if one not in now],
     )

@@ -23,8 +23,8 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.notifications.store import Announced, AnnouncementSource
 from capillary_targets.pagination import START, UNKNOWN, Checkpoint, PagingReport
 
-from .announced import Comparison, EventIds, Findings, columns, compare
-from .groups import Decision, GroupsReader, Look
+from .announced import Comparison, EventIds, Unmatched, columns, compare
+from .groups import Decision, GroupsReader, MemberGroups
 from .incremental import reconcile
 from .ledger import Mark, States, UserRecord, WrittenRow
 from .options import SweepOptions
@@ -153,7 +153,7 @@ class UserFetcher:
         new_marks: dict[int, Mark] = {}
         comparison: Comparison | None = None
         source = self.options.notifications
-        before = None if source is None else self.directory.ledger.findings(user)
+        before = None if source is None else self.directory.ledger.unmatched(user)
         due = (
             [] if source is None else await source.announced(user, before.position if before else 0)
         )
@@ -161,7 +161,7 @@ class UserFetcher:
         kept: States = {}
         rules: set[int] = set()
 
-        look: Look | None = None
+        look: MemberGroups | None = None
         found_news: set[int] = set()
 
         async def choose() -> Sequence[int] | None:
@@ -207,7 +207,7 @@ class UserFetcher:
             {rule: t.written for rule, t in found.items() if t.written},
             kept,
             None if look is not None and look.decision.by_value else int(time.time()),
-            findings=None if comparison is None else comparison.findings,
+            unmatched=None if comparison is None else comparison.unmatched,
         )
         news = () if comparison is None else comparison.new
         return UserResult(
@@ -230,7 +230,7 @@ class UserFetcher:
         self,
         rows: EncodedRows,
         source: AnnouncementSource,
-        before: Findings | None,
+        before: Unmatched | None,
         due: Sequence[Announced],
     ) -> Comparison:
         """Compare the new events with what was announced; encode what is found or settled."""

@@ -33,11 +33,11 @@ from .stats import EXACT
 __all__ = [
     "Decision",
     "GroupsReader",
-    "Look",
+    "MemberGroups",
     "decide",
     "is_due",
+    "next_states",
     "row_of",
-    "settle",
     "state_of",
 ]
 
@@ -111,7 +111,7 @@ def _is_same(now: Mapping[int, CycleState], before: Mapping[int, CycleState]) ->
     )
 
 
-def settle(now: States, before: States, read: Iterable[int], found: set[int]) -> States:
+def next_states(now: States, before: States, read: Iterable[int], found: set[int]) -> States:
     """What the ledger has to keep from now on, of the targets where that is something else.
 
     Args:
@@ -184,7 +184,7 @@ def _digest(*values: object) -> bytes:
 
 
 @frozen
-class Look:
+class MemberGroups:
     """What the groups told of one member.
 
     `targets` are the definitions that are known, `rules` all targets that the member is in, or
@@ -200,7 +200,7 @@ class Look:
 
     def settled(self, found: set[int]) -> tuple[States, list[dict[str, Any]]]:
         """What the ledger has to keep, and the rows of `progress/`, of what has changed."""
-        kept = settle(self.now, self._before, self.decision.read, found)
+        kept = next_states(self.now, self._before, self.decision.read, found)
         rows = []
         for rule, cycles in kept.items():
             was = self._before.get(rule, {})
@@ -237,7 +237,7 @@ class GroupsReader:
 
     async def look(
         self, fan: FanOut[Any], user_id: int, before: States, held: Mapping[int, bool]
-    ) -> Look | None:
+    ) -> MemberGroups | None:
         """What a member's groups tell; None: go the plain way.
 
         Args:
@@ -259,7 +259,7 @@ class GroupsReader:
 
     async def _look(
         self, fan: FanOut[Any], user_id: int, before: States, held: Mapping[int, bool]
-    ) -> Look | None:
+    ) -> MemberGroups | None:
         if self.off is not None:
             return None
         try:
@@ -295,7 +295,7 @@ class GroupsReader:
             held,
             full=is_due(user_id, self.run, self.options.full_every),
         )
-        return Look(targets, rules, decision, states, listed, before)
+        return MemberGroups(targets, rules, decision, states, listed, before)
 
     def _is_wanted(self, rule: int) -> bool:
         return not self.options.target_rule_ids or rule in self.options.target_rule_ids

@@ -23,7 +23,7 @@ from attrs import field, frozen
 
 from capillary_targets.pagination import Checkpoint
 
-from .announced import Findings
+from .announced import Unmatched
 from .options import SweepRefused
 
 __all__ = [
@@ -77,7 +77,7 @@ CREATE TABLE written (
     user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, run INTEGER NOT NULL, rows BLOB NOT NULL,
     PRIMARY KEY (user_id, rule_id, run)
 ) WITHOUT ROWID;
-CREATE TABLE findings (user_id INTEGER PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE unmatched (user_id INTEGER PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE failures (
     user_id INTEGER PRIMARY KEY, session INTEGER NOT NULL, refused INTEGER NOT NULL,
     detail TEXT NOT NULL
@@ -138,7 +138,7 @@ class UserRecord:
     and `written` (rows of this part, kept with `moved` only) are by target rule id, and so is
     `progress`, which replaces what was kept of those targets. `proven` is when all of the user was
     proven by more than the achieved value, in seconds since 1970; None: not now. `range` (start and
-    length) is where the new events are, None if there are none. `findings` replace earlier ones,
+    length) is where the new events are, None if there are none. `unmatched` replace earlier ones,
     where the events were compared with notifications.
     """
 
@@ -150,7 +150,7 @@ class UserRecord:
     progress: States = field(factory=dict)
     proven: int | None = None
     range: tuple[int, int] | None = None
-    findings: Findings | None = None
+    unmatched: Unmatched | None = None
 
 
 @frozen
@@ -388,10 +388,10 @@ class Ledger:
             for key, number, has_number in _ROW.iter_unpack(rows)
         ]
 
-    def findings(self, user: int) -> Findings | None:
+    def unmatched(self, user: int) -> Unmatched | None:
         """What earlier comparisons with notifications found; None: there was none."""
-        row = self._one("SELECT value FROM findings WHERE user_id = ?", user)
-        return row and msgspec.msgpack.decode(row[0], type=Findings)
+        row = self._one("SELECT value FROM unmatched WHERE user_id = ?", user)
+        return row and msgspec.msgpack.decode(row[0], type=Unmatched)
 
     def failed_users(self) -> list[int]:
         """Users who have failed, but not in this session."""
@@ -524,11 +524,11 @@ class Ledger:
             ),
         )
         self._db.executemany(
-            "INSERT OR REPLACE INTO findings VALUES (?, ?)",
+            "INSERT OR REPLACE INTO unmatched VALUES (?, ?)",
             (
-                (user.user_id, msgspec.msgpack.encode(user.findings))
+                (user.user_id, msgspec.msgpack.encode(user.unmatched))
                 for user in users
-                if user.findings is not None
+                if user.unmatched is not None
             ),
         )
         self._db.executemany(

@@ -25,7 +25,7 @@ from capillary_targets.notifications import (
 )
 from capillary_targets.sandbox import Event, Fault, Sandbox
 from capillary_targets.sweep import PartLimits, SweepOptions, SweepRefused
-from capillary_targets.sweep.announced import EventIds, Findings, compare
+from capillary_targets.sweep.announced import EventIds, Unmatched, compare
 from tests.conftest import examples
 
 from .conftest import Swept, names, needed, parts, stopped
@@ -239,7 +239,7 @@ def test_whatever_the_order_the_findings_are_the_difference(data: st.DataObject)
     runs = data.draw(st.integers(1, 4))
     shown = {n: data.draw(st.integers(1, runs + 1), label=f"run that reads {n}") for n in numbers}
     told = {n: data.draw(st.integers(0, runs + 1), label=f"run before {n} told") for n in numbers}
-    findings: Findings | None = Findings()
+    unmatched: Unmatched | None = Unmatched()
     files: list[EventIds] = []
     arrived: list[Announced] = []
     new: Counter[object] = Counter()
@@ -249,15 +249,15 @@ def test_whatever_the_order_the_findings_are_the_difference(data: st.DataObject)
             for at, n in enumerate((n for n in numbers if told[n] == run - 1), 1)
         ]
         events = [EventIds(7, n, str(n)) for n in numbers if shown[n] == run]
-        assert findings is not None
-        due = [one for one in arrived if one.position > findings.position]
-        found = compare(findings, events, due, due, lambda _, files=tuple(files): files)
+        assert unmatched is not None
+        due = [one for one in arrived if one.position > unmatched.position]
+        found = compare(unmatched, events, due, due, lambda _, files=tuple(files): files)
         files += events
-        findings = found.findings
+        unmatched = found.unmatched
         new.update([*found.new])
         new.subtract([*found.settled])
         there = {n for n in numbers if shown[n] <= run}
         heard = {n for n in numbers if told[n] <= run - 1}
-        assert {one.event_log_id for one in findings.unannounced} == there - heard
-        assert {one.event_log_id for one in findings.missing} == heard - there
-    assert +new == Counter([*findings.unannounced, *findings.missing])
+        assert {one.event_log_id for one in unmatched.unannounced} == there - heard
+        assert {one.event_log_id for one in unmatched.missing} == heard - there
+    assert +new == Counter([*unmatched.unannounced, *unmatched.missing])

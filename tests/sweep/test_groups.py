@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from capillary_targets.sandbox import Fault, Period, Rule, Sandbox, World
 from capillary_targets.sandbox.world import total
 from capillary_targets.sweep import PartLimits
-from capillary_targets.sweep.groups import decide, is_due, settle
+from capillary_targets.sweep.groups import decide, is_due, next_states
 from capillary_targets.sweep.ledger import CycleState, States
 from tests.conftest import examples, turns_until
 
@@ -75,7 +75,7 @@ def test_what_was_settled_is_left_alone_from_then_on(
     def run(held: States) -> States:
         known = {rule: bool(cycles) for rule, cycles in held.items()}
         decision = decide(RULES, {*RULES}, now, held, known, full=False)
-        return {**held, **settle(now, held, decision.read, found & {*decision.read})}
+        return {**held, **next_states(now, held, decision.read, found & {*decision.read})}
 
     once = run(before)
     for rule, cycles in now.items():
@@ -87,7 +87,7 @@ def test_what_was_settled_is_left_alone_from_then_on(
     known = {rule: bool(cycles) for rule, cycles in twice.items()}
     last = decide(RULES, {*RULES}, now, twice, known, full=False)
     assert last.read == ()  # read at most twice for the same news
-    assert settle(now, twice, (), set()) == {}
+    assert next_states(now, twice, (), set()) == {}
 
 
 @given(user=st.integers(-(2**63), 2**63 - 1), every=st.integers(1, 60), start=st.integers(1, 99))
