@@ -17,9 +17,16 @@ def program(name: str) -> str:
     return shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name) or ""
 
 
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in is missing
+        return False
+
+
 def required(*modules: str, programs: tuple[str, ...] = ()) -> None:
     """Skip the module that calls this where something is missing; fail where all must be there."""
-    missing = [module for module in modules if find_spec(module) is None]
+    missing = [module for module in modules if not _is_there(module)]
     missing += [name for name in programs if not program(name)]
     if missing:
         reason = f"needs {', '.join(missing)}: pip install --group integrations"
