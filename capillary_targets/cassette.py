@@ -28,7 +28,6 @@ _DECODE: Final = msgspec.json.Decoder(float_hook=Decimal).decode
 _ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
 _HEADERS: Final = ("Content-Type", "Date", "Deprecation", "Retry-After", "Sunset")
 _FIRST_MEMBER: Final = 1_000_000_001
-_WORDS: Final = frozenset({"true", "false"})
 
 
 @define(eq=False)
@@ -109,7 +108,7 @@ class Pseudonyms:
     def _argument(self, known: tuple[str, ...], name: str, text: str) -> str:
         plain = name in known and name not in {"identifierValue", "accountId"}
         numbers = text.replace(",", "").isdecimal()
-        if plain and (numbers or text in _WORDS or NAME.fullmatch(text)):
+        if plain and (numbers or NAME.fullmatch(text)):
             return text
         return ",".join(map(self.text, text.split(",")))
 

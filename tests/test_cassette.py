@@ -167,3 +167,40 @@ def test_a_full_disk_is_told_at_the_end() -> None:
         recorder("/v3/users/1/enrolledTargets", 200, {}, b'{"data": []}')
     with pytest.raises(OSError, match="No space"):
         recorder.__exit__(None, None, None)
+
+
+def test_what_stands_for_a_text_is_of_its_kind_and_ids_of_a_brand_stay() -> None:
+    names = Pseudonyms()
+    kinds = {"asha@x.in": r"user\d+@example\.com", "919001000001": r"\d+", "Asha": r"text-\d+"}
+    for text, pattern in kinds.items():
+        assert re.fullmatch(pattern, names.text(text))
+    target = {"id": 7, "filters": [{"entityType": "STORE", "entityIds": [11, 12]}]}
+    body = names.body(contract().calls["enrolledTargets"].answer, {"data": [target]})
+    assert body == {"data": [target]}
+
+
+@pytest.mark.parametrize(
+    ("path", "replaced"),
+    [
+        (
+            "/v3/users/7/targetGroups?includeInactive=true",
+            "/v3/users/1000000001/targetGroups?includeInactive=true",
+        ),
+        (
+            "/gw/v3/users/7/enrolledTargets?targetRuleIds=1%2C2",
+            "/v3/users/1000000001/enrolledTargets?targetRuleIds=1%2C2",
+        ),
+        ("/v3/targetGroups/9/targetPeriods", "/v3/targetGroups/9/targetPeriods"),
+        (
+            "/v2/customers/lookup?source=INSTORE&identifierValue=Asha",
+            "/v2/customers/lookup?source=INSTORE&identifierValue=text-1",
+        ),
+        (
+            "/v3/users/7/enrolledTargets?note=Asha",
+            "/v3/users/1000000001/enrolledTargets?note=text-1",
+        ),
+        ("/elsewhere/Asha", "/"),
+    ],
+)
+def test_a_path_names_nobody(path: str, replaced: str) -> None:
+    assert Pseudonyms().path(path) == replaced

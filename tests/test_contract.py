@@ -134,6 +134,11 @@ def test_any_bytes_are_looked_at(body: bytes) -> None:
     assert len(list(findings("enrolledTargets", "", 410, {"Sunset": "x"}, body))) == 2
 
 
+def test_a_failure_is_not_held_against_the_fields() -> None:
+    assert not list(findings("enrolledTargets", "", 503, {}, b'{"message": "busy"}'))
+    assert not list(findings("enrolledTargets", "", 200, {}, b'{"response": {"status": {}}}'))
+
+
 def test_a_page_behind_the_last_row_is_no_sign_of_removal() -> None:
     def look(path: str) -> list[Finding]:
         return list(findings("trackedTargetEvents", path, 404, {}, b""))

@@ -389,6 +389,15 @@ def test_one_answer_in_so_many_is_looked_at() -> None:
     assert [one.place for one in told] == ["next"]
 
 
+def test_each_call_has_answers_of_its_own() -> None:
+    told: list[Finding] = []
+    watch = DriftWatch(told.append, every=10)
+    for user in range(5):
+        watch(f"/v3/users/{user}/targetGroups", 200, {}, b'{"data": null}')
+    watch("/v3/users/1/enrolledTargets", 200, {}, b'{"data": [], "errors": [], "next": 1}')
+    assert [str(one) for one in told] == ["new key: enrolledTargets: next (integer)"]
+
+
 def test_what_is_known_is_no_news_and_news_are_bounded() -> None:
     told: list[Finding] = []
     known = Finding("new key", "enrolledTargets", "next", "null")
