@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from attrs import evolve
 
 from capillary_targets import InvalidUser, ServiceUnavailable, UsageError
 from capillary_targets.notifications import (
@@ -15,6 +16,7 @@ from capillary_targets.notifications import (
     StoreUnavailable,
     StreakNotification,
     TargetAchievedValueUpdated,
+    parse,
 )
 
 from .samples import ACHIEVED_RAW, ALL, ENROLMENT, STREAK_START, announced_by
@@ -234,3 +236,11 @@ async def test_memory_is_bounded():
         await handler.handle(body)
         await handler.handle(b"junk")
     assert len(store.aside) == 2
+
+
+async def test_memory_lets_go_of_the_oldest_announcements_alone():
+    store, of_one = MemoryStore(size=2), parse(ACHIEVED_RAW)
+    for number in range(3):
+        await store.begin(evolve(of_one, event_id=f"n{number}"))
+    kept = await store.announced(of_one.user_id)
+    assert [one.event_id for one in kept] == ["n1", "n2"]

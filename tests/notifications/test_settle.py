@@ -183,10 +183,8 @@ async def test_a_notification_that_announces_no_event_fetches_what_is_new(world,
         assert (found.proof, len(found.events)) == ("nothing announced", 7)
 
 
-async def test_a_notification_without_member_or_target_is_refused(world):
+async def test_a_window_must_be_seconds(world):
     async with client_of(world) as client:
-        with pytest.raises(UsageError, match="no member or no target"):
-            await client.settle(parse(b'{"eventName": "streakEnd"}'))
         with pytest.raises(UsageError, match="window"):
             await client.settle(parse(b'{"eventName": "streakEnd"}'), window=-1)
 
@@ -211,3 +209,14 @@ async def test_a_failed_fetch_is_the_callers_to_see(world, pair):
     async with client_of(world) as client:
         with pytest.raises(PaginationError):
             await client.settle(announce(world.world.add_event(*pair)), window=0)
+
+
+@pytest.mark.parametrize(
+    "without", [{"customerIdentifiers": {}}, {"targetDetails": {}}], ids=["no member", "no target"]
+)
+async def test_without_a_member_or_a_target_there_is_nothing_to_settle(world, pair, without):
+    notification = announce(world.world.add_event(*pair), data=without)
+    async with client_of(world) as client:
+        with pytest.raises(UsageError, match="nothing to settle"):
+            await client.settle(notification)
+    assert not events_calls(world)

@@ -25,7 +25,7 @@ from capillary_targets.notifications import (
 )
 from capillary_targets.sandbox import Event, Fault, Sandbox
 from capillary_targets.sweep import PartLimits, SweepOptions, SweepRefused
-from capillary_targets.sweep.announced import EventIds, Unmatched, compare
+from capillary_targets.sweep.announced import EventIds, Unmatched, columns, compare
 from tests.conftest import examples
 
 from .conftest import Swept, names, needed, parts, stopped
@@ -261,3 +261,24 @@ def test_whatever_the_order_the_findings_are_the_difference(data: st.DataObject)
         assert {one.event_log_id for one in unmatched.unannounced} == there - heard
         assert {one.event_log_id for one in unmatched.missing} == heard - there
     assert +new == Counter([*unmatched.unannounced, *unmatched.missing])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [
+        ({"transaction_id": 7}, "7"),
+        ({"return_id": 8, "transaction_id": 7}, "8"),
+        ({"event_log_id": 9}, None),
+    ],
+)
+def test_the_number_of_what_never_showed_up(numbers: dict[str, int], shown: str | None) -> None:
+    row = columns(Announced(event_id="n", name="x", rule_ids=(1,), **numbers), settled=False)
+    assert (row["unique_id"], row["event_log_id"]) == (shown, numbers.get("event_log_id"))
+
+
+def test_an_event_without_a_log_id_is_known_by_its_number_alone() -> None:
+    told = Announced(event_id="n", name="x", rule_ids=(1,), event_log_id=5, transaction_id=7)
+    with_id, without = EventIds(1, 6, "7"), EventIds(1, None, "7")
+    for event, unmatched in ((with_id, [with_id]), (without, [])):
+        found = compare(Unmatched(), [event], [told], [told], lambda _: ())
+        assert found.unmatched.unannounced == unmatched
