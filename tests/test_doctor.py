@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import settings
 
 from capillary_targets import BasicAuth, OAuth, RetryPolicy, TargetsClient, UsageError
@@ -145,6 +146,29 @@ def test_an_event_later_than_the_answer_bounds_the_zone() -> None:
     (zone,) = (one for one in verdicts if one.question == "zone")
     assert zone.answer is None
     assert "at least 330 minutes ahead" in zone.evidence
+
+
+async def test_without_a_member_it_says_what_to_add() -> None:
+    evidence = {
+        one.question: one.evidence for one in (await examined(Sandbox(), user_id=None)).verdicts
+    }
+    for question in ("offset", "total", "iso", "zone", "groups", "last_updated", "no_record"):
+        assert evidence[question] == "no member was given: add --user ID"
+
+
+def test_two_statuses_of_errors_are_told() -> None:
+    looks = {
+        "nobody": Look("/v3/users/1/enrolledTargets", 400, code=310011, failure="InvalidUser"),
+        "no rule": Look("/v3/users/1/trackedTargetEvents/2", 500, code=310018, failure="X"),
+    }
+    (told, same) = (
+        next(
+            one.evidence for one in judge(given, "Basic", "h")[0] if one.question == "error_status"
+        )
+        for given in (looks, {**looks, "no rule": evolve(looks["no rule"], status=400)})
+    )
+    assert told.endswith("a target that nobody has: code 310018, HTTP 500")
+    assert "target" not in same
 
 
 async def test_oauth_is_one_of_the_requests() -> None:
