@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import assume, example, given
+from attrs import field, frozen
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capillary_targets.models import TargetEvent
@@ -115,82 +116,92 @@ def test_a_lying_server_is_survived_or_found_out(
         assert not lost(driven, server)
 
 
+@frozen
+class Resumption:
+    """A walk that is left at a share of the list and resumed; rows move between and after."""
+
+    count: int
+    size: int
+    speech: Speech
+    kind: str
+    share: float
+    between: list[Move] = field(factory=list)
+    after: list[Move] = field(factory=list)
+    dated: bool = False
+
+
+HEAD_GONE = Move(deletes=(0.0,))
+MANY = Resumption(
+    100, 1, ROWS, "unique", 0.75, [Move(deletes=(0.0, 0.0))], [Move(deletes=(0.0, 0.0))], dated=True
+)
+REPEATED = Resumption(38, 1, ROWS, "repeated", 0.5, after=[Move(), Move(), HEAD_GONE])
+# Not mended yet. Each stands for a kind that the property leaves out.
+LATE = Resumption(
+    100, 1, ROWS, "unique", 0.1796875, after=[Move(), Move(inserts=(0.25,)), HEAD_GONE]
+)
+CUT = Resumption(
+    23,
+    1,
+    Speech(offset="page", total="absent", cap=8, echo_cap=False, past_end="empty"),
+    "unique",
+    0.5,
+)
+
+
+def is_known_to_fail(case: Resumption) -> bool:
+    """An undated walk among late rows and deletions; pages cut in silence, none counting rows."""
+    moves, speech = [*case.between, *case.after], case.speech
+    both = any(move.inserts for move in moves) and any(move.deletes for move in moves)
+    silent = speech.cap is not None and not speech.echo_cap
+    cut = silent and speech.offset == "page" and speech.total != "rows"
+    return (both and not case.dated) or cut
+
+
 @given(
-    counts,
-    sizes,
-    honest,
-    ids,
-    shares,
-    st.lists(moves, max_size=2),
-    st.lists(moves, max_size=6),
-    st.booleans(),
+    st.builds(
+        Resumption,
+        count=counts,
+        size=sizes,
+        speech=honest,
+        kind=ids,
+        share=shares,
+        between=st.lists(moves, max_size=2),
+        after=st.lists(moves, max_size=6),
+        dated=st.booleans(),
+    ).filter(lambda case: not is_known_to_fail(case))
 )
-@example(100, 1, ROWS, "unique", 0.75, [Move(deletes=(0.0, 0.0))], [Move(deletes=(0.0, 0.0))], True)
-@example(38, 1, ROWS, "repeated", 0.5, [], [Move(), Move(), Move(deletes=(0.0,))], False)
-def test_a_walk_resumes_with_the_very_next_event(
-    count: int,
-    size: int,
-    speech: Speech,
-    kind: str,
-    share: float,
-    between: list[Move],
-    after: list[Move],
-    dated: bool,
-) -> None:
-    moved = [*between, *after]
-    if not dated and any(move.inserts for move in moved):
-        # Not mended yet: see test_an_undated_walk_resumed_among_late_rows_and_deletions.
-        assume(not any(move.deletes for move in moved))
-    # Nor is this: see test_a_walk_resumed_where_pages_are_cut_in_silence.
-    assume(speech.cap is None or speech.echo_cap or speech.total == "rows")
-    resume(count, size, speech, kind, share, between, after, dated=dated)
+@example(MANY)
+@example(REPEATED)
+def test_a_walk_resumes_with_the_very_next_event(case: Resumption) -> None:
+    resume(case)
 
 
-@pytest.mark.xfail(
-    reason="a page cut in silence passes for the last one where no total counts rows"
-)
-def test_a_walk_resumed_where_pages_are_cut_in_silence() -> None:
-    speech = Speech(offset="page", total="absent", cap=8, echo_cap=False, past_end="empty")
-    resume(23, 1, speech, "unique", 0.5, [], [], dated=False)
+@pytest.mark.xfail(reason="the walk calls itself complete with a row missing")
+@pytest.mark.parametrize("case", [LATE, CUT], ids=["late row and deletion", "cut in silence"])
+def test_a_resumed_walk_that_is_not_mended_yet(case: Resumption) -> None:
+    assert is_known_to_fail(case)
+    resume(case)
 
 
-@pytest.mark.xfail(reason="a late row and a deletion before the place of resumption hide a row")
-def test_an_undated_walk_resumed_among_late_rows_and_deletions() -> None:
-    late, gone = Move(inserts=(0.25,)), Move(deletes=(0.0,))
-    resume(100, 1, ROWS, "unique", 0.1796875, [], [Move(), late, gone], dated=False)
-
-
-def resume(
-    count: int,
-    size: int,
-    speech: Speech,
-    kind: str,
-    share: float,
-    between: list[Move],
-    after: list[Move],
-    *,
-    dated: bool,
-) -> None:
-    """Walk, stop at a share of the list, let rows move, go on from there, and check."""
-    server = Server.of(count, speech, ids=kind, dated=dated)
-    first = drive(Walk(size), server)
-    place, out = cut(first, round(share * len(first.events)))
+def resume(case: Resumption) -> None:
+    speech, still = case.speech, not case.between and not case.after
+    server = Server.of(case.count, speech, ids=case.kind, dated=case.dated)
+    first = drive(Walk(case.size), server)
+    place, out = cut(first, round(case.share * len(first.events)))
     assert Checkpoint.parse(str(place)) == place
-    for move in between:
+    for move in case.between:
         server.note()
         server.move(move)
-    server.moves = list(after)
-    second = drive(Walk(size, start=place), server)
+    server.moves = list(case.after)
+    second = drive(Walk(case.size, start=place), server)
     check(second, server)
-    together = Driven(second.walk, [])
-    if second.proven and kind != "alike":
+    if second.proven and case.kind != "alike":
         assert not server.least - Counter(out + second.events)
-    if not between and not after and second.proven:
+    if still and second.proven:
         assert out + second.events == first.events
     # Behind the last row of a server that caps in silence, a resumed walk may raise instead.
-    if not between and not after and kind != "alike" and (speech.cap is None or speech.echo_cap):
+    if still and case.kind != "alike" and (speech.cap is None or speech.echo_cap):
         assert second.proven
-    del together
 
 
 def cut(driven: Driven, count: int) -> tuple[Checkpoint, list[TargetEvent]]:
