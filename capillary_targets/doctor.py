@@ -40,7 +40,7 @@ from .verdicts import (
 )
 from .wire import Answer, success
 
-__all__ = ["QUESTIONS", "Diagnosis", "Verdict", "diagnose", "load_verdicts"]
+__all__ = ["QUESTIONS", "Diagnosis", "Known", "Verdict", "diagnose", "load_known"]
 
 MOST_REQUESTS: Final = 15
 _NOBODY: Final = 9_007_199_254_740_991
@@ -93,28 +93,41 @@ class Diagnosis:
             lines += [f"{name} = {_toml(value)}" for name, value in one.items()]
         return "\n".join(lines) + "\n"
 
-    def changes(self, before: Mapping[str, str]) -> list[tuple[str, str, str]]:
-        """(question, before, now) where an answer differs; `before` is of `load_verdicts`.
+    def changes(self, since: Known) -> list[tuple[str, str, str]]:
+        """(question, before, now) where an answer differs, and each finding that is new.
 
         What could not be told then, or cannot now, is no change.
         """
-        return [
+        before, known = since.answers, {one.news for one in since.findings}
+        answers = [
             (one.question, before[one.question], one.answer)
             for one in self.verdicts
             if one.answer is not None
+            and one.question != "fields"
             and before.get(one.question, "cannot tell") not in {one.answer, "cannot tell"}
         ]
+        new = [one for one in self.findings if one.news not in known and one.kind != "phase-out"]
+        return answers + [("fields", "as in the contract", str(one)) for one in new]
 
 
 def _toml(value: object) -> str:
     return json.dumps(value) if isinstance(value, str | bool) else str(value)
 
 
-def load_verdicts(path: str | PathLike[str]) -> dict[str, str]:
-    """The answers in a `cluster.toml` by question. Raises `UsageError`."""
+@frozen
+class Known:
+    """What a `cluster.toml` says: answers by question, and findings."""
+
+    answers: Mapping[str, str]
+    findings: tuple[Finding, ...] = ()
+
+
+def load_known(path: str | PathLike[str]) -> Known:
+    """The verdicts and findings in a `cluster.toml`. Raises `UsageError`."""
     try:
         given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        return {str(name): str(said["answer"]) for name, said in given["verdicts"].items()}
+        answers = {str(name): str(said["answer"]) for name, said in given["verdicts"].items()}
+        return Known(answers, tuple(map(Finding.from_dict, given.get("findings", ()))))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from capillary_targets import BasicAuth, OAuth, RetryPolicy, TargetsClient, UsageError
 from capillary_targets.contract import contract
-from capillary_targets.doctor import QUESTIONS, Diagnosis, Verdict, diagnose, load_verdicts
+from capillary_targets.doctor import QUESTIONS, Diagnosis, Known, Verdict, diagnose, load_known
 from capillary_targets.pagination import Dialect
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.verdicts import Look, judge
@@ -245,9 +245,9 @@ async def test_a_sandbox_like_a_cluster_gets_the_same_verdicts(tmp_path: Path) -
         assert getattr(like.settings, name) == value, name
     again = await examined(like)
     assert told(again) == told(first)
-    assert again.changes(load_verdicts(file)) == []
+    assert again.changes(load_known(file)) == []
     other = await examined(Sandbox(users=1, events=40, **(SHAPED | {"offset_mode": "page"})))
-    assert other.changes(load_verdicts(file)) == [("offset", "row", "page")]
+    assert other.changes(load_known(file)) == [("offset", "row", "page")]
 
 
 async def test_a_client_that_knows_the_dialect_learns_nothing(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_another_file_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
         Sandbox.like(file)
     if "offset" not in text:
         with pytest.raises(UsageError, match=r"is no cluster\.toml"):
-            load_verdicts(file)
+            load_known(file)
     with pytest.raises(UsageError, match="cannot be read"):
         Dialect.load(tmp_path / "absent")
 
@@ -291,4 +291,19 @@ def test_what_could_not_be_told_is_no_change() -> None:
     )
     now = Diagnosis("h", None, 1, verdicts, ())
     before = {"offset": "page", "total": "cannot tell", "iso": "not sent"}
-    assert now.changes(before) == [("iso", "not sent", "sent")]
+    assert now.changes(Known(before)) == [("iso", "not sent", "sent")]
+
+
+async def test_a_new_finding_is_a_change_and_a_known_one_is_not(tmp_path: Path) -> None:
+    def with_key(name: str) -> Sandbox:
+        sandbox = Sandbox(users=1)
+        edit = Fault.edited('"eventName":', f'"{name}":7,"eventName":')
+        sandbox.faults.add(edit, times=None, path_contains="trackedTargetEvents")
+        return sandbox
+
+    file = tmp_path / "cluster.toml"
+    file.write_text((await examined(with_key("storeId"))).to_toml())
+    known = load_known(file)
+    assert (await examined(with_key("storeId"))).changes(known) == []
+    ((question, _, now),) = (await examined(with_key("tillId"))).changes(known)
+    assert (question, "data[].tillId" in now) == ("fields", True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from capillary_targets.doctor import diagnose, load_verdicts
+from capillary_targets.doctor import diagnose, load_known
 from capillary_targets.errors import UsageError
 from capillary_targets.retry import RetryPolicy
 
@@ -48,7 +48,7 @@ async def doctor(
         as_json: One line of JSON instead of a table.
         connection: How to reach the API.
     """
-    before = None if since is None else load_verdicts(since)
+    before = None if since is None else load_known(since)
     if user is None and connection.sandbox:
         user = _SANDBOX_USER
     async with connection.client(retry=RetryPolicy(attempts=2)) as client:
