@@ -3,6 +3,7 @@
 from . import endpoints, lookups
 from .auth import BasicAuth, OAuth
 from .client import TargetsClient
+from .environment import from_env
 from .errors import (
     AccountIdMissing,
     ApiError,
@@ -146,6 +147,7 @@ __all__ = [
     "WaitDetails",
     "__version__",
     "endpoints",
+    "from_env",
     "lookups",
     "open_session",
 ]

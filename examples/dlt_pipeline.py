@@ -9,7 +9,6 @@ was loaded last; dlt commits it together with that part's rows, so no row is loa
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import dlt
 import pyarrow.parquet as pq
 
-from capillary_targets import BasicAuth, TargetsClient
+from capillary_targets import TargetsClient, from_env
 from capillary_targets.sweep import Summary, SweepOptions, UsersFile, run
 
 SWEEP = Path("sweep")
@@ -27,8 +26,7 @@ OF_TARGETS = ["user_id", "id", "name", "target_type", "target_entity", "target_g
 
 async def sweep(users: Path) -> Summary:
     """Fetch what is new since the last sweep, as Parquet."""
-    auth = BasicAuth(os.environ["CAPILLARY_USERNAME"], os.environ["CAPILLARY_PASSWORD"])
-    async with TargetsClient(os.environ["CAPILLARY_BASE_URL"], auth) as client:
+    async with TargetsClient(**from_env()) as client:
         options = SweepOptions(format="parquet", incremental=True)
         return await run(client, UsersFile(users), SWEEP, options)
 

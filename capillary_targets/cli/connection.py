@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 from attrs import frozen
 from cyclopts import Parameter
 
-from capillary_targets.auth import Auth, BasicAuth, OAuth
+from capillary_targets.auth import Auth, BasicAuth
 from capillary_targets.client import TargetsClient
+from capillary_targets.environment import from_env
 from capillary_targets.errors import UsageError
 from capillary_targets.hooks import Details, RequestDetails, RetryDetails, WaitDetails
 from capillary_targets.limits import AdaptiveConcurrency, RateLimit
@@ -27,7 +27,6 @@ from . import output
 __all__ = [
     "DEFAULT",
     "Connection",
-    "auth_of",
     "concurrency_of",
     "max_failures_of",
     "observed_by",
@@ -35,10 +34,7 @@ __all__ = [
     "rate_of",
 ]
 
-_TRY: Final = "or add --sandbox to try without an account"
-_LONGEST_SECRET: Final = 64 * 1024
-_TILL: Final = ("USERNAME", "PASSWORD", "PASSWORD_MD5")
-_OAUTH: Final = ("CLIENT_KEY", "CLIENT_SECRET")
+_TRY: Final = ", or add --sandbox to try without an account"
 
 
 @Parameter(name="*")
@@ -69,7 +65,8 @@ class Connection:
             async with sandbox as url:
                 yield url, BasicAuth(*sandbox.credentials)
         else:
-            yield _base_url(os.environ), auth_of(os.environ)
+            account = from_env(hint=_TRY)
+            yield account["base_url"], account["auth"]
 
     @asynccontextmanager
     async def client(self, **settings: Any) -> AsyncIterator[TargetsClient]:
@@ -126,74 +123,6 @@ def _log(log: Callable[[str], None], details: Details) -> None:
             log(f"attempt {details.attempt} failed; next in {details.wait:.1f} s")
         case WaitDetails():
             log(f"waited {details.seconds:.1f} s ({details.reason})")
-
-
-def _base_url(environment: Mapping[str, str]) -> str:
-    url = environment.get("CAPILLARY_BASE_URL", "").strip()
-    if not url:
-        raise UsageError(
-            "CAPILLARY_BASE_URL is not set: set it to your cluster's name (eu, us, apac, apac2) "
-            f"or address, {_TRY}"
-        )
-    return url
-
-
-def auth_of(environment: Mapping[str, str]) -> Auth:
-    """The credentials that the environment names: a till's, or an OAuth client's.
-
-    Each variable may instead end in `_FILE` and name a file that holds the value.
-    Raises `UsageError` where one is missing, or two contradict each other.
-    """
-    given = {name: text for name in _TILL + _OAUTH if (text := _value(environment, name))}
-    till, client = ([name for name in names if name in given] for names in (_TILL, _OAUTH))
-    if till and client:
-        raise UsageError(
-            f"CAPILLARY_{till[0]} and CAPILLARY_{client[0]} are both set: a till or an OAuth "
-            "client, unset the variables of one of them"
-        )
-    if client:
-        for name in _OAUTH:
-            if name not in given:
-                raise UsageError(
-                    f"CAPILLARY_{name} is not set: set it to that of your OAuth client, {_TRY}"
-                )
-        return OAuth(given["CLIENT_KEY"], given["CLIENT_SECRET"])
-    if "USERNAME" not in given:
-        raise UsageError(
-            "CAPILLARY_USERNAME is not set: set it to your till id (or, for OAuth, set "
-            f"CAPILLARY_CLIENT_KEY and CAPILLARY_CLIENT_SECRET), {_TRY}"
-        )
-    if len(till) > 2:
-        raise UsageError(
-            "CAPILLARY_PASSWORD and CAPILLARY_PASSWORD_MD5 are both set: unset one of them"
-        )
-    if len(till) < 2:
-        raise UsageError(
-            "CAPILLARY_PASSWORD is not set: set it to the till's password, or "
-            f"CAPILLARY_PASSWORD_MD5 to its MD5, {_TRY}"
-        )
-    return BasicAuth(
-        given["USERNAME"], given.get("PASSWORD"), password_md5=given.get("PASSWORD_MD5")
-    )
-
-
-def _value(environment: Mapping[str, str], name: str) -> str:
-    """A variable's value, or that in the file which `NAME_FILE` names; "" where neither is set."""
-    name = f"CAPILLARY_{name}"
-    value, path = environment.get(name, ""), environment.get(f"{name}_FILE", "")
-    if not path:
-        return value
-    if value:
-        raise UsageError(f"{name} and {name}_FILE are both set: unset one of them")
-    try:
-        with Path(path).open("rb") as file:
-            text = file.read(_LONGEST_SECRET).decode().removesuffix("\n").removesuffix("\r")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise UsageError(f"{name}_FILE: {path} cannot be read: {reason}") from None
-    if not text or "\n" in text:
-        raise UsageError(f"{name}_FILE: {path} must hold one line, the value and nothing else")
-    return text
 
 
 def concurrency_of(text: str) -> int | AdaptiveConcurrency:

@@ -20,7 +20,7 @@ import msgspec
 from faststream import AckPolicy, FastStream
 from faststream.nats import ConsumerConfig, JStream, NatsBroker, NatsMessage, PullSub
 
-from capillary_targets import BasicAuth, CapillaryError, RetryPolicy, TargetEvent, TargetsClient
+from capillary_targets import CapillaryError, RetryPolicy, TargetEvent, TargetsClient, from_env
 from capillary_targets.notifications import BadNotification, parse
 
 from .marks import Marks, Moved
@@ -48,10 +48,9 @@ class Changed(msgspec.Struct):
 
 @asynccontextmanager
 async def lifespan() -> AsyncIterator[None]:
-    auth = BasicAuth(os.environ["CAPILLARY_USERNAME"], os.environ["CAPILLARY_PASSWORD"])
-    url = os.environ["CAPILLARY_BASE_URL"]
     # Few attempts: the broker redelivers, and other members need not wait meanwhile.
-    async with TargetsClient(url, auth, timeout=10, retry=RetryPolicy(attempts=2)) as client:
+    settings = from_env()
+    async with TargetsClient(**settings, timeout=10, retry=RetryPolicy(attempts=2)) as client:
         app.context.set_global("client", client)
         yield
 

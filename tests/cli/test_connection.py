@@ -14,7 +14,8 @@ from aiohttp import web
 
 from capillary_targets import UsageError
 from capillary_targets.auth import BasicAuth, OAuth
-from capillary_targets.cli.connection import auth_of, max_failures_of, period_of
+from capillary_targets.cli.connection import max_failures_of, period_of
+from capillary_targets.environment import auth_of
 
 from .conftest import Cli
 
@@ -59,7 +60,7 @@ def test_every_value_may_come_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: str
 ):
     for kind in ("BasicAuth", "OAuth"):
-        monkeypatch.setattr(f"capillary_targets.cli.connection.{kind}", lambda *a, **k: (a, k))
+        monkeypatch.setattr(f"capillary_targets.environment.{kind}", lambda *a, **k: (a, k))
     path = tmp_path / "value"
     path.write_bytes(f" a\u00e9 b {end}".encode())
     from_file = auth_of(EVERY[name] | {f"CAPILLARY_{name}_FILE": str(path)})

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from capillary_targets import TargetsClient
-from capillary_targets.cli.connection import auth_of
+from capillary_targets.environment import auth_of
 from capillary_targets.errors import AuthError
 from capillary_targets.sandbox import Sandbox
 

@@ -1,0 +1,33 @@
+"""from_env: a client of the cluster and the account that the environment names."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from capillary_targets import TargetsClient, UsageError, endpoints, from_env, open_session
+from capillary_targets.sandbox import Sandbox
+
+
+async def test_every_way_in_takes_it(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    username, password = sandbox.credentials
+    monkeypatch.setenv("CAPILLARY_BASE_URL", sandbox.url)
+    monkeypatch.setenv("CAPILLARY_USERNAME", username)
+    monkeypatch.setenv("CAPILLARY_PASSWORD", password)
+    monkeypatch.setenv("CAPILLARY_TIMEZONE", "Asia/Kolkata")
+    user = sandbox.world.user_ids()[0]
+    async with TargetsClient(**from_env(), timeout=5) as client:
+        (rule, *_) = await client.active_targets(user)
+        (event, *_) = await client.events(user, rule.id).collect()
+    assert event.event_date.utcoffset() == timedelta(hours=5, minutes=30)
+    async with open_session(**from_env()) as session:
+        assert rule in await endpoints.active_targets(session, user)
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_variable_that_is_not_set_is_named(blank: str) -> None:
+    with pytest.raises(UsageError, match=r"^CAPILLARY_BASE_URL is not set: .* or address$"):
+        from_env({"CAPILLARY_BASE_URL": blank})
+    with pytest.raises(UsageError, match=r"^CAPILLARY_USERNAME is not set: .*, or ask Ann$"):
+        from_env({"CAPILLARY_BASE_URL": "eu"}, hint=", or ask Ann")
