@@ -35,7 +35,15 @@ from .errors import (
 )
 from .fanout import Sweep, SweepStats, UserOutcome
 from .frames import EventList, TargetList
-from .hooks import Hook, RequestDetails, RetryDetails, ScopeDetails, WaitDetails
+from .hooks import (
+    FailureDetails,
+    Hook,
+    RequestDetails,
+    RetryDetails,
+    ScopeDetails,
+    SessionDetails,
+    WaitDetails,
+)
 from .limits import AdaptiveConcurrency, RateLimit
 from .members import (
     CommChannel,
@@ -98,6 +106,7 @@ __all__ = [
     "EventsPage",
     "Explanation",
     "ExtendedField",
+    "FailureDetails",
     "Filter",
     "Hook",
     "InvalidEnrollmentType",
@@ -125,6 +134,7 @@ __all__ = [
     "ServerBusy",
     "ServiceUnavailable",
     "Session",
+    "SessionDetails",
     "Streak",
     "Sweep",
     "SweepStats",

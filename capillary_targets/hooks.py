@@ -1,4 +1,4 @@
-"""Hooks: callables that are given details of requests, retries, waits, walks and sweeps.
+"""Hooks: callables that are given details of sessions, requests, retries, waits, walks and sweeps.
 
 A hook takes one frozen details object. It runs in the middle of the client's work, so it must be
 quick and must not block. Exceptions in hooks are logged and ignored.
@@ -20,18 +20,24 @@ from .errors import CapillaryError
 __all__ = [
     "Details",
     "DriftDetails",
+    "FailureDetails",
     "Hook",
     "Hooks",
+    "LimiterState",
     "RequestDetails",
     "RetryDetails",
     "Scope",
     "ScopeDetails",
+    "SessionDetails",
     "WaitDetails",
+    "WaitReason",
     "current_scope",
     "within",
 ]
 
 _log = logging.getLogger("capillary_targets")
+
+WaitReason: TypeAlias = Literal["slot", "budget", "pause", "lane"]
 
 
 @frozen(kw_only=True, eq=False)
@@ -62,6 +68,33 @@ def within(scope: Scope | None) -> Iterator[None]:
 
 
 @frozen(kw_only=True)
+class LimiterState:
+    """How busy a session is, in requests.
+
+    `budget_used` of `budget_limit` places of the `rate=` are taken. Of a shared budget only this
+    session's part is known, and `budget_limit` is None; without a `RateLimit` both are.
+    """
+
+    in_flight: int
+    limit: int
+    """Requests allowed in flight."""
+    foreground_queue: int
+    background_queue: int
+    budget_used: int | None = None
+    budget_limit: int | None = None
+
+
+@frozen(kw_only=True)
+class SessionDetails:
+    """A session opens or is closed. `state` reads how busy it is, at any time, from any thread."""
+
+    phase: Literal["opens", "closed"]
+    url: str
+    """The base URL."""
+    state: Callable[[], LimiterState]
+
+
+@frozen(kw_only=True)
 class RequestDetails:
     """One attempt is over. `url` holds no secret; `seconds` runs from sending to the last byte."""
 
@@ -88,15 +121,28 @@ class RetryDetails:
 
 
 @frozen(kw_only=True)
+class FailureDetails:
+    """A call failed: its `error` is raised, after `error.attempts` attempts.
+
+    Some were never sent: no place in the budget before the deadline. To a walk, some errors only
+    mean that it is past the end.
+    """
+
+    error: CapillaryError
+
+
+@frozen(kw_only=True)
 class WaitDetails:
     """A request waited `seconds` before it could be sent.
 
-    `reason`: all concurrency slots were taken, the rate budget was used up, or the server had asked
-    for a pause (429).
+    `reason`: all concurrency slots were taken, the rate budget was used up, the server had asked
+    for a pause (429), or requests of the foreground lane went first.
     """
 
-    reason: Literal["slot", "budget", "pause"]
+    reason: WaitReason
     seconds: float
+    background: bool = False
+    """Whether it was a sweep's."""
 
 
 @frozen(kw_only=True)
@@ -117,7 +163,15 @@ class DriftDetails:
     finding: Finding
 
 
-Details: TypeAlias = RequestDetails | RetryDetails | WaitDetails | ScopeDetails | DriftDetails
+Details: TypeAlias = (
+    SessionDetails
+    | RequestDetails
+    | RetryDetails
+    | FailureDetails
+    | WaitDetails
+    | ScopeDetails
+    | DriftDetails
+)
 Hook: TypeAlias = Callable[[Details], None]
 
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from attrs import define
 
@@ -24,7 +24,7 @@ from .errors import (
     RequestTimeout,
     ServiceUnavailable,
 )
-from .hooks import Hooks, WaitDetails
+from .hooks import Hooks, LimiterState, WaitDetails, WaitReason
 from .limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -37,7 +37,6 @@ from .retry import waiting_disabled
 
 __all__ = ["Deadline", "Outcome", "Permit", "RequestLimiter", "WaitTimes", "outcome_of"]
 
-Reason: TypeAlias = Literal["slot", "budget", "pause"]
 Outcome: TypeAlias = Literal["ok", "throttled", "overload", "cancelled"]
 """How a request ended: `throttled` is 429; `overload` a time-out, a broken connection, 502, 503."""
 
@@ -60,6 +59,7 @@ class WaitTimes:
     slot: float = 0.0
     budget: float = 0.0
     pause: float = 0.0
+    lane: float = 0.0
 
 
 @define(eq=False, repr=False)
@@ -132,18 +132,21 @@ class RequestLimiter:
         self._fixed = concurrency if isinstance(concurrency, int) else 0
         self._window: Window | None = None
         self._shared: SharedBudget | None = None
-        if isinstance(rate, RateLimit) and rate.shared is None:
+        if isinstance(rate, RateLimit):  # if shared, only counts the places of this process
             self._window = Window(rate.requests, rate.per)
-        elif rate is not None:
+        if rate is not None and not (isinstance(rate, RateLimit) and rate.shared is None):
             self._shared = SharedBudget(rate, self._dispatch, self._fail_next, clock)
         self._hooks = hooks
         self._clock = clock
         self._foreground: deque[_Waiter] = deque()
         self._background: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._blocked: Reason | None = None  # what the head of the queue waits for
+        self._blocked: WaitReason | None = None  # what the head of the queue waits for
+        self._blocked_lane = self._foreground
         self._blocked_since = 0.0
-        self._elapsed: dict[Reason, float] = {"slot": 0.0, "budget": 0.0, "pause": 0.0}
+        reasons: tuple[WaitReason, ...] = get_args(WaitReason)
+        self._elapsed = dict.fromkeys(reasons, 0.0)
+        self._elapsed_background = dict.fromkeys(reasons, 0.0)
         self._budget_name = (
             f" ({rate.requests} requests in {rate.per:g} s)" if isinstance(rate, RateLimit) else ""
         )
@@ -177,7 +180,7 @@ class RequestLimiter:
                 return self._grant(now, lane, unlimited=unlimited)
         waiter = _Waiter(deadline, asyncio.get_running_loop().create_future(), unlimited)
         lane.append(waiter)
-        started, before = self._clock(), self._elapse()
+        started, before = self._clock(), dict(self._elapse(lane))
         try:
             self._dispatch()
             async with asyncio.timeout(None if deadline.paused_while_queued else deadline.left()):
@@ -191,7 +194,7 @@ class RequestLimiter:
                 self._dispatch()  # a foreground call may have held the background lane back
             raise
         finally:
-            self._note_wait(before)
+            self._note_wait(lane, before)
             if deadline.paused_while_queued:
                 deadline.ends += self._clock() - started
 
@@ -238,10 +241,22 @@ class RequestLimiter:
             self._controller.on_response(now, seconds, permit.in_flight, overload=overload)
         if self._window is not None and permit.ticket:
             self._window.release(self._clock())
-        elif self._shared is not None and permit.ticket:
+        if self._shared is not None and permit.ticket:
             self._shared.release(permit.ticket)
         if self._foreground or self._background:
             self._dispatch()
+
+    def state(self) -> LimiterState:
+        """How busy it is now. May be called from another thread."""
+        window, own = self._window, self._shared is None
+        return LimiterState(
+            in_flight=self.in_flight,
+            limit=self.limit,
+            foreground_queue=_waiting(self._foreground),
+            background_queue=_waiting(self._background),
+            budget_used=None if window is None else window.used(self._clock()),
+            budget_limit=window.requests if window is not None and own else None,
+        )
 
     async def aclose(self) -> None:
         """Report to the shared budget, and close it unless it is the caller's."""
@@ -252,7 +267,7 @@ class RequestLimiter:
 
     def _blocked_by(
         self, now: float, lane: deque[_Waiter], *, unlimited: bool
-    ) -> tuple[Reason | None, float]:
+    ) -> tuple[WaitReason | None, float]:
         """What holds a lane's next request back, and for how many seconds (inf: until told)."""
         if self.in_flight >= self.limit:
             return "slot", math.inf
@@ -261,22 +276,21 @@ class RequestLimiter:
         background = lane is self._background
         if wait := self.breaker.delay(now, background=background) or self.rate.delay(now):
             return "pause", wait
-        if self._window is not None and (wait := self._window.delay(now, background=background)):
-            return "budget", wait
-        if self._shared is not None and (wait := self._shared.delay(now)):
-            return "budget", wait
-        return None, 0.0
+        wait = 0.0
+        if self._shared is not None:
+            wait = self._shared.delay(now)
+        elif self._window is not None:
+            wait = self._window.delay(now, background=background)
+        return ("budget" if wait else None), wait
 
     def _grant(self, now: float, lane: deque[_Waiter], *, unlimited: bool) -> Permit:
         self.in_flight += 1
         self.rate.sent(now)
         ticket = ""
-        if unlimited:
-            pass
-        elif self._window is not None:
+        if self._window is not None and not unlimited:
             self._window.acquire(now, background=lane is self._background)
             ticket = "local"
-        elif self._shared is not None:
+        if self._shared is not None and not unlimited:
             ticket = self._shared.acquire()
         return Permit(now, self.in_flight, self.breaker.sent(now), ticket)
 
@@ -296,7 +310,7 @@ class RequestLimiter:
             else:
                 break
         self._elapse()
-        self._blocked = reason
+        self._blocked, self._blocked_lane = reason, lane or self._foreground
         if reason is not None and wait < math.inf:
             self._timer = asyncio.get_running_loop().call_later(wait, self._dispatch)
         elif reason == "budget" and self._shared is not None:
@@ -311,7 +325,7 @@ class RequestLimiter:
                 return lane
         return None
 
-    def _refuse_late(self, now: float, reason: Reason, wait: float) -> bool:
+    def _refuse_late(self, now: float, reason: WaitReason, wait: float) -> bool:
         """Fail the calls for whom a known wait is too long; returns whether there were any."""
         announced = self.breaker.announced_until - now if reason == "pause" else 0.0
         too_long = announced > self.breaker.retry_after_max
@@ -324,7 +338,7 @@ class RequestLimiter:
             waiter.granted.set_exception(self._refusal(now, reason, max(wait, announced)))
         return bool(late)
 
-    def _refusal(self, now: float, reason: Reason, wait: float) -> CapillaryError:
+    def _refusal(self, now: float, reason: WaitReason, wait: float) -> CapillaryError:
         if reason == "budget":
             said = f"our own rate budget{self._budget_name} is used up"
         elif now >= self.breaker.paused_until:
@@ -344,17 +358,27 @@ class RequestLimiter:
         if lane is not None:
             lane[0].granted.set_exception(error)
 
-    def _elapse(self) -> dict[Reason, float]:
-        """Seconds for which the head of the queue was blocked so far, by what blocked it."""
+    def _elapse(self, lane: deque[_Waiter] | None = None) -> dict[WaitReason, float]:
+        """Seconds for which a lane was blocked so far, by what blocked it."""
         now = self._clock()
         if self._blocked is not None:
-            self._elapsed[self._blocked] += now - self._blocked_since
+            passed, ahead = now - self._blocked_since, self._blocked_lane is self._foreground
+            if ahead:
+                self._elapsed[self._blocked] += passed
+            self._elapsed_background["lane" if ahead else self._blocked] += passed
         self._blocked_since = now
-        return dict(self._elapsed)
+        return self._elapsed_background if lane is self._background else self._elapsed
 
-    def _note_wait(self, before: dict[Reason, float]) -> None:
-        for reason, seconds in self._elapse().items():
+    def _note_wait(self, lane: deque[_Waiter], before: dict[WaitReason, float]) -> None:
+        background = lane is self._background
+        for reason, seconds in self._elapse(lane).items():
             if waited := seconds - before[reason]:
                 setattr(self.wait_times, reason, getattr(self.wait_times, reason) + waited)
                 if self._hooks:
-                    self._hooks.emit(WaitDetails(reason=reason, seconds=waited))
+                    self._hooks.emit(
+                        WaitDetails(reason=reason, seconds=waited, background=background)
+                    )
+
+
+def _waiting(lane: deque[_Waiter]) -> int:
+    return sum(not waiter.granted.done() for waiter in lane.copy())

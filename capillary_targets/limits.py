@@ -597,8 +597,7 @@ class Window:
     def delay(self, now: float, *, background: bool = False) -> float:
         """Seconds until a place may be free: 0 if one is, inf if none is known to become so."""
         free_at = self._free_at
-        while free_at and free_at[0] <= now:
-            free_at.popleft()
+        self._expire(now)
         wait = max(0.0, self._next - now) if background and self._shared else 0.0
         room = self.requests
         if background and self.per > 1.0:
@@ -618,4 +617,13 @@ class Window:
     def release(self, now: float) -> None:
         """A request that took a place was answered, or failed."""
         self._in_flight -= 1
+        self._expire(now)
         self._free_at.append(now + self.per)
+
+    def used(self, now: float) -> int:
+        """Places taken; may be called from another thread."""
+        return self._in_flight + sum(at > now for at in self._free_at.copy())
+
+    def _expire(self, now: float) -> None:
+        while self._free_at and self._free_at[0] <= now:
+            self._free_at.popleft()

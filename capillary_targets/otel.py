@@ -1,26 +1,51 @@
-"""OpenTelemetry tracing as a hook: a span for each walk and sweep, a child span for each attempt.
+"""OpenTelemetry as hooks: spans of walks, sweeps and attempts; metrics of all that a client does.
 
 Needs the extra `otel`: OpenTelemetry's API alone. SDK and exporter are the application's choice.
 
 ```python
-from capillary_targets.otel import tracing
+from capillary_targets.otel import metrics, tracing
 
-TargetsClient("eu", auth, hooks=[tracing()])
+TargetsClient("eu", auth, hooks=[metrics(), tracing()])
 ```
 """
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache, partial
+from typing import Final, TypeAlias
 
 from attrs import asdict, define, field, has
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.metrics import (
+    CallbackOptions,
+    MeterProvider,
+    Observation,
+    get_meter,
+    get_meter_provider,
+)
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+from yarl import URL
 
-from .hooks import Details, Hook, RequestDetails, Scope, ScopeDetails
+from .hooks import (
+    Details,
+    FailureDetails,
+    Hook,
+    LimiterState,
+    RequestDetails,
+    RetryDetails,
+    Scope,
+    ScopeDetails,
+    SessionDetails,
+    WaitDetails,
+)
+from .pagination import PagingReport
 
-__all__ = ["tracing"]
+__all__ = ["metrics", "tracing"]
 
 # Names of the semantic conventions, which are still moving, stand here and nowhere else.
 _METHOD = "http.request.method"
@@ -28,6 +53,17 @@ _STATUS = "http.response.status_code"
 _URL = "url.full"
 _RESENDS = "http.request.resend_count"
 _ERROR = "error.type"
+_ADDRESS = "server.address"
+_PORT = "server.port"
+_TEMPLATE = "url.template"
+_DURATION = "http.client.request.duration"
+_ACTIVE = "http.client.active_requests"
+
+_LANE = "capillary.lane"
+
+_ID: Final = re.compile(r"(?<=/)-?\d+(?=/|$)")
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+"""Buckets that the conventions advise for the duration of requests."""
 
 
 def tracing(provider: TracerProvider | None = None) -> Hook:
@@ -93,3 +129,127 @@ class _Tracing:
             span.set_attribute(_ERROR, type(details.error).__name__)
             span.set_status(Status(StatusCode.ERROR, type(details.error).__name__))
         span.end(ended)
+
+
+def metrics(provider: MeterProvider | None = None) -> Hook:
+    """A hook that measures, by the application's meter provider or the one given.
+
+    One hook serves any number of clients: their figures add up, by `server.address`. No attribute
+    holds an id of a user. The names are in `docs/how-to/metrics.md`.
+    """
+    return _metrics(None if provider is get_meter_provider() else provider)
+
+
+@cache  # one for each provider: an observable instrument made twice is observed once
+def _metrics(provider: MeterProvider | None) -> Hook:
+    return _Metrics(provider)
+
+
+@lru_cache(256)
+def _call(method: str, template: str) -> dict[str, str | int]:
+    return {_METHOD: method, _TEMPLATE: URL(template, encoded=True).raw_path, **_server(template)}
+
+
+def _server(url: str) -> dict[str, str | int]:
+    parsed = URL(url, encoded=True)
+    return {_ADDRESS: parsed.host or "", _PORT: parsed.port or 0}
+
+
+_Read: TypeAlias = Callable[[LimiterState], Iterable[tuple[int | None, dict[str, str | bool]]]]
+"""What a gauge shows of a session: values with their attributes."""
+_GAUGES: Final[tuple[tuple[str, str, _Read], ...]] = (
+    (_ACTIVE, "Requests in flight.", lambda now: [(now.in_flight, {})]),
+    ("capillary.concurrency.limit", "Requests allowed in flight.", lambda now: [(now.limit, {})]),
+    (
+        "capillary.queue.length",
+        "Requests that wait to be sent.",
+        lambda now: [
+            (now.foreground_queue, {_LANE: "foreground"}),
+            (now.background_queue, {_LANE: "background"}),
+        ],
+    ),
+    (
+        "capillary.budget.used",
+        "Places taken in the rate budget.",
+        lambda now: [(now.budget_used, {"capillary.budget.shared": now.budget_limit is None})],
+    ),
+    (
+        "capillary.budget.limit",
+        "Places in the rate budgets that are not shared.",
+        lambda now: [(now.budget_limit, {})],
+    ),
+)
+
+
+class _Metrics:
+    """The instruments of one meter provider, and the sessions that its gauges read."""
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        meter = get_meter("capillary_targets", meter_provider=provider)
+        self._sessions: dict[Callable[[], LimiterState], dict[str, str | int]] = {}
+        self._duration = meter.create_histogram(
+            _DURATION,
+            "s",
+            "Attempts at requests, from sending to the last byte.",
+            explicit_bucket_boundaries_advisory=_SECONDS,
+        )
+        self._waits = meter.create_histogram(
+            "capillary.wait.duration",
+            "s",
+            "Waits of requests before they were sent.",
+            explicit_bucket_boundaries_advisory=(*_SECONDS, 30, 60, 300, 900),
+        )
+        self._errors = meter.create_counter(
+            "capillary.errors", "{error}", "Calls that failed after their last attempt."
+        )
+        self._retries = meter.create_counter(
+            "capillary.retries", "{retry}", "Attempts after a failed one."
+        )
+        self._walks = meter.create_counter("capillary.walks", "{walk}", "Walks that are over.")
+        self._pages = meter.create_counter("capillary.pages", "{page}", "Pages that walks read.")
+        self._events = meter.create_counter("capillary.events", "{event}", "Events of walks.")
+        for name, description, read in _GAUGES:
+            observe = partial(self._observe, read)
+            meter.create_observable_up_down_counter(name, [observe], "{request}", description)
+
+    def _observe(self, read: _Read, _: CallbackOptions) -> list[Observation]:
+        """Sums over the open sessions. Called by the exporter's thread."""
+        sums: Counter[frozenset[tuple[str, str | int]]] = Counter()
+        for state, server in list(self._sessions.items()):
+            for value, attributes in read(state()):
+                if value is not None:
+                    sums[frozenset((server | attributes).items())] += value
+        return [Observation(value, dict(attributes)) for attributes, value in sums.items()]
+
+    def __call__(self, details: Details) -> None:
+        match details:
+            case RequestDetails():
+                template = _ID.sub("{id}", details.url.partition("?")[0])
+                attributes = dict(_call(details.method, template))
+                if details.status is not None:
+                    attributes[_STATUS] = details.status
+                if details.error is not None:
+                    attributes[_ERROR] = type(details.error).__name__
+                self._duration.record(details.seconds, attributes)
+            case WaitDetails():
+                attributes = {
+                    "capillary.wait.reason": details.reason,
+                    _LANE: "background" if details.background else "foreground",
+                }
+                self._waits.record(details.seconds, attributes)
+            case RetryDetails(error=error):
+                self._retries.add(1, {_ERROR: type(error).__name__, **_server(details.url)})
+            case FailureDetails(error=error):
+                attributes = {_ERROR: type(error).__name__, "capillary.error.scope": error.scope}
+                self._errors.add(1, attributes | _server(error.url or ""))
+            case ScopeDetails(outcome=PagingReport() as report):
+                attributes = {"capillary.complete": report.complete}
+                if details.error is not None:
+                    attributes[_ERROR] = type(details.error).__name__
+                self._walks.add(1, attributes)
+                self._pages.add(report.requests)
+                self._events.add(report.events)
+            case SessionDetails(phase="opens"):
+                self._sessions[details.state] = _server(details.url)
+            case SessionDetails():
+                self._sessions.pop(details.state, None)

@@ -20,7 +20,7 @@ from yarl import URL
 from .auth import Auth
 from .drift import DriftWatch
 from .errors import ClientClosed, UsageError
-from .hooks import DriftDetails, Hooks
+from .hooks import DriftDetails, Hooks, SessionDetails
 from .limiter import RequestLimiter
 from .pagination import UNKNOWN, Dialect
 from .retry import RetryQuota
@@ -196,10 +196,13 @@ async def open_session(
             state=_State(asyncio.get_running_loop(), dialect=settings.dialect),
             watch=_watch(hooks, settings.drift) if settings.drift else None,
         )
+        url, state = opened.prefix, limiter.state
+        hooks.emit(SessionDetails(phase="opens", url=url, state=state))
         try:
             yield opened
         finally:
             opened.state.closed = True
+            hooks.emit(SessionDetails(phase="closed", url=url, state=state))
 
 
 def _watch(hooks: Hooks, every: int) -> DriftWatch:

@@ -29,7 +29,7 @@ from .errors import (
     RequestTimeout,
     UsageError,
 )
-from .hooks import RequestDetails, RetryDetails, current_scope
+from .hooks import FailureDetails, RequestDetails, RetryDetails, current_scope
 from .limiter import Deadline, Outcome, Permit, outcome_of
 from .retry import waiting_disabled
 from .session import Session
@@ -122,6 +122,8 @@ async def get(session: Session, path: str | RedactedPath, read: Read[T]) -> T:
             limited = headers is not None and not isinstance(error, AuthError | NullData)
             planned = _plan_retry(request, error, use_quota=limited)
             if planned is None:
+                if session.hooks:
+                    session.hooks.emit(FailureDetails(error=error))
                 raise
             wait, quota = planned
             await asyncio.sleep(0 if waiting_disabled.get() else wait)

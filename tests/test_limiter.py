@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from capillary_targets import AdaptiveConcurrency, RateLimit, RateLimited
-from capillary_targets.hooks import Hooks
+from capillary_targets.hooks import Details, Hooks, WaitDetails
 from capillary_targets.limiter import Deadline, RequestLimiter
 
 
@@ -104,3 +104,41 @@ async def test_an_impatient_calls_deadline_passes_while_it_waits() -> None:
     with pytest.raises(TimeoutError):
         await acquire(limiter, seconds=-1)
     assert limiter.in_flight == 1
+
+
+async def test_each_wait_is_told_with_its_reason_and_lane() -> None:
+    details: list[Details] = []
+    now = 0.0
+    limiter = RequestLimiter(1, None, Hooks([details.append]), clock=lambda: now)
+    permit = await acquire(limiter)
+    sweep = asyncio.create_task(acquire(limiter, sweep=True))
+    person = asyncio.create_task(acquire(limiter))
+    await asyncio.sleep(0)
+    state = limiter.state()
+    assert (state.in_flight, state.foreground_queue, state.background_queue) == (1, 1, 1)
+    now = 2.0
+    limiter.release(permit, "ok")
+    now = 5.0
+    limiter.release(await person, "ok")
+    limiter.release(await sweep, "ok")
+    assert details == [
+        WaitDetails(reason="slot", seconds=2.0),
+        WaitDetails(reason="slot", seconds=3.0, background=True),
+        WaitDetails(reason="lane", seconds=2.0, background=True),
+    ]
+    assert limiter.wait_times.slot == 5.0
+    assert limiter.wait_times.lane == 2.0
+
+
+async def test_places_of_a_budget_are_counted_until_they_are_free_again() -> None:
+    now = 0.0
+    limiter = RequestLimiter(9, RateLimit(5, per=60), Hooks(), clock=lambda: now)
+    first, second = await acquire(limiter), await acquire(limiter)
+    limiter.release(first, "ok")
+    assert (limiter.state().budget_used, limiter.state().budget_limit) == (2, 5)
+    now = 61.0
+    assert limiter.state().budget_used == 1  # still in flight
+    limiter.release(second, "ok")
+    assert limiter.state().budget_used == 1
+    now = 130.0
+    assert limiter.state().budget_used == 0

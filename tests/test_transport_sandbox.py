@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from capillary_targets import (
     ClientClosed,
     ConnectionFailed,
     EndpointGone,
+    FailureDetails,
+    InvalidUser,
     OAuth,
     RateLimited,
     RequestDetails,
@@ -24,6 +27,7 @@ from capillary_targets import (
     RetryDetails,
     RetryPolicy,
     ServiceUnavailable,
+    SessionDetails,
     TargetsClient,
 )
 from capillary_targets.sandbox import Sandbox, SandboxSettings
@@ -315,8 +319,8 @@ async def test_a_retry_is_one_line_with_the_request_id(
     assert "HTTP 503, request id " in record.message
 
 
-async def test_hooks_see_requests_and_retries(sandbox: Sandbox) -> None:
-    details: list[object] = []
+async def test_hooks_see_a_session_its_requests_retries_and_failures(sandbox: Sandbox) -> None:
+    details: list[Any] = []
 
     def broken(_: object) -> None:
         raise ZeroDivisionError
@@ -324,9 +328,14 @@ async def test_hooks_see_requests_and_retries(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.http(503))
     async with client_of(sandbox, retry=QUICK, hooks=[broken, details.append]) as client:
         await client.active_targets(USER)
+        with pytest.raises(InvalidUser) as caught:
+            await client.active_targets(5)
     kinds = [type(detail) for detail in details]
-    assert kinds == [RequestDetails, RetryDetails, RequestDetails]
-    first, second = (detail for detail in details if isinstance(detail, RequestDetails))
+    attempts = [RequestDetails, RetryDetails, RequestDetails, RequestDetails]
+    assert kinds == [SessionDetails, *attempts, FailureDetails, SessionDetails]
+    assert [details[0].phase, details[-1].phase] == ["opens", "closed"]
+    assert details[-2].error is caught.value
+    first, second, _ = (detail for detail in details if isinstance(detail, RequestDetails))
     assert (first.status, first.attempt, second.status, second.attempt) == (503, 1, 200, 2)
     assert first.request_id
     assert second.seconds >= 0
