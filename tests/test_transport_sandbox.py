@@ -30,7 +30,7 @@ from capillary_targets import (
     SessionDetails,
     TargetsClient,
 )
-from capillary_targets.sandbox import Sandbox, SandboxSettings
+from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox.faults import Fault
 from capillary_targets.testing import no_waiting
 
@@ -48,9 +48,9 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         await turns_until(lambda: sandbox.in_flight == 0)
 
 
-def oauth_client(sandbox: Sandbox, secret: str = SandboxSettings.CLIENT_SECRET, **settings):
+def oauth_client(sandbox: Sandbox, secret: str = "sandbox-secret", **settings):
     settings.setdefault("retry", QUICK)
-    auth = OAuth(SandboxSettings.CLIENT_KEY, secret, clock=sandbox.settings.clock)
+    auth = OAuth("sandbox-key", secret, clock=sandbox.settings.clock)
     return TargetsClient(sandbox.url, auth, **settings)
 
 

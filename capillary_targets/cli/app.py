@@ -144,7 +144,7 @@ def _parsed(tokens: Sequence[str] | None) -> Any:
     """The command that a command line names, and its arguments. Raises `UsageError`."""
     try:
         return _app().parse_args(tokens, exit_on_error=False, print_error=False)
-    except CycloptsError as error:
+    except (CycloptsError, ValueError) as error:
         chain = getattr(error, "command_chain", None) or ()
         hint = " ".join(("capillary-targets", *chain, "--help"))
         what = " ".join(str(error).split()).rstrip(".")

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
@@ -37,16 +38,13 @@ if TYPE_CHECKING:
 
     from .model import Event
 
-    Answer = tuple[web.StreamResponse, int | None]
-    """With the API's code in it."""
-    Outcome = tuple[web.StreamResponse | None, int | None]
-    """An answer, or None: the connection was reset."""
-
 REQUEST_ID_HEADERS = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
 _DATA_CALLS = ("/v3/users/", "/v3/targetGroups/", "/v2/customers/")
 _TOKEN_CALL = "/v3/oauth/"  # noqa: S105 - a path
 _RECORDED = 10_000
 _USERS_PER_CHUNK = 10_000
+_CODE = web.RequestKey("code", int)
+"""The API's code in a request's answer."""
 
 _Settings = ParamSpec("_Settings")
 
@@ -213,12 +211,12 @@ class Sandbox(Listener):
             [
                 web.get("/", self._index, name="index"),
                 web.get("/sandbox/users.txt", self._users, name="users.txt"),
-                web.get("/sandbox/state", self._state, name="state"),
-                web.post("/sandbox/faults", self._add_fault, name="faults"),
-                web.post("/sandbox/events", self._add_event, name="events"),
-                web.post("/sandbox/targets", self._change_target, name="targets"),
-                web.post("/sandbox/settings", self._change_settings, name="settings"),
-                web.post("/sandbox/reset", self._reset, name="reset"),
+                web.get("/sandbox/state", _control(self._state), name="state"),
+                web.post("/sandbox/faults", _control(self._add_fault), name="faults"),
+                web.post("/sandbox/events", _control(self._add_event), name="events"),
+                web.post("/sandbox/targets", _control(self._change_target), name="targets"),
+                web.post("/sandbox/settings", _control(self._change_settings), name="settings"),
+                web.post("/sandbox/reset", _control(self._reset), name="reset"),
             ]
         )
         url = await self._listen(app, self.settings.host, self.settings.port)
@@ -236,14 +234,15 @@ class Sandbox(Listener):
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Record the request whatever becomes of it: without a status if it got no answer."""
         self.counts[request.match_info.route.name or "unknown"] += 1
-        status: int | None = None
-        code: int | None = None
+        response: web.StreamResponse | None = None
         try:
-            response, code = await self._respond(request, handler)
-            status = None if response is None else response.status
+            response = await self._respond(request, handler)
         finally:
+            status = None if response is None else response.status
             self.requests.append(
-                RecordedRequest(request.method, request.path, request.query_string, status, code)
+                RecordedRequest(
+                    request.method, request.path, request.query_string, status, request.get(_CODE)
+                )
             )
         # Nobody hears this after a reset; aiohttp wants an answer all the same.
         return web.Response() if response is None else response
@@ -257,7 +256,8 @@ class Sandbox(Listener):
             if self.settings.request_id_headers in {"both", name}:
                 response.headers[name] = f"{key:016x}{splitmix64(key, 1):016x}"
 
-    async def _respond(self, request: web.Request, handler: Handler) -> Outcome:
+    async def _respond(self, request: web.Request, handler: Handler) -> web.StreamResponse | None:
+        """The answer, right or faulty; None: the connection was reset."""
         data_call = request.path.startswith(_DATA_CALLS)
         if not data_call and not request.path.startswith(_TOKEN_CALL):
             return await self._handle(request, handler)
@@ -271,36 +271,31 @@ class Sandbox(Listener):
             )
             if fault is None:
                 return await serve(request, handler)
-            code = fault.code
-
-            async def answer() -> web.StreamResponse:
-                nonlocal code
-                response, code = await serve(request, handler)
-                return response
-
-            return await inject(Call(fault, self.faults, request, answer)), code
+            if fault.code is not None:
+                request[_CODE] = fault.code
+            return await inject(Call(fault, self.faults, request, partial(serve, request, handler)))
         finally:
             self.in_flight -= 1
 
-    async def _serve(self, request: web.Request, handler: Handler) -> Answer:
+    async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         async with self._capacity.slot() as admitted:
             if not admitted:
-                return web.Response(status=503), None
+                return web.Response(status=503)
             return await self._handle(request, handler, self._authenticator)
 
     async def _handle(
         self, request: web.Request, handler: Handler, authenticator: Authenticator | None = None
-    ) -> Answer:
+    ) -> web.StreamResponse:
         try:
             if authenticator is not None:
                 authenticator.check(request.headers)
-            return await handler(request), None
+            return await handler(request)
         except ErrorResponse as error:
+            request[_CODE] = error.code
             status = error.status or self.settings.error_status
-            kind = "application/json"
-            return web.Response(body=error.body, status=status, content_type=kind), error.code
+            return web.Response(body=error.body, status=status, content_type="application/json")
         except web.HTTPException as problem:
-            return web.Response(text=problem.text, status=problem.status), None
+            return web.Response(text=problem.text, status=problem.status)
 
     # --- its own pages, and control for other processes ---
 
@@ -320,95 +315,82 @@ class Sandbox(Listener):
                 await asyncio.sleep(0)
         return response
 
-    async def _state(self, request: web.Request) -> web.StreamResponse:
-        _check_local(request)
+    def _state(self, _: bytes) -> dict[str, Any]:
         names = ("in_flight", "max_in_flight", "waiting", "connections", "peak_window")
-        faults = {
-            "scheduled": len(self.faults),
-            "injected": self.faults.injected,
-            "stalled": self.faults.stalled,
+        return {
+            "counts": self.counts,
+            **{name: getattr(self, name) for name in names},
+            "faults": {
+                "scheduled": len(self.faults),
+                "injected": self.faults.injected,
+                "stalled": self.faults.stalled,
+            },
+            "notifications": {"pending": len(self.notifications), **self.notifications.counts},
         }
-        state = {name: getattr(self, name) for name in names}
-        pushes = {"pending": len(self.notifications), **self.notifications.counts}
-        return web.json_response(
-            {"counts": dict(self.counts), **state, "faults": faults, "notifications": pushes}
+
+    def _add_fault(self, body: bytes) -> dict[str, int]:
+        """`{"fault": "http", "arguments": {"status": 503}, "times": 2, "path_contains": "/v3"}`."""
+        order = msgspec.json.decode(body, type=FaultOrder)
+        self.faults.add(
+            named(order.fault, order.arguments),
+            order.times,
+            order.path_contains,
+            probability=order.probability,
+        )
+        return {"scheduled": len(self.faults)}
+
+    def _add_event(self, body: bytes) -> Event:
+        """`{"user": 1000001, "rule": 3001, "value": "12.340"}`; the answer is the event."""
+        order = msgspec.json.decode(body, type=EventOrder)
+        self._check_known(order.user, order.rule, order.value)
+        if order.date is not None:
+            parse_date(order.date)
+        given = {"event_name": order.event_name, "unique_id": order.unique_id}
+        fields: dict[str, Any] = {name: text for name, text in given.items() if text is not None}
+        return self.world.add_event(
+            order.user, order.rule, value=order.value, date=order.date, **fields
         )
 
-    async def _add_fault(self, request: web.Request) -> web.StreamResponse:
-        """`{"fault": "http", "arguments": {"status": 503}, "times": 2, "path_contains": "/v3"}`."""
-        _check_local(request)
-        try:
-            order = msgspec.json.decode(await request.read(), type=FaultOrder)
-            self.faults.add(
-                named(order.fault, order.arguments),
-                order.times,
-                order.path_contains,
-                probability=order.probability,
-            )
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return web.json_response({"scheduled": len(self.faults)})
-
-    async def _add_event(self, request: web.Request) -> web.StreamResponse:
-        """`{"user": 1000001, "rule": 3001, "value": "12.340"}`; the answer is the event."""
-        _check_local(request)
-        try:
-            row = _written(self.world, await request.read())
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return web.Response(body=encode(row), content_type="application/json")
-
-    async def _change_target(self, request: web.Request) -> web.StreamResponse:
+    def _change_target(self, body: bytes) -> dict[str, list[int]]:
         """`{"user": 1000001, "rule": 3001, "enrolled": true, "target_value": "500"}`."""
-        _check_local(request)
-        try:
-            order = msgspec.json.decode(await request.read(), type=TargetOrder)
-            _check_known(self.world, order.user, order.rule, order.target_value)
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
+        order = msgspec.json.decode(body, type=TargetOrder)
+        self._check_known(order.user, order.rule, order.target_value)
         if order.enrolled is not None:
             change = self.world.enrol if order.enrolled else self.world.unenrol
             change(order.user, order.rule)
         if order.target_value is not None:
             self.world.set_target_value(order.user, order.rule, order.target_value)
-        return web.json_response({"targets": [one.id for one in self.world.targets(order.user)]})
+        return {"targets": [one.id for one in self.world.targets(order.user)]}
 
-    async def _change_settings(self, request: web.Request) -> web.StreamResponse:
+    def _change_settings(self, body: bytes) -> dict[str, list[str]]:
         """`{"notify_losses": 0.05, "offset_mode": "row"}`: all of them, or none."""
+        values = msgspec.json.decode(body, type=dict[str, Any])
+        self.settings.change(values)
+        return {"changed": [*values]}
+
+    def _reset(self, _: bytes) -> dict[str, bool]:
+        self.reset()
+        return {"reset": True}
+
+    def _check_known(self, user: int, rule: int, value: Decimal | None) -> None:
+        if not self.world.has_user(user) or self.world.rule(rule) is None:
+            raise ValueError(f"there is no user {user}, or no rule {rule}")
+        if value is not None and not value.is_finite():
+            raise ValueError(f"value must be a number, not {value}")
+
+
+def _control(order: Callable[[bytes], Any]) -> Handler:
+    """A handler of the control API, for this machine only: a body in, JSON out, or 400 and why."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
         _check_local(request)
         try:
-            values = msgspec.json.decode(await request.read(), type=dict[str, Any])
-            self.settings.change(values)
+            status, made = 200, order(await request.read())
         except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return web.json_response({"changed": [*values]})
+            status, made = 400, {"error": str(error)}
+        return web.Response(body=encode(made), status=status, content_type="application/json")
 
-    async def _reset(self, request: web.Request) -> web.StreamResponse:
-        _check_local(request)
-        self.reset()
-        return web.json_response({"reset": True})
-
-
-def _written(world: World, body: bytes) -> Event:
-    """Write the event that an `EventOrder` asks for.
-
-    Raises:
-        ValueError: it cannot be read, or there is no such user, rule, date or amount.
-    """
-    order = msgspec.json.decode(body, type=EventOrder)
-    _check_known(world, order.user, order.rule, order.value)
-    if order.date is not None:
-        parse_date(order.date)
-    given = {"event_name": order.event_name, "unique_id": order.unique_id}
-    fields: dict[str, Any] = {name: text for name, text in given.items() if text is not None}
-    return world.add_event(order.user, order.rule, value=order.value, date=order.date, **fields)
-
-
-def _check_known(world: World, user: int, rule: int, value: Decimal | None) -> None:
-    if not world.has_user(user) or world.rule(rule) is None:
-        raise ValueError(f"there is no user {user}, or no rule {rule}")
-    if value is not None and not value.is_finite():
-        raise ValueError(f"value must be a number, not {value}")
+    return handle
 
 
 def _check_local(request: web.Request) -> None:

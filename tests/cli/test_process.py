@@ -2,30 +2,25 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Queue
 from typing import Any
 from urllib.request import urlopen
 
 import attrs
 import pytest
 
-from capillary_targets.cli.sandbox import Pushes, sandbox
-from capillary_targets.errors import UsageError
+from capillary_targets.cli.app import _parsed
 from capillary_targets.sandbox import SandboxSettings
 
-COMMAND = [sys.executable, "-m", "capillary_targets.cli"]
-
-
-def environment(**settings: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CAPILLARY_")}
-    return kept | settings
+from .conftest import Cli
+from .terminal import COMMAND, environment
 
 
 @contextmanager
@@ -43,83 +38,105 @@ def running(*tokens: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+class Door(BaseHTTPRequestHandler):
+    """A webhook: keeps the bodies that are posted to it, and the secret that came with each."""
+
+    received: Queue[tuple[str | None, dict[str, Any]]]
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.received.put((self.headers["X-Secret"], body))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Not to stderr."""
+
+
+@pytest.fixture
+def door() -> Iterator[str]:
+    Door.received = Queue()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_sandbox_serves_until_a_signal(number: signal.Signals, status: int):
-    with running("sandbox", "--port", "0") as served:
+def test_the_sandbox_serves_and_pushes_until_a_signal(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, door: str, number: signal.Signals, status: int
+):
+    flags = ["--port", "0", "--notify", door, "--notify-header", "X-Secret: s3cret"]
+    flags += ["--notify-envelope", "enriched", "--notify-log-id", "loyaltyEventId"]
+    with running("sandbox", *flags) as served:
         assert served.stdout is not None
         shown = [served.stdout.readline().strip() for _ in range(6)]
         settings = dict(
             line.removeprefix("export ").split("=") for line in shown if line.startswith("export ")
         )
         assert set(settings) == {"CAPILLARY_BASE_URL", "CAPILLARY_USERNAME", "CAPILLARY_PASSWORD"}
-        asked = subprocess.run(
-            [*COMMAND, "events", "387544807", "79192"],
-            env=environment(**settings),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert asked.stdout.count('"target_value":1.000') == 2
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        assert cli("events", 387544807, 79192).out.count('"target_value":1.000') == 2
+        order = json.dumps({"user": 564332013, "rule": 1986, "value": "12.34"}).encode()
+        with urlopen(f"{settings['CAPILLARY_BASE_URL']}/sandbox/events", order) as answer:
+            event = json.load(answer)
+        secret, body = Door.received.get(timeout=20)
         served.send_signal(number)
         assert served.wait(20) == status
         assert served.stderr is not None
         assert served.stderr.read() == ""
-
-
-def test_the_sandbox_pushes_notifications():
-    bodies: list[dict[str, Any]] = []
-    secrets: list[str | None] = []
-    received = threading.Event()
-
-    class Door(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            secrets.append(self.headers["X-Secret"])
-            self.send_response(200)
-            self.end_headers()
-            received.set()
-
-        def log_message(self, *_: object) -> None:
-            """Not to stderr."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as door:
-        threading.Thread(target=door.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{door.server_port}/"
-        flags = ["--port", "0", "--notify", address, "--notify-header", "X-Secret: s3cret"]
-        flags += ["--notify-envelope", "enriched", "--notify-log-id", "loyaltyEventId"]
-        with running("sandbox", *flags) as served:
-            assert served.stdout is not None
-            url = re.search(r"http://\S+", served.stdout.readline())[0]
-            order = json.dumps({"user": 564332013, "rule": 1986, "value": "12.34"}).encode()
-            with urlopen(f"{url}/sandbox/events", order) as answer:
-                event = json.load(answer)
-            assert received.wait(20)
-        door.shutdown()
-    attributes = bodies[0]["attributes"]
+    attributes = body["attributes"]
     assert attributes["loyaltyEventId"] == str(event["eventLogId"])
     assert attributes["data"]["currentEventTargetValue"] == "12.340"
     assert len(attributes["data"]["triggeringActivity"]["identifiers"]) == 1
-    assert secrets == ["s3cret"] * len(bodies)
+    assert secret == "s3cret"
 
 
-def test_the_flags_of_notifications_are_the_settings_of_a_sandbox():
-    flags, settings = Pushes().settings(), attrs.asdict(SandboxSettings())
-    assert flags == {name: value for name, value in settings.items() if "notify" in name}
+def test_every_setting_of_the_sandbox_has_its_flag(cli: Cli):
+    shown = cli("sandbox", "--help").out
+    for name in attrs.fields_dict(SandboxSettings).keys() - {"clock", "between_requests"}:
+        assert f"--{name.removesuffix('s' * (name == 'notify_headers')).replace('_', '-')}" in shown
+    tokens = [
+        "--users",
+        "5",
+        "--total-mode",
+        "pages",
+        "--no-signed-returns",
+        "--carry-over",
+        "-1.5",
+    ]
+    _, bound, _ = _parsed(["sandbox", *tokens, "--capacity", "3", "--notify-losses", "0.5"])
+    assert attrs.asdict(bound.kwargs["settings"]) == attrs.asdict(
+        SandboxSettings(
+            users=5,
+            total_mode="pages",
+            signed_returns=False,
+            carry_over=Decimal("-1.5"),
+            capacity=3,
+            notify_losses=0.5,
+        )
+    )
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("tokens", "says"),
     [
-        ({"notify": "localhost"}, "notify must be like http://127.0.0.1:8000/path"),
-        ({"notify_header": "s3cret"}, "--notify-header takes NAME: VALUE"),
-        ({"notify_header": "a b: c"}, "notify_headers must be names and printable values"),
-        ({"notify_losses": 5.0}, "notify_losses must be between 0 and 1"),
+        (["--events", -1], "events must be `int` >= 0, not -1"),
+        (["--port", 99999], "port must be `int` <= 65535"),
+        (["--rate-limit", "fast"], "--rate-limit must be REQUESTS/SECONDS"),
+        (["--total-mode", "many"], "--total-mode"),
+        (["--clock", 5], "--clock"),
+        (["--notify", "localhost"], "notify must be like http://127.0.0.1:8000/path"),
+        (["--notify-header", "s3cret"], "--notify-header takes NAME: VALUE"),
+        (["--notify-header", "a b: c"], "notify_headers must be names and printable values"),
+        (["--notify-losses", 5], "notify_losses must be `float` <= 1.0"),
     ],
 )
-async def test_a_push_that_cannot_be_is_refused(flags: dict[str, Any], says: str):
-    with pytest.raises(UsageError, match=re.escape(says)) as caught:
-        await sandbox(port=0, pushes=Pushes(**flags))
-    assert "\n" not in str(caught.value)
+def test_a_setting_that_cannot_be_is_refused_in_one_line(cli: Cli, tokens: list[Any], says: str):
+    ran = cli("sandbox", *tokens)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert says in ran.err
 
 
 def test_a_closed_pipe_ends_quietly():

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from capillary_targets.sandbox import Fault, Sandbox, SandboxSettings
+from capillary_targets.sandbox import Fault, Sandbox
 
 from .conftest import Answer, Caller
 
-KEYS = {"key": SandboxSettings.CLIENT_KEY, "secret": SandboxSettings.CLIENT_SECRET}
+KEYS = {"key": "sandbox-key", "secret": "sandbox-secret"}
 HEADER = "X-CAP-API-OAUTH-TOKEN"
 
 
@@ -40,7 +40,7 @@ async def test_each_call_gives_a_new_token_and_all_work(caller: Caller) -> None:
     ("body", "code"),
     [
         ({"key": "x", "secret": "y"}, 320001),
-        ({"key": SandboxSettings.CLIENT_KEY, "secret": 5}, 320001),
+        ({"key": "sandbox-key", "secret": 5}, 320001),
         ({"client_id": "x"}, 300004),
     ],
 )

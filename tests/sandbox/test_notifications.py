@@ -602,11 +602,15 @@ async def test_faults_and_targets_are_changed_from_another_process(receiver: Rec
 @pytest.mark.parametrize(
     ("path", "order", "says"),
     [
-        ("settings", {"notify_losses": 0.5, "notify_early": 2}, "notify_early must be between"),
-        ("settings", {"notify_losses": 0.5, "colour": "red"}, "colour is no setting"),
-        ("settings", {"notify_losses": 0.5, "clock": 5}, "clock is no setting"),
+        (
+            "settings",
+            {"notify_losses": 0.5, "notify_early": 2},
+            "notify_early must be `float` <= 1.0",
+        ),
+        ("settings", {"notify_losses": 0.5, "colour": "red"}, "there is no setting colour"),
+        ("settings", {"notify_losses": 0.5, "clock": 5}, "clock must be `Callable`, not 5"),
         ("settings", {"notify_losses": 0.5, "users": 5}, "users is fixed"),
-        ("settings", {"notify_losses": 0.5, "iso": "perhaps"}, "iso: Expected `bool`"),
+        ("settings", {"notify_losses": 0.5, "iso": "perhaps"}, "iso must be `bool`, not 'perhaps'"),
         ("settings", {"notify_losses": 0.5, "notify": "here"}, "notify must be like"),
         ("settings", ["notify_losses"], "object"),
         ("targets", {"user": 5, "rule": 3001}, "no user 5"),
@@ -625,26 +629,3 @@ async def test_a_change_that_cannot_be_changes_nothing(path: str, order: Any, sa
     assert says in message
     assert "\n" not in message
     assert sandbox.settings.notify_losses == 0
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("notify", "localhost:8000"),
-        ("notify", "ftp://localhost/"),
-        ("notify", "http://"),
-        ("notify", "http://localhost:99999/"),
-        ("notify", b"http://localhost/"),
-        ("notify_headers", {"X-Secret": "a\r\nb"}),
-        ("notify_headers", {"X Secret": "a"}),
-        ("notify_envelope", "cooked"),
-        ("notify_losses", 1.5),
-        ("notify_timeout", 0),
-        ("notify_backoff", 0),
-        ("notify_stray_blanks", 2),
-        ("notify_time_scale", -1),
-    ],
-)
-async def test_a_setting_that_cannot_be_is_refused(setting: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{setting} must be"):
-        Sandbox(**{setting: value})
