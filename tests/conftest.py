@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,13 @@ settings.register_profile("ci", settings.get_profile("default"), database=None)
 settings.register_profile("nightly", settings.get_profile("ci"), max_examples=5000)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-# A shell's background job, `nohup` too, ignores Ctrl-C, and what it starts would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Background jobs ignore Ctrl-C and `nohup` a closed terminal; what they start inherits that.
+for _number, _default in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 SAMPLES = Path(__file__).parent.parent / "capillary_targets" / "sandbox" / "samples"
 BASE = "https://eu.api.capillarytech.com"
@@ -71,10 +76,15 @@ async def client(auth: BasicAuth) -> AsyncIterator[TargetsClient]:
 
 
 async def turns_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Let the event loop turn until the condition holds; give up, failing, in the end."""
+    """Let the event loop turn until the condition holds; give up, failing, in the end.
+
+    What takes more than a few turns depends on another process, which needs this processor.
+    """
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - turns of the loop, no time
-            await asyncio.sleep(0)
+        for turn in count():
+            if condition():
+                return
+            await asyncio.sleep(0 if turn < 200 else 0.002)
 
 
 def sample(name: str) -> bytes:

@@ -26,9 +26,7 @@ __all__ = ["held"]
     ("started_as", "module"),
     [
         ("capillary_targets_cli", "capillary_targets.errors"),
-        ("capillary_targets_cli", "aiohttp.web"),
         ("capillary_targets_cli", "cyclopts"),
-        ("capillary_targets_cli", "rich.table"),
         ("capillary_targets.cli", "rich.table"),
     ],
 )
@@ -60,9 +58,7 @@ async def started(held: Held, *tokens: object, **kwargs: object) -> asyncio.subp
     )
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130)])
 async def test_a_query_is_interrupted_in_one_line(held: Held, number: signal.Signals, status: int):
     held.sandbox.faults.add(Fault.stall(), times=None)
     process = await started(held, "targets", 1_000_001)
@@ -132,13 +128,10 @@ async def test_a_second_signal_ends_it_even_while_it_is_stuck_in_a_write(held: H
     os.close(read)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_named_pipe_that_nobody_writes_to(
-    tmp_path: Path, held: Held, number: signal.Signals
-):
+async def test_a_named_pipe_that_nobody_writes_to(tmp_path: Path, held: Held):
     os.mkfifo(tmp_path / "pipe")
     process = await started(held, "sweep", tmp_path / "pipe", "--out", tmp_path / "out")
     await turns_until((tmp_path / "out" / "ledger.lock").exists, 30)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     await process.communicate()
-    assert process.returncode == 128 + number
+    assert process.returncode == 130

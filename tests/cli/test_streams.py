@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import Cli
 from .terminal import COMMAND, ROOT, environment
 
 TARGETS = "targets 42381788 --sandbox"
-SWEEP = "sweep --sandbox --events-only --rule 1986 --out {out}"
+SWEEP = "sweep {users} --sandbox --events-only --rule 1986 --out {out}"
 
 
 def shell(line: str, tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command line, with redirections; `{out}` is a directory."""
-    line = line.format(out=tmp_path / "out")
+    """Run a command line, with redirections; `{out}` is a directory, `{users}` a list of one."""
+    users = tmp_path / "users.txt"
+    users.write_text("564332013\n")
+    line = line.format(out=tmp_path / "out", users=users)
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{shlex.join(COMMAND)} {line}"],
         cwd=ROOT,
@@ -36,13 +39,9 @@ def shell(line: str, tmp_path: Path, **settings: str) -> subprocess.CompletedPro
         (f"{TARGETS} <&-", 0, ""),
         (f"{TARGETS} >&-", 1, "error: cannot write to stdout: Bad file descriptor\n"),
         ("targets 1 --sandbox 2>&-", 3, ""),
-        (f"{TARGETS} <&- >&- 2>&-", 1, ""),
         (f"{TARGETS} >/dev/full", 1, "error: cannot write to stdout: No space left on device\n"),
         ("--help >/dev/full", 1, "error: cannot write to stdout: No space left on device\n"),
-        ("--version >&-", 1, "error: cannot write to stdout: Bad file descriptor\n"),
-        ("targets 1 --sandbox 2>/dev/full", 3, ""),
         (f"{TARGETS} >/dev/full 2>/dev/full", 1, ""),
-        ("events 564332013 1986 --sandbox --page-size 1 | true", 141, ""),
         ("--help | true", 1, ""),
     ],
 )
@@ -70,14 +69,13 @@ def test_a_sweep_is_done_whatever_becomes_of_the_streams(tmp_path: Path, streams
     assert ran.stderr.startswith(words.format(out=tmp_path / "out"))
     assert ran.stderr.count("\n") == bool(words)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (summary["users"], summary["finished"]) == (204, True)
+    assert (summary["users"], summary["finished"]) == (1, True)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {"LANG": "C", "LC_ALL": "C"},
-        {"PYTHONIOENCODING": "latin-1"},
         {"PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ],
     ids=str,
@@ -109,18 +107,19 @@ def test_a_pipe_that_another_program_made_non_blocking(tmp_path: Path):
         assert process.wait(20) == 0
 
 
-def test_arguments_that_are_no_utf_8_are_shown_escaped(tmp_path: Path):
-    ran = shell(r"targets $'1\xff\x1b[31m' --sandbox", tmp_path)
-    assert ran.returncode == 2
-    assert "\\udcff" in ran.stderr
-    assert "\x1b" not in ran.stderr
+def test_arguments_that_are_no_utf_8_are_shown_escaped(cli: Cli):
+    ran = cli("targets", "1\udcff\x1b[31m", "--sandbox")
+    assert ran.status == 2
+    assert "\\udcff" in ran.err
+    assert "\x1b" not in ran.err
 
 
 @pytest.mark.parametrize(
-    "line", ["sweep --sandbox --out ''", "report ''", "sweep '' --sandbox --out {out}"]
+    "tokens",
+    [("sweep", "--sandbox", "--out", ""), ("report", ""), ("sweep", "", "--sandbox", "--out", "o")],
 )
-def test_an_empty_path_is_no_path(tmp_path: Path, line: str):
-    ran = shell(line, tmp_path)
-    assert ran.returncode == 2
-    assert "a path is empty: name a file or a directory" in ran.stderr
-    assert ran.stderr.count("\n") == 1
+def test_an_empty_path_is_no_path(cli: Cli, tokens: tuple[str, ...]):
+    ran = cli(*tokens)
+    assert ran.status == 2
+    assert "a path is empty: name a file or a directory" in ran.err
+    assert ran.err.count("\n") == 1

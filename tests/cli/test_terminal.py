@@ -47,11 +47,13 @@ def test_what_a_terminal_shows(columns: int):
 @pytest.mark.parametrize(("columns", "term"), [(80, "xterm"), (20, "dumb")])
 def test_a_sweeps_summary(tmp_path: Path, columns: int, term: str):
     out = tmp_path / "out"
-    status, text = captured("sweep", "--sandbox", "--out", out, columns=columns, TERM=term)
+    (tmp_path / "users.txt").write_text("564332013\n387544807\n")
+    tokens = ("sweep", tmp_path / "users.txt", "--sandbox", "--out", out)
+    status, text = captured(*tokens, columns=columns, TERM=term)
     assert status == 0
     shown = text.rpartition("Swept\n\n")[2]
     assert "users" in shown
-    assert "19706891.558\n" in shown
+    assert "15002.460\n" in shown
     assert f"{out}\n" in shown
     assert ("\x1b[K" in text) == (term == "xterm")
 
