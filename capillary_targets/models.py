@@ -233,7 +233,7 @@ class AudienceFilter(Model):
     last_updated_on: datetime | None = None
 
 
-@frozen(repr=False)
+@frozen(repr=False, slots=False)  # copied by its dict: see `Structurer.targets`
 class Target(Model):
     """A target (rule) that a user is enrolled in. Its `id` is what events ask for as rule id.
 

@@ -8,12 +8,10 @@ import select
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Final, Unpack
 from urllib.request import getproxies, proxy_bypass
-from weakref import WeakSet
 
 import aiohttp
-from aiohttp.http_parser import RawResponseMessage
 from attrs import define, evolve, field
 from yarl import URL
 
@@ -29,15 +27,20 @@ from .structuring import Structurer, structurer
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
-__all__ = ["Counts", "Session", "__version__", "open_session"]
+__all__ = ["Counts", "Session", "__version__", "connection_reused", "open_session"]
 
 __version__ = "0.2.0.dev0"
 _log = logging.getLogger("capillary_targets")
 
 _DRIFT_IN_SWEEPS: Final = 1000
 _HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
+
+connection_reused: ContextVar[bool] = ContextVar("capillary_targets_reused", default=False)
+"""Whether the request of the running task went out on a connection that had been used before."""
 
 
 @define
@@ -59,6 +62,49 @@ class Counts:
         self.retries += 1
         if self._parent is not None:
             self._parent.retried()
+
+
+@define(eq=False, repr=False)
+class AttemptTimer:
+    """Ends attempts that take too long, by one timer of the loop for all of them.
+
+    One for each (`asyncio.timeout`) costs a tenth of what a request does.
+    """
+
+    _loop: asyncio.AbstractEventLoop
+    _ends: dict[asyncio.Timeout, float] = field(init=False, factory=dict)
+    _handle: asyncio.TimerHandle | None = field(init=False, default=None)
+
+    def start(self, seconds: float) -> asyncio.Timeout:
+        """A context manager, to be entered at once, that raises `TimeoutError` after so long."""
+        timeout, ends = asyncio.timeout(None), self._loop.time() + seconds
+        self._ends[timeout] = ends
+        if self._handle is None or ends < self._handle.when():
+            self._arm()
+        return timeout
+
+    def stop(self, timeout: asyncio.Timeout) -> None:
+        """The attempt is over."""
+        self._ends.pop(timeout, None)
+
+    def _arm(self) -> None:
+        """Wake up when the first of the attempts in flight is due."""
+        self.close()
+        if self._ends:
+            self._handle = self._loop.call_at(min(self._ends.values()), self._expire)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        for timeout in [timeout for timeout, ends in self._ends.items() if ends <= now]:
+            self.stop(timeout)
+            timeout.reschedule(now)
+        self._arm()
+
+    def close(self) -> None:
+        """Cancel the timer."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
 
 
 @define(eq=False, repr=False)
@@ -89,6 +135,7 @@ class Session:
     quota: RetryQuota = field(repr=False)
     hooks: Hooks = field(repr=False)
     state: _State = field(repr=False)
+    timer: AttemptTimer = field(repr=False)
     counts: Counts = field(factory=Counts)
     wait_for_limits: bool = False
     """Whether waiting for the limiter is no part of a call's deadline, and goes behind others."""
@@ -102,7 +149,7 @@ class Session:
             watch = _watch(self.hooks, _DRIFT_IN_SWEEPS)
         return evolve(self, wait_for_limits=wait_for_limits, counts=counts, watch=watch)
 
-    def answered(self, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def observe(self, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Show an answer to the drift watch and to the caller's observers."""
         if self.watch is not None:
             self.watch(path, status, headers, body)
@@ -179,6 +226,8 @@ async def open_session(
             retry_after_max=settings.retry.retry_after_max,
         )
         stack.push_async_callback(limiter.aclose)
+        timer = AttemptTimer(asyncio.get_running_loop())
+        stack.callback(timer.close)
         if session is None:
             http = await stack.enter_async_context(_open_http(settings))
         else:
@@ -194,6 +243,7 @@ async def open_session(
             quota=RetryQuota(settings.retry.quota),
             hooks=hooks,
             state=_State(asyncio.get_running_loop(), dialect=settings.dialect),
+            timer=timer,
             watch=_watch(hooks, settings.drift) if settings.drift else None,
         )
         url, state = opened.prefix, limiter.state
@@ -210,15 +260,17 @@ def _watch(hooks: Hooks, every: int) -> DriftWatch:
 
 
 def _open_http(settings: Settings) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
+    http = aiohttp.ClientSession(
         connector=_Connector(limit=0),  # the limiter bounds what is in flight
         cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
         headers={"User-Agent": f"capillary-targets/{__version__}", **_HEADERS},
-        middlewares=(_resend,),
         # Looked up once: aiohttp's own trust_env asks two threads at each request, and lets a
         # .netrc override our credentials.
         proxy=_proxy_from_env(settings.base_url) if settings.trust_env else None,
     )
+    # The transport sends again itself, within the limits.
+    http._retry_connection = False  # noqa: SLF001 - no public way
+    return http
 
 
 def _proxy_from_env(url: URL) -> URL | None:
@@ -238,41 +290,28 @@ def _proxy_from_env(url: URL) -> URL | None:
     return proxy
 
 
-_reused: ContextVar[bool] = ContextVar("capillary_targets_reused", default=False)
-"""Whether the request of the running task went out on a connection that had been used before."""
-
-
 class _Connector(aiohttp.TCPConnector):
     """Drops pooled connections on which something arrived while they were idle, or that ended.
 
     An unasked-for answer, or the rest of one, would be taken for the next request's.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._used: WeakSet[ResponseHandler] = WeakSet()
-
-    async def connect(self, *args: Any, **options: Any) -> Connection:
-        """A new connection, or a pooled one on which nothing is waiting to be read."""
-        _reused.set(False)
-        while True:
-            connection = await super().connect(*args, **options)
-            protocol = connection.protocol
-            if protocol is None:
-                return connection
-            if protocol not in self._used:
-                self._used.add(protocol)
-                return connection
-            if not _has_received(protocol):
-                _reused.set(True)
-                return connection
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        """A pooled connection on which nothing is waiting to be read, if there is one."""
+        while (connection := await super()._get(key, traces)) is not None:
+            if not _has_received(connection.protocol):
+                connection_reused.set(True)
+                break
             connection.close()
+        return connection
 
 
-def _has_received(protocol: ResponseHandler) -> bool:
+def _has_received(protocol: ResponseHandler | None) -> bool:
     """Whether anything came on an idle connection: a message, part of one, or its end."""
+    if protocol is None or protocol.should_close:
+        return True
     parser, transport = protocol._parser, protocol.transport  # noqa: SLF001 - no public way
-    if protocol.should_close or parser is None or transport is None:
+    if parser is None or transport is None:
         return True
     try:
         if parser.feed_eof() is not None:
@@ -282,26 +321,3 @@ def _has_received(protocol: ResponseHandler) -> bool:
     unread = select.poll()  # for what the loop has not read yet
     unread.register(transport.get_extra_info("socket"), select.POLLIN)
     return bool(unread.poll(0))
-
-
-class ConnectionDropped(aiohttp.ClientError):
-    """The connection broke after the request was sent."""
-
-
-async def _resend(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Send again at once what met a pooled connection that the server had closed meanwhile.
-
-    Such a request was never read, so it is no attempt and costs nothing. Any other break is raised
-    under a name that aiohttp does not know: it would send again by itself, outside of the limits.
-    """
-    while True:
-        try:
-            return await handler(request)
-        except aiohttp.ClientConnectorError:
-            raise
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-            begun = isinstance(getattr(error, "message", None), RawResponseMessage)
-            if begun or not _reused.get():
-                raise ConnectionDropped(str(error)) from error

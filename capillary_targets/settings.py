@@ -182,6 +182,11 @@ class Settings:
     observers: tuple[Observer, ...] = field(default=(), converter=_observers)
     """Called with each whole answer: path and query, status, headers, body. Personal data."""
 
+    @property
+    def attempt_timeout(self) -> float:
+        """Seconds after which one attempt is cut off."""
+        return self.retry.attempt_timeout or self.timeout / 2
+
     def __attrs_post_init__(self) -> None:
         url = self.base_url
         if url.scheme == "http" and not self.allow_insecure and not _is_loopback(url.host or ""):

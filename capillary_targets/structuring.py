@@ -376,11 +376,11 @@ class Structurer:
             return _read_target.__wrapped__(row, self)
         known = _read_target(row, self)
         # All else in a target is immutable, so users may share it. `attrs.evolve` takes 20 µs.
-        target = Target(*_TARGET_VALUES(known))
-        own = deepcopy(known.extra) if known.extra else {}
-        periods = dict(known.target_period_default_values_map)
-        object.__setattr__(target, "extra", own)
-        object.__setattr__(target, "target_period_default_values_map", periods)
+        target = object.__new__(Target)
+        values = target.__dict__
+        values.update(known.__dict__)
+        values["extra"] = deepcopy(known.extra) if known.extra else {}
+        values["target_period_default_values_map"] = {**known.target_period_default_values_map}
         return target
 
 
@@ -429,7 +429,6 @@ _PLAIN: Final = msgspec.json.Decoder(float_hook=Decimal)
 _set: Final[Callable[[Any, str, Any], None]] = msgspec.structs.force_setattr
 
 
-_TARGET_VALUES: Final = attrgetter(*(field.name for field in attrs.fields(Target)))
 _EVENT_KEYS: Final = frozenset(wire_name(field.name) for field in attrs.fields(TargetEvent))
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import aiohttp
 import msgspec
+from aiohttp.http_parser import RawResponseMessage
 from attrs import define, evolve, field, frozen
 from yarl import URL
 
@@ -32,7 +33,7 @@ from .errors import (
 from .hooks import FailureDetails, RequestDetails, RetryDetails, current_scope
 from .limiter import Deadline, Outcome, Permit, outcome_of
 from .retry import waiting_disabled
-from .session import Session
+from .session import Session, connection_reused
 from .structuring import Structurer
 from .wire import Answer, NullData, read_token
 
@@ -167,44 +168,28 @@ async def _authorise(request: _Request) -> SecretHeaders:
 
 async def _send(request: _Request, headers: Mapping[str, str], read: Read[T]) -> T:
     """Acquire a permit, send once, read the answer, release the permit."""
-    session, deadline, settings = request.session, request.deadline, request.session.settings
+    session = request.session
     permit: Permit | None = None
-    timeout: asyncio.Timeout | None = None
     answer: Answer | None = None
     failure: CapillaryError | None = None
     ended: float | None = None
     outcome: Outcome = "cancelled"
     try:
-        permit = await session.limiter.acquire(deadline)
+        permit = await session.limiter.acquire(request.deadline)
         if session.state.closed:  # while it waited
             session.ensure_open()
         session.counts.requested()
-        seconds = min(deadline.left(), settings.retry.attempt_timeout or settings.timeout / 2)
-        # Not aiohttp's own timers, which a connection with an answer from before can escape.
-        async with (
-            asyncio.timeout(seconds) as timeout,
-            session.http.request(
-                request.method,
-                URL(session.prefix + request.path, encoded=True),
-                data=request.body,
-                allow_redirects=False,
-                raise_for_status=False,
-                timeout=_NO_LIMIT,
-                **_credentials(session, headers),
-            ) as response,
-        ):
-            body = await _read_body(response, settings.max_body)
-            answer = Answer(response.status, body, response.headers)
+        answer = await _exchange(request, headers)
         ended = time.monotonic()
         if request.method == "GET":  # nobody is shown a token
-            session.answered(request.path, answer.status, answer.headers, body)
+            session.observe(request.path, answer.status, answer.headers, answer.body)
         result = read(answer, session.structurer)
         outcome = "ok"
     except CapillaryError as error:
         failure = error
     except Exception as error:  # noqa: BLE001 - nothing foreign escapes
         if answer is None:
-            failure = _foreign(request, error, permit, timeout)
+            failure = _foreign(request, error, permit)
         else:
             failure = BadResponse(f"the answer cannot be read: {type(error).__name__}")
     finally:
@@ -234,6 +219,56 @@ async def _send(request: _Request, headers: Mapping[str, str], read: Read[T]) ->
     return result
 
 
+async def _exchange(request: _Request, headers: Mapping[str, str]) -> Answer:
+    """Send, and read the whole body, after decompression.
+
+    What met a pooled connection that the server had closed meanwhile was never read: sent again at
+    once, it is no attempt and costs nothing.
+
+    Raises:
+        BadResponse: the body is longer than `max_body` bytes.
+
+    """
+    session, settings = request.session, request.session.settings
+    url, room = URL(session.prefix + request.path, encoded=True), settings.max_body
+    response: aiohttp.ClientResponse | None = None
+    chunks: list[bytes] = []
+    # Not aiohttp's own timers, which a connection with an answer from before can escape.
+    timeout = session.timer.start(min(request.deadline.left(), settings.attempt_timeout))
+    try:
+        async with timeout:
+            while response is None:
+                connection_reused.set(False)
+                try:
+                    # Awaited, not entered: a body read to its end releases the connection.
+                    response = await session.http.request(
+                        request.method,
+                        url,
+                        data=request.body,
+                        allow_redirects=False,
+                        raise_for_status=False,
+                        timeout=_NO_LIMIT,
+                        **_credentials(session, headers),
+                    )
+                except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+                    begun = isinstance(getattr(error, "message", None), RawResponseMessage)
+                    if begun or not connection_reused.get():
+                        raise
+            while room >= 0 and not (chunks and response.content.at_eof()):
+                chunks.append(await response.content.readany())
+                room -= len(chunks[-1])
+    finally:
+        session.timer.stop(timeout)
+        if response is not None and not response.content.at_eof():
+            response.close()
+    if room < 0:
+        raise BadResponse(
+            f"the body is larger than the limit of {settings.max_body} bytes",
+            status=response.status,
+        )
+    return Answer(response.status, b"".join(chunks), response.headers)
+
+
 def _credentials(session: Session, headers: Mapping[str, str]) -> dict[str, Any]:
     """The arguments that make aiohttp send these headers, and no credentials of its own."""
     if not session.override_auth:
@@ -249,22 +284,6 @@ def _credentials(session: Session, headers: Mapping[str, str]) -> dict[str, Any]
 
     given = session.http._middlewares  # noqa: SLF001 - those of a request replace the session's
     return {"headers": session.headers, "middlewares": (*given, override)}
-
-
-async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body after decompression. Raises `BadResponse` if it is longer than `limit` bytes."""
-    content = response.content
-    chunks, size = [], 0
-    while size <= limit:
-        chunks.append(await content.readany())
-        size += len(chunks[-1])
-        if content.at_eof():
-            break
-    if size > limit:
-        raise BadResponse(
-            f"the body is larger than the limit of {limit} bytes", status=response.status
-        )
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _token_rejected(
@@ -323,9 +342,7 @@ def _plan_retry(
     return wait, spent
 
 
-def _foreign(
-    request: _Request, error: Exception, permit: Permit | None, timeout: asyncio.Timeout | None
-) -> CapillaryError:
+def _foreign(request: _Request, error: Exception, permit: Permit | None) -> CapillaryError:
     """What was raised before there was an answer, as one of our errors."""
     said = getattr(error, "message", "") or str(error)
     name = type(error).__name__
@@ -334,13 +351,13 @@ def _foreign(
         request.session.ensure_open()
     except CapillaryError as closed:
         return closed
-    if permit is None and not isinstance(error, TimeoutError):
+    timed_out = isinstance(error, TimeoutError) and error.errno is None  # by a timer, not TCP's
+    if permit is None and not timed_out:
         failed = BudgetUnavailable(f"the rate budget failed: {name}: {said}")
     elif request.deadline.left() <= 0:
         return _deadline_exceeded(request)
-    elif timeout is None or timeout.expired():
-        settings = request.session.settings
-        seconds = settings.retry.attempt_timeout or settings.timeout / 2
+    elif timed_out:
+        seconds = request.session.settings.attempt_timeout
         return RequestTimeout(f"no whole answer within {seconds:g} s")
     elif isinstance(error, RuntimeError):
         failed = UsageError(f"the aiohttp session cannot be used here: {said}")
