@@ -22,3 +22,11 @@ def test_import_loads_what_a_first_request_needs_and_no_more() -> None:
     assert not modules & {"fractions", "importlib.metadata", "sqlite3", "statistics"}
     rooms = {name.split(".")[1] for name in modules if name.startswith("capillary_targets.")}
     assert not rooms & {"cli", "converting", "otel", "ray", "sandbox", "sweep", "testing"}
+
+
+def test_a_command_loads_its_own_modules_and_no_others() -> None:
+    script = "import sys; from capillary_targets.cli import main; main(['targets']);"
+    script += "print(*(name for name in sys.modules if name.startswith('capillary_targets.')))"
+    rooms = set(subprocess.check_output([sys.executable, "-c", script], text=True).split())
+    assert "capillary_targets.cli.queries" in rooms
+    assert not rooms & {f"capillary_targets.{one}" for one in ("cli.sweep", "sandbox", "sweep")}

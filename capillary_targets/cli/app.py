@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from types import FrameType
 from typing import Annotated, Any, Final
 
@@ -20,13 +21,8 @@ from cyclopts import App, CycloptsError, Parameter
 from capillary_targets.cassette import Recorder
 from capillary_targets.errors import ApiError, CapillaryError, UsageError
 from capillary_targets.session import __version__
-from capillary_targets.sweep import SweepRefused, SweepStopped
 
 from . import connection, output
-from .doctor import doctor
-from .queries import events, explain, targets, user
-from .sandbox import sandbox
-from .sweep import report, sweep
 
 __all__ = ["main", "relaxed_gc"]
 
@@ -34,7 +30,17 @@ _OK, _FAILED, _USAGE, _REFUSED, _PIPE_CLOSED = 0, 1, 2, 3, 141
 _LEAST_FILES: Final = 24
 """Open files that a command needs: streams, the event loop, a connection, a file or two."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_COMMANDS: Final = (user, targets, events, explain, sweep, report, doctor, sandbox)
+_MODULES: Final = {
+    "user": "queries",
+    "targets": "queries",
+    "events": "queries",
+    "explain": "queries",
+    "sweep": "sweep",
+    "report": "sweep",
+    "doctor": "doctor",
+    "sandbox": "sandbox",
+}
+"""The commands, and the module of this package that each is in."""
 
 _HELP = """Ask the Capillary targets API which targets users are in, and which events counted.
 
@@ -54,15 +60,18 @@ a setting, a flag or a file is wrong.
 """
 
 
-def _app() -> App:
+def _app(tokens: Sequence[str] = ()) -> App:
+    """The application. Of commands only the one that is named is loaded: half of the start."""
     app = App(
         name="capillary-targets",
         help=_HELP,
         version=f"capillary-targets {__version__}",
         default_parameter=Parameter(negative="", show_default=lambda given: given or None),
     )
-    for command in _COMMANDS:
-        app.command(command)
+    named = bool(tokens) and tokens[0] in _MODULES
+    for name, module in _MODULES.items():
+        path = f"capillary_targets.cli.{module}:{name}"
+        app.command(path if named else resolve_name(path))
     app.command(_record, name="record")
     app.register_install_completion_command(help="Make your shell complete this command.")
     return app
@@ -94,20 +103,20 @@ async def _record(*command: Annotated[str, Parameter(allow_leading_hyphen=True)]
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command line (by default the process's own) and return its exit status."""
     output.open_streams()
-    given = sys.argv[1:] if tokens is None else tokens
+    tokens = sys.argv[1:] if tokens is None else tokens
     log, warnings = logging.getLogger("capillary_targets"), _Warnings(logging.WARNING)
-    if not {"--quiet", "-q"} & set(given):
+    if not {"--quiet", "-q"} & set(tokens):
         log.addHandler(warnings)
     try:
         return _run(tokens)
-    except (UsageError, SweepRefused) as error:
+    except UsageError as error:
         output.fail(str(error))
         return _USAGE
     except output.OutputLost as error:
         if isinstance(error.error, BrokenPipeError):  # its reader has seen enough: `| head`
             return _PIPE_CLOSED
         output.fail(str(error))
-    except (CapillaryError, SweepStopped) as error:
+    except CapillaryError as error:
         output.fail(str(error))
         for_good = isinstance(error, ApiError) and error.scope == "request" and not error.retryable
         return _REFUSED if for_good else _FAILED
@@ -128,7 +137,7 @@ class _Warnings(logging.Handler):
         output.warn(record.getMessage())
 
 
-def _run(tokens: Sequence[str] | None) -> int:
+def _run(tokens: Sequence[str]) -> int:
     command, bound, _ = _parsed(tokens)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= limit < _LEAST_FILES:
@@ -140,14 +149,14 @@ def _run(tokens: Sequence[str] | None) -> int:
     return _OK if result is None else run_until_done(result)  # None: help or the like was printed
 
 
-def _parsed(tokens: Sequence[str] | None) -> Any:
+def _parsed(tokens: Sequence[str]) -> Any:
     """The command that a command line names, and its arguments. Raises `UsageError`."""
     try:
-        return _app().parse_args(tokens, exit_on_error=False, print_error=False)
+        return _app(tokens).parse_args(tokens, exit_on_error=False, print_error=False)
     except (CycloptsError, ValueError) as error:
         chain = getattr(error, "command_chain", None) or ()
         hint = " ".join(("capillary-targets", *chain, "--help"))
-        what = " ".join(str(error).split()).rstrip(".")
+        what = " ".join(str(error).split()).rstrip("., ")
         raise UsageError(f"{what}. See `{hint}`") from None
 
 

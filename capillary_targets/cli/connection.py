@@ -19,7 +19,6 @@ from capillary_targets.environment import from_env
 from capillary_targets.errors import UsageError
 from capillary_targets.hooks import Details, RequestDetails, RetryDetails, WaitDetails
 from capillary_targets.limits import AdaptiveConcurrency, RateLimit
-from capillary_targets.sandbox import Sandbox
 from capillary_targets.settings import Observer
 
 from . import output
@@ -61,6 +60,8 @@ class Connection:
     async def server(self) -> AsyncIterator[tuple[str, Auth]]:
         """Whom to ask, and as whom: an address and credentials. Raises `UsageError`."""
         if self.sandbox:
+            from capillary_targets.sandbox import Sandbox  # noqa: PLC0415 - a tenth of the start
+
             sandbox = Sandbox()
             async with sandbox as url:
                 yield url, BasicAuth(*sandbox.credentials)
