@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import UTC, datetime
-from functools import wraps
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+from functools import partial, wraps
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeAlias, TypeVar
 
 from attrs import define, evolve, field, frozen
 
@@ -32,6 +33,7 @@ __all__ = ["Cached", "CachedClient"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_Key: TypeAlias = tuple[Any, ...]
 
 
 @frozen
@@ -71,13 +73,15 @@ def _cached(
     call: Callable[Concatenate[Session, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[CachedClient, P], Coroutine[Any, Any, Cached[T]]]:
     """An endpoint coroutine as a method whose answer comes from the cache."""
+    signature = inspect.signature(call)
 
     @wraps(call)
     async def method(self: CachedClient, /, *args: P.args, **options: P.kwargs) -> Cached[T]:
-        first: Any = tuple(map(_hashable, args))
-        named: Any = {name: _hashable(value) for name, value in options.items()}
-        key = (call.__name__, first, tuple(sorted(named.items())))
-        found: Cached[T] = await self._get(key, lambda: call(self.session, *first, **named))
+        bound = signature.bind(self.session, *args, **options)
+        bound.apply_defaults()  # one key, however the arguments are given
+        session, *asked = ((name, _hashable(value)) for name, value in bound.arguments.items())
+        ask: Callable[[], Awaitable[Any]] = partial(call, **dict([session, *asked]))
+        found: Cached[T] = await self._get((call.__name__, *asked), ask)
         # A list may be changed by its caller; all in it is immutable.
         return evolve(found, value=copy.copy(found.value))
 
@@ -123,8 +127,8 @@ class CachedClient:
         self._ttl = ttl
         self._clock = clock
         size = whole_number("max_size", max_size)
-        self._entries: TTLCache[Hashable, _Entry] = TTLCache(size, ttl + stale_if_error, clock)
-        self._flights: dict[Hashable, _Flight] = {}
+        self._entries: TTLCache[_Key, _Entry] = TTLCache(size, ttl + stale_if_error, clock)
+        self._flights: dict[_Key, _Flight] = {}
 
     active_targets: Final = _cached(endpoints.active_targets)
     find_customer: Final = _cached(lookups.find_customer)
@@ -132,10 +136,19 @@ class CachedClient:
     target_periods: Final = _cached(lookups.target_periods)
     progress: Final = _cached(progress)
 
+    def expire(self, user_id: int) -> None:
+        """Ask anew for what is kept of a member who has changed; it stays for an outage."""
+        changed = ("user_id", user_id)
+        for key in [key for key in self._flights if changed in key]:
+            del self._flights[key]  # asked before the change
+        for key, entry in self._entries.items():
+            if changed in key:
+                entry.until = self._clock()
+
     def __len__(self) -> int:
         return len(self._entries)
 
-    async def _get(self, key: Hashable, call: Callable[[], Awaitable[Any]]) -> Cached[Any]:
+    async def _get(self, key: _Key, call: Callable[[], Awaitable[Any]]) -> Cached[Any]:
         self.session.ensure_open()
         entry = self._entries.get(key)
         if entry is not None and self._clock() < entry.until:
@@ -159,18 +172,22 @@ class CachedClient:
             raise copy.copy(error)  # each caller adds its own traceback
         return flight.task.result()
 
-    async def _fetch(self, key: Hashable, call: Callable[[], Awaitable[Any]]) -> Cached[Any]:
+    async def _fetch(self, key: _Key, call: Callable[[], Awaitable[Any]]) -> Cached[Any]:
+        entry = None
         try:
             answer = Cached(await call(), datetime.now(UTC))
         except CapillaryError as error:
             entry = self._entries.get(key)
             if entry is None or not _is_outage(error):
                 raise
-            # Not stored anew, which would make it as young as its failure.
-            entry.answer = evolve(entry.answer, error=error)
-            entry.until = self._clock() + self._ttl
-            return entry.answer
-        self._entries[key] = _Entry(answer, self._clock() + self._ttl)
+            answer = evolve(entry.answer, error=error)
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is asyncio.current_task():  # not expired meanwhile
+            until = self._clock() + self._ttl
+            if entry is None:
+                self._entries[key] = _Entry(answer, until)
+            else:  # in place: stored anew, it would be as young as its failure
+                entry.answer, entry.until = answer, until
         return answer
 
 

@@ -206,6 +206,41 @@ async def test_a_cancelled_caller_leaves_the_request_to_the_others(
     assert sandbox.counts["targetGroups"] == 2
 
 
+async def test_what_is_kept_of_a_changed_member_expires(
+    sandbox: Sandbox, cached: CachedClient, user: int
+) -> None:
+    await cached.progress(user)
+    await cached.progress(user_id=user, all_periods=False)  # the same, however it is asked
+    await cached.active_targets(user)
+    await cached.progress(user + 1)
+    cached.expire(user)
+    sandbox.faults.add(Fault.http(503), times=None)
+    with no_waiting():
+        assert (await cached.progress(user)).stale  # an outage still finds it
+    sandbox.faults.clear()
+    cached.expire(user)
+    assert not (await cached.progress(user)).stale
+    await cached.active_targets(user)
+    asked = dict(sandbox.counts)
+    await cached.progress(user + 1)  # another member's stays
+    assert sandbox.counts == asked
+    assert asked["enrolledTargets"] == 2
+
+
+async def test_an_answer_asked_for_before_the_change_is_not_kept(
+    sandbox: Sandbox, cached: CachedClient, user: int
+) -> None:
+    sandbox.faults.add(Fault.stall(), times=1)
+    (before,) = callers(cached, user, 1)
+    await turns_until(lambda: sandbox.in_flight == 1)
+    cached.expire(user)
+    after = await cached.progress(user)
+    sandbox.faults.release()
+    assert (await before).fetched_at > after.fetched_at
+    assert (await cached.progress(user)).fetched_at == after.fetched_at
+    assert sandbox.counts == {"targetGroups": 2}
+
+
 async def test_it_is_bounded(sandbox: Sandbox, client: TargetsClient) -> None:
     cached = client.cached(ttl=30, max_size=3)
     users = sandbox.world.user_ids()[:4]

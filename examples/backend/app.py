@@ -1,39 +1,39 @@
-"""A web backend with one client for the whole process: FastAPI.
+"""A web backend with one client for the whole process: FastAPI. README.md says how to start it."""
 
-    CAPILLARY_BASE_URL=eu CAPILLARY_USERNAME=till.id CAPILLARY_PASSWORD=... \
-        uvicorn --timeout-graceful-shutdown 3 examples.backend.app:app
-
-Then open /members/USER_ID. The vendor's notifications go to /capillary, with WEBHOOK_SECRET as the
-header X-Webhook-Secret. An open page is a request that does not end: hence the limit of shutdown.
-"""
-
-import os
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import msgspec
 from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
-from capillary_targets import BasicAuth, CapillaryError, Target, TargetsClient
+from capillary_targets import CapillaryError, TargetEvent, TargetsClient, UsageError, from_env
+from capillary_targets.cached import CachedClient
+from capillary_targets.models import JSON
 
 from . import live
-from .errors import described, status_of
+from .errors import Problem, problem
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    auth = BasicAuth(os.environ["CAPILLARY_USERNAME"], os.environ["CAPILLARY_PASSWORD"])
-    async with TargetsClient(os.environ["CAPILLARY_BASE_URL"], auth, timeout=10) as client:
+    async with TargetsClient(**from_env(), timeout=10) as client:
         app.state.client = client
-        app.state.handler = live.notification_handler(client)
+        app.state.members = client.cached(ttl=30, stale_if_error=3600)
+        app.state.handler = live.notification_handler(client, app.state.members)
         yield
 
 
-app = FastAPI(lifespan=lifespan)
+errors: dict[int | str, dict[str, Any]] = {"default": {"model": Problem}}
+app = FastAPI(title="Loyalty targets", lifespan=lifespan, responses=errors)
 app.include_router(live.router)
 
 
@@ -42,58 +42,116 @@ def the_client(request: Request) -> TargetsClient:
     return client
 
 
+def the_members(request: Request) -> CachedClient:
+    members: CachedClient = request.app.state.members
+    return members
+
+
 Client = Annotated[TargetsClient, Depends(the_client)]
+Members = Annotated[CachedClient, Depends(the_members)]
+
+Amount = Annotated[Decimal, WithJsonSchema({"type": "number"})]
 
 
-@app.get("/users/{user_id}/progress")
-async def progress(user_id: int, client: Client) -> list[dict[str, object]]:
-    """The service's own figures for each target. Amounts are text, because JSON has no decimals."""
-    groups = await client.target_groups(user_id)
-    return [
-        {
-            "id": target.target_rule_id,
-            "name": target.target_name,
-            "achieved": amount(target.target_achieved_value),
-            "target": amount(target.target_value),
-        }
-        for target in groups.targets()
-    ]
+class Exact(Response):
+    """JSON whose amounts are numbers with the digits that the service sent, never floats."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return JSON.encode(content)
 
 
-def amount(value: Decimal | None) -> str | None:
-    return None if value is None else str(value)
+class Progress(BaseModel):
+    """How far a member is with one target, by the service's own figure."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    target_rule_id: int
+    target_name: str | None
+    target_type: str | None
+    period: str | None
+    period_start: date | None
+    period_end: date | None
+    target_value: Amount | None
+    achieved_value: Amount | None
+    remaining: Amount | None
+    is_achieved: bool | None
+
+
+class MemberProgress(BaseModel):
+    """A member's targets. `stale`: the service fails, and this is what was last known."""
+
+    user_id: int
+    targets: list[Progress]
+    fetched_at: datetime
+    stale: bool
+
+
+@app.get("/users/{user_id}/progress", response_model=MemberProgress)
+async def progress(user_id: int, members: Members) -> Response:
+    """Each target of a member in its running period."""
+    found = await members.progress(user_id)
+    targets = [Progress.model_validate(target) for target in found.value]
+    answer = MemberProgress(
+        user_id=user_id, targets=targets, fetched_at=found.fetched_at, stale=found.stale
+    )
+    return Exact(answer.model_dump())
+
+
+async def walk(user_id: int, client: TargetsClient) -> AsyncGenerator[TargetEvent, None]:
+    for target in await client.active_targets(user_id):
+        async with aclosing(aiter(client.events(user_id, target.id))) as events:
+            async for event in events:
+                yield event
+
+
+async def walked(user_id: int, client: Client) -> AsyncIterator[AsyncIterator[TargetEvent]]:
+    """A member's events. The walk ends with the response, also when the browser goes away."""
+    async with aclosing(walk(user_id, client)) as events:
+        yield events
+
+
+Events = Annotated[AsyncIterator[TargetEvent], Depends(walked)]
 
 
 @app.get("/users/{user_id}/events")
-async def events(user_id: int, client: Client) -> Response:
-    """Every event as it arrives, as server-sent events; `end` is the last one."""
-    targets = await client.active_targets(user_id)  # an error here still gets its HTTP status
-    return StreamingResponse(stream(client, user_id, targets), media_type="text/event-stream")
+async def events(events: Events) -> Response:
+    """Every event of a member as it arrives, as server-sent events; `end` is the last one."""
+    first = await anext(events, None)  # an error of the first page still gets its HTTP status
+    return StreamingResponse(stream(first, events), media_type="text/event-stream")
 
 
 async def stream(
-    client: TargetsClient, user_id: int, targets: list[Target]
-) -> AsyncIterator[bytes]:
-    # When the browser disconnects, the server cancels this generator. `aclosing` then ends the walk
-    # at once and cancels the pages being fetched ahead.
+    first: TargetEvent | None, others: AsyncIterator[TargetEvent]
+) -> AsyncIterator[str]:
     try:
-        for target in targets:
-            async with aclosing(aiter(client.events(user_id, target.id))) as found:
-                async for event in found:
-                    yield f"data: {event.to_json()}\n\n".encode()
-        yield b"event: end\ndata: {}\n\n"
+        if first is not None:
+            yield f"data: {first.to_json()}\n\n"
+        async for event in others:
+            yield f"data: {event.to_json()}\n\n"
+        yield "event: end\ndata: {}\n\n"
     except CapillaryError as error:  # too late for an HTTP status
-        yield b"event: failed\ndata: " + msgspec.json.encode(described(error)) + b"\n\n"
+        log.warning("%s", error)
+        yield f"event: failed\ndata: {JSON.encode(problem(error)[0]).decode()}\n\n"
 
 
-@app.get("/members/{user_id}")
-async def page(user_id: int) -> Response:
-    del user_id  # the page reads it from its own address
+@app.get("/", include_in_schema=False)
+@app.get("/members/{member}", include_in_schema=False)
+async def page() -> Response:
+    """The page reads the member from its own address."""
     return FileResponse(Path(__file__).with_name("page.html"))
 
 
 @app.exception_handler(CapillaryError)
-async def failed(request: Request, error: Exception) -> Response:
-    del request
-    status, headers = status_of(error)
-    return JSONResponse(described(error), status, headers)
+async def failed(request: Request, error: CapillaryError) -> Response:
+    body, status, headers = problem(error)
+    if status >= 500:
+        log.warning("%s: %s", request.url.path, error)
+    return Exact(body, status, headers)
+
+
+@app.exception_handler(RequestValidationError)
+async def invalid(request: Request, error: RequestValidationError) -> Response:
+    wrong = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+    return await failed(request, UsageError(wrong))

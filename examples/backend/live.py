@@ -11,24 +11,27 @@ from fastapi import APIRouter, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from capillary_targets import TargetsClient
+from capillary_targets.cached import CachedClient
 from capillary_targets.notifications import Notification, NotificationHandler
 
 router = APIRouter()
 open_pages: dict[int, set[Event]] = {}  # by the member that they show
 
 
-def notification_handler(client: TargetsClient) -> NotificationHandler:
-    """Tells the open pages of a member once the announced event can be read."""
+def notification_handler(client: TargetsClient, members: CachedClient) -> NotificationHandler:
+    """Expires what is cached of a member, and tells the pages that show it."""
     secret = os.environ.get("WEBHOOK_SECRET")
     handler = NotificationHandler(secrets=[secret] if secret else [])
 
     @handler.on(Notification)
     async def tell(notification: Notification) -> None:
-        if notification.user_id not in open_pages:
+        user_id = notification.user_id
+        if user_id is None:
             return
-        if notification.rule_ids:
+        if user_id in open_pages and notification.rule_ids:
             await client.settle(notification, window=5)  # the push may come before its event
-        for page in open_pages.get(notification.user_id, ()):
+        members.expire(user_id)
+        for page in open_pages.get(user_id, ()):
             page.set()
 
     return handler

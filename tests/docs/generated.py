@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from capillary_targets import errors, settings, wire
+from examples.backend.errors import PROBLEMS
 
 __all__ = ["TABLES", "rendered"]
 
@@ -98,8 +99,20 @@ def options() -> str:
     return _table(*rows)
 
 
+def statuses() -> str:
+    """The example backend's HTTP statuses, each with its exceptions and its words."""
+    rows: dict[tuple[int, str], list[str]] = {}
+    for kind, said in PROBLEMS.items():
+        rows.setdefault(said, []).append(f"`{kind.__name__}`")
+    return _table(
+        ("status", "of", "title"),
+        *((str(status), ", ".join(kinds), title) for (status, title), kinds in rows.items()),
+    )
+
+
 TABLES: Final[dict[str, dict[str, Callable[[], str]]]] = {
     "docs/errors.md": {"codes": codes, "classes": classes},
+    "docs/how-to/backend.md": {"statuses": statuses},
     "docs/settings.md": {"options": options},
 }
 
