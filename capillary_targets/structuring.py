@@ -15,7 +15,7 @@ from copy import deepcopy
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
-from operator import attrgetter
+from itertools import product
 from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
@@ -339,20 +339,18 @@ class Structurer:
         if not answer.is_plain:
             return None
         events = answer.data or ()
-        for get in _AMOUNTS.values():
-            if not all(map(Decimal.is_finite, filter(None, map(get, events)))):
-                return None  # msgspec takes "NaN" for a number
-        for name, iso in _ISO_TWINS:
-            if any(map(iso, events)):
-                # The ISO twin has a zone: prefer it (API page on additional timezone fields).
-                for event in events:
-                    _set(event, name, iso(event) or getattr(event, name))
+        # By attribute, in comprehensions: any other way takes three times as long.
+        if [e for e in events if e.target_value is not None and not e.target_value.is_finite()]:
+            return None  # msgspec takes "NaN" for a number
+        dated = [e for e in events if e.event_date_iso or e.event_processed_date_iso]
+        for event, (name, twin) in product(dated, _ISO_TWINS.items()):
+            # The ISO twin has a zone: prefer it (API page on additional timezone fields).
+            _set(event, name, getattr(event, twin) or getattr(event, name))
         if self.timezone is not None:
-            for name, get in _TIMES.items():
-                for event in events:
-                    time = get(event)
-                    if time is not None and time.tzinfo is None:
-                        _set(event, name, time.replace(tzinfo=self.timezone))
+            for event, name in product(events, _TIMES):
+                time = getattr(event, name)
+                if time is not None and time.tzinfo is None:
+                    _set(event, name, time.replace(tzinfo=self.timezone))
         return answer
 
     def targets(self, body: bytes) -> list[Target] | None:
@@ -427,8 +425,6 @@ _OBJECTS: Final = msgspec.json.Decoder(JsonAnswer[list[dict[str, Any]]], float_h
 _ROWS: Final = msgspec.json.Decoder(JsonAnswer[list[msgspec.Raw]])
 _PLAIN: Final = msgspec.json.Decoder(float_hook=Decimal)
 _set: Final[Callable[[Any, str, Any], None]] = msgspec.structs.force_setattr
-
-
 _EVENT_KEYS: Final = frozenset(wire_name(field.name) for field in attrs.fields(TargetEvent))
 
 
@@ -455,15 +451,10 @@ def _decode_events(body: bytes) -> JsonAnswer[tuple[TargetEvent, ...]]:
     return cast("JsonAnswer[tuple[TargetEvent, ...]]", answer)
 
 
-def _getters(type_: type[object]) -> dict[str, Callable[[TargetEvent], Any]]:
-    """The fields of an event that are of a type, each with what reads it."""
-    hints = get_type_hints(TargetEvent)
-    return {name: attrgetter(name) for name, hint in hints.items() if hint == type_ | None}
-
-
-_AMOUNTS: Final = _getters(Decimal)
-_TIMES: Final = _getters(datetime)
-_ISO_TWINS: Final = [(name, _TIMES[f"{name}_iso"]) for name in _TIMES if f"{name}_iso" in _TIMES]
+_TIMES: Final = [
+    name for name, hint in get_type_hints(TargetEvent).items() if hint == datetime | None
+]
+_ISO_TWINS: Final = {name: f"{name}_iso" for name in _TIMES if f"{name}_iso" in _TIMES}
 
 
 def raw_rows(body: bytes) -> list[bytes]:

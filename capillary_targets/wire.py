@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -36,7 +35,6 @@ from .models import (
     Pagination,
     Target,
     TargetEvent,
-    wire_name,
 )
 from .retry import parse_retry_after
 from .structuring import STRUCTURE_ERRORS, Structurer, raw_rows
@@ -162,9 +160,10 @@ def read_events(
         warnings = warnings_of(document.get("warnings"), notes)
     if events and user_id is not None:
         _check_target(events, target_rule_id)
-        warnings += _others(events, "customer_id", user_id)
+        customers = [e.customer_id for e in events if e.customer_id != user_id]
+        warnings += _others("customerId", user_id, customers)
         if period_id is not None:
-            warnings += _others(events, "period_id", period_id)
+            warnings += _others("periodId", period_id, [e.period_id for e in events])
     return EventsPage(events, pagination, warnings, answer.request_id, answer.body)
 
 
@@ -189,13 +188,13 @@ def _check_target(events: tuple[TargetEvent, ...], target_rule_id: int | None) -
         )
 
 
-def _others(events: tuple[TargetEvent, ...], name: str, asked: int) -> tuple[ApiWarning, ...]:
+def _others(name: str, asked: int, found: Iterable[int | None]) -> tuple[ApiWarning, ...]:
     """A note of rows with another id than the one asked for: there may be a reason for them."""
-    others = set(map(attrgetter(name), events)) - {asked, None}
+    others = set(found) - {asked, None}
     if not others:
         return ()
     named = ", ".join(map(str, sorted(others)[:3]))
-    return (ApiWarning(None, f"rows with another {wire_name(name)} than {asked}: {named}"),)
+    return (ApiWarning(None, f"rows with another {name} than {asked}: {named}"),)
 
 
 def read_token(answer: Answer, structurer: Structurer) -> Token:
