@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import select
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -68,43 +69,49 @@ class Counts:
 class AttemptTimer:
     """Ends attempts that take too long, by one timer of the loop for all of them.
 
-    One for each (`asyncio.timeout`) costs a tenth of what a request does.
+    `asyncio.timeout` for each takes an eighth of what aiohttp needs for a whole request.
     """
 
     _loop: asyncio.AbstractEventLoop
-    _ends: dict[asyncio.Timeout, float] = field(init=False, factory=dict)
+    _attempts: dict[asyncio.Task[Any], tuple[float, int]] = field(init=False, factory=dict)
+    """When each is due (inf: it was cut off), and how often its task was cancelled before it."""
     _handle: asyncio.TimerHandle | None = field(init=False, default=None)
 
-    def start(self, seconds: float) -> asyncio.Timeout:
-        """A context manager, to be entered at once, that raises `TimeoutError` after so long."""
-        timeout, ends = asyncio.timeout(None), self._loop.time() + seconds
-        self._ends[timeout] = ends
-        if self._handle is None or ends < self._handle.when():
-            self._arm()
-        return timeout
+    def start(self, seconds: float) -> asyncio.Task[Any]:
+        """The attempt of the running task, which may take so long."""
+        task, due = asyncio.current_task(), self._loop.time() + seconds
+        if task is None:
+            raise RuntimeError("it is not used inside a task")
+        self._attempts[task] = due, task.cancelling()
+        if self._handle is None or due < self._handle.when():
+            self._wake_up_at(due)
+        return task
 
-    def stop(self, timeout: asyncio.Timeout) -> None:
-        """The attempt is over."""
-        self._ends.pop(timeout, None)
-
-    def _arm(self) -> None:
-        """Wake up when the first of the attempts in flight is due."""
-        self.close()
-        if self._ends:
-            self._handle = self._loop.call_at(min(self._ends.values()), self._expire)
-
-    def _expire(self) -> None:
-        now = self._loop.time()
-        for timeout in [timeout for timeout, ends in self._ends.items() if ends <= now]:
-            self.stop(timeout)
-            timeout.reschedule(now)
-        self._arm()
+    def stop(self, attempt: asyncio.Task[Any]) -> bool:
+        """It is over; whether it was cut off, and cancelled by nobody else."""
+        due, cancelling = self._attempts.pop(attempt)
+        return due == math.inf and attempt.uncancel() <= cancelling
 
     def close(self) -> None:
         """Cancel the timer."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def _wake_up_at(self, due: float) -> None:
+        self.close()
+        if due < math.inf:
+            self._handle = self._loop.call_at(due, self._cut_off)
+
+    def _cut_off(self) -> None:
+        now, first = self._loop.time(), math.inf
+        for task, (due, cancelling) in self._attempts.items():
+            if due <= now:
+                self._attempts[task] = math.inf, cancelling
+                task.cancel()
+            else:
+                first = min(first, due)
+        self._wake_up_at(first)
 
 
 @define(eq=False, repr=False)

@@ -234,33 +234,34 @@ async def _exchange(request: _Request, headers: Mapping[str, str]) -> Answer:
     response: aiohttp.ClientResponse | None = None
     chunks: list[bytes] = []
     # Not aiohttp's own timers, which a connection with an answer from before can escape.
-    timeout = session.timer.start(min(request.deadline.left(), settings.attempt_timeout))
+    attempt = session.timer.start(min(request.deadline.left(), settings.attempt_timeout))
     try:
-        async with timeout:
-            while response is None:
-                connection_reused.set(False)
-                try:
-                    # Awaited, not entered: a body read to its end releases the connection.
-                    response = await session.http.request(
-                        request.method,
-                        url,
-                        data=request.body,
-                        allow_redirects=False,
-                        raise_for_status=False,
-                        timeout=_NO_LIMIT,
-                        **_credentials(session, headers),
-                    )
-                except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-                    begun = isinstance(getattr(error, "message", None), RawResponseMessage)
-                    if begun or not connection_reused.get():
-                        raise
-            while room >= 0 and not (chunks and response.content.at_eof()):
-                chunks.append(await response.content.readany())
-                room -= len(chunks[-1])
+        while response is None:
+            connection_reused.set(False)
+            try:
+                # Awaited, not entered: a body read to its end releases the connection.
+                response = await session.http.request(
+                    request.method,
+                    url,
+                    data=request.body,
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    timeout=_NO_LIMIT,
+                    **_credentials(session, headers),
+                )
+            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+                begun = isinstance(getattr(error, "message", None), RawResponseMessage)
+                if begun or not connection_reused.get():
+                    raise
+        while room >= 0 and not (chunks and response.content.at_eof()):
+            chunks.append(await response.content.readany())
+            room -= len(chunks[-1])
     finally:
-        session.timer.stop(timeout)
+        cut_off = session.timer.stop(attempt)
         if response is not None and not response.content.at_eof():
             response.close()
+        if cut_off:
+            raise TimeoutError
     if room < 0:
         raise BadResponse(
             f"the body is larger than the limit of {settings.max_body} bytes",

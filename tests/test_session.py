@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any
 
 import aiohttp
@@ -23,9 +24,11 @@ from capillary_targets import (
 )
 from capillary_targets.endpoints import active_targets, target_events
 from capillary_targets.sandbox import Sandbox
+from capillary_targets.session import AttemptTimer
 
 from .conftest import client_of
 from .rawserver import Peer, answer, raw_server, rows
+from .simulated import clock, simulate
 
 AUTH = BasicAuth("till", "secret")
 
@@ -422,3 +425,74 @@ async def test_a_null_for_which_no_time_is_left_is_no_answer(
         with pytest.raises(BadResponse, match="null") as caught:
             await client.active_targets(1)
         assert caught.value.attempts == 1
+
+
+async def attempt(timer: AttemptTimer, seconds: float, takes: float) -> str:
+    """How an attempt ends that takes so long, and when."""
+    attempt = timer.start(seconds)
+    outcome = "done"
+    try:
+        await asyncio.sleep(takes)
+    except asyncio.CancelledError:
+        outcome = "cancelled"
+    finally:
+        if timer.stop(attempt):
+            outcome = "cut off"
+    return f"{outcome} at {clock():g}"
+
+
+def test_each_attempt_is_cut_off_when_it_is_due() -> None:
+    async def main() -> list[str]:
+        timer = AttemptTimer(asyncio.get_running_loop())
+        lengths = [(9.0, 20.0), (3.0, 20.0), (9.0, 2.0), (5.0, 20.0), (5.0, 4.0), (30.0, 29.0)]
+        return await asyncio.gather(*(attempt(timer, *one) for one in lengths))
+
+    assert simulate(main()) == [
+        "cut off at 9",
+        "cut off at 3",
+        "done at 2",
+        "cut off at 5",
+        "done at 4",
+        "done at 29",
+    ]
+
+
+def test_attempts_one_after_the_other_share_a_timer_that_ends_with_them() -> None:
+    async def main() -> tuple[int, float]:
+        loop = asyncio.get_running_loop()
+        timer = AttemptTimer(loop)
+        for _ in range(100):
+            await attempt(timer, 5.0, 0.01)
+        timers = len(loop._scheduled)  # type: ignore[attr-defined]
+        await asyncio.sleep(30)
+        return timers, math.inf if timer._handle is None else timer._handle.when()
+
+    timers, next_due = simulate(main())
+    assert timers < 50
+    assert next_due == math.inf
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_who_cancels_the_task_is_obeyed(before: bool) -> None:
+    """Cancelled at the same moment: that comes first. Cancelled long before: an attempt of the
+    clean-up has a time limit like any other."""
+
+    async def clean_up(timer: AttemptTimer) -> str:
+        try:
+            await asyncio.sleep(1.0)
+        except asyncio.CancelledError:
+            return await attempt(timer, 5.0, 20.0)
+        raise AssertionError
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        timer = AttemptTimer(loop)
+        if before:
+            task = loop.create_task(clean_up(timer))
+            loop.call_later(0.5, task.cancel)
+        else:
+            task = loop.create_task(attempt(timer, 5.0, 20.0))
+            loop.call_later(5.0, task.cancel)
+        return await task
+
+    assert simulate(main()) == ("cut off at 5.5" if before else "cancelled at 5")
