@@ -11,7 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Self
 
+from capillary_targets.limits import RateLimit
 from capillary_targets.sweep import Summary
+from capillary_targets.sweep.plan import seconds_for
 
 from . import output
 
@@ -31,6 +33,7 @@ class ProgressDisplay:
 
     Args:
         expected: About how many users the list holds, if that is known.
+        rate: The budget that requests keep to, if any.
         quiet: Show no progress.
         clock: Seconds, from whenever.
     """
@@ -39,14 +42,16 @@ class ProgressDisplay:
         self,
         expected: int | None = None,
         *,
+        rate: RateLimit | None = None,
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._expected = expected
+        self._rate = rate
         self._quiet = quiet
         self._clock = clock
         self._started = clock()
-        self._before: tuple[int, int] | None = None
+        self._before: tuple[int, int, int] | None = None
         self._summary: Summary | None = None
         self._limit: int | None = None
         self._lines: deque[str] = deque(maxlen=_MOST_LINES)
@@ -60,7 +65,7 @@ class ProgressDisplay:
     def update(self, summary: Summary, limit: int | None = None) -> None:
         """Take note of how far it is, and of how many requests may be in flight."""
         if self._before is None:  # what earlier sessions did says nothing about this one's pace
-            self._before = summary.users, summary.events
+            self._before = summary.users, summary.events, summary.requests
         self._summary = summary
         self._limit = limit
 
@@ -87,9 +92,11 @@ class ProgressDisplay:
             full = int(share * _BAR)
             bar = f"{'█' * full}{'░' * (_BAR - full)} " if width else ""
             percent = f"{share:.0%}: "
-            if users:
-                left = (self._expected - done) / users
-                facts.append((0, f"{_time(max(0, left))} left"))
+            asked = summary.requests / max(1, summary.users) * max(0, self._expected - done)
+            pace = (summary.requests - self._before[2]) / seconds
+            left = seconds_for(asked, self._rate, pace) if users else None
+            if left is not None:
+                facts.append((0, f"{_time(left)} left"))
         rank = 7
         while True:
             words = ", ".join(text for at, text in facts if text and at < rank)

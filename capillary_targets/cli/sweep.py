@@ -192,7 +192,8 @@ async def _sweep(
     options: SweepOptions,
 ) -> Summary:
     timeline = RequestTimeline()
-    with ProgressDisplay(_expected(users), quiet=connection.quiet) as display:
+    rate = client_settings["rate"]
+    with ProgressDisplay(_expected(users), rate=rate, quiet=connection.quiet) as display:
         settings = client_settings | {"hooks": (timeline,), "log": display.log}
         async with connection.client(**settings) as client:
             told = False
@@ -221,7 +222,8 @@ async def _sweep_by_ray(
         raise UsageError(str(error)) from error
     settings = connection.settings(**client_settings)
     async with connection.server() as (base_url, auth):
-        with ProgressDisplay(_expected(users), quiet=connection.quiet) as display:
+        rate = settings.get("rate")
+        with ProgressDisplay(_expected(users), rate=rate, quiet=connection.quiet) as display:
             settings |= {"base_url": base_url, "auth": auth, "progress": display.update}
             return await ray.sweep(users, out, options, **settings)
 

@@ -38,6 +38,7 @@ __all__ = [
     "is_due",
     "next_states",
     "row_of",
+    "stable_hash",
     "state_of",
 ]
 
@@ -136,8 +137,12 @@ def next_states(now: States, before: States, read: Iterable[int], found: set[int
 
 def is_due(user_id: int, run: int, every: int) -> bool:
     """Whether a member's turn of the rolling pass is in this run: once in `every` runs."""
-    key = user_id.to_bytes(8, "big", signed=True)
-    return int.from_bytes(blake2b(key, digest_size=8).digest()) % every == run % every
+    return stable_hash(user_id) % every == run % every
+
+
+def stable_hash(user_id: int) -> int:
+    """64 bits, the same in every process."""
+    return int.from_bytes(blake2b(user_id.to_bytes(8, "big", signed=True), digest_size=8).digest())
 
 
 # --- rows of progress/ ---

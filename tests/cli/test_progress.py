@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capillary_targets import RateLimit
 from capillary_targets.cli.progress import ProgressDisplay
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sweep import Summary
@@ -33,7 +34,7 @@ def display(seconds: float, expected: int | None, before: Summary, now: Summary)
 
 
 def test_a_line_says_how_far_it_is_how_fast_and_how_long():
-    now = Summary(complete=50, failed=5, events=5000)
+    now = Summary(complete=50, failed=5, events=5000, requests=165)
     assert display(5.0, 400, Summary(), now).line() == (
         "14%: 55 users (11/s), 5000 events (1000/s), 16 at a time, 5 failed, 0:05 elapsed, "
         "0:31 left"
@@ -44,16 +45,24 @@ def test_a_line_says_how_far_it_is_how_fast_and_how_long():
 
 
 def test_what_earlier_sessions_did_does_not_count_as_fast():
-    before = Summary(complete=1000, events=9000, skipped=3)
-    now = Summary(complete=1010, events=9100, skipped=3)
+    before = Summary(complete=1000, events=9000, skipped=3, requests=3000)
+    now = Summary(complete=1010, events=9100, skipped=3, requests=3030)
     assert display(10.0, 2000, before, now).line() == (
         "51%: 1010 users (1/s), 3 skipped, 9100 events (10/s), 16 at a time, 0 failed, "
         "0:10 elapsed, 16:27 left"
     )
 
 
+def test_a_budget_that_has_let_the_first_requests_through_tells_the_time_that_is_left():
+    clock = iter([0.0, 2.0])
+    shown = ProgressDisplay(10_300, rate=RateLimit(1000, per=60), clock=lambda: next(clock))
+    shown.update(Summary())
+    shown.update(Summary(complete=300, requests=900))
+    assert shown.line().endswith("0:02 elapsed, 30:00 left")  # 30,000 requests, not 1:06
+
+
 def test_elapsed_and_left_stand_on_eighty_columns_and_the_line_gets_shorter_with_them():
-    now = Summary(complete=34_567, failed=89, events=7_654_321, skipped=1000)
+    now = Summary(complete=34_567, failed=89, events=7_654_321, skipped=1000, requests=103_968)
     shown = {width: display(9000.0, 400_000, Summary(), now).line(width) for width in (119, 79, 39)}
     assert shown[119] == (
         "░░░░░░░░░░ 9%: 34656 users (4/s), 1000 skipped, 7654321 events (850/s), 89 failed, "
@@ -67,14 +76,15 @@ def test_elapsed_and_left_stand_on_eighty_columns_and_the_line_gets_shorter_with
 
 @given(
     width=st.integers(1, 200),
-    numbers=st.tuples(*[st.integers(0, 10**9)] * 5),
+    numbers=st.tuples(*[st.integers(0, 10**9)] * 6),
     expected=st.none() | st.integers(1, 10**9),
 )
 def test_a_line_is_never_longer_than_the_terminal(
     width: int, numbers: tuple[int, ...], expected: int | None
 ):
-    complete, failed, events, skipped, bad = numbers
-    now = Summary(complete=complete, failed=failed, events=events, skipped=skipped, bad_lines=bad)
+    complete, failed, events, skipped, bad, requests = numbers
+    now = Summary(complete=complete, failed=failed, events=events, skipped=skipped)
+    now.bad_lines, now.requests = bad, requests
     assert len(display(1.0, expected, Summary(), now).line(width)) <= width
 
 

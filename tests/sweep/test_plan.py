@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import random
+import sys
+from math import inf
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,10 +20,13 @@ from hypothesis import strategies as st
 from capillary_targets import RateLimit
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import Plan, Summary, SweepOptions, SweepRefused, plan, run
-from capillary_targets.sweep.plan import estimate
+from capillary_targets.sweep.plan import choose, estimate, seconds_for
+from capillary_targets.sweep.store import open_directory
 from tests.conftest import examples
 
 from .conftest import Swept, connected, needed, stopped
+
+plan_module = sys.modules[plan.__module__]
 
 
 async def planned(
@@ -83,12 +91,134 @@ async def test_a_plan_of_a_sample_bounds_what_comes_of_it(seed: int, way: str) -
 
 @given(values=st.lists(st.floats(0, 100), min_size=1, max_size=50), more=st.integers(0, 1000))
 def test_an_estimate_lies_within_its_bounds(values: list[float], more: int) -> None:
-    found = estimate(values, len(values) + more, fixed=7)
+    asked, users = dict(enumerate(values)), len(values) + more
+    found = estimate([0.0] * users, asked, users, fixed=7)
     assert found.low <= found.value + 1e-6
     assert found.value <= found.high + 1e-6
     assert found.low >= min(7 + sum(values), found.value) - 1e-6
     if not more:
         assert found.low == found.high == pytest.approx(7 + sum(values))
+    else:
+        assert found.low < found.high
+
+
+@given(frame=st.lists(st.sampled_from([0.0, 1.0, 4.0]), max_size=300), sample=st.integers(1, 120))
+def test_a_sample_is_spread_over_the_list_and_over_new_and_known(
+    frame: list[float], sample: int
+) -> None:
+    chosen = choose(frame, sample)
+    assert len(chosen) == len({*chosen}) == min(sample, len(frame))
+    for mine in ([n for n, one in enumerate(frame) if bool(one) is known] for known in (0, 1)):
+        asked = sorted({*chosen} & {*mine})
+        assert len(asked) >= min(len(mine), sample // 4)
+        if len(asked) > 1:  # one in each of so many stretches of the list
+            stretch = -(-len(mine) // len(asked))
+            gaps = [mine.index(b) - mine.index(a) for a, b in itertools.pairwise(asked)]
+            assert max(gaps) < 2 * stretch
+
+
+def world(draw: random.Random, kind: str) -> tuple[list[float], list[int]]:
+    """What the ledger foresees for each member of some list, and what each costs."""
+    targets, recorded = draw.randrange(1, 7), draw.uniform(0.1, 0.9)
+    changing, knows = 10 ** draw.uniform(-3, -1), {"first": 0.0, "grown": draw.random()}
+    members = []
+    for _ in range(draw.randrange(200, 600)):
+        mine = draw.randrange(1, 2 * targets)
+        read = [1 + int(draw.expovariate(1.5)) for _ in range(mine) if draw.random() < recorded]
+        if draw.random() >= knows.get(kind, 1.0):
+            members.append((0.0, 1 + sum(read)))
+            continue
+        due = mine if kind == "plain" else len(read) * (draw.random() < 1 / 30)
+        members.append((1.0 + due, 1 + due + (draw.random() < changing)))
+    if draw.random() < 0.5:  # the busiest members come last
+        members.sort(key=lambda one: one[1] + 3 * draw.random())
+    return [one for one, _ in members], [cost for _, cost in members]
+
+
+@pytest.mark.parametrize("kind", ["first", "grown", "groups", "plain"])
+def test_the_truth_is_within_five_percent_or_within_the_bounds(kind: str) -> None:
+    draw, within, close = random.Random(2), 0, 0
+    for _ in range(100):
+        frame, costs = world(draw, kind)
+        found = estimate(frame, {n: float(costs[n]) for n in choose(frame, 100)}, len(frame))
+        is_within = found.low <= sum(costs) <= found.high
+        within += is_within
+        close += is_within or abs(found.value / sum(costs) - 1) <= 0.05
+    assert within >= 93
+    assert close >= 95
+
+
+def test_a_hundred_members_cannot_tell_more() -> None:
+    """Where it is by chance which pairs have a record, no unbiased estimate has a smaller error.
+
+    (Cramér-Rao: the variance of one pair, by the number of pairs.)
+    """
+    draw, errors = random.Random(3), []
+    for _ in range(300):
+        costs = {n: 1.0 + sum(draw.random() < 0.3 for _ in range(3)) for n in range(100)}
+        errors.append(estimate([0.0] * 100, costs, 10_000).value / 10_000 - 1.9)
+    least = (0.3 * 0.7 * 3 / 100) ** 0.5
+    assert fmean(error**2 for error in errors) ** 0.5 == pytest.approx(least, rel=0.1)
+    assert 1.96 * least / 1.9 == pytest.approx(0.08, abs=0.003)  # docs/nightly.md
+
+
+def test_a_night_in_which_nobody_of_the_sample_changed_is_not_proven_quiet() -> None:
+    found = estimate([1.0] * 5_000, dict.fromkeys(range(100), 1.0), 5_000)
+    assert found.value == 5_000
+    assert found.high > 5_000 * 1.02
+
+
+@pytest.mark.parametrize(
+    ("rate", "pace", "seconds"),
+    [
+        (None, inf, None),
+        (None, 50.0, 20.0),
+        (RateLimit(1000, per=60), inf, 60.0),
+        (RateLimit(1000, per=60), 50.0, 60.0),  # a budget lets the first ones through at once
+        (RateLimit(1000, per=60), 5.0, 200.0),
+    ],
+)
+def test_requests_take_as_long_as_the_slower_of_pace_and_budget(
+    rate: RateLimit | None, pace: float, seconds: float | None
+) -> None:
+    assert seconds_for(1000, rate, pace) == (seconds and pytest.approx(seconds))
+
+
+async def test_who_is_in_a_list_often_is_asked_once_and_counted_once(tmp_path: Path) -> None:
+    sandbox = Sandbox(users=6, events=4)
+    users = list(sandbox.world.user_ids()) * 40
+    async with sandbox:
+        told = await planned(sandbox, tmp_path, users, sample=100)
+        assert (told.users, told.sampled) == (6, 6)
+        many = await planned(sandbox, tmp_path, users[:3] * 40 + users[:6], sample=2)
+        assert (many.users, many.sampled) == (6, 2)
+
+
+async def test_a_long_list_is_counted_and_drawn_without_bias(monkeypatch: Any) -> None:
+    monkeypatch.setattr(plan_module, "_FRAME", 100)
+    with TemporaryDirectory() as out, open_directory(Path(out), {}) as directory:
+        ids = list(range(1, 2001))
+        count, members = await plan_module._read(ids, directory.ledger)
+        assert count == 2000  # exact as long as nobody comes twice
+        assert 30 < len(members) <= 100
+        assert members == sorted(members)
+        assert 700 < fmean(members) < 1300
+        count, again = await plan_module._read(ids[:1000] * 3 + ids, directory.ledger)
+        assert again == members
+        assert count == pytest.approx(2000, rel=0.2)
+
+
+async def test_the_rolling_pass_is_in_a_plan(swept: Swept, tmp_path: Path) -> None:
+    """Whose turn it is the ledger knows: nobody has to be asked for that."""
+    sandbox = Sandbox(users=60, targets=2, events=3, last_updated_on=False)
+    users = list(sandbox.world.user_ids())
+    options: dict[str, Any] = {"detect": "groups", "incremental": True, "full_every": 4}
+    async with sandbox:
+        await swept(sandbox, users, **options)
+        told = await planned(sandbox, tmp_path, users, sample=24, **options)
+        found = await swept(sandbox, users, **options)
+    assert found.by_events > 20
+    assert found.requests == pytest.approx(told.requests.value, rel=0.01)
 
 
 async def test_a_plan_counts_whom_an_interrupted_sweep_has_left(
