@@ -50,10 +50,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return None if whole else 0
 
 
+def is_nightly() -> bool:
+    """Whether the profile `nightly` asks for more than the suite has time for."""
+    return settings.get_current_profile_name() == "nightly"
+
+
 def examples(count: int) -> settings:
     """Settings of a property: `count` examples, or 5,000 in the profile `nightly`."""
-    nightly = settings.get_current_profile_name() == "nightly"
-    return settings(max_examples=settings.default.max_examples if nightly else count)
+    return settings(max_examples=settings.default.max_examples if is_nightly() else count)
 
 
 @pytest.fixture

@@ -135,10 +135,9 @@ def test_a_budget_that_cannot_be_shared_so_is_refused(shared: str, says: str) ->
 _PROCESS = """
 import asyncio, sys
 from capillary_targets import BasicAuth, RateLimit, TargetsClient
-from capillary_targets.sandbox import Sandbox, SandboxSettings
 
 async def main(url, shared, first):
-    auth = BasicAuth(*Sandbox().credentials)
+    auth = BasicAuth("till.sandbox", "sandbox")
     rate = RateLimit(40, per=0.5, shared=shared)
     async with TargetsClient(url, auth, rate=rate) as client:
         users = range(int(first), int(first) + 20)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import settings
 
 from capillary_targets import BasicAuth, OAuth, RetryPolicy, TargetsClient, UsageError
 from capillary_targets.contract import contract
@@ -15,6 +14,7 @@ from capillary_targets.doctor import QUESTIONS, Diagnosis, Known, Verdict, diagn
 from capillary_targets.pagination import Dialect
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.verdicts import Look, judge
+from tests.conftest import is_nightly
 
 USER = 1_000_001
 
@@ -70,7 +70,7 @@ ENDS = {
     "404": "HTTP 404",
     "endless": "it never ends",
 }
-EVERY = 1 if settings.get_current_profile_name() == "nightly" else 31
+EVERY = 1 if is_nightly() else 31
 SERVERS = [
     {
         "offset_mode": offset,

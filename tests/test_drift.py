@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import settings
 
 from capillary_targets import BasicAuth, CapillaryError, TargetsClient, UsageError
 from capillary_targets.contract import Finding
@@ -16,6 +15,7 @@ from capillary_targets.drift import DriftWatch
 from capillary_targets.hooks import Details, DriftDetails
 from capillary_targets.pagination import Dialect
 from capillary_targets.sandbox import Fault, Sandbox
+from tests.conftest import is_nightly
 
 NUMBER = r"-?[\d.]+"
 TEXT = r'"[^"]*"'
@@ -320,7 +320,7 @@ async def test_honest_answers_are_no_findings(given: dict[str, Any]) -> None:
 @pytest.mark.nightly
 async def test_a_hundred_thousand_honest_answers() -> None:
     """Or, by day, a thousand: every call of every user, in every dialect above."""
-    users = 1_000 if settings.get_current_profile_name() == "nightly" else 2
+    users = 1_000 if is_nightly() else 2
     answers = 0
     for number, given in enumerate(HONEST):
         sandbox = Sandbox(users=users, targets=3, events=10, seed=number, **given)

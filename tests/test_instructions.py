@@ -11,7 +11,7 @@ import pytest
 from benchmarks.instructions import count
 from tests.needs import required
 
-required(programs=("valgrind",))
+required(programs=("valgrind", "callgrind_control"))
 
 # By what was measured: the builds of Python and msgspec decide how many instructions there are.
 # After a change that is meant to cost or save: `python -m benchmarks.instructions`.

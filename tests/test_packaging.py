@@ -49,8 +49,8 @@ def test_the_command_names_the_extra_that_is_missing(missing: str) -> None:
 
 def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "capillary_targets.cli.app", raising=False)
-    monkeypatch.setitem(sys.modules, "capillary_targets.sweep", None)
-    with pytest.raises(ModuleNotFoundError, match=r"capillary_targets\.sweep"):
+    monkeypatch.setitem(sys.modules, "capillary_targets.cli.sweep", None)
+    with pytest.raises(ModuleNotFoundError, match=r"capillary_targets\.cli\.sweep"):
         main(["--version"])
 
 

@@ -66,22 +66,14 @@ def test_strict_mode_needs_no_more_than_its_own_mark(pytester: pytest.Pytester) 
     run(pytester, STRICT + FIVE_LINES, mode="strict")
 
 
-def test_without_pytest_asyncio_the_fixtures_are_left_to_who_runs_the_tests(
-    pytester: pytest.Pytester,
-) -> None:
+def test_without_pytest_asyncio_the_fixtures_are_left_to_who_runs_the_tests() -> None:
     code = """
-        import asyncio, sys
-
-        sys.modules["pytest_asyncio"] = None
-        del sys.modules["capillary_targets_pytest"]
-        import capillary_targets_pytest
-
-        def test_plain(request):
-            assert not hasattr(capillary_targets_pytest.capillary_sandbox, "_force_asyncio_fixture")
-    """
-    pytester.makepyfile(code)
-    result = pytester.runpytest_subprocess("-p", "no:asyncio", "-W", "error")
-    result.assert_outcomes(passed=1)
+import sys
+sys.modules["pytest_asyncio"] = None
+import capillary_targets_pytest
+assert not hasattr(capillary_targets_pytest.capillary_sandbox, "_force_asyncio_fixture")
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_marker_takes_any_setting_and_the_nearest_wins(pytester: pytest.Pytester) -> None:
@@ -169,7 +161,11 @@ def test_misspelt_setting_names_the_known_ones(pytester: pytest.Pytester) -> Non
     result.stdout.fnmatch_lines(["*name the settings of the marker capillary_sandbox*"])
 
 
-def test_tests_that_ask_for_nothing_import_nothing(pytester: pytest.Pytester) -> None:
+def test_tests_that_ask_for_nothing_import_nothing(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a coverage plugin has not seen imported would look unrun, too.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # other plugins take seconds
     pytester.makepyfile("""
         import sys
 
@@ -177,14 +173,11 @@ def test_tests_that_ask_for_nothing_import_nothing(pytester: pytest.Pytester) ->
             assert "capillary_targets_pytest" in sys.modules
             assert not sys.modules.keys() & {"capillary_targets", "aiohttp", "cattrs"}
     """)
-    pytester.runpytest_subprocess(*OPTIONS).assert_outcomes(passed=1)
+    plugins = ("-p", "pytest_asyncio.plugin", "-p", "capillary_targets_pytest")
+    pytester.runpytest_subprocess(*OPTIONS, *plugins).assert_outcomes(passed=1)
 
 
-def test_package_is_imported_after_coverage_began() -> None:
-    # pytest loads plugins before a coverage plugin measures: what they import would look unrun.
-    code = "import sys, capillary_targets_pytest; sys.exit('capillary_targets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-async def test_our_own_suite_has_the_fixtures_too(capillary_sandbox: Sandbox) -> None:
+async def test_our_own_suite_has_the_fixtures_by_the_entry_point(
+    capillary_sandbox: Sandbox,
+) -> None:
     assert capillary_sandbox.url.startswith("http://127.0.0.1:")

@@ -12,9 +12,9 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from capillary_targets.pagination import UNKNOWN, Dialect, Walk
+from tests.conftest import is_nightly
 
 from .simulation import Move, Server, Speech, drive
 
@@ -67,6 +67,6 @@ def test_small_worlds() -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["unique", "repeated", "missing", "mixed"])
 def test_larger_worlds(kind: str) -> None:
-    if settings.get_current_profile_name() != "nightly":
+    if not is_nightly():
         pytest.skip("only with --hypothesis-profile=nightly")
     assert explore(range(7), 2, (kind,)) == []

@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from capillary_targets.sandbox import Sandbox, World
+from tests.conftest import is_nightly
 
 from .conftest import parts, true_events, written
 
-NIGHTLY = settings.get_current_profile_name() == "nightly"
+NIGHTLY = is_nightly()
 KILLS, USERS = (20, 300) if NIGHTLY else (4, 120)
 EARLY, LATE = ((1, 60), (150, 200)) if NIGHTLY else ((1, 20), (60, 80))
 

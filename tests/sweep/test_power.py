@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from hypothesis import settings
 
 from capillary_targets.sweep import SweepRefused
 from capillary_targets.sweep.store import open_directory
+from tests.conftest import is_nightly
 
 from .power import PLAINLY, Call, Disk, at_random, record, write_state
 
-NIGHTLY = settings.get_current_profile_name() == "nightly"
+NIGHTLY = is_nightly()
 STATES = 10_000 if NIGHTLY else 150
 pytestmark = pytest.mark.nightly
 
