@@ -29,7 +29,6 @@ __all__ = [
     "contract",
     "findings",
     "is_written_as",
-    "markdown",
 ]
 
 Kind: TypeAlias = Literal[
@@ -45,12 +44,6 @@ _FORMS: Final[Mapping[str, re.Pattern[str]]] = {
 }
 """How times are written (contract §9): legacy, with a zone, either kind of zone, a calendar day."""
 
-_PLAIN: Final[Mapping[str, tuple[type, ...]]] = {
-    "integer": (int,),
-    "number": (int, float),
-    "string": (str,),
-    "boolean": (bool,),
-}
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
 """A key that is no text of somebody's."""
 _LATER_PAGE: Final = re.compile(r"[?&]offset=[1-9]")
@@ -77,10 +70,6 @@ class Node:
     items: Node | None = None
     mapped: bool = False
     """Whether `items` are the values of a map, whose keys are ids."""
-    plain: frozenset[type] = frozenset()
-    """Python's types of the values that hold no others."""
-    required: frozenset[str] = frozenset()
-    """The children that are `always` there."""
 
 
 @frozen
@@ -154,19 +143,7 @@ def _tree(fields: Mapping[str, Any], given: Mapping[str, Any]) -> Node:
         node.values = frozenset(facts.get("values", ()))
         node.form, node.who = facts.get("form"), facts.get("who")
         node.free = facts.get("free", False)
-    _derive(top)
     return top
-
-
-def _derive(node: Node) -> None:
-    """Fill in what follows from the rest."""
-    plain = {kind for name, kinds in _PLAIN.items() if name in node.types for kind in kinds}
-    if not node.always or "null" in node.types:
-        plain.add(type(None))
-    node.plain = frozenset(plain)
-    node.required = frozenset(key for key, child in node.children.items() if child.always)
-    for child in (*node.children.values(), *filter(None, [node.items])):
-        _derive(child)
 
 
 def is_written_as(form: str, text: str) -> bool:
@@ -261,33 +238,10 @@ def _compare_items(node: Node, rows: list[Any], call: str, place: str) -> Iterat
 
     One row without it is one odd row: old rows have been seen without what newer ones have.
     """
-    found = Counter(
-        one
-        for row in rows
-        if not _is_plainly_right(node, row)
-        for one in set(compare(node, row, call, place))
-    )
+    found = Counter(one for row in rows for one in set(compare(node, row, call, place)))
     for one, times in found.items():
         if one.kind != "missing key" or 2 * times >= len(rows):
             yield one
-
-
-def _is_plainly_right(node: Node, row: Any) -> bool:
-    """A quick look at an object of plain values: whether `compare` would find nothing."""
-    if type(row) is not dict or node.mapped or node.free or not node.required <= row.keys():
-        return False
-    children = node.children
-    for key, value in row.items():
-        child = children.get(key)
-        if child is None or type(value) not in child.plain:
-            return False
-        if type(value) is str and (child.values or child.form):
-            if child.values:
-                if value not in child.values:
-                    return False
-            elif not is_written_as(child.form or "", value):
-                return False
-    return True
 
 
 def findings(
@@ -314,49 +268,3 @@ def findings(
                 yield Finding("new value", call, "errors[].code", str(code))
     elif 200 <= status < 300 and "response" not in document:
         yield from compare(contract().calls[call].answer, document, call)
-
-
-def markdown() -> str:
-    """The contract as the page `docs/contract.md`, which a test compares with it."""
-    known = contract()
-    lines = [
-        "# What the API says",
-        "",
-        "Made from `capillary_targets/contract.toml` by `capillary_targets.contract.markdown()`.",
-        "",
-        "## What its pages leave open",
-        "",
-        "`doctor` tells how the questions with a name fall on a cluster.",
-        "",
-        "| about | readings | question | section |",
-        "| --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {one['about']} | {one['readings']} | {one.get('question', '')} | {one['section']} |"
-        for one in known.contradictions
-    ]
-    lines += ["", "## Error codes", "", "| code | message | exception |", "| --- | --- | --- |"]
-    lines += [
-        f"| {code} | {facts['message']} | `{facts['error']}` |"
-        for code, facts in sorted(known.codes.items())
-    ]
-    for call in known.calls.values():
-        lines += ["", f"## {call.name}", "", f"`GET {call.path}` (section {call.section})", ""]
-        lines += ["| field | type | always | values or form |", "| --- | --- | --- | --- |"]
-        lines += [_row(place, node) for place, node in _places(call.answer, "")]
-    return "\n".join(lines) + "\n"
-
-
-def _places(node: Node, place: str) -> Iterator[tuple[str, Node]]:
-    for key, child in node.children.items():
-        here = f"{place}.{key}" if place else key
-        yield here, child
-        yield from _places(child, here)
-        if child.items is not None:
-            yield from _places(child.items, f"{here}{'{}' if child.mapped else '[]'}")
-
-
-def _row(place: str, node: Node) -> str:
-    types = " or ".join(sorted(node.types))
-    values = ", ".join(f"`{one}`" for one in sorted(node.values)) or node.form or ""
-    return f"| `{place}` | {types} | {'yes' if node.always else ''} | {values} |"

@@ -5,18 +5,17 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from capillary_targets import errors, settings, wire
+from capillary_targets.contract import Node, contract
 from examples.backend.errors import PROBLEMS
 
 __all__ = ["TABLES", "rendered"]
 
 ROOT: Final = Path(__file__).parent.parent.parent
-_CONTRACT: Final = ROOT / "capillary_targets" / "contract.toml"
 
 
 def _table(*rows: tuple[str, ...]) -> str:
@@ -47,11 +46,11 @@ def _statuses() -> Iterator[tuple[str, type, str]]:
 def codes() -> str:
     """Codes and statuses, each with its exception."""
     rows = [("code or status", "where", "raises", "says")]
-    known = tomllib.loads(_CONTRACT.read_text())["codes"]
-    wanted = {*map(int, known), *errors._BY_CODE, *errors._AUTH_CODES}
+    known = contract().codes
+    wanted = {*known, *errors._BY_CODE, *errors._AUTH_CODES}
     for code in sorted(wanted, key=lambda code: (code < 1000, str(code))):
         kind = type(errors.api_error(code, ""))
-        message = known.get(str(code), {}).get("message", "(wording unknown)")
+        message = known.get(code, {}).get("message", "(wording unknown)")
         said = (
             _sentence(kind)
             if message == "(wording unknown)"
@@ -110,7 +109,46 @@ def statuses() -> str:
     )
 
 
+def contract_page() -> str:
+    """What `contract.toml` says: contradictions, codes, and the fields of each call."""
+    known = contract()
+    names = ("about", "readings", "question", "section")
+    parts = [
+        "## What its pages leave open",
+        "`doctor` tells how the questions with a name fall on a cluster.",
+        _table(
+            names, *(tuple(one.get(name, "") for name in names) for one in known.contradictions)
+        ),
+        "## Error codes",
+        _table(
+            ("code", "message", "exception"),
+            *(
+                (str(code), facts["message"], f"`{facts['error']}`")
+                for code, facts in sorted(known.codes.items())
+            ),
+        ),
+    ]
+    for call in known.calls.values():
+        parts += [f"## {call.name}", f"`GET {call.path}` (section {call.section})"]
+        rows = _places(call.answer, "")
+        parts.append(_table(("field", "type", "always", "values or form"), *rows))
+    return "\n\n".join(parts)
+
+
+def _places(node: Node, place: str) -> Iterator[tuple[str, ...]]:
+    """The fields below a node, each with its dotted path."""
+    for key, child in node.children.items():
+        here = f"{place}.{key}" if place else key
+        values = ", ".join(f"`{one}`" for one in sorted(child.values)) or child.form or ""
+        types = " or ".join(sorted(child.types))
+        yield f"`{here}`", types, "yes" if child.always else "", values
+        yield from _places(child, here)
+        if child.items is not None:
+            yield from _places(child.items, f"{here}{'{}' if child.mapped else '[]'}")
+
+
 TABLES: Final[dict[str, dict[str, Callable[[], str]]]] = {
+    "docs/contract.md": {"contract": contract_page},
     "docs/errors.md": {"codes": codes, "classes": classes},
     "docs/how-to/backend.md": {"statuses": statuses},
     "docs/settings.md": {"options": options},
