@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,39 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     sandbox = Sandbox(users=20)
     async with sandbox:
         yield sandbox
+
+
+def variables_of(sandbox: Sandbox) -> dict[str, str]:
+    """The environment variables of a command that asks a running sandbox."""
+    username, password = sandbox.credentials
+    return {
+        "CAPILLARY_BASE_URL": sandbox.url,
+        "CAPILLARY_USERNAME": username,
+        "CAPILLARY_PASSWORD": password,
+    }
+
+
+@contextmanager
+def in_thread(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """A running sandbox whose event loop has a thread of its own, for callers that block."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(sandbox.start(), loop).result()
+        yield sandbox
+        asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def users_file(tmp_path: Path, users: Iterable[object]) -> Path:
+    """A list of users, one a line."""
+    path = tmp_path / "users.txt"
+    path.write_text("".join(f"{user}\n" for user in users))
+    return path
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ import pytest
 from capillary_targets import BasicAuth, ClientClosed, InvalidUser, TargetEvent, UsageError
 from capillary_targets.blocking import BlockingClient
 from capillary_targets.sandbox import Fault, Sandbox
+from tests.conftest import in_thread
 
 NAME = "capillary_targets.blocking"
 
@@ -23,16 +24,8 @@ NAME = "capillary_targets.blocking"
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     """A sandbox in a thread of its own."""
-    sandbox = Sandbox(users=5, targets=2, events=250, exact_events=True)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(sandbox.__aenter__(), loop).result()
-    yield sandbox
-    asyncio.run_coroutine_threadsafe(sandbox.__aexit__(None, None, None), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with in_thread(Sandbox(users=5, targets=2, events=250, exact_events=True)) as sandbox:
+        yield sandbox
 
 
 def opened(sandbox: Sandbox) -> BlockingClient:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from capillary_targets.sandbox import Fault
-from tests.conftest import turns_until
+from tests.conftest import turns_until, variables_of
 
 from .terminal import COMMAND, ROOT, environment
 from .test_progress import Held, held
@@ -51,7 +51,7 @@ async def started(held: Held, *tokens: object, **kwargs: object) -> asyncio.subp
         *COMMAND,
         *map(str, tokens),
         cwd=ROOT,
-        env=environment(**held.environment),
+        env=environment(**variables_of(held.sandbox)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         **kwargs,
@@ -116,7 +116,7 @@ async def test_a_second_signal_ends_it_even_while_it_is_stuck_in_a_write(held: H
         *COMMAND,
         *map(str, tokens),
         cwd=ROOT,
-        env=environment(**held.environment),
+        env=environment(**variables_of(held.sandbox)),
         stdout=write,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -20,6 +20,7 @@ from capillary_targets import RateLimit
 from capillary_targets.cli.progress import ProgressDisplay
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sweep import Summary
+from tests.conftest import users_file, variables_of
 
 from .terminal import ROOT, environment, on_terminal, read_until, resize
 
@@ -105,19 +106,8 @@ class Held:
         self.sandbox.settings.between_requests = None
         self.sandbox.faults.clear()
 
-    @property
-    def environment(self) -> dict[str, str]:
-        username, password = self.sandbox.credentials
-        return {
-            "CAPILLARY_BASE_URL": self.sandbox.url,
-            "CAPILLARY_USERNAME": username,
-            "CAPILLARY_PASSWORD": password,
-        }
-
     def users(self, tmp_path: Path) -> Path:
-        path = tmp_path / "users.txt"
-        path.write_text("".join(f"{user}\n" for user in self.sandbox.world.all_user_ids()))
-        return path
+        return users_file(tmp_path, self.sandbox.world.all_user_ids())
 
 
 def complete(out: Path) -> int:
@@ -134,7 +124,7 @@ async def held() -> AsyncIterator[Held]:
 
 async def test_a_terminal_that_is_resized_and_then_goes_away(tmp_path: Path, held: Held):
     tokens = ("sweep", held.users(tmp_path), "--out", tmp_path / "out")
-    with on_terminal(*tokens, columns=120, **held.environment) as (process, handle):
+    with on_terminal(*tokens, columns=120, **variables_of(held.sandbox)) as (process, handle):
         await held.reached.wait()
         await asyncio.to_thread(read_until, handle, "at a time")
         resize(handle, 40)
@@ -162,7 +152,7 @@ async def test_a_stderr_that_nobody_reads(tmp_path: Path, held: Held, stopped_by
     with subprocess.Popen(  # noqa: ASYNC220
         [*command, "--out", str(tmp_path / "out"), "--verbose"],
         cwd=ROOT,
-        env=environment(**held.environment),
+        env=environment(**variables_of(held.sandbox)),
         stdout=subprocess.PIPE,
         stderr=theirs,
     ) as process:

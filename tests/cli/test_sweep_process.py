@@ -2,28 +2,21 @@
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from pathlib import Path
 
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox.faults import Fault
+from tests.conftest import users_file, variables_of
 
-
-def environment(sandbox: Sandbox) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CAPILLARY_")}
-    return kept | {
-        "CAPILLARY_BASE_URL": sandbox.url,
-        "CAPILLARY_USERNAME": sandbox.settings.username,
-        "CAPILLARY_PASSWORD": sandbox.settings.password,
-    }
+from .terminal import environment
 
 
 async def started(sandbox: Sandbox, *tokens: object) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "capillary_targets.cli", "sweep", *map(str, tokens)),
-        env=environment(sandbox),
+        env=environment(**variables_of(sandbox)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -37,12 +30,6 @@ async def until(event: asyncio.Event, process: asyncio.subprocess.Process) -> No
     for one in waiting:
         one.cancel()
     assert event.is_set(), (await process.communicate())[1]
-
-
-def users_file(tmp_path: Path, sandbox: Sandbox) -> Path:
-    path = tmp_path / "users.txt"
-    path.write_text("".join(f"{user}\n" for user in sandbox.world.all_user_ids()))
-    return path
 
 
 def users_in(out: Path) -> set[int]:
@@ -69,7 +56,7 @@ async def test_a_signal_finishes_the_part_in_hand(tmp_path: Path):
 
     sandbox.settings.between_requests = watch
     async with sandbox:
-        users = users_file(tmp_path, sandbox)
+        users = users_file(tmp_path, sandbox.world.all_user_ids())
         tokens = (users, "--out", out, "--concurrency", 1)
         process = await started(sandbox, *tokens)
         await until(reached, process)
@@ -96,30 +83,22 @@ async def test_users_from_stdin_are_swept_as_they_come(tmp_path: Path):
     asked = asyncio.Event()
     sandbox.settings.between_requests = lambda world, before: asked.set()
     async with sandbox:
-        process = await started(sandbox, "-", "--out", tmp_path / "out")
-        assert process.stdin is not None
-        process.stdin.write(b"1000001\n")
-        await process.stdin.drain()
-        await until(asked, process)  # the first is under way while the list goes on
-        printed, _ = await process.communicate(b"1000002\n1000003\n")
-    assert process.returncode == 0
-    assert b"users: 3\n" in printed
-    assert users_in(tmp_path / "out") == {1_000_001, 1_000_002, 1_000_003}
-
-
-async def test_a_signal_while_waiting_for_stdin(tmp_path: Path):
-    sandbox = Sandbox(users=5, targets=1, events=4)
-    asked = asyncio.Event()
-    sandbox.settings.between_requests = lambda world, before: asked.set()
-    async with sandbox:
-        process = await started(sandbox, "-", "--out", tmp_path / "out")
-        assert process.stdin is not None
-        process.stdin.write(b"1000001\n")
-        await process.stdin.drain()
-        await until(asked, process)
-        process.send_signal(signal.SIGTERM)
-        assert await process.wait() == 143
-        process.stdin.close()
+        for number, status in enumerate((0, 143)):
+            asked.clear()
+            process = await started(sandbox, "-", "--out", tmp_path / f"out{number}")
+            assert process.stdin is not None
+            process.stdin.write(b"1000001\n")
+            await process.stdin.drain()
+            await until(asked, process)  # the first is under way while the list goes on
+            if status:  # and a signal ends the waiting for more of it
+                process.send_signal(signal.SIGTERM)
+                assert await process.wait() == status
+                process.stdin.close()
+            else:
+                printed, _ = await process.communicate(b"1000002\n1000003\n")
+                assert process.returncode == status
+                assert b"users: 3\n" in printed
+    assert users_in(tmp_path / "out0") == {1_000_001, 1_000_002, 1_000_003}
 
 
 async def test_the_second_of_two_is_told_who_was_first(tmp_path: Path):
@@ -133,7 +112,7 @@ async def test_the_second_of_two_is_told_who_was_first(tmp_path: Path):
     sandbox.settings.between_requests = stall
     out = tmp_path / "out"
     async with sandbox:
-        users = users_file(tmp_path, sandbox)
+        users = users_file(tmp_path, sandbox.world.all_user_ids())
         first = await started(sandbox, users, "--out", out)
         await until(asked, first)
         second = await started(sandbox, users, "--out", out)

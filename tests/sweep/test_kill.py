@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from capillary_targets.sandbox import Sandbox, World
-from tests.conftest import is_nightly
+from tests.cli.terminal import environment
+from tests.conftest import is_nightly, users_file, variables_of
 
 from .conftest import parts, true_events, written
 
@@ -101,7 +102,7 @@ async def starter(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Starter]:
     """A starter of sweeps against a running sandbox."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", STARTER),
-        env=environment(sandbox),
+        env=environment(**variables_of(sandbox)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -118,21 +119,6 @@ def command(out: Path, users: str, detect: str = "groups") -> list[str]:
         *("sweep", users, "--out", str(out), "--concurrency", "4", "--page-size", "5"),
         *("--part-rows", "60", "--detect", detect),
     ]
-
-
-def environment(sandbox: Sandbox) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CAPILLARY_")}
-    return kept | {
-        "CAPILLARY_BASE_URL": sandbox.url,
-        "CAPILLARY_USERNAME": sandbox.settings.username,
-        "CAPILLARY_PASSWORD": sandbox.settings.password,
-    }
-
-
-def users_file(tmp_path: Path, world: World) -> str:
-    path = tmp_path / "users.txt"
-    path.write_text("".join(f"{user}\n" for user in world.all_user_ids()))
-    return str(path)
 
 
 def targets_in(out: Path) -> list[tuple[int, int]]:
@@ -161,7 +147,7 @@ async def test_kills_at_random_moments(tmp_path: Path):
                 sweeps.kill()
 
         sandbox.settings.between_requests = kill
-        users = users_file(tmp_path, sandbox.world)
+        users = str(users_file(tmp_path, sandbox.world.all_user_ids()))
         for number in range(KILLS):
             # Where the disk is slow, the early kills all come before the first part is sealed; the
             # late ones come after more requests than the look-ahead behind an open part holds.
@@ -182,7 +168,7 @@ async def test_a_kill_at_every_step_towards_the_disk(tmp_path: Path):
     out = tmp_path / "killed"
     kills = 0
     async with sandbox, starter(sandbox, tmp_path) as sweeps:
-        users = users_file(tmp_path, sandbox.world)
+        users = str(users_file(tmp_path, sandbox.world.all_user_ids()))
         for survived in range(200):
             # A part takes about a dozen steps, so from some kill on each session gets one done.
             status = await sweeps.run(command(out, users), survived)
