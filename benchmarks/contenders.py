@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from timeit import timeit
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .server import Work, events_answer
 
@@ -37,6 +37,8 @@ Figures: TypeAlias = dict[str, Any]
 Get: TypeAlias = Callable[[str], Awaitable[bytes]]
 Page: TypeAlias = tuple[int, Any, int]
 """The rows of a page, the sum of their values, and the total of all pages."""
+Readers: TypeAlias = tuple[Callable[[bytes], list[int]], Callable[[bytes], Page]]
+"""What reads bytes: the ids of targets, and a page."""
 
 HEADERS = {"Authorization": "Basic dGlsbDo1ZjRkY2MzYjVhYTc2NWQ2MWQ4MzI3ZGViODgyY2Y5OQ=="}
 FIELDS: dict[str, Any] = dict.fromkeys(
@@ -50,7 +52,7 @@ FIELDS: dict[str, Any] = dict.fromkeys(
 async def by_hand(
     work: Work, get: Get, target_ids: Callable[[bytes], list[int]], read: Callable[[bytes], Page]
 ) -> Proof:
-    """The loop that all of them share: workers over one iterator of users."""
+    """Workers over one iterator of users."""
     users = iter(range(1, work.users + 1))
     events, total = 0, Decimal()
 
@@ -117,6 +119,28 @@ async def pyreqwest_get(base: str, work: Work) -> AsyncGenerator[Get]:
         yield get
 
 
+@asynccontextmanager
+async def estuary_get(base: str, work: Work) -> AsyncGenerator[Get]:
+    """GET by the HTTP client of estuary-cdk, whose pace begins with a request a second."""
+    import logging
+
+    from estuary_cdk.http import HTTPMixin
+
+    del work
+    client, log = HTTPMixin(), logging.getLogger("estuary")
+    await client._mixin_enter(log)
+    client.rate_limiter.delay = 0.0
+    try:
+
+        async def get(path: str) -> bytes:
+            body: bytes = await client.request(log, base + path, headers=dict(HEADERS))
+            return body
+
+        yield get
+    finally:
+        await client._mixin_exit(log)
+
+
 @cache
 def attrs_classes() -> tuple[Any, Any]:
     """A page of events and one of targets, as frozen attrs classes under the server's names."""
@@ -136,7 +160,7 @@ def _made(make: Callable[..., Any], name: str, fields: dict[str, Any]) -> Any:
     return make(name, {one: field(type=kind) for one, kind in fields.items()}, frozen=True)
 
 
-def of_attrs(decode: Callable[[bytes, Any], Any]) -> tuple[Callable[[bytes], list[int]], Any]:
+def of_attrs(decode: Callable[[bytes, Any], Any]) -> Readers:
     """The readers of bytes, given what makes bytes an object of an attrs class."""
     page_class, targets_class = attrs_classes()
 
@@ -151,7 +175,7 @@ def of_attrs(decode: Callable[[bytes, Any], Any]) -> tuple[Callable[[bytes], lis
     return target_ids, read
 
 
-def msgspec_readers() -> tuple[Any, Any]:
+def msgspec_readers() -> Readers:
     """By msgspec, into attrs classes: exact."""
     import msgspec
 
@@ -159,7 +183,7 @@ def msgspec_readers() -> tuple[Any, Any]:
     return of_attrs(lambda body, kind: decoders[kind](body))
 
 
-def cattrs_readers(loads: Callable[[bytes], Any]) -> tuple[Any, Any]:
+def cattrs_readers(loads: Callable[[bytes], Any]) -> Readers:
     """cattrs, tuned: no detailed validation, plain hooks."""
     from cattrs import Converter
 
@@ -171,8 +195,8 @@ def cattrs_readers(loads: Callable[[bytes], Any]) -> tuple[Any, Any]:
     return of_attrs(lambda body, kind: converter.structure(loads(body), kind))
 
 
-async def raw(base: str, work: Work) -> Proof:
-    """By aiohttp and orjson: no models, no retries, no limits, pages summed as floats."""
+def orjson_readers() -> Readers:
+    """By orjson alone: no models, amounts are floats."""
     import orjson
 
     def target_ids(body: bytes) -> list[int]:
@@ -183,58 +207,21 @@ async def raw(base: str, work: Work) -> Proof:
         rows = page["data"]
         return len(rows), sum([row["targetValue"] for row in rows]), page["pagination"]["total"]
 
-    async with aiohttp_get(base, work) as get:
-        return await by_hand(work, get, target_ids, read)
+    return target_ids, read
 
 
-async def pyreqwest_msgspec(base: str, work: Work) -> Proof:
-    """By pyreqwest and msgspec into attrs classes."""
-    async with pyreqwest_get(base, work) as get:
-        return await by_hand(work, get, *msgspec_readers())
-
-
-async def aiohttp_msgspec(base: str, work: Work) -> Proof:
-    """By aiohttp and msgspec into attrs classes."""
-    async with aiohttp_get(base, work) as get:
-        return await by_hand(work, get, *msgspec_readers())
-
-
-async def aiohttp_orjson_cattrs(base: str, work: Work) -> Proof:
-    """aiohttp, orjson (amounts are floats on the way) and cattrs."""
-    import orjson
-
-    async with aiohttp_get(base, work) as get:
-        return await by_hand(work, get, *cattrs_readers(orjson.loads))
-
-
-async def aiohttp_json_cattrs(base: str, work: Work) -> Proof:
-    """aiohttp, json and cattrs."""
-    async with aiohttp_get(base, work) as get:
-        exact = cattrs_readers(lambda body: json.loads(body, parse_float=Decimal))
-        return await by_hand(work, get, *exact)
-
-
-async def httpx_pydantic(base: str, work: Work) -> Proof:
-    """By httpx and pydantic v2: bytes validated into frozen models."""
+def pydantic_readers() -> Readers:
+    """By pydantic v2: bytes validated into frozen models."""
     from pydantic import ConfigDict, create_model
 
     dated = {"eventDate": datetime, "eventProcessedDate": datetime, "targetValue": Decimal}
     row: Any = create_model("Row", __config__=ConfigDict(frozen=True), **(FIELDS | dated))
     numbers: Any = create_model("Numbers", limit=int, offset=int, total=int)
     page: Any = create_model("Page", data=list[row], pagination=numbers)
-    target: Any = create_model("Target", id=int)
+    target: Any = create_model("Target", id=int, name=str, active=bool)
     targets: Any = create_model("Targets", data=list[target])
-
-    def target_ids(body: bytes) -> list[int]:
-        return [target.id for target in targets.model_validate_json(body).data]
-
-    def read(body: bytes) -> Page:
-        found = page.model_validate_json(body)
-        value = sum([event.targetValue for event in found.data], Decimal())
-        return len(found.data), value, found.pagination.total
-
-    async with httpx_get(base, work) as get:
-        return await by_hand(work, get, target_ids, read)
+    models = dict(zip(attrs_classes(), (page, targets), strict=True))
+    return of_attrs(lambda body, kind: models[kind].model_validate_json(body))
 
 
 async def dlt_extract(base: str, work: Work) -> Proof:
@@ -277,6 +264,65 @@ async def dlt_extract(base: str, work: Work) -> Proof:
     return sum(rows for rows, _ in counted), sum(value for _, value in counted)
 
 
+def orjson_cattrs() -> Readers:
+    """By orjson and cattrs: amounts are floats on the way."""
+    import orjson
+
+    return cattrs_readers(orjson.loads)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What one would write instead, with these ways to GET and to read (None: see `dlt_extract`).
+
+    `users` are as many as it does in a few seconds; `needs` is a package that the group `bench`
+    has not.
+    """
+
+    what: str
+    users: int
+    get: Callable[[str, Work], AbstractAsyncContextManager[Get]] | None
+    readers: Callable[[], Readers] | None
+    because: str = ""
+    reach: float = 1.0
+    needs: str | None = None
+
+    async def __call__(self, base: str, work: Work) -> Proof:
+        """The loop that all of them share."""
+        if self.get is None or self.readers is None:
+            return await dlt_extract(base, work)
+        async with self.get(base, work) as get:
+            return await by_hand(work, get, *self.readers())
+
+
+RAW = Peer("*raw*", 500, aiohttp_get, orjson_readers)
+RUST = "its HTTP client is written in Rust; the rest of the loop is the same"
+PEERS = {
+    "pyreqwest_msgspec": Peer(
+        "pyreqwest + msgspec into attrs", 500, pyreqwest_get, msgspec_readers, RUST, reach=0.77
+    ),
+    "aiohttp_msgspec": Peer("aiohttp + msgspec into attrs", 500, aiohttp_get, msgspec_readers),
+    "orjson_cattrs": Peer(
+        "aiohttp + orjson + tuned cattrs (floats on the way)", 200, aiohttp_get, orjson_cattrs
+    ),
+    "json_cattrs": Peer(
+        "aiohttp + json + tuned cattrs",
+        200,
+        aiohttp_get,
+        lambda: cattrs_readers(lambda body: json.loads(body, parse_float=Decimal)),
+    ),
+    "httpx_pydantic": Peer("httpx + pydantic v2", 100, httpx_get, pydantic_readers),
+    "estuary_pydantic": Peer(
+        "estuary-cdk's HTTP client + pydantic v2",
+        100,
+        estuary_get,
+        pydantic_readers,
+        needs="estuary_cdk",
+    ),
+    "dlt": Peer("dlt: REST client, extract only (untyped, floats)", 60, None, None),
+}
+
+
 # The package.
 
 
@@ -288,12 +334,8 @@ def client_of(base: str, work: Work, concurrency: int | None = None) -> TargetsC
     return TargetsClient(base, auth, page_size=work.page_size, concurrency=concurrency or limit)
 
 
-async def typed(base: str, work: Work) -> Proof:
+async def typed(base: str, work: Work, concurrency: int | None = None) -> Proof:
     """An outcome for each user, sums exact."""
-    return await _typed(base, work, None)
-
-
-async def _typed(base: str, work: Work, concurrency: int | None) -> Proof:
     events, total = 0, Decimal()
     async with client_of(base, work, concurrency) as client:
         async for outcome in client.sweep(range(1, work.users + 1)):
@@ -306,7 +348,7 @@ async def _typed(base: str, work: Work, concurrency: int | None) -> Proof:
 
 async def typed_fixed(base: str, work: Work) -> Proof:
     """The same with as many requests in flight as the peers', no more and no fewer."""
-    return await _typed(base, work, work.in_flight)
+    return await typed(base, work, work.in_flight)
 
 
 async def flat(base: str, work: Work) -> Proof:
@@ -328,17 +370,8 @@ async def discarded(base: str, work: Work) -> Proof:
     return events, work.total
 
 
-async def jsonl(base: str, work: Work) -> Proof:
-    """A sweep into JSON Lines."""
-    return await _to_files(base, work, "jsonl")
-
-
-async def parquet(base: str, work: Work) -> Proof:
-    """A sweep into Parquet."""
-    return await _to_files(base, work, "parquet")
-
-
-async def _to_files(base: str, work: Work, form: str) -> Proof:
+async def jsonl(base: str, work: Work, form: Literal["jsonl", "parquet"] = "jsonl") -> Proof:
+    """A sweep into files."""
     from capillary_targets.sweep import SweepOptions, run
 
     out = Path(tempfile.mkdtemp(prefix="benchmark-"))
@@ -348,6 +381,11 @@ async def _to_files(base: str, work: Work, form: str) -> Proof:
         return summary.events, work.total
     finally:
         shutil.rmtree(out)
+
+
+async def parquet(base: str, work: Work) -> Proof:
+    """A sweep into Parquet."""
+    return await jsonl(base, work, "parquet")
 
 
 # Figures of their own.
@@ -404,7 +442,7 @@ async def decoding(base: str, work: Work) -> Figures:
     del base, work
     answer, plain = Answer(200, events_answer(2001, 100, 0, 250)), structurer()
     calls: dict[str, Callable[[], Any]] = {
-        "ours": lambda: read_events(answer, plain),
+        "ours": lambda: read_events(answer, plain, 564332013, 2001),
         "orjson": lambda: orjson.loads(answer.body),
     }
     for call in calls.values():
@@ -417,7 +455,7 @@ def main() -> None:
     """Run a contender in this process, as told by JSON, and print its figures as JSON."""
     name, base, given = json.loads(sys.argv[1])
     work, (name, _, loop) = Work(**given), name.partition("+")
-    contender = globals()[name]
+    contender = {"raw": RAW, **PEERS}.get(name) or globals()[name]
     factory = None
     if loop:
         import uvloop
@@ -428,7 +466,7 @@ def main() -> None:
         with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(contender(base + work.prefix, work))
 
-    if contender.__annotations__["return"] == "Figures":
+    if name in {"one_call", "resident", "decoding"}:
         print(json.dumps(run(work)))
         return
     run(replace(work, users=min(8, work.users), latency_ms=0))  # warms up

@@ -1,8 +1,9 @@
-"""CPU instructions of a walk, a request and an event: the same number on a busy machine.
+"""CPU instructions of a request, a walk and an event: the same number on a busy machine.
 
 `python -m benchmarks.instructions` counts them by callgrind, which counts those of each case run N
 and 2N times; the difference divided by N is one run, without what it takes to begin. No request is
-sent: the answers are ready beforehand, and what remains is the package's own.
+sent: the answers are ready beforehand, what remains is the package's own; and the clock stands, so
+that no limit learns anything from it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Self
+from typing import Any, Final
 from unittest.mock import patch
 
-from capillary_targets import BasicAuth, EventsPage, open_session, pager
-from capillary_targets.endpoints import active_targets
+from yarl import URL
+
+from capillary_targets import BasicAuth, EventsPage, TargetsClient, pager
 from capillary_targets.pagination import START, Cursor, Dialect, Walk
 from capillary_targets.pagination.seen import SeenEvents
 from capillary_targets.structuring import structurer
@@ -29,8 +32,17 @@ from capillary_targets.wire import Answer, read_events
 KNOWN: Final = Dialect(offset="row", total="rows")
 RUNS: Final = 30
 WARM: Final = 10
-CASES: Final = ("request", "walk", "pager", "walk of 1,000", "identity of 1,000", "reading 100")
+CASES: Final = (
+    "request",
+    "user",
+    "pager",
+    "walk",
+    "walk of 1,000",
+    "identity of 1,000",
+    "reading 100",
+)
 _TOTALS: Final = re.compile(r"^totals: (\d+)", re.MULTILINE)
+TARGETS: Final = b'{"data":[{"id":1986,"name":"June"}],"errors":null,"warnings":null}'
 
 
 def page_text(total: int, first: int, count: int) -> bytes:
@@ -48,7 +60,7 @@ def page_text(total: int, first: int, count: int) -> bytes:
 
 def read(text: bytes) -> EventsPage:
     """A page as the package reads it."""
-    return read_events(Answer(200, text), structurer(None))
+    return read_events(Answer(200, text), structurer(None), 564332013, 1986)
 
 
 def walked(pages: dict[int, EventsPage]) -> None:
@@ -77,37 +89,14 @@ def aligned(pages: Iterable[EventsPage]) -> None:
         seen.add(page.events[at + 1 :], taken)
 
 
-async def paged(runs: int) -> None:
-    """Walks of one page by the pager, whose endpoint answers at once."""
-    page = read(page_text(75, 0, 75))
-
-    async def answered(*_: Any, **__: Any) -> EventsPage:
-        return page
-
-    patched = patch.object(pager, "target_events", answered)
-    with patched:
-        async with open_session("http://127.0.0.1:1", BasicAuth("t", "p")) as session:
-            session.dialect = KNOWN
-            for _ in range(runs):
-                walk = pager.EventPager(session, 564332013, 1986)
-                async for _ in walk.stream():
-                    pass
-                assert walk.report.complete
-
-
 class Answered:
-    """A response of aiohttp's that is there at once; `content` has its body."""
+    """A response of aiohttp's that is there at once, and its content."""
 
     status: Final = 200
     headers: Final[dict[str, str]] = {}
 
     def __init__(self, body: bytes) -> None:
         self.content, self._body = self, body
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None: ...
 
     async def readany(self) -> bytes:
         """The whole body."""
@@ -118,22 +107,41 @@ class Answered:
         return True
 
 
-async def requested(runs: int) -> None:
-    """Requests for a user's targets, all of the client but aiohttp."""
-    body = b'{"data":[{"id":1986,"name":"June"}],"errors":null,"warnings":null}'
-    answer = Answered(body)
-    async with open_session("http://127.0.0.1:1", BasicAuth("t", "p")) as session:
-        with patch.object(session.http, "request", lambda *_, **__: answer):
+async def by_client(case: str, runs: int) -> None:
+    """Calls of a client whose requests are answered at once."""
+    text = page_text(75, 0, 75).replace(b"564332013", b"null")  # anybody's
+    targets, events, page = Answered(TARGETS), Answered(text), read(text)
+
+    async def request(_: str, url: URL, **__: Any) -> Answered:
+        return targets if url.raw_path.endswith("enrolledTargets") else events
+
+    async def target_events(*_: Any, **__: Any) -> EventsPage:
+        return page
+
+    async with TargetsClient("http://127.0.0.1:1", BasicAuth("t", "p")) as client:
+        client.session.http.request = request  # type: ignore[assignment,method-assign]
+        client.session.limiter._clock = lambda: 0.0
+        client.session.dialect = KNOWN
+        if case == "request":
             for _ in range(runs):
-                await active_targets(session, 564332013)
+                await client.active_targets(564332013)
+        elif case == "pager":
+            with patch.object(pager, "target_events", target_events):
+                for _ in range(runs):
+                    walk = client.events(564332013, 1986)
+                    async with aclosing(walk.stream()) as pages:
+                        assert [len(one.events) async for one in pages] == [75]
+        else:
+            async for outcome in client.sweep(range(runs)):
+                assert outcome.complete
 
 
 def run(case: str, runs: int) -> None:
     """Do a case so many times, in this process."""
-    one, many, text = pages_of(75), pages_of(1000), page_text(100, 0, 100)
-    if case in {"pager", "request"}:
-        asyncio.run((paged if case == "pager" else requested)(runs))
+    if case in {"request", "pager", "user"}:
+        asyncio.run(by_client(case, runs))
         return
+    one, many, text = pages_of(75), pages_of(1000), page_text(100, 0, 100)
     work: dict[str, Callable[[], object]] = {
         "walk": lambda: walked(one),
         "walk of 1,000": lambda: walked(many),

@@ -190,7 +190,7 @@ def _check_target(events: tuple[TargetEvent, ...], target_rule_id: int | None) -
 
 def _others(name: str, asked: int, found: Iterable[int | None]) -> tuple[ApiWarning, ...]:
     """A note of rows with another id than the one asked for: there may be a reason for them."""
-    others = set(found) - {asked, None}
+    others = {one for one in found if one is not None and one != asked}
     if not others:
         return ()
     named = ", ".join(map(str, sorted(others)[:3]))
