@@ -6,12 +6,15 @@ import asyncio
 import importlib
 import inspect
 import json
+import os
 import shutil
+import signal
 import socket
 import sys
+import sysconfig
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -266,6 +269,36 @@ async def test_what_the_how_to_says_to_paste_works(
                 assert (answer.status, bool(rows)) == (status, status == 200)
                 assert json.loads(last)["error"] == "ServiceUnavailable"
                 sandbox.faults.clear()
+
+
+async def test_what_the_readme_says_to_paste_works() -> None:
+    (block,) = blocks_of(ROOT / "examples" / "backend" / "README.md")
+    install, *lines = block.code.splitlines()
+    assert "pip install" in install
+    code = "\n".join(lines).replace(".venv/bin/", "")
+    with socket.socket() as one, socket.socket() as two:  # two ports that are free
+        for listener, port in [(one, "8080"), (two, "8000")]:
+            listener.bind(("127.0.0.1", 0))
+            backend = listener.getsockname()[1]
+            code = code.replace(port, str(backend))
+    shell = await asyncio.create_subprocess_exec(
+        *("bash", "-c", f"{code} --port {backend}"),
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"},
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as visitor:
+            status = None
+            while status != 200 and shell.returncode is None:
+                with suppress(aiohttp.ClientError):
+                    url = f"http://127.0.0.1:{backend}/users/1000001/progress"
+                    async with visitor.get(url) as answer:
+                        status = answer.status
+        assert status == 200
+    finally:
+        os.killpg(shell.pid, signal.SIGTERM)
+        await shell.wait()
 
 
 async def until(page: Page, holds: str) -> None:

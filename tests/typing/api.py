@@ -22,6 +22,7 @@ from capillary_targets import (
     PagingReport,
     RateLimit,
     RateLimited,
+    Reconciliation,
     RequestTimeout,
     RetryDetails,
     RetryPolicy,
@@ -34,12 +35,18 @@ from capillary_targets import (
     TargetPeriod,
     TargetsClient,
     UserOutcome,
+    UserProgress,
     UserTargetGroups,
     endpoints,
+    from_env,
     lookups,
     open_session,
 )
+from capillary_targets.blocking import BlockingClient, BlockingPager
+from capillary_targets.cached import Cached, CachedClient
 from capillary_targets.hooks import Details
+from capillary_targets.notifications import parse
+from capillary_targets.notifications.settle import Settlement
 from capillary_targets.sandbox import Event, Fault, RecordedRequest, Sandbox, World
 from capillary_targets.sweep import Summary, SweepOptions, UsersFile, run
 from capillary_targets.testing import no_waiting
@@ -93,6 +100,47 @@ async def sweep(client: TargetsClient, many: AsyncIterable[int]) -> None:
     assert_type(await run(client, UsersFile(Path("users.txt")), "out"), Summary)
     options = SweepOptions(format="parquet")
     assert_type(await run(client, [1, 2], Path("out"), options), Summary)
+
+
+def blocking(client: BlockingClient) -> None:
+    with client as opened:
+        assert_type(opened, BlockingClient)
+    assert_type(client.active_targets(1, target_rule_ids=[2]), TargetList)
+    assert_type(client.find_customer(identifier_name="mobile", identifier_value="1"), int)
+    assert_type(client.target_groups(1), UserTargetGroups)
+    assert_type(client.target_periods(1), list[TargetPeriod])
+    assert_type(client.progress(1), UserProgress)
+    assert_type(client.reconcile(1, 2), Reconciliation)
+    assert_type(client.settle(parse(b"")), Settlement)
+    pager = client.events(1, 2, period="current", page_size=5)
+    assert_type(pager, BlockingPager)
+    assert_type(pager.collect(), EventList)
+    assert_type(pager.pager, EventPager)
+    for event in pager:
+        assert_type(event, TargetEvent)
+    for page in pager.pages():
+        assert_type(page, EventsPage)
+    for outcome in client.sweep([1], ordered=True):
+        assert_type(outcome, UserOutcome)
+    assert_type(client.run(client.client.progress(1)), UserProgress)
+    for one in client.iterate(client.client.sweep([1]).events):
+        assert_type(one, TargetEvent)
+
+
+async def cached(client: TargetsClient) -> None:
+    members = client.cached(ttl=30, stale_if_error=3600)
+    assert_type(members, CachedClient)
+    found = await members.progress(1, target_rule_id=2)
+    assert_type(found, Cached[UserProgress])
+    assert_type(found.value, UserProgress)
+    assert_type(found.error, CapillaryError | None)
+    assert_type((await members.active_targets(1)).value, TargetList)
+
+
+def environment() -> None:
+    TargetsClient(**from_env(), timeout=10)
+    BlockingClient(**from_env(), page_size=10)
+    open_session(**from_env())
 
 
 def models(target: Target, event: TargetEvent) -> None:
@@ -175,6 +223,7 @@ def wrong(client: TargetsClient, anything: dict[str, Any]) -> None:
     client.events(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     client.sweep(["1"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     client.events(1, 2, limit=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    BlockingClient(**from_env()).progress("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     TargetsClient("eu", "password")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Sandbox(offset_mode="sideways")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Target(**anything).id = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
