@@ -228,7 +228,10 @@ def _verdict(data: ReportData) -> tuple[bool, str]:
         )
     missing = summary.failed + summary.refused
     if not missing and not summary.bad_lines:
-        return True, f"Complete: {_users(summary.complete)}, and every event of theirs."
+        told = f"Complete: {_users(summary.complete)}, and every event of theirs"
+        if summary.by_value:
+            told += f" but for what cancels out: {summary.by_value:,} targets are proven by value"
+        return True, f"{told}."
     faults = {
         "may come right when asked again (--retry-failed)": summary.failed,
         "refused for good": summary.refused,
@@ -311,12 +314,25 @@ def _totals(data: ReportData) -> str:
         "Events gone from the service": summary.vanished_events,
         "New events never announced": summary.unannounced_events,
         "Announced events not there": summary.missing_events,
+        "Users whose groups could not be used": summary.groups_refused,
         "Retries": summary.retries,
     }
+    skipped = {
+        "by events": summary.by_events,
+        "by last update": summary.by_update,
+        "by value": summary.by_value,
+        "to have no record": summary.no_record,
+    }
+    proofs = [(f"Targets proven {how}", f"{number:,}") for how, number in skipped.items()]
+    if not any([*skipped.values()][1:]):
+        proofs = []
+    elif summary.oldest_proof:
+        proofs.append(("Oldest full proof of a user", _moment(summary.oldest_proof)))
     run = [
         ("Users complete", f"{summary.complete:,}"),
         ("Users failed", f"{summary.failed + summary.refused:,}"),
         ("Targets they are in", f"{summary.targets:,}"),
+        *proofs,
         ("Events written", f"{summary.events:,}"),
         ("Requests", f"{summary.requests:,}"),
         *((name, f"{number:,}") for name, number in more.items() if number),

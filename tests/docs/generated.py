@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from benchmarks.nightly import simulate
 from capillary_targets import errors, settings, wire
 from capillary_targets.contract import Node, contract
 from examples.backend.errors import PROBLEMS
@@ -109,6 +110,11 @@ def statuses() -> str:
     )
 
 
+def nights() -> str:
+    """What nights of 50 million members cost, by arithmetic."""
+    return "\n".join(simulate(50_000_000))
+
+
 def contract_page() -> str:
     """What `contract.toml` says: contradictions, codes, and the fields of each call."""
     known = contract()
@@ -151,6 +157,7 @@ TABLES: Final[dict[str, dict[str, Callable[[], str]]]] = {
     "docs/contract.md": {"contract": contract_page},
     "docs/errors.md": {"codes": codes, "classes": classes},
     "docs/how-to/backend.md": {"statuses": statuses},
+    "docs/nightly.md": {"nights": nights},
     "docs/settings.md": {"options": options},
 }
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.nightly import arithmetic
 from capillary_targets.sandbox import Fault, Period, Rule, Sandbox, World
 from capillary_targets.sandbox.world import total
 from capillary_targets.sweep import PartLimits
@@ -393,6 +394,24 @@ async def test_a_member_of_whom_nothing_differs_costs_one_request(
     assert (second.by_events, second.by_value) == (0, 0)
     assert second.by_update + second.no_record == second.targets == 30
     assert len(parts(tmp_path, "progress")) == rows
+
+
+async def test_the_arithmetic_of_the_document_is_that_of_a_sweep(swept: Swept) -> None:
+    sandbox = Sandbox(users=20, targets=3, events=5, recorded=0.4, last_updated_on=False)
+    world, users = sandbox.world, list(sandbox.world.user_ids())
+    recorded = sum(world.count(user, r.id) > 0 for user in users for r in world.targets(user)) / 60
+    cost = arithmetic(3, recorded, 5 / 20, full_every=1)["the same, without lastUpdatedOn"]
+    asked = []
+    async with sandbox:
+        for night in range(2):
+            sandbox.counts.clear()
+            await swept(sandbox, users, detect="groups", incremental=night > 0, full_every=1)
+            counts = sandbox.counts
+            asked.append(counts["targetGroups"] + counts["trackedTargetEvents"])
+            pairs = [(user, r.id) for user in users for r in world.targets(user)]
+            for user, rule in [pair for pair in pairs if not world.count(*pair)][:5]:
+                world.add_event(user, rule)
+    assert asked == pytest.approx([cost.first * 20, cost.night * 20])
 
 
 async def test_what_cancels_out_is_found_by_the_rolling_pass(swept: Swept, tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_the_verdict_is_one_sentence_about_everything():
     summary = {"complete": 7, "events": 9}
     for sums, words in (
         ({}, "Complete: 7 users, and every event of theirs."),
+        ({"by_value": 1}, "every event of theirs but for what cancels out: 1 targets are proven"),
         ({"failed": 1}, "Finished, but 1 of 8 users failed: 1 may come right when asked again"),
         ({"refused": 2}, "2 of 9 users failed: 2 refused for good."),
         ({"bad_lines": 3}, "0 of 7 users failed: 3 lines of the list that are no user id."),
@@ -155,8 +156,32 @@ def test_the_verdict_is_one_sentence_about_everything():
         data = DATA["half"]()
         data.runs = [make_run(**summary, **sums)]
         good, verdict = _verdict(data)
-        assert good == (sums == {})
+        assert good == (sums.keys() <= {"by_value"})
         assert words in verdict
+
+
+async def test_with_groups_it_says_what_is_proven_by_what(swept: Swept, tmp_path: Path):
+    sandbox = Sandbox(users=10, targets=2, events=4, recorded=0.5, last_updated_on=False)
+    users = list(sandbox.world.user_ids())
+    async with sandbox:
+        for night in range(2):
+            summary = await swept(
+                sandbox, users, detect="groups", incremental=night > 0, full_every=4
+            )
+    for _ in range(2):  # `report` makes the same page once more
+        text = text_of(tmp_path / "report.html")
+        shown = dict(re.findall(r"<tr><td>(Targets proven [^<]*)</td><td[^>]*>(\d+)</td>", text))
+        assert shown == {
+            "Targets proven by events": f"{summary.by_events}",
+            "Targets proven by last update": "0",
+            "Targets proven by value": f"{summary.by_value}",
+            "Targets proven to have no record": f"{summary.no_record}",
+        }
+        assert summary.by_value > 0 < summary.no_record
+        proof = summary.oldest_proof[:19].replace("T", " ")
+        assert f'<td>Oldest full proof of a user</td><td class="n">{proof} UTC</td>' in text
+        assert "but for what cancels out" in text
+        make_report(tmp_path)
 
 
 def test_amounts_and_counts_are_apart():
