@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -10,12 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from capillary_targets import UsageError
 from capillary_targets.auth import BasicAuth, OAuth
 from capillary_targets.cli.connection import max_failures_of, period_of
 from capillary_targets.environment import auth_of
+from capillary_targets.sandbox import Sandbox
+from tests.conftest import in_thread
 
 from .conftest import Cli
 
@@ -150,47 +150,22 @@ def test_verbose_logs_each_request_with_its_time_and_quiet_nothing(cli: Cli):
     assert cli(*EVENTS, "--quiet").err == ""
 
 
-async def test_the_proxy_variables_are_kept_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_proxy_variables_are_kept_to(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """A proxy in the environment is what a command asks; a sandbox of its own is asked directly."""
-    asked: list[str] = []
-
-    async def proxy(request: web.BaseRequest) -> web.Response:
-        asked.append(f"{request.method} {request.raw_path if hasattr(request, 'raw_path') else ''}")
-        return web.Response(status=502)
-
-    runner = web.ServerRunner(web.Server(proxy))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    environment = {
-        **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
-        **TILL,
-        "CAPILLARY_BASE_URL": "https://cluster.example",
-        "HTTPS_PROXY": f"http://127.0.0.1:{port}",
-        "HTTP_PROXY": f"http://127.0.0.1:{port}",
-    }
-    try:
-        from .terminal import COMMAND, ROOT
-
-        for tokens, status in ((("targets", "1", "--timeout", "5"), 1), (EVENTS, 0)):
-            process = await asyncio.create_subprocess_exec(
-                *COMMAND,
-                *map(str, tokens),
-                cwd=ROOT,
-                env=environment,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            _, said = await process.communicate()
-            assert process.returncode == status, said
-            assert said.count(b"\n") == (status != 0)
-            if status:
-                assert asked
-                asked.clear()
-        assert asked == []
-    finally:
-        await runner.cleanup()
+    for name in [name for name in os.environ if "proxy" in name.lower()]:
+        monkeypatch.delenv(name)
+    with in_thread(Sandbox(users=1)) as proxy:
+        variables = {"HTTPS_PROXY": proxy.url, "HTTP_PROXY": proxy.url}
+        for name, value in (TILL | variables).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("CAPILLARY_BASE_URL", "https://cluster.example")
+        ran = cli("targets", 1, "--timeout", 5)
+        assert ran.status == 1
+        assert ran.err.count("\n") == 1
+        assert {request.method for request in proxy.requests} == {"CONNECT"}
+        proxy.requests.clear()
+        assert cli(*EVENTS).status == 0
+        assert not proxy.requests
 
 
 @pytest.mark.parametrize(

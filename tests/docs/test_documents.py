@@ -24,6 +24,7 @@ import capillary_targets
 from capillary_targets import BasicAuth, CapillaryError, TargetsClient
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.settings import CLUSTERS
+from tests.conftest import variables_of
 
 from .blocks import Block, blocks_of
 from .generated import TABLES, rendered
@@ -109,9 +110,7 @@ async def _run_tests(names: dict[str, Any], fixtures: dict[str, Any]) -> None:
 async def _run_commands(block: Block, cluster: Sandbox, directory: Path) -> None:
     environment = os.environ | {
         "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
-        "CAPILLARY_BASE_URL": cluster.url,
-        "CAPILLARY_USERNAME": cluster.settings.username,
-        "CAPILLARY_PASSWORD": cluster.settings.password,
+        **variables_of(cluster),
     }
     shell = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", block.code),

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ class Cluster:
         assert self._process.stdout is not None
         self._process.stdin.write(msgspec.json.encode([name, settings]) + b"\n")
         self._process.stdin.flush()
-        return json.loads(await asyncio.to_thread(self._process.stdout.readline))
+        async with asyncio.timeout(120):  # its end kills the cluster, and with that the reading
+            return json.loads(await asyncio.to_thread(self._process.stdout.readline))
 
     async def sweep(self, sandbox: Sandbox, out: Path, **settings: Any) -> Any:
         """Users complete, events, users failed, number of the run; or the text of an error."""
@@ -112,10 +114,18 @@ def cluster() -> Iterator[Cluster]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         ) as process:
             yield Cluster(process)
             assert process.stdin is not None
             process.stdin.close()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:  # whatever hangs of Ray's own processes
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -380,9 +380,9 @@ async def test_a_time_out_and_a_lost_connection_are_repeated(receiver: Receiver)
     assert len(receiver.bodies) >= 3
 
 
-async def test_the_back_off_doubles_up_to_an_hour_for_seven_days(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the delivery would sleep; it does not."""
     waits: list[float] = []
     sleep = asyncio.sleep
 
@@ -391,6 +391,12 @@ async def test_the_back_off_doubles_up_to_an_hour_for_seven_days(
         await sleep(0)
 
     monkeypatch.setattr("capillary_targets.sandbox.notifications.asyncio.sleep", slept)
+    return waits
+
+
+async def test_the_back_off_doubles_up_to_an_hour_for_seven_days(
+    receiver: Receiver, waits: list[float]
+) -> None:
     receiver.statuses = [503] * 1000
     async with (sandbox := pushing(receiver, notify_time_scale=1.0)):
         add(sandbox)
@@ -410,15 +416,7 @@ async def test_the_back_off_doubles_up_to_an_hour_for_seven_days(
     assert [one for one in waits if one >= 1] == [300, 600]
 
 
-async def test_the_delay_is_scaled(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    sleep = asyncio.sleep
-
-    async def slept(seconds: float) -> None:
-        waits.append(seconds)
-        await sleep(0)
-
-    monkeypatch.setattr("capillary_targets.sandbox.notifications.asyncio.sleep", slept)
+async def test_the_delay_is_scaled(receiver: Receiver, waits: list[float]) -> None:
     async with (sandbox := pushing(receiver, notify_delay=86_400, notify_time_scale=0.5)):
         add(sandbox)
         await sandbox.notifications.drained()
