@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -295,3 +297,29 @@ async def test_no_attribute_holds_who_a_member_is(sandbox: Sandbox, measured: Me
         "/v3/users/{id}/targetGroups",
     }
     assert not {str(user), "919812345678", "a@b.example"} & set(re.findall(r"[\w@.]+", str(points)))
+
+
+ANY_ORDER = """
+from opentelemetry.metrics import set_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from capillary_targets.hooks import LimiterState, SessionDetails
+from capillary_targets.otel import metrics
+
+hook, reader = metrics(), InMemoryMetricReader()
+provider = MeterProvider([reader])
+set_meter_provider(provider)
+assert metrics() is metrics(provider) is hook
+state = lambda: LimiterState(in_flight=3, limit=8, foreground_queue=0, background_queue=0)
+hook(SessionDetails(phase="opens", url="https://eu.example.com/base", state=state))
+(resource,) = reader.get_metrics_data().resource_metrics
+for metric in resource.scope_metrics[0].metrics:
+    if metric.name == "http.client.active_requests":
+        (point,) = metric.data.data_points
+        print(point.value, dict(point.attributes)["server.address"])
+"""
+
+
+def test_a_meter_provider_may_be_set_before_or_after() -> None:
+    printed = subprocess.check_output([sys.executable, "-c", ANY_ORDER], text=True)
+    assert printed == "3 eu.example.com\n"
