@@ -33,6 +33,8 @@ class ServerModel:
     counts as one, a cached one as four."""
     confirmed: bool = field(init=False, default=False)
     """Whether a page began where the reading of `offset` has it."""
+    doubted: bool = field(init=False, default=False)
+    """Whether a page did not."""
     cap: int | None = field(init=False)
     cap_echoed: bool = field(init=False, default=False)
     largest: int = field(init=False, default=LEAST_CAP)
@@ -50,7 +52,8 @@ class ServerModel:
     _totals: dict[int, int] = field(init=False, factory=dict)
     """The latest total by rows on a page: a count of pages differs, a count of rows does not."""
     _silent: TotalKind | None = field(init=False, default=None)
-    _heads: int = field(init=False, default=0)
+    heads: int = field(init=False, default=0)
+    """Pages in a row that began at the head of the list, though they were asked for elsewhere."""
     stretches: bool = field(init=False, default=True)
     """Whether pages a little above the size asked for may be tried."""
 
@@ -81,26 +84,23 @@ class ServerModel:
 
         One is not enough: a single arrival at the head makes row 1 look like row 0.
         """
-        return self._heads >= 3
+        return self.heads >= 3
 
-    def observe(self, request: PageRequest, began: int, *, at_head: bool = False) -> bool:
-        """A page turned out to begin about row `began`, or at the head of the list.
+    def observe(self, by_page: int, by_row: int) -> bool:
+        """A page began so many rows from where each reading of `offset` has it.
 
         Returns whether that agrees with the reading so far. A page that begins exactly where the
         other reading has it takes all certainty from this one.
         """
-        limit, offset = self.served(request.limit), request.offset
-        if offset == 0:
-            return True
-        if offset > 1:
-            self._heads = self._heads + 1 if at_head else 0
-        by_page, by_row = abs(began - offset * limit), abs(began - offset)
-        if self.given.offset is not None or by_page == by_row:
-            return True
+        by_page, by_row = abs(by_page), abs(by_row)
+        near, far = sorted((by_page, by_row))
+        if self.given.offset is not None or 3 * near >= far:
+            return True  # neither: rows moved
         vote = 1 if by_page < by_row else -1
         agrees = vote * self.votes > 0
         self.confirmed |= agrees
-        if not agrees and not (self.certain and by_page and by_row):
+        self.doubted |= not agrees
+        if not agrees and not (self.certain and near):
             self.votes = vote
         else:
             self.votes = max(-_MOST, min(_MOST, self.votes + vote))
@@ -109,6 +109,7 @@ class ServerModel:
     def doubt(self) -> None:
         """A page was not where a reading has it that no page of this walk has confirmed yet."""
         if not self.confirmed and self.given.offset is None:
+            self.doubted = True
             self.votes = 1 if self.by_page else -1
 
     def flip(self) -> None:
@@ -124,8 +125,10 @@ class ServerModel:
         """The row that a page should begin with."""
         return offset * self.served(limit) if self.by_page else offset
 
-    def page_at(self, row: int, limit: int, *, stretch: bool = False) -> PageRequest:
-        """The page that begins at or before `row` and ends furthest on.
+    def page_at(
+        self, row: int, limit: int, *, stretch: bool = False, least: int = 0
+    ) -> PageRequest:
+        """The page that begins at or before `row`, not before `least`, and ends furthest on.
 
         Page numbers fix where a page of a given size begins, so sizes are tried up to `limit`; with
         `stretch` a little above it, for overlap, if that brings `limit` new rows at most.
@@ -134,7 +137,7 @@ class ServerModel:
         if not self.by_page or row == 0:
             return PageRequest(limit, row, row)
         stretch = stretch and self.stretches and self.cap is None
-        limit, number = _widest_page(row, limit, self.avoided, stretch=stretch)
+        limit, number = _widest_page(row, limit, least, self.avoided, stretch=stretch)
         return PageRequest(limit, number, number * limit)
 
     def refuse_stretch(self) -> None:
@@ -267,19 +270,21 @@ _dialect = lru_cache(maxsize=256)(Dialect)  # every walk of a client ends with o
 
 @lru_cache(maxsize=4096)
 def _widest_page(
-    row: int, limit: int, avoided: frozenset[int], *, stretch: bool
+    row: int, limit: int, least: int, avoided: frozenset[int], *, stretch: bool
 ) -> tuple[int, int]:
-    """(limit, page number) of the page that begins at or before `row` and ends furthest on."""
+    """(limit, page number) of the page that begins from `least` to `row` and ends furthest on."""
     best, furthest = (limit, row // limit), -1
     for size in range(limit, 0, -1):
         if row + size <= furthest:
             break  # nothing smaller can end further on
         number = row // size
-        if (number + 1) * size > furthest and number not in avoided:
-            best, furthest = (size, number), (number + 1) * size
+        end, fits = (number + 1) * size, number not in avoided and number * size >= least
+        if end > furthest and fits:
+            best, furthest = (size, number), end
     if stretch and furthest < row + limit - limit // 10:
         for size in range(limit + 1, limit + 2 * isqrt(limit) + 1):
             number, end = row // size, (row // size + 1) * size
-            if furthest < end <= row + 1 + limit and number not in avoided:
+            fits = number not in avoided and number * size >= least
+            if furthest < end <= row + 1 + limit and fits:
                 best, furthest = (size, number), end
     return best

@@ -119,6 +119,8 @@ class Walk:
     _drift: int = field(init=False)
     """Rows that vanished before the frontier between the latest two responses."""
     _overlap: int = field(init=False)
+    _before: tuple[int, int, int] = field(init=False)
+    """Where the latest page with an anchor began: as a page, as a row, and among the rows taken."""
     _aim: int | None = field(init=False)
     """Where to look for the frontier, if not at `_row`."""
     _search: GallopingSearch = field(init=False)
@@ -145,8 +147,8 @@ class Walk:
     """Whether pages were joined by position alone, so that only the total can vouch."""
     _marker: EndMarker | None = field(init=False)
     _pace: Pace = field(init=False)
-    _mark: tuple[datetime | None, int | None] = field(init=False)
-    """Date and id of the last row taken, where the walk was resumed."""
+    _date: datetime | None = field(init=False)
+    """Of the last row taken, where the walk was resumed."""
 
     def __attrs_post_init__(self) -> None:
         if self.max_items == 0:
@@ -162,8 +164,9 @@ class Walk:
         self._server = ServerModel(self.dialect, self.cached, self.page_size)
         self._seen = SeenEvents.at(start)
         self._row, self._limit = start.row, self._most
-        self._mark = start.date, None
+        self._date = start.date
         self._overlap = max(1, len(self._seen.rows) - 1)
+        self._before = self._seen.skipped, self._seen.skipped, 0
         self._search, self._pace = GallopingSearch(), Pace()
         self._rows = self._aim = self._held = self._marker = None
         self._pages = self._drift = self._idle = self._recuts = self._calm = 0
@@ -362,6 +365,10 @@ class Walk:
             return self._across(self._held.window.end, min(self._most, half))
         if self._aim is not None:
             return server.page_at(self._aim, self._limit)
+        if not self._requests and server.by_page and server.certain:
+            # Resumed: fewer rows than any cap has show at once that nothing is new.
+            least = self._row + 1 - LEAST_CAP
+            return server.page_at(self._row - 4, self._limit, stretch=True, least=least)
         return self._across(self._row, self._limit)
 
     def _across(self, row: int, limit: int) -> PageRequest:
@@ -410,16 +417,10 @@ class Walk:
         self._aim = None
         server, seen = self._server, self._seen
         match = seen.align(window.events)
-        if match is not None:
-            began = self._row - len(seen.rows) + match.taken - match.at
+        self._locate(window, match)
+        if match is not None and window.request.offset > 1:
             at_head = match.at == match.taken and not seen.skipped
-            last = match.taken == len(seen.rows) - 1
-            if last or not self.moved or server.certain:  # else `_row` is a guess itself
-                self._locate(window, began, at_head=at_head)
-            else:
-                self._locate(window)
-        else:
-            self._locate(window)
+            server.heads = server.heads + 1 if at_head else 0
         if server.ignored:
             self._fail("the server sends the head of the list whatever the offset")
             return
@@ -431,13 +432,27 @@ class Walk:
         elif self._settle(window, match):
             self._judge(window, match)
 
-    def _locate(self, window: Window, began: int | None = None, *, at_head: bool = False) -> None:
-        """Set where a page begins: where its offset says, unless the rows on it contradict that."""
-        server, request = self._server, window.request
-        agrees = began is None or server.observe(request, began, at_head=at_head)
+    def _locate(self, window: Window, match: Alignment | None) -> None:
+        """Set where a page begins: where its offset says, unless the rows on it contradict that.
+
+        How `offset` is read shows how far apart two pages lie that show rows taken.
+        """
+        server, request, agrees = self._server, window.request, True
+        if match is not None:
+            here = request.offset * server.served(request.limit), request.offset
+            index, before = match.taken - match.at, self._before
+            end = self._row if self._held is None else self._held.window.end
+            first = end - len(self._seen.rows)  # the row of the first one taken
+            if server.certain:
+                before = first, first, 0
+            self._before = *here, index
+            if request.offset:
+                apart = index - before[2]
+                by_page, by_row = here[0] - before[0] - apart, here[1] - before[1] - apart
+                agrees = server.observe(by_page, by_row)
         window.start = server.start(request.limit, request.offset)
-        if began is not None and not agrees and server.certain:
-            window.start, self._unsure = began, True
+        if match is not None and not agrees and server.certain:
+            window.start, self._unsure = first + index, True
 
     def _anchor(self, window: Window, match: Alignment | None) -> Alignment | None:
         """The alignment of a page, if it can be believed.
@@ -477,23 +492,20 @@ class Walk:
         return match
 
     def _by_date(self, events: tuple[TargetEvent, ...], *, at_head: bool) -> Alignment | None:
-        """Align by the documented order alone: by date, equal dates by id."""
-        date, number = self._mark
-        keys: list[Any] = [(event.event_date, event.event_log_id) for event in events]
-        mark: tuple[Any, ...] = (date,) if number is None else (date, number)
+        """Align by the documented chronological order alone."""
+        dates: list[Any] = [event.event_date for event in events]
         try:
-            if keys != sorted(keys) or (not keys and not at_head):
-                return None
-            places = [key[: len(mark)] for key in keys]
-            if mark in places:
-                return None  # rows of that place may stand on either side of the frontier
-            before = sum(place < mark for place in places)
-        except TypeError:  # without a date or an id, or not to be compared
+            if dates != sorted(dates) or self._date in dates:
+                return None  # rows of that date may stand on either side of the frontier
+            before = sum(date < self._date for date in dates)
+        except TypeError:  # without a date, or not to be compared
             return None
-        if not before and not at_head:
+        if not before and not (at_head and self._date is not None):
             return None
         self.moved = True
-        return Alignment(before - 1, len(self._seen.rows) - 1)
+        # Where all rows are older, the last one taken stood behind the page.
+        last = len(self._seen.rows) - 1
+        return Alignment(before - 1, last if before < len(dates) else max(0, last - 1))
 
     def _settle(self, window: Window, match: Alignment) -> bool:
         """Note how the list shifted. False if the page ends before the frontier."""
@@ -515,7 +527,10 @@ class Walk:
             return True
         if not self._full(window):  # the last row taken should be behind it, or is gone
             rows = server.rows(window)
-            ends = self._shows_end(window) if rows is None else rows[0] <= window.end <= rows[1]
+            if rows is not None and self._is_placed(window):
+                ends = rows[0] <= window.end <= rows[1]
+            else:
+                ends = self._shows_end(window)
             if ends or self._recuts >= _RECUTS:
                 return True
             self._recut(window)
@@ -567,7 +582,7 @@ class Walk:
         count = self._seen.count + len(new)
         if server.constant and count == rows[0] == rows[1] and not self.start.row:
             return True  # as many rows came as an unchanging total counts
-        if not rows[0] <= window.end <= rows[1]:
+        if not (rows[0] <= window.end <= rows[1] and self._is_placed(window)):
             return False
         if server.constant and count < rows[0] and not self.start.row:
             return False  # the page is not where it was asked for
@@ -575,7 +590,23 @@ class Walk:
 
     def _ends(self, window: Window, total: int) -> bool:
         """Whether a full page ends where a total says that the list does."""
-        return window.end == total or (self._server.total != "pages" and self._taken_all(total))
+        if window.end == total and self._is_placed(window):
+            return True
+        return self._server.total != "pages" and self._taken_all(total)
+
+    def _is_placed(self, window: Window) -> bool:
+        """Whether it is known which rows of the list a page shows.
+
+        Where a walk was resumed, only the reading of `offset` tells: it must be beyond doubt, and a
+        silent cap, which would move a page asked for by number, ruled out.
+        """
+        server = self._server
+        if not window.request.offset:
+            return True
+        if not server.certain or not self.start.row:
+            return server.certain
+        uncapped = self._full(window) or self._shows_end(window) or not server.by_page
+        return uncapped and not server.doubted
 
     def _taken_all(self, total: int) -> bool:
         unmoved = self._server.constant and not self.moved and not self.start.row
@@ -596,8 +627,7 @@ class Walk:
         size, limit, server = window.size, window.request.limit, self._server
         if not 0 < size < server.served(limit):
             return False
-        resumed = bool(self.start.row) and server.certain
-        return limit <= server.largest or size < LEAST_CAP or resumed
+        return limit <= server.largest or size < LEAST_CAP
 
     def _counted(self, window: Window, new: tuple[TargetEvent, ...]) -> tuple[int, int] | None:
         """The rows in the list by the total, unless more have come than it allows."""
@@ -641,7 +671,7 @@ class Walk:
             self._search = GallopingSearch()
         self._idle = self._recuts = 0
         if self.start.row:
-            self._mark = new[-1].event_date, new[-1].event_log_id
+            self._date = new[-1].event_date
         if self._marker is not None and self._marker.last in new:
             self._release()
             self._finish(
@@ -664,9 +694,9 @@ class Walk:
         server.doubt()
         if window.size and not known and not self.start.row:
             if rows is not None and server.by_page and request.limit * request.offset >= rows[1]:
-                server.observe(request, request.offset)  # as a page it would be past the end
+                server.observe(1, 0)  # as a page it would be past the end
             elif 2 * request.offset < self._row:
-                server.observe(request, request.limit * request.offset)  # a row would be known
+                server.observe(0, 1)  # a row would be known
         if not server.certain and not self._flipped and not known:
             self._flipped, self._aim = True, request.start
             server.flip()
@@ -729,11 +759,7 @@ class Walk:
             self._release()  # an empty list
             self._conclude(held.window)
             return
-        if match is not None:
-            began = held.window.end - 1 - (held.last - match.taken) - match.at
-            self._locate(window, began)
-        else:
-            self._locate(window)
+        self._locate(window, match)
         if match is None or match.taken < held.last:
             self._drop(held)  # the page is not where it was: look for it again
             if match is None:

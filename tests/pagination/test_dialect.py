@@ -62,8 +62,8 @@ def test_a_dialect_that_cannot_be(given: dict) -> None:
         Dialect(**given)
 
 
-def observed(model: ServerModel, limit: int, offset: int, began: int, **more: bool) -> None:
-    model.observe(PageRequest(limit, offset, 0), began, **more)
+def observed(model: ServerModel, limit: int, offset: int, began: int) -> None:
+    model.observe(began - limit * offset, began - offset)
 
 
 def test_a_reading_needs_more_than_one_coincidence() -> None:
@@ -88,16 +88,6 @@ def test_a_reading_that_was_cached_can_be_unlearned_and_one_that_is_given_cannot
         observed(given, 100, number, number * 100)
     assert cached.dialect().offset == "page"
     assert given.dialect().offset == "row"
-
-
-def test_three_far_pages_that_begin_at_the_head_mean_an_ignored_offset() -> None:
-    model = ServerModel(UNKNOWN, UNKNOWN, 100)
-    for offset in (1, 40, 80):
-        observed(model, 100, offset, 0, at_head=True)
-        assert not model.ignored
-    observed(model, 100, 90, 0, at_head=True)
-    assert model.ignored
-    assert model.dialect().offset == "ignored"
 
 
 @pytest.mark.parametrize("limit", [8, 20, 100])
