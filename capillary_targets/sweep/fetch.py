@@ -188,9 +188,12 @@ class UserFetcher:
                 targets, rules = look.targets, {*look.rules}
             if error is None:
                 new_marks = self._add_targets(rows, targets, found, marks, rules)
-                if look is not None:
-                    kept, rows_of_progress = look.settled(found_news)
-                    rows.add("progress", rows_of_progress)
+                kept, rows_of_progress = (
+                    (self._unsettled(user, found_news), [])
+                    if look is None
+                    else look.settled(found_news)
+                )
+                rows.add("progress", rows_of_progress)
                 if source is not None:
                     comparison = await self._compare(rows, source, before, due)
         except (CapillaryError, OSError, sqlite3.Error):
@@ -225,6 +228,14 @@ class UserFetcher:
             unannounced=sum(isinstance(one, EventIds) for one in news),
             missing=sum(isinstance(one, Announced) for one in news),
         )
+
+    def _unsettled(self, user: int, rules: set[int]) -> States:
+        """What the ledger has of targets' progress, which is of before their new events."""
+        before = self.directory.ledger.progress(user) if rules else {}
+        return {
+            rule: {cycle: one._replace(settled=False) for cycle, one in before[rule].items()}
+            for rule in rules & before.keys()
+        }
 
     async def _compare(
         self,

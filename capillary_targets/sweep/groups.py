@@ -214,7 +214,11 @@ class MemberGroups:
                     seen = datetime.fromtimestamp(state.first_seen, UTC)
                     rows.append({**row_of(self._rows[rule, cycle]), "first_seen": seen})
             for cycle in was.keys() - cycles.keys():
-                gone = {"target_rule_id": rule, "period_id": cycle or None, "recorded": False}
+                gone = {
+                    "target_rule_id": rule,
+                    "period_id": max(cycle, 0) or None,
+                    "recorded": False,
+                }
                 seen = datetime.fromtimestamp(was[cycle].first_seen, UTC)
                 rows.append({**gone, "first_seen": seen})
         return kept, rows
@@ -271,7 +275,7 @@ class GroupsReader:
             found = await target_groups(
                 fan.session, user_id, include_inactive=self.options.period != CURRENT or None
             )
-            listed = self._listed(found)
+            listed, ambiguous = self._listed(found)
             enrolled = [one.target_rule_id for one in found.targets() if not one.un_enrolled]
             rules = tuple(dict.fromkeys(one for one in enrolled if self._is_wanted(one)))
             targets = await self._definitions(fan, user_id, rules, held)
@@ -288,8 +292,11 @@ class GroupsReader:
         now = int(datetime.now(UTC).timestamp())
         states: dict[int, dict[int, CycleState]] = {}
         for (rule, cycle), one in listed.items():
-            if one.recorded or one.achieved_value:
-                states.setdefault(rule, {})[cycle] = state_of(one, now)
+            if _is_recorded(one):
+                state = state_of(one, now)
+                if rule in ambiguous:  # neither record tells of the other
+                    state = state._replace(achieved=None, updated=None)
+                states.setdefault(rule, {})[cycle] = state
         if not self.options.fetch_targets:
             rules = self.options.target_rule_ids
         decision = decide(
@@ -305,8 +312,10 @@ class GroupsReader:
     def _is_wanted(self, rule: int) -> bool:
         return not self.options.target_rule_ids or rule in self.options.target_rule_ids
 
-    def _listed(self, found: UserTargetGroups) -> dict[tuple[int, int], TargetProgress]:
-        """The cycles that are asked for, by target and cycle."""
+    def _listed(
+        self, found: UserTargetGroups
+    ) -> tuple[dict[tuple[int, int], TargetProgress], set[int]]:
+        """The cycles that are asked for, by target and cycle; targets with two records of one."""
         rows = (
             progress_of(group, one)
             for group in found.target_groups
@@ -314,8 +323,16 @@ class GroupsReader:
             if self._is_wanted(one.target_rule_id)
             and not (one.un_enrolled and self.options.fetch_targets)
         )
-        period = self.options.period
-        return {(o.target_rule_id, o.period_id or 0): o for o in rows if is_period(o, period)}
+        listed: dict[tuple[int, int], TargetProgress] = {}
+        ambiguous: set[int] = set()
+        for one in rows:
+            if is_period(one, self.options.period):
+                key = one.target_rule_id, _cycle(one)
+                if key not in listed or _is_recorded(one):
+                    if key in listed and _is_recorded(listed[key]):
+                        ambiguous.add(one.target_rule_id)
+                    listed[key] = one
+        return listed, ambiguous
 
     async def _definitions(
         self, fan: FanOut[Any], user_id: int, rules: Sequence[int], held: Mapping[int, bool]
@@ -346,6 +363,16 @@ class GroupsReader:
         if self._refusals >= _REFUSALS:
             self.off = why
             _log.warning("target groups are not asked for any more: %s", why)
+
+
+def _is_recorded(one: TargetProgress) -> bool:
+    return bool(one.recorded or one.achieved_value)
+
+
+def _cycle(one: TargetProgress) -> int:
+    """The id of a row's cycle; where the server leaves it out, the first day as a negative one."""
+    first = one.period_start
+    return one.period_id or (0 if first is None else -first.toordinal())
 
 
 def _is_denied(error: AuthError) -> bool:

@@ -122,8 +122,8 @@ class CycleState(NamedTuple):
     settled: bool = True
 
     def is_same(self, other: CycleState) -> bool:
-        """Whether nothing has happened between the two."""
-        return self[:3] == other[:3]
+        """Whether nothing has happened between the two: what tells nothing proves nothing."""
+        return self[:3] == other[:3] != (None, None, self.rest)
 
 
 States: TypeAlias = Mapping[int, Mapping[int, CycleState]]

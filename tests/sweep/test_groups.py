@@ -260,6 +260,91 @@ async def test_a_refusal_for_some_costs_them_a_request_each(swept: Swept, tmp_pa
     assert sandbox.counts["targetGroups"] == 30
 
 
+async def test_a_refusal_half_way_loses_nothing_and_neither_does_the_night_after(
+    swept: Swept, tmp_path: Path
+) -> None:
+    """Nights by groups, half by groups, plain, by groups: a sale, then its return, one by one."""
+    sandbox = Sandbox(users=16, events=4, recorded=0.5, last_updated_on=False)
+    world, users = sandbox.world, list(sandbox.world.user_ids())
+    pairs = [
+        (user, next(r.id for r in world.targets(user) if world.count(user, r.id)))
+        for user in users
+        if any(world.count(user, r.id) for r in world.targets(user))
+    ]
+    refused = Fault.authorisation(4000)
+    async with sandbox:
+        for night, value in enumerate((None, "19.990", None, "-19.990")):
+            for user, rule in pairs if value else ():
+                world.add_event(user, rule, value=value)
+            if night in {1, 2}:
+                for user in users[8:] if night == 1 else users:
+                    sandbox.faults.add(refused, None, f"{user}/targetGroups")
+            summary = await swept(
+                sandbox,
+                users,
+                detect="groups",
+                incremental=night > 0,
+                full_every=10**6,
+                concurrency=1,
+            )
+            sandbox.faults.clear()
+            assert summary.all_complete
+            assert bool(summary.groups_off) == (night in {1, 2})
+            assert written(tmp_path) == true_events(world, users), f"night {night}"
+
+
+FIELDS_LEFT_OUT = {
+    "values": r'"targetAchievedValue":',
+    "periods": r'"periodId":',
+    "period names": r'"periodRefCode":',
+    "days": r'"period(Start|End)Date":',
+    "periods and days": r'"period(Id|StartDate|EndDate|RefCode)":',
+    "milestones": r'"(milestones|currentPeriod|targetValue|targetName)":',
+}
+
+
+@pytest.mark.parametrize("left_out", FIELDS_LEFT_OUT)
+@pytest.mark.parametrize("updated", [True, False])
+async def test_an_answer_without_some_fields_loses_nothing(
+    swept: Swept, tmp_path: Path, left_out: str, updated: bool
+) -> None:
+    sandbox = Sandbox(users=6, events=6, recorded=0.5, last_updated_on=updated)
+    world, users = sandbox.world, list(sandbox.world.user_ids())
+    fault = Fault.edited(FIELDS_LEFT_OUT[left_out], '"leftOut":')
+    async with sandbox:
+        sandbox.faults.add(fault, None, "targetGroups")
+        for night in range(3):
+            summary = await swept(
+                sandbox, users, detect="groups", incremental=night > 0, full_every=10**6
+            )
+            assert summary.all_complete
+            assert written(tmp_path) == true_events(world, users), f"night {night}"
+            for user in users[night::2]:
+                world.add_event(user, world.targets(user)[night].id, value="12.5")
+
+
+async def test_a_target_in_two_groups_is_read_and_never_left_out(
+    swept: Swept, tmp_path: Path
+) -> None:
+    """A second row of the same target and cycle: without a record, then with one."""
+    sandbox = Sandbox(users=5, events=6, recorded=0.5, last_updated_on=False)
+    world, users = sandbox.world, list(sandbox.world.user_ids())
+    group = r'(?s)"targetGroups":\s*\[(.*)\]\}(,"errors"|\})'
+    for twin in (r'"targetGroups":[\1,\1]}\2',):
+        async with sandbox:
+            sandbox.faults.add(Fault.edited(group, twin), None, "targetGroups")
+            for night in range(2):
+                summary = await swept(
+                    sandbox, users, detect="groups", incremental=night > 0, full_every=10**6
+                )
+                assert summary.all_complete
+                assert summary.groups_refused == 0
+                assert written(tmp_path) == true_events(world, users)
+                for user in users:
+                    world.add_event(user, world.targets(user)[0].id, value="12.5")
+                    world.add_event(user, world.targets(user)[0].id, value="-12.5")
+
+
 async def test_rejected_credentials_still_end_the_sweep(swept: Swept) -> None:
     from capillary_targets import AuthError
 
