@@ -212,21 +212,27 @@ def show_records(title: str, records: Sequence[Mapping[str, object]]) -> None:
     write(f"{printable(title)}\n")
     if not cells:
         return
-    width = shutil.get_terminal_size().columns
-    widths = _widths(cells, width)
-    if width < _NARROW or widths is None:
-        rows = zip(*cells.values(), strict=True)
-        blocks = [_block(dict(zip(cells, row, strict=True))) for row in rows]
-        write("".join(f"\n{block}" for block in blocks))
-        return
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    needed = -_GAP
     for name, texts in cells.items():
         number = any(type(value) in {int, Decimal} for value in columns[name])
         heading = name.rjust(len(texts[0])) if number else name
-        table.add_column(heading, width=widths[name], overflow="fold")
+        fixed = isinstance(texts[0], NoWrap)
+        least = _widest(heading, *texts)
+        if not fixed:  # it wraps, but not within a word
+            words = " ".join((name, *texts)).split()
+            least = min(least, max(_LEAST_TEXT, min(_LONG_WORD, _widest(*words))))
+        needed += least + _GAP
+        table.add_column(heading, no_wrap=fixed, min_width=least, overflow="fold")
     for row in zip(*cells.values(), strict=True):
         table.add_row(*map(Text, row))
-    write("\n" + _rendered(table))
+    width = shutil.get_terminal_size().columns
+    if width < _NARROW or needed > width:
+        rows = zip(*cells.values(), strict=True)
+        blocks = [_block(dict(zip(cells, row, strict=True))) for row in rows]
+        write("".join(f"\n{block}" for block in blocks))
+    else:
+        write("\n" + _rendered(table))
 
 
 def _columns(records: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
@@ -246,23 +252,8 @@ def _zone_name(zone: str) -> str:
     return "UTC" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
 
 
-def _widths(cells: Mapping[str, Sequence[str]], width: int) -> dict[str, int] | None:
-    """The width of each column, where all fit into `width`: texts wrap, but not within a word."""
-    full = {name: max(map(cell_len, (name, *texts))) for name, texts in cells.items()}
-    widths = full.copy()
-    for name, texts in cells.items():
-        if not isinstance(texts[0], NoWrap):
-            words = " ".join((name, *texts)).split()
-            longest = min(max(map(cell_len, words)), _LONG_WORD)
-            widths[name] = min(full[name], max(longest, _LEAST_TEXT))
-    spare = width - sum(widths.values()) - _GAP * (len(widths) - 1)
-    if spare < 0:
-        return None
-    while spare > 0 and (short := [name for name in widths if widths[name] < full[name]]):
-        for name in short[:spare]:
-            widths[name] += 1
-            spare -= 1
-    return widths
+def _widest(*texts: str) -> int:
+    return max(map(cell_len, texts), default=0)
 
 
 def _cells(name: str, values: Sequence[object]) -> list[str]:
@@ -300,7 +291,7 @@ def _block(record: Mapping[str, str]) -> str:
     nothing is cut.
     """
     shown = {name: text for name, text in record.items() if text.strip()}
-    names = max(map(cell_len, shown), default=0)
+    names = _widest(*shown)
     room = shutil.get_terminal_size().columns - names - _GAP
     fixed = (cell_len(text.strip()) for text in shown.values() if isinstance(text, NoWrap))
     if max(fixed, default=_LEAST_TEXT) > room:
