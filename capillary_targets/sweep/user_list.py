@@ -1,6 +1,6 @@
 """A list of users: lines or CSV, in any usual encoding, from a file, stdin or the caller.
 
-`UserListParser` is pure and takes decoded text; the rest reads, unzips and decodes bytes.
+`ListDecoder` (bytes to text) and `UserListParser` (text to ids) are pure; the rest reads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, I
 from contextlib import aclosing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -52,9 +52,8 @@ _NAMES: Final = (
 """Headings of a column of user ids, in letters alone; the first set that occurs counts."""
 _INVISIBLE: Final = dict.fromkeys([0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060])
 """Byte order marks and other characters without a width, to be deleted."""
-_INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{,40})")
 _PLAIN_ID: Final = re.compile("[1-9][0-9]{,17}")
-_DECIMAL: Final = re.compile(r"([+-]?[0-9]{1,20})(?:\.([0-9]{,30}))?(?:[eE]([+-]?[0-9]{1,3}))?")
+_NUMBER: Final = re.compile(r"([+-]?[0-9]{1,41})(?:\.([0-9]{,30}))?(?:[eE]([+-]?[0-9]{1,3}))?")
 _GROUPED: Final = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f][0-9]{3})+")
 _LONG: Final = 2**63
 _FLOAT_EXACT: Final = 2**53
@@ -103,30 +102,23 @@ def parse_user_id(text: str) -> int:
     text = text.removeprefix("=").strip("\"'").strip()
     if not text:
         raise ValueError("empty")
-    number = int(text) if _INTEGER.fullmatch(text) else _whole_number(text)
-    if not -_LONG <= number < _LONG:
-        raise ValueError("larger than 64 bits")
-    return number
-
-
-def _whole_number(text: str) -> int:
-    """A number that is spelled as a decimal, or with an exponent."""
     if _GROUPED.fullmatch(text):
         raise ValueError("digits in groups: write the number without separators")
-    found = _DECIMAL.fullmatch(text)
+    found = _NUMBER.fullmatch(text)
     if found is None:
         raise ValueError("not a user id")
-    whole, places, exponent = found[1], found[2], int(found[3] or 0)
-    if whole.lstrip("+-").startswith("0") and len(whole.lstrip("+-")) > 1:
+    whole, places, exponent = found[1], found[2] or "", int(found[3] or 0)
+    if re.match("[+-]?0[0-9]", whole):
         raise ValueError("leading zeros: not a user id but some other number")
-    places = places or ""
     if exponent > len(places):
         raise ValueError(f"the number has lost digits ({text}): export the column as text")
     if exponent < 0 or places[exponent:].strip("0"):
         raise ValueError("not a whole number")
     number = int(whole + places[:exponent])
-    if abs(number) > _FLOAT_EXACT:
+    if whole != text and abs(number) > _FLOAT_EXACT:
         raise ValueError(f"the number may have lost digits ({text}): export the column as text")
+    if not -_LONG <= number < _LONG:
+        raise ValueError("larger than 64 bits")
     return number
 
 
@@ -187,8 +179,11 @@ class UserListParser:
         if len(self._rest) > _MAX_RECORD:
             self._refuse_binary()
         self._lines += lines
-        with _long_fields():
+        limit = csv.field_size_limit(2 * _MAX_RECORD)  # one for the whole process
+        try:
             return [*self._parse()]
+        finally:
+            csv.field_size_limit(limit)
 
     def finish(self) -> list[int | BadLine]:
         """The list has ended; what is left of it.
@@ -413,16 +408,6 @@ def _usual(names: Sequence[str]) -> tuple[int, list[int]]:
     return len(_NAMES), [place for place, name in enumerate(names) if name.endswith(ends)]
 
 
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Let the csv module take long fields; its limit is one for the whole process."""
-    before = csv.field_size_limit(2 * _MAX_RECORD)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
 @frozen
 class UsersFile:
     """A file of user ids, one a line, or CSV with them in one column; either may be gzip.
@@ -442,7 +427,7 @@ class UsersFile:
     def expected(self) -> int | None:
         """About how many users it holds: its lines. None where that takes reading all of it."""
         try:
-            if str(self.path) == "-" or not stat.S_ISREG(self.path.stat().st_mode):
+            if str(self.path) == "-" or not self.path.is_file():
                 return None
             with self.path.open("rb") as file:
                 if file.read(2) == _GZIP_MAGIC:
@@ -489,40 +474,73 @@ def _checked(user: int | BadLine) -> int | BadLine:
 async def _read_file(users: UsersFile) -> AsyncGenerator[list[int | BadLine], None]:
     name = str(users.path)
     parser = UserListParser(name, users.column, users.on_column)
-    decoder = None
+    decoder = ListDecoder(name)
     try:
         with _opened(users.path) as handle:
-            async with aclosing(_at_least(_HEAD, _unzipped(_chunks(handle)))) as chunks:
+            async with aclosing(_chunks(handle)) as chunks:
                 async for chunk in chunks:
-                    decoder = decoder or _decoder(name, chunk)
-                    yield parser.feed(decoder.decode(chunk))
-        if decoder is not None:
-            yield parser.feed(decoder.decode(b"", final=True))
+                    for text in decoder.feed(chunk):
+                        yield parser.feed(text)
+        for text in decoder.feed(b"", final=True):
+            yield parser.feed(text)
         yield parser.finish()
+    except (EOFError, zlib.error) as error:
+        why = "is cut off" if isinstance(error, EOFError) else "is damaged"
+        if not parser.good:
+            raise SweepRefused(f"the users file {name} {why} ({error}); make it again") from None
+        raise SweepStopped(
+            f"the users file {name} {why} ({error}) behind line {parser.line}: make it again, then "
+            "run the same command to go on"
+        ) from None
     except OSError as error:
         raise SweepRefused(
             f"the users file {name} cannot be read: {error.strerror}; give a file with one user "
             "id a line"
         ) from None
-    except _Damaged as error:
-        if not parser.good:
-            raise SweepRefused(f"the users file {name} {error}; make it again") from None
-        raise SweepStopped(
-            f"the users file {name} {error} behind line {parser.line}: make it again, then run "
-            "the same command to go on"
-        ) from None
 
 
-class _Damaged(Exception):
-    """The bytes break off, or cannot be unpacked."""
+@define
+class ListDecoder:
+    """The text of a list, from its bytes as they come: gzip is unpacked, line ends are newlines."""
+
+    _name: str
+    _head: bytes = field(init=False, default=b"")
+    _unpack: Any = field(init=False, default=None)
+    _decoder: io.IncrementalNewlineDecoder | ListDecoder | None = field(init=False, default=None)
+
+    def feed(self, data: bytes, *, final: bool = False) -> Iterator[str]:
+        """Text.
+
+        Raises:
+            SweepRefused: It is a well-known kind of file that is no text.
+            zlib.error: It cannot be unpacked.
+            EOFError: A gzip ends before its end.
+        """
+        if self._decoder is None:
+            # So many bytes tell what it is; fewer are looked at only where a line ends.
+            data = self._head = self._head + data
+            if len(data) < _HEAD and not (final or data.endswith(b"\n")):
+                return
+            if data.startswith(_GZIP_MAGIC):
+                self._unpack, self._decoder = zlib.decompressobj(_GZIP), ListDecoder(self._name)
+            else:
+                self._decoder = _decoder(self._name, data)
+        if not isinstance(self._decoder, ListDecoder):
+            yield self._decoder.decode(data, final)
+            return
+        while data:
+            if self._unpack.eof:  # one gzip after another is a gzip
+                self._unpack = zlib.decompressobj(_GZIP)
+            yield from self._decoder.feed(self._unpack.decompress(data, 16 * _CHUNK))
+            data = self._unpack.unconsumed_tail or self._unpack.unused_data
+        if final:
+            if not self._unpack.eof:
+                raise EOFError("a gzip without its end")
+            yield from self._decoder.feed(b"", final=True)
 
 
 def _decoder(name: str, head: bytes) -> io.IncrementalNewlineDecoder:
-    """The decoder that the first bytes of a list call for; every line end becomes a newline.
-
-    Raises:
-        SweepRefused: it is a well-known kind of file that is no text.
-    """
+    """The decoder that the first bytes of a list call for. Raises `SweepRefused`."""
     for magic, kind in _BINARY.items():
         if head.startswith(magic):
             raise SweepRefused(f"the users file {name} is {kind}; export it as CSV, and give that")
@@ -568,53 +586,12 @@ async def _chunks(handle: int) -> AsyncGenerator[bytes, None]:
 
 
 async def _readable(handle: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
-        loop.add_reader(handle, _wake, ready)
+        loop.add_reader(handle, ready.set)
     except PermissionError:  # not a thing one waits for, /dev/null for one
         return
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(handle)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
-
-
-async def _at_least(size: int, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The bytes, so many at once that they tell what they are; fewer only where a line ends."""
-    head = b""
-    async for chunk in chunks:
-        head += chunk
-        if len(head) >= size or head.endswith(b"\n"):
-            yield head
-            head = b""
-    if head:
-        yield head
-
-
-async def _unzipped(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The bytes, unpacked if they begin like gzip. Raises `_Damaged`."""
-    unpack = None
-    chunks = _at_least(len(_GZIP_MAGIC), chunks)
-    data = await anext(chunks, b"")
-    if not data.startswith(_GZIP_MAGIC):
-        yield data
-        async for chunk in chunks:
-            yield chunk
-        return
-    try:
-        unpack = zlib.decompressobj(_GZIP)
-        while data:
-            if unpack.eof:  # one gzip after another is a gzip
-                unpack = zlib.decompressobj(_GZIP)
-            yield unpack.decompress(data, 16 * _CHUNK)
-            data = unpack.unconsumed_tail or unpack.unused_data or await anext(chunks, b"")
-    except zlib.error as error:
-        raise _Damaged(f"is damaged ({error})") from None
-    if not unpack.eof:
-        raise _Damaged("is cut off (a gzip without its end)")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from capillary_targets.errors import UsageError
 from capillary_targets.sweep import BadLine, SweepRefused, SweepStopped, UsersFile
-from capillary_targets.sweep.user_list import UserListParser, read_batches
+from capillary_targets.sweep.user_list import ListDecoder, UserListParser, read_batches
 
 
 async def read(users) -> list[int | BadLine]:
@@ -257,22 +257,13 @@ async def test_encodings_and_line_ends(tmp_path: Path, encoding: str, end: str, 
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
-async def test_a_list_that_comes_byte_by_byte(encoding: str):
+def test_a_list_that_comes_byte_by_byte(encoding: str):
     """As a pipe may deliver it: nothing depends on where a chunk ends."""
-    from capillary_targets.sweep import user_list
-
-    async def chunks(data: bytes):
-        for place in range(len(data)):
-            yield data[place : place + 1]
-
     for data in (TEXT.encode(encoding), gzip.compress(TEXT.encode(encoding))):
-        plain = b"".join([part async for part in user_list._unzipped(chunks(data))])
-        assert plain == TEXT.encode(encoding)
-        decoder = user_list._decoder("x", plain[:4])
-        parser = UserListParser("x")
-        found = []
-        for place in range(len(plain)):
-            found += parser.feed(decoder.decode(plain[place : place + 1]))
+        decoder, parser = ListDecoder("x"), UserListParser("x")
+        texts = [text for byte in data for text in decoder.feed(bytes([byte]))]
+        texts += decoder.feed(b"", final=True)
+        found = [one for text in texts for one in parser.feed(text)]
         assert found + parser.finish() == [1, 2]
 
 
