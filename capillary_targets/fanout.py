@@ -17,7 +17,6 @@ from collections.abc import (
     Callable,
     Iterable,
     Mapping,
-    Sequence,
 )
 from contextlib import aclosing
 from functools import partial
@@ -243,43 +242,17 @@ class FanOut(Generic[F]):
     emit: Callable[[F], Awaitable[None]] = field(init=False)
     active: set[int] = field(init=False, factory=set)
 
-    async def for_each_target(
-        self,
-        user_id: int,
-        fetch_events: Callable[[int], Awaitable[None]],
-        choose: Callable[[], Awaitable[Sequence[int] | None]] | None = None,
-    ) -> tuple[tuple[Target, ...], CapillaryError | None]:
-        """Ask for a user's targets, then call `fetch_events` with each rule id, each once.
-
-        `choose` is asked first which rules to fetch; None, and the targets are asked for. Returns
-        the targets, each row once, and the error that stopped it, if any. Raises errors that are
-        fatal for every user.
-        """
-        query = self.query
-        rules: Sequence[int] | None = None
-        targets: tuple[Target, ...] = ()
-        try:
-            checked_id("user_id", user_id)
-            if choose is not None:
-                rules = await choose()
-            if rules is None:
-                rules = query.target_rule_ids
-                if query.fetch_targets:
-                    targets = await self.active_targets(user_id)
-                    rules = tuple(dict.fromkeys(target.id for target in targets))
-            for rule in rules:
-                await fetch_events(rule)
-        except CapillaryError as error:
-            if is_fatal(error, query, self.session.settings.retry.retry_after_max):
-                raise
-            return targets, error
-        return targets, None
-
-    async def active_targets(self, user_id: int) -> tuple[Target, ...]:
-        """A user's targets, each row once."""
+    async def targets(self, user_id: int) -> tuple[tuple[Target, ...], tuple[int, ...]]:
+        """A user's targets, each row once, and the ids of those whose events are asked for."""
         rules = self.query.target_rule_ids
+        checked_id("user_id", user_id)
+        if not self.query.fetch_targets:
+            return (), rules
         found = await active_targets(self.session, user_id, target_rule_ids=rules)
-        return tuple(row for n, row in enumerate(found) if row not in found[:n])
+        ids = tuple(dict.fromkeys([target.id for target in found]))
+        if len(ids) == len(found):  # else rows are compared, which is dear
+            return tuple(found), ids
+        return tuple(row for n, row in enumerate(found) if row not in found[:n]), ids
 
     def pager(self, user_id: int, rule: int, start: Checkpoint | None = None) -> EventPager:
         """A pager over a target's events behind `start`."""
@@ -348,7 +321,12 @@ async def fan_out(
             while True:
                 before = stalls.count
                 result = await fetch(user, fan)
-                if stalls.count == before or not getattr(result.error, "retryable", False):
+                error = result.error
+                if not isinstance(error, CapillaryError):
+                    return result
+                if is_fatal(error, query, session.settings.retry.retry_after_max):
+                    raise error
+                if stalls.count == before or not error.retryable:
                     return result
         finally:
             fan.active.discard(user)
@@ -547,8 +525,15 @@ class Sweep:
                 if by_page:
                     emitted[rule] = pager.checkpoint
 
-        with within(self._scope):
-            targets, error = await fan.for_each_target(user_id, fetch_events)
+        targets: tuple[Target, ...] = ()
+        error = None
+        try:
+            with within(self._scope):
+                targets, rules = await fan.targets(user_id)
+                for rule in rules:
+                    await fetch_events(rule)
+        except CapillaryError as failure:
+            error = failure
         return UserOutcome(user_id, targets, tuple(events), reports, error)
 
     @property

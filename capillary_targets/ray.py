@@ -31,8 +31,8 @@ from .sweep import (
     UsersFile,
     run,
 )
+from .sweep.atomic import AtomicFile
 from .sweep.rows import encode
-from .sweep.store import AtomicFile
 from .sweep.user_list import Users, read_batches
 
 try:
@@ -228,14 +228,13 @@ def _write(path: Path, summary: Summary) -> None:
 def _total(summaries: list[Summary]) -> Summary:
     """Sums of disjoint users. They are finished when all are."""
     total = Summary(
-        run=max(one.run for one in summaries), finished=all(one.finished for one in summaries)
+        run=max(one.run for one in summaries),
+        finished=all(one.finished for one in summaries),
+        groups_off=min((one.groups_off for one in summaries if one.groups_off), default=None),
+        oldest_proof=min((one.oldest_proof for one in summaries if one.oldest_proof), default=None),
     )
-    texts = {"groups_off", "oldest_proof"}
-    for name in attrs.fields_dict(Summary).keys() - {"run", "finished", "seconds"} - texts:
-        setattr(total, name, sum(getattr(one, name) for one in summaries))
-    for name in texts:
-        given = (getattr(one, name) for one in summaries)
-        setattr(total, name, min((text for text in given if text is not None), default=None))
+    for one in summaries:
+        total.add(one)
     return total
 
 

@@ -41,10 +41,12 @@ def ticks(top: float, *, whole: bool = False) -> list[float]:
 
 
 def columns(labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
-    """Columns of counts, one for each label, the series piled up in them."""
+    """Columns of counts, one for each label, the series piled up in them; without any, empty."""
+    if not labels:
+        return ""
     totals = [sum(values) for values in zip(*series.values(), strict=True)]
     axis = ticks(max(totals, default=0), whole=True)
-    pitch = _INNER_WIDTH / max(1, len(labels))
+    pitch = _INNER_WIDTH / len(labels)
     shapes = []
     for place, label in enumerate(labels):
         height = 0
@@ -94,8 +96,10 @@ def steps(
 
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:
-    """Lying bars as HTML, for names of any length: (name, value, the value in words)."""
-    top = max((abs(value) for _, value, _ in rows), default=0) or 1
+    """Lying bars as HTML, for names of any length: (name, value, the value in words); or empty."""
+    if not rows:
+        return ""
+    top = max(abs(value) for _, value, _ in rows) or 1
     items = (
         f"<li><span>{escape(name)}</span> <b>{escape(told)}</b>"
         f'<i class="{"minus" if value < 0 else "plus"}" '

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from functools import partial
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
@@ -17,120 +16,34 @@ import attrs
 import msgspec
 from attrs import define, field, frozen
 
-from capillary_targets.errors import ApiError, CapillaryError, PaginationError, UsageError
+from capillary_targets.errors import CapillaryError, PaginationError
 from capillary_targets.fanout import FanOut
 from capillary_targets.models import Target, TargetEvent
-from capillary_targets.notifications.store import Announced, AnnouncementSource
-from capillary_targets.pagination import START, UNKNOWN, Checkpoint, PagingReport
+from capillary_targets.notifications.store import Announced, StoreUnavailable
+from capillary_targets.pagination import START, Checkpoint, PagingReport
 
-from .announced import Comparison, EventIds, Unmatched, columns, compare
-from .groups import Decision, GroupsReader, MemberGroups
-from .incremental import reconcile
-from .ledger import Mark, States, UserRecord, WrittenRow
-from .options import SweepOptions
+from .announced import EventIds, columns, compare
+from .groups import GroupsReader, MemberGroups
+from .ledger import Ledger, Mark, States, UserRecord, UserState, WrittenRow
+from .options import Summary, SweepOptions
 from .rows import EncodedRows, Format, StoredRow, encode, event_key, plain, raw_rows
-from .store import Directory
+from .store import Directory, UserResult
 
-__all__ = ["UserFetcher", "UserResult"]
+__all__ = ["Reconciled", "UserFetcher", "reconcile"]
 
 _log = logging.getLogger("capillary_targets")
 
-_Events: TypeAlias = Sequence[TargetEvent]
-_Raw: TypeAlias = Sequence[bytes | None]
-
-
-@frozen
-class UserResult:
-    """What came of one user: encoded rows to be written, and what the ledger is to record.
-
-    `error` is why the user is not complete. `reconciled` targets had changed before the place up
-    to which they were known: `late` events were found so, `vanished` ones are in files and no
-    longer on the server. New `unannounced` events and `missing` announced ones, where they are
-    compared with notifications.
-    """
-
-    rows: EncodedRows
-    record: UserRecord
-    error: Exception | None
-    targets: int
-    decision: Decision
-    groups_refused: bool
-    requests: int
-    reconciled: int
-    late: int
-    vanished: int
-    unannounced: int
-    missing: int
-
-    @property
-    def refused(self) -> bool:
-        """Whether the service refuses this user for good."""
-        error = self.error
-        return isinstance(error, ApiError | UsageError) and not error.retryable
-
-    def failure(self) -> dict[str, Any]:
-        """The row of `failures.jsonl`: `error` is the exception's class."""
-        error = self.error
-        row = {"user_id": self.rows.user_id, "error": type(error).__name__, "message": str(error)}
-        if not isinstance(error, CapillaryError):
-            return {**row, "retryable": False}
-        return {
-            **row,
-            "message": error.message,
-            "code": getattr(error, "code", None),
-            "status": error.status,
-            "request_id": error.request_id,
-            "url": error.url,
-            "attempts": error.attempts,
-            "retryable": error.retryable,
-            "checkpoint": error.checkpoint and error.checkpoint.to_dict(),
-        }
+_Write: TypeAlias = Callable[[Sequence[TargetEvent], Sequence[bytes | None]], None]
+_rule: Final = attrgetter("target_rule_id")
 
 
 class Unwritable(ValueError):
     """The format cannot hold a row exactly."""
 
 
-class Incomplete(CapillaryError):
-    """A walk ended before it had proven that every event arrived."""
-
-    retryable = True
-
-
-@define
-class _TargetResult:
-    """One target's events: what to write and to record."""
-
-    report: PagingReport
-    checkpoint: Checkpoint
-    moved: bool = False
-    deleted: Counter[int] | None = None
-    written: list[WrittenRow] = field(factory=list)
-    late: int = 0
-    vanished: int = 0
-
-
-@define
-class _Buffer:
-    """Events held until they are compared with those in files."""
-
-    events: list[TargetEvent] = field(factory=list)
-    raw: list[bytes | None] = field(factory=list)
-
-    def add(self, events: _Events, raw: _Raw) -> None:
-        self.events += events
-        self.raw += raw
-
-    def keys(self) -> list[int]:
-        return [*map(event_key, self.events)]
-
-
 @frozen
 class UserFetcher:
-    """Fetches one user: `fetch` for `fan_out`.
-
-    `moved`: parts may have left the directory, so the ledger must do without them.
-    """
+    """Fetches one user: `fetch` for `fan_out`."""
 
     directory: Directory
     format: Format
@@ -141,115 +54,126 @@ class UserFetcher:
         """Everything of one user that is not in files yet. Failures are in `UserResult.error`.
 
         Raises:
-            CapillaryError: It is fatal for every user.
             OSError: The directory cannot be read.
             sqlite3.Error: The ledger cannot be read.
+            StoreUnavailable: The notifications cannot be read.
         """
-        ledger = self.directory.ledger
-        marks = ledger.marks(user)
-        rows = EncodedRows(user, self.format)
-        found: dict[int, _TargetResult] = {}
-        targets: Sequence[Target] = ()
-        new_marks: dict[int, Mark] = {}
-        comparison: Comparison | None = None
-        source = self.options.notifications
-        before = None if source is None else self.directory.ledger.unmatched(user)
-        due = (
-            [] if source is None else await source.announced(user, before.position if before else 0)
-        )
-        rows.ids = None if source is None else []
-        kept: States = {}
-        rules: set[int] = set()
+        return await _UserFetch(self, fan, user).fetch()
 
-        look: MemberGroups | None = None
-        found_news: set[int] = set()
 
-        async def choose() -> Sequence[int] | None:
-            nonlocal look
-            if self.groups is not None:
-                held = {rule: mark.checkpoint.row > 0 for rule, mark in marks.items()}
-                look = await self.groups.look(fan, user, ledger.progress(user), held)
-            return None if look is None else look.decision.read
+@define
+class _UserFetch:
+    """The fetch of one user."""
 
-        async def fetch_events(rule: int) -> None:
-            written = rows.counts.total()
-            changed = look is not None and rule in look.decision.changed
-            found[rule] = await self._fetch_target(
-                user, rule, marks.get(rule), rows, fan, changed=changed
-            )
-            if rows.counts.total() > written:
-                found_news.add(rule)
+    _shared: UserFetcher
+    _fan: FanOut[UserResult]
+    _user: int
+    _options: SweepOptions = field(init=False)
+    _ledger: Ledger = field(init=False)
+    _rows: EncodedRows = field(init=False)
+    _before: UserState = field(init=False)
+    _state: UserState = field(init=False)
+    """As it will be."""
+    _written: list[WrittenRow] = field(init=False, factory=list)
+    _sums: Summary = field(init=False, factory=Summary)
+    _look: MemberGroups | None = field(init=False, default=None)
 
-        error: Exception | None
+    def __attrs_post_init__(self) -> None:
+        self._options = self._shared.options
+        self._ledger = self._shared.directory.ledger
+        self._rows = EncodedRows(self._user, self._shared.format)
+        self._before = self._ledger.state(self._user)
+        self._state = msgspec.structs.replace(self._before, marks={**self._before.marks})
+
+    async def fetch(self) -> UserResult:
+        """All of it."""
+        error: Exception | None = None
         try:
-            targets, error = await fan.for_each_target(user, fetch_events, choose)
-            rules = {*found, *(target.id for target in targets)}
-            if look is not None:
-                targets, rules = look.targets, {*look.rules}
-            if error is None:
-                new_marks = self._add_targets(rows, targets, found, marks, rules)
-                kept, rows_of_progress = (
-                    (self._unsettled(user, found_news), [])
-                    if look is None
-                    else look.settled(found_news)
-                )
-                rows.add("progress", rows_of_progress)
-                if source is not None:
-                    comparison = await self._compare(rows, source, before, due)
-        except (CapillaryError, OSError, sqlite3.Error):
+            await self._fetch()
+        except StoreUnavailable:
             raise
-        except Exception as unexpected:  # noqa: BLE001 - of this user's rows: no other has them
-            _log.debug("user %d cannot be written", user, exc_info=True)
-            error = unexpected
-        error = error or _why_incomplete(rows, found)
+        except CapillaryError as failure:
+            error = failure
+        except (OSError, sqlite3.Error):
+            raise
+        except Exception as failure:  # noqa: BLE001 - of this user's rows: no other has them
+            _log.debug("user %d cannot be written", self._user, exc_info=True)
+            error = failure
+        self._sums.complete = 1
+        self._sums.events = self._rows.counts["events"]
+        self._sums.value_sum = self._rows.stats.value_sum
+        proven = self._look is None or not self._look.decision.by_value
         record = UserRecord(
-            user,
-            rows.counts["events"],
-            new_marks,
-            {rule: t.deleted for rule, t in found.items() if t.deleted is not None},
-            {rule: t.written for rule, t in found.items() if t.written},
-            kept,
-            None if look is not None and look.decision.by_value else int(time.time()),
-            unmatched=None if comparison is None else comparison.unmatched,
+            self._user,
+            self._sums.events,
+            self._state,
+            self._written,
+            int(time.time()) if proven else None,
         )
-        news = () if comparison is None else comparison.new
-        return UserResult(
-            rows,
-            record,
-            error,
-            targets=len(rules) if self.options.fetch_targets else 0,
-            decision=Decision(tuple(found)) if look is None else look.decision,
-            groups_refused=look is None and self.groups is not None,
-            requests=(look is not None or self.options.fetch_targets)
-            + sum(target.report.requests for target in found.values()),
-            reconciled=sum(bool(target.late or target.vanished) for target in found.values()),
-            late=sum(target.late for target in found.values()),
-            vanished=sum(target.vanished for target in found.values()),
-            unannounced=sum(isinstance(one, EventIds) for one in news),
-            missing=sum(isinstance(one, Announced) for one in news),
-        )
+        return UserResult(self._rows, record, self._sums, error)
 
-    def _unsettled(self, user: int, rules: set[int]) -> States:
+    async def _fetch(self) -> None:
+        source, unmatched = self._options.notifications, self._before.unmatched
+        position = unmatched.position if unmatched else 0
+        due = [] if source is None else await source.announced(self._user, position)
+        self._rows.ids = None if source is None else []
+        targets, rules, read = await self._targets()
+        news = set()
+        for rule in read:
+            count = self._rows.counts.total()
+            await self._fetch_target(rule)
+            if self._rows.counts.total() > count:
+                news.add(rule)
+        self._add_targets(targets, rules)
+        if self._look is None:
+            kept = self._unsettled(news)
+        else:
+            kept, progress = self._look.settled(news)
+            self._rows.add("progress", progress)
+        self._state.progress = _without_empty({**self._before.progress, **kept})
+        if source is not None:
+            self._compare(due, await source.announced(self._user, position))
+        if self._rows.error is not None:
+            raise Unwritable(self._rows.error)
+
+    def _unsettled(self, rules: set[int]) -> States:
         """What the ledger has of targets' progress, which is of before their new events."""
-        before = self.directory.ledger.progress(user) if rules else {}
+        before = self._before.progress
         return {
             rule: {cycle: one._replace(settled=False) for cycle, one in before[rule].items()}
             for rule in rules & before.keys()
         }
 
-    async def _compare(
-        self,
-        rows: EncodedRows,
-        source: AnnouncementSource,
-        before: Unmatched | None,
-        due: Sequence[Announced],
-    ) -> Comparison:
+    async def _targets(self) -> tuple[Sequence[Target], set[int], Sequence[int]]:
+        """The definitions that are known, all targets that the user is in, and those to read."""
+        groups, sums = self._shared.groups, self._sums
+        if groups is not None:
+            held = {rule: mark.row > 0 for rule, mark in self._before.marks.items()}
+            self._look = look = await groups.look(
+                self._fan, self._user, self._before.progress, held
+            )
+            sums.requests += look is not None
+            sums.groups_refused = int(look is None)
+        if self._look is None:
+            targets, read = await self._fan.targets(self._user)
+            rules = {*read}
+            sums.by_events = len(read)
+            sums.requests += self._options.fetch_targets
+        else:
+            decision, targets, rules = self._look.decision, self._look.targets, {*self._look.rules}
+            read, sums.by_events = decision.read, len(decision.read)
+            sums.by_update, sums.by_value = decision.by_update, decision.by_value
+            sums.no_record = decision.no_record
+        sums.targets = len(rules) if self._options.fetch_targets else 0
+        return targets, rules, read
+
+    def _compare(self, due: Sequence[Announced], meanwhile: Sequence[Announced]) -> None:
         """Compare the new events with what was announced; encode what is found or settled."""
-        user, asked = rows.user_id, {*self.options.target_rule_ids}
+        asked, moved = {*self._options.target_rule_ids}, self._options.moved
 
         def written(announced: Announced) -> Iterator[EventIds]:
             for rule in announced.rule_ids:
-                for row in self._written(user, rule):
+                for row in self._stored_rows(rule):
                     log_id, number = (_value(row, name) for name in ("event_log_id", "unique_id"))
                     yield EventIds(rule, log_id, number)
 
@@ -259,148 +183,126 @@ class UserFetcher:
                 for one in announced
                 if (not asked or asked.intersection(one.rule_ids))
                 # Where parts may have left, only log ids are known of the events in them.
-                and not (self.options.moved and one.event_log_id is None)
+                and not (moved and one.event_log_id is None)
             ]
 
-        meanwhile = await source.announced(user, before.position if before else 0)
-        compared = compare(before, rows.ids or (), wanted(due), wanted(meanwhile), written)
+        before, events = self._before.unmatched, self._rows.ids or ()
+        compared = compare(before, events, wanted(due), wanted(meanwhile), written)
+        self._state.unmatched = compared.unmatched
         for found, settled in ((compared.new, False), (compared.settled, True)):
-            rows.add("announcements", [columns(one, settled=settled) for one in found])
-        return compared
+            self._rows.add("announcements", [columns(one, settled=settled) for one in found])
+        self._sums.unannounced_events = sum(isinstance(one, EventIds) for one in compared.new)
+        self._sums.missing_events = len(compared.new) - self._sums.unannounced_events
 
-    def _add_targets(
-        self,
-        rows: EncodedRows,
-        targets: Sequence[Target],
-        found: Mapping[int, _TargetResult],
-        marks: Mapping[int, Mark],
-        rules: set[int],
-    ) -> dict[int, Mark]:
-        """Encode targets that are new, have changed or were left; the marks of what is new.
+    def _add_targets(self, targets: Sequence[Target], rules: set[int]) -> None:
+        """Encode targets that are new, have changed or were left, and mark them so.
 
         The user is in `rules`; of some of them the definition may not have been asked for.
         """
+        before, marks = self._before.marks, self._state.marks
         digests: dict[int, bytes] = {}
         for target in targets:
             digests[target.id] = _digest(digests.get(target.id, b""), target)
         changed = [
             target
             for target in targets
-            if target.id not in marks or marks[target.id].target != digests[target.id]
+            if target.id not in before or before[target.id].target != digests[target.id]
         ]
-        left = [rule for rule, mark in marks.items() if mark.target and rule not in rules]
-        if not self.options.fetch_targets:
+        left = [rule for rule, mark in before.items() if mark.target and rule not in rules]
+        if not self._options.fetch_targets:
             left = []
-        rows.stats.names.update((target.id, target.name or "") for target in changed)
-        rows.add(
+        self._rows.stats.names.update((target.id, target.name or "") for target in changed)
+        self._rows.add(
             "targets",
             [{"enrolled": True, **plain(target), "raw": target.raw} for target in changed]
             + [{"enrolled": False, "id": rule} for rule in left],
         )
-        kept = {rule: marks.get(rule, Mark(START)) for rule in rules if rule not in found}
-        return {
-            **{rule: attrs.evolve(marks[rule], target=None) for rule in left},
-            **{
-                rule: attrs.evolve(mark, target=digests.get(rule, mark.target))
-                for rule, mark in kept.items()
-                if rule not in marks or mark.target != digests.get(rule, mark.target)
-            },
-            **{
-                rule: Mark(
-                    attrs.evolve(target.checkpoint, dialect=UNKNOWN),
-                    digests.get(rule, marks[rule].target if rule in marks else None),
-                )
-                for rule, target in found.items()
-            },
-        }
+        for rule in rules:
+            mark = marks.get(rule, Mark())
+            marks[rule] = _with_target(mark, digests.get(rule, mark.target))
+        for rule in left:
+            marks[rule] = _with_target(marks[rule], None)
 
-    async def _fetch_target(
-        self,
-        user: int,
-        rule: int,
-        mark: Mark | None,
-        rows: EncodedRows,
-        fan: FanOut[UserResult],
-        *,
-        changed: bool,
-    ) -> _TargetResult:
+    async def _fetch_target(self, rule: int) -> None:
         """Encode a target's new events, and those that vanished or came back.
 
-        Where the service says that it `changed` and nothing is new behind the others, a late event
-        and a deletion before them may cancel out: all is read again.
+        Where the service says that it has changed and nothing is new behind the others, a late
+        event and a deletion before them may cancel out: all is read again.
         """
-        start = START if mark is None else mark.checkpoint
-        deleted = Counter() if mark is None else self.directory.ledger.deleted(user, rule)
-        if not start.row and not deleted:  # none of it can be in files already
-            return await self._walk(user, rule, START, partial(rows.add_events, rule), fan)
-        kept = _Buffer()
+        start = self._before.marks.get(rule, Mark()).checkpoint
+        deleted = Counter(self._before.deleted.get(rule, {}))
+        kept: list[TargetEvent] = []
+        raw: list[bytes | None] = []
+
+        def write(events: Sequence[TargetEvent], sent: Sequence[bytes | None]) -> None:
+            self._rows.add_events(rule, events, sent)
+            if self._options.moved:
+                self._written += [(rule, event_key(one), one.event_log_id) for one in events]
+
+        def keep(events: Sequence[TargetEvent], sent: Sequence[bytes | None]) -> None:
+            kept.extend(events)
+            raw.extend(sent)
+
+        if not start.row and not deleted:
+            await self._walk(rule, START, write)  # none of it can be in files already
+            return
+        changed = self._look is not None and rule in self._look.decision.changed
         try:
-            target = await self._walk(user, rule, start, kept.add, fan)
+            moved = await self._walk(rule, start, keep)
         except PaginationError:  # the list has changed so much that its place is not found
-            target = None
-        written: list[StoredRow] = []
-        if target is None or target.moved or (changed and not kept.events):
-            kept = _Buffer()
-            target = await self._walk(user, rule, START, kept.add, fan)
-            written = self._written(user, rule)
-            found = reconcile(kept.keys(), [row.key for row in written], deleted)
-            target.late, target.vanished = found.late, len(found.vanished)
-        elif deleted:
-            # No row in files but a deleted one can be among those behind all others.
-            found = reconcile(kept.keys(), [*deleted.elements()], deleted)
-            written = self._written(user, rule) if found.restored else []
+            moved = True
+        if moved or (changed and not kept):
+            kept.clear()
+            raw.clear()
+            await self._walk(rule, START, keep)
+            written = self._stored_rows(rule)
+            found = reconcile([*map(event_key, kept)], [row.key for row in written], deleted)
+            self._sums.late_events += found.late
+            self._sums.vanished_events += len(found.vanished)
+            self._sums.reconciled_targets += bool(found.late or found.vanished)
         else:
-            rows.add_events(rule, kept.events, kept.raw)
-            return target
-        gone = [written[index] for index in found.vanished]
-        rows.add("vanished", [{"deleted": True, **row.columns} for row in gone])
+            # No row in files but a deleted one can be among those behind all others.
+            found = reconcile([*map(event_key, kept)], [*deleted.elements()], deleted)
+            written = self._stored_rows(rule) if found.restored else []
         by_key = {row.key: row for row in written}
-        back = [by_key[event_key(kept.events[index])] for index in found.restored]
-        rows.add("vanished", [{"deleted": False, **row.columns} for row in back])
-        new = [kept.events[index] for index in found.new]
-        rows.add_events(rule, new, [kept.raw[index] for index in found.new] if kept.raw else ())
-        target.written = self._rows_to_keep(new)
-        target.deleted = found.deleted
-        return target
+        back = [by_key[event_key(kept[index])] for index in found.restored]
+        for gone, rows in (True, [written[index] for index in found.vanished]), (False, back):
+            self._rows.add("vanished", [{"deleted": gone, **row.columns} for row in rows])
+        write([kept[index] for index in found.new], [raw[index] for index in found.new if raw])
+        self._state.deleted = _without_empty({**self._state.deleted, rule: found.deleted})
 
-    async def _walk(
-        self,
-        user: int,
-        rule: int,
-        start: Checkpoint,
-        take: Callable[[_Events, _Raw], None],
-        fan: FanOut[UserResult],
-    ) -> _TargetResult:
-        """Walk over the events behind `start`; `take` them page by page."""
-        pager = fan.pager(user, rule, start)
-        kept: list[WrittenRow] = []
-        async with aclosing(pager.stream()) as pages:
-            async for page in pages:
-                events = _with_rule(page.events, rule)
-                take(events, raw_rows(page.body, page.events) if self.options.raw else ())
-                kept += self._rows_to_keep(events)
-                del page  # a body of its own: it need not wait for that of the next one
-        report, checkpoint = pager.report, pager.checkpoint
-        return _TargetResult(report, checkpoint, _moved(start, checkpoint, report), written=kept)
+    async def _walk(self, rule: int, start: Checkpoint, take: _Write) -> bool:
+        """Walk over a target's events behind `start`, and `take` them page by page.
 
-    def _rows_to_keep(self, events: _Events) -> list[WrittenRow]:
-        """What the ledger keeps of rows whose part may leave the directory."""
-        if not self.options.moved:
-            return []
-        return [(event_key(event), event.event_log_id) for event in events]
+        Returns whether rows before `start` have changed places or number.
+        """
+        pager = self._fan.pager(self._user, rule, start)
+        try:
+            async with aclosing(pager.stream()) as pages:
+                async for page in pages:
+                    raw = raw_rows(page.body, page.events) if self._options.raw else ()
+                    take(_with_rule(page.events, rule), raw)
+                    del page  # a body of its own: it need not wait for that of the next one
+        finally:
+            self._sums.requests += pager.report.requests
+        report, end = pager.report, pager.checkpoint
+        self._state.marks[rule] = Mark.of(end, self._state.marks.get(rule, Mark()).target)
+        return _moved(start, end, report)
 
-    def _written(self, user: int, rule: int) -> list[StoredRow]:
+    def _stored_rows(self, rule: int) -> list[StoredRow]:
         """A target's rows in files; where parts may have left, only their ids."""
-        ledger = self.directory.ledger
-        if self.options.moved:
+        if self._options.moved:
             return [
                 StoredRow(key, rule, {"event_log_id": number, "target_rule_id": rule})
-                for key, number in ledger.written(user, rule)
+                for of, key, number in self._ledger.written(self._user)
+                if of == rule
             ]
         return [
             row
-            for part, start, length in ledger.row_ranges(user)
-            for row in self.format.read_events(self.directory.part("events", part), start, length)
+            for part, start, length in self._ledger.row_ranges(self._user)
+            for row in self._shared.format.read_events(
+                self._shared.directory.part("events", part), start, length
+            )
             if row.rule == rule
         ]
 
@@ -416,10 +318,7 @@ def _moved(start: Checkpoint, end: Checkpoint, report: PagingReport) -> bool:
     )
 
 
-_rule: Final = attrgetter("target_rule_id")
-
-
-def _with_rule(events: _Events, rule: int) -> _Events:
+def _with_rule(events: Sequence[TargetEvent], rule: int) -> Sequence[TargetEvent]:
     """The events, with the target that they were asked for where the server does not say."""
     if all(map(_rule, events)):
         return events
@@ -439,12 +338,57 @@ def _digest(before: bytes, target: Target) -> bytes:
     return blake2b(before + row, digest_size=8).digest()
 
 
-def _why_incomplete(
-    rows: EncodedRows, found: Mapping[int, _TargetResult]
-) -> Unwritable | Incomplete | None:
-    if rows.error is not None:
-        return Unwritable(rows.error)
-    missing = [f"target {r}: {t.report.reason}" for r, t in found.items() if not t.report.complete]
-    if missing:
-        return Incomplete(f"not every event came ({'; '.join(missing)})")
-    return None
+def _with_target(mark: Mark, digest: bytes | None) -> Mark:
+    return Mark(mark.row, mark.last, mark.date, digest)
+
+
+def _without_empty(by_rule: Mapping[int, Any]) -> dict[int, Any]:
+    return {rule: found for rule, found in by_rule.items() if found}
+
+
+@frozen
+class Reconciled:
+    """What a target's rows on the server are to those in files, by index into either.
+
+    `new` rows were never written; `restored` ones were, then deleted, and are on the server again.
+    `late` of both stand before a row that was there all the time. `vanished` written rows are no
+    longer on the server. `deleted` are the keys of all rows in files that are not on the server.
+    """
+
+    new: Sequence[int]
+    restored: Sequence[int]
+    vanished: Sequence[int]
+    late: int
+    deleted: Counter[int]
+
+
+def reconcile(keys: Sequence[int], written: Sequence[int], deleted: Counter[int]) -> Reconciled:
+    """Compare all rows on the server with all rows in files. Pure.
+
+    Rows are told apart by their keys, digests of all fields; equal rows are counted, so that
+    repeated and missing event ids lose nothing.
+
+    Args:
+        keys: Of the rows on the server, in order.
+        written: Of the rows in files, those deleted since included.
+        deleted: Of the rows in files that were not on the server any more.
+    """
+    held = Counter(written) - deleted
+    new, restored, gone, late, last_held = [], [], deleted.copy(), 0, -1
+    for index, key in enumerate(keys):
+        if held[key]:
+            held[key] -= 1
+            last_held = index
+        elif gone[key]:
+            gone[key] -= 1
+            restored.append(index)
+        else:
+            new.append(index)
+    late = sum(index < last_held for index in (*new, *restored))
+    left = +held
+    vanished = []
+    for index in reversed(range(len(written))):  # of equal rows, the ones written last
+        if left[written[index]]:
+            left[written[index]] -= 1
+            vanished.append(index)
+    return Reconciled(new, restored, vanished[::-1], late, +gone + +held)

@@ -350,7 +350,7 @@ class GroupsReader:
         if compare or fresh or (unknown and self._refreshes < _REFRESHES):
             self._compared += 1
             self._refreshes += not fresh
-            targets = await fan.active_targets(user_id)
+            targets, _ = await fan.targets(user_id)
             for rule in {one.id for one in targets}:
                 self._catalogue[rule] = tuple(one for one in targets if one.id == rule)
             while len(self._catalogue) > _CATALOGUE:

@@ -1,8 +1,8 @@
 """What is done, in SQLite: the one place that says which users' rows are safe in which parts.
 
 Each part becomes one transaction, so a kill at any moment leaves all of it or nothing. A user takes
-constant size for each target, plus a place in a file for each part with rows of theirs, plus a few
-bytes for each deleted row; with `moved`, a few bytes for every row.
+constant size for each target (`UserState`), plus a place in a file for each part with rows of
+theirs, plus a few bytes for each deleted row; with `moved`, a few bytes for every row.
 
 The write-ahead log lets other programs read while the sweep writes.
 """
@@ -10,8 +10,6 @@ The write-ahead log lets other programs read while the sweep writes.
 from __future__ import annotations
 
 import sqlite3
-import struct
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
-from attrs import field, frozen
+from attrs import frozen
 
 from capillary_targets.pagination import Checkpoint
 
@@ -30,18 +28,18 @@ __all__ = [
     "CycleState",
     "Ledger",
     "Mark",
-    "PartCommit",
     "PartRecord",
     "States",
     "UserRecord",
+    "UserState",
     "WrittenRow",
     "is_locked",
 ]
 
-WrittenRow = tuple[int, int | None]
-"""A written row's key and its event log id."""
+WrittenRow: TypeAlias = tuple[int, int, int | None]
+"""A written row's target, key and event log id."""
 
-_VERSION: Final = "3"
+_VERSION: Final = "4"
 _TABLES: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs (
@@ -56,35 +54,16 @@ CREATE TABLE stats (number INTEGER PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE users (
     user_id INTEGER PRIMARY KEY, run INTEGER NOT NULL, events INTEGER NOT NULL, proven INTEGER
 );
+CREATE TABLE states (user_id INTEGER PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE row_ranges (
     user_id INTEGER NOT NULL, part INTEGER NOT NULL, start INTEGER NOT NULL,
-    length INTEGER NOT NULL, PRIMARY KEY (user_id, part)
+    length INTEGER NOT NULL, written BLOB NOT NULL, PRIMARY KEY (user_id, part)
 ) WITHOUT ROWID;
-CREATE TABLE marks (
-    user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, count INTEGER NOT NULL, last BLOB NOT NULL,
-    date TEXT, target BLOB, PRIMARY KEY (user_id, rule_id)
-) WITHOUT ROWID;
-CREATE TABLE progress (
-    user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, cycle_id INTEGER NOT NULL, achieved TEXT,
-    updated TEXT, rest BLOB NOT NULL, row BLOB NOT NULL, first_seen INTEGER NOT NULL,
-    settled INTEGER NOT NULL, PRIMARY KEY (user_id, rule_id, cycle_id)
-) WITHOUT ROWID;
-CREATE TABLE deleted (
-    user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, key BLOB NOT NULL, count INTEGER NOT NULL,
-    PRIMARY KEY (user_id, rule_id, key)
-) WITHOUT ROWID;
-CREATE TABLE written (
-    user_id INTEGER NOT NULL, rule_id INTEGER NOT NULL, run INTEGER NOT NULL, rows BLOB NOT NULL,
-    PRIMARY KEY (user_id, rule_id, run)
-) WITHOUT ROWID;
-CREATE TABLE unmatched (user_id INTEGER PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE failures (
     user_id INTEGER PRIMARY KEY, session INTEGER NOT NULL, refused INTEGER NOT NULL,
     detail TEXT NOT NULL
 );
 """
-_ROW: Final = struct.Struct("<Qq?")
-_KEY: Final = struct.Struct("<Q")
 
 
 def is_locked(error: sqlite3.Error) -> bool:
@@ -93,16 +72,29 @@ def is_locked(error: sqlite3.Error) -> bool:
     return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-@frozen
-class Mark:
+class Mark(msgspec.Struct, frozen=True, array_like=True):
     """How far a target's events were read.
 
-    `checkpoint` is behind the last of them. `target` is a digest of the target's own row; None:
-    the user has left it, or it was never asked for.
+    The fields of the checkpoint behind the last of them, and a digest of the target's own row;
+    None: the user has left it, or it was never asked for.
     """
 
-    checkpoint: Checkpoint
+    row: int = 0
+    last: tuple[int, ...] = ()
+    date: str | None = None
     target: bytes | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, target: bytes | None) -> Mark:
+        """The mark of a checkpoint."""
+        date = None if checkpoint.date is None else checkpoint.date.isoformat()
+        return cls(checkpoint.row, checkpoint.last, date, target)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint."""
+        date = None if self.date is None else datetime.fromisoformat(self.date)
+        return Checkpoint(self.row, self.last, date)
 
 
 class CycleState(NamedTuple):
@@ -130,27 +122,35 @@ States: TypeAlias = Mapping[int, Mapping[int, CycleState]]
 """By target rule id and cycle id; 0 where the service does not name the cycle."""
 
 
+class UserState(msgspec.Struct, array_like=True):
+    """What is known of a user, by target rule id.
+
+    `deleted` counts, by key, rows that are in files and no longer on the server. `unmatched` is
+    None until the events were compared with notifications.
+    """
+
+    marks: dict[int, Mark] = {}
+    deleted: dict[int, dict[int, int]] = {}
+    progress: dict[int, dict[int, CycleState]] = {}
+    unmatched: Unmatched | None = None
+
+
 @frozen
 class UserRecord:
     """A user of whom nothing is missing: what this part adds.
 
-    `marks`, `deleted` (rows that are in files and no longer on the server, replacing earlier ones)
-    and `written` (rows of this part, kept with `moved` only) are by target rule id, and so is
-    `progress`, which replaces what was kept of those targets. `proven` is when all of the user was
-    proven by more than the achieved value, in seconds since 1970; None: not now. `range` (start and
-    length) is where the new events are, None if there are none. `unmatched` replace earlier ones,
-    where the events were compared with notifications.
+    `state` replaces the earlier one. `written` are the rows of this part, kept with `moved` only.
+    `proven` is when all of the user was proven by more than the achieved value, in seconds since
+    1970; None: not now. `range` (start and length) is where the new events are, None if there are
+    none.
     """
 
     user_id: int
     events: int
-    marks: Mapping[int, Mark]
-    deleted: Mapping[int, Counter[int]] = field(factory=dict)
-    written: Mapping[int, Sequence[WrittenRow]] = field(factory=dict)
-    progress: States = field(factory=dict)
-    proven: int | None = None
+    state: UserState
+    written: Sequence[WrittenRow]
+    proven: int | None
     range: tuple[int, int] | None = None
-    unmatched: Unmatched | None = None
 
 
 @frozen
@@ -163,23 +163,6 @@ class PartRecord:
     size: int
     modified: int
     digest: bytes
-
-
-@frozen
-class PartCommit:
-    """What one transaction records: the files of a part and everything about its users.
-
-    `failures` are each failed user's details, as JSON, and whether the service refuses the user
-    for good. `state` is the run's, as JSON.
-    """
-
-    number: int
-    files: Sequence[PartRecord]
-    stats: str
-    users: Sequence[UserRecord]
-    failures: Mapping[int, tuple[str, bool]]
-    state: str
-    dialect: str
 
 
 class Ledger:
@@ -243,9 +226,9 @@ class Ledger:
         text = self._meta("settings")
         return None if text is None else dict(msgspec.json.decode(text))
 
-    def dialect(self) -> dict[str, Any]:
-        """What earlier runs learned of the server's pagination, as JSON values."""
-        return dict(msgspec.json.decode(self._meta("dialect") or "{}"))
+    def learned(self) -> dict[str, Any]:
+        """What earlier runs learned of the server, as JSON values."""
+        return dict(msgspec.json.decode(self._meta("learned") or "{}"))
 
     def drift(self) -> list[dict[str, str]]:
         """What answers of earlier runs said that the contract does not, and `first_seen`."""
@@ -319,39 +302,10 @@ class Ledger:
         """How many users are complete in this run."""
         return int(self._one("SELECT count(*) FROM users WHERE run = ?", self.run)[0])
 
-    def marks(self, user: int) -> dict[int, Mark]:
-        """How far each of a user's targets was read, by rule id."""
-        found = self._db.execute(
-            "SELECT rule_id, count, last, date, target FROM marks WHERE user_id = ?", (user,)
-        )
-        return {
-            rule: Mark(
-                Checkpoint(
-                    count,
-                    struct.unpack(f"<{len(last) // 8}q", last),
-                    None if date is None else datetime.fromisoformat(date),
-                ),
-                target,
-            )
-            for rule, count, last, date, target in found
-        }
-
-    def progress(self, user: int) -> States:
-        """A user's progress as it was when the events were read."""
-        found: dict[int, dict[int, CycleState]] = {}
-        for rule, cycle, achieved, updated, rest, row, first_seen, settled in self._db.execute(
-            "SELECT rule_id, cycle_id, achieved, updated, rest, row, first_seen, settled "
-            "FROM progress WHERE user_id = ?",
-            (user,),
-        ):
-            found.setdefault(rule, {})[cycle] = CycleState(
-                achieved, updated, rest, row, first_seen, bool(settled)
-            )
-        return found
-
-    def has_progress(self) -> bool:
-        """Whether any user's progress is kept."""
-        return bool(self._one("SELECT EXISTS (SELECT 1 FROM progress)")[0])
+    def state(self, user: int) -> UserState:
+        """What is known of a user."""
+        row = self._one("SELECT value FROM states WHERE user_id = ?", user)
+        return _STATE.decode(row[0]) if row else UserState()
 
     def oldest_proof(self) -> int | None:
         """The oldest `UserRecord.proven` of the users of this run."""
@@ -370,28 +324,12 @@ class Ledger:
         )
         return found.fetchall()
 
-    def deleted(self, user: int, rule: int) -> Counter[int]:
-        """Keys of a target's rows that are in files and no longer on the server."""
+    def written(self, user: int) -> list[WrittenRow]:
+        """A user's rows in files, in directories whose parts may leave."""
         found = self._db.execute(
-            "SELECT key, count FROM deleted WHERE user_id = ? AND rule_id = ?", (user, rule)
+            "SELECT written FROM row_ranges WHERE user_id = ? ORDER BY part", (user,)
         )
-        return Counter({_KEY.unpack(key)[0]: count for key, count in found})
-
-    def written(self, user: int, rule: int) -> list[WrittenRow]:
-        """A target's rows in files, in directories whose parts may leave."""
-        found = self._db.execute(
-            "SELECT rows FROM written WHERE user_id = ? AND rule_id = ? ORDER BY run", (user, rule)
-        )
-        return [
-            (key, number if has_number else None)
-            for (rows,) in found
-            for key, number, has_number in _ROW.iter_unpack(rows)
-        ]
-
-    def unmatched(self, user: int) -> Unmatched | None:
-        """What earlier comparisons with notifications found; None: there was none."""
-        row = self._one("SELECT value FROM unmatched WHERE user_id = ?", user)
-        return row and msgspec.msgpack.decode(row[0], type=Unmatched)
+        return [row for (rows,) in found for row in _WRITTEN.decode(rows)]
 
     def failed_users(self) -> list[int]:
         """Users who have failed, but not in this session."""
@@ -448,99 +386,66 @@ class Ledger:
         for row in self._db.execute("SELECT value FROM stats"):
             yield row[0]
 
-    def commit(self, part: PartCommit) -> None:
-        """Record a part, everything about its users, and the run's state: all or nothing."""
+    def commit(
+        self,
+        number: int,
+        files: Sequence[PartRecord],
+        users: Sequence[UserRecord],
+        failures: Mapping[int, tuple[str, bool]],
+        *,
+        stats: str,
+        state: str,
+        learned: str,
+    ) -> None:
+        """Record a part, everything about its users, and the run's state: all or nothing.
+
+        Args:
+            number: The part's.
+            files: Those of the part.
+            users: Who are complete.
+            failures: Each failed user's details, as JSON, and whether the service refuses the user
+                for good.
+            stats: `PartStats`, as JSON.
+            state: The run's, as JSON.
+            learned: Of the server, as JSON.
+        """
+        write = self._db.executemany
         with self._transaction():
-            self._db.executemany(
+            write(
                 "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    (part.number, f.kind, self.run, f.name, f.rows, f.size, f.modified, f.digest)
-                    for f in part.files
+                    (number, f.kind, self.run, f.name, f.rows, f.size, f.modified, f.digest)
+                    for f in files
                 ),
             )
-            if part.files:
-                self._db.execute("INSERT INTO stats VALUES (?, ?)", (part.number, part.stats))
-            self._commit_users(part)
-            self._db.executemany(
-                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
-                ((u, self.session, refused, text) for u, (text, refused) in part.failures.items()),
+            if files:
+                self._db.execute("INSERT INTO stats VALUES (?, ?)", (number, stats))
+            write(
+                "INSERT INTO users VALUES (?, ?, ?, ?) ON CONFLICT (user_id) DO UPDATE "
+                "SET run = excluded.run, events = events + excluded.events, "
+                "proven = coalesce(excluded.proven, proven)",
+                ((user.user_id, self.run, user.events, user.proven) for user in users),
             )
-            self._db.execute("UPDATE runs SET state = ? WHERE id = ?", (part.state, self.run))
-            self._set_meta("dialect", part.dialect)
-
-    def _commit_users(self, part: PartCommit) -> None:
-        users = part.users
-        self._db.executemany(
-            "INSERT INTO users VALUES (?, ?, ?, ?) ON CONFLICT (user_id) DO UPDATE "
-            "SET run = excluded.run, events = events + excluded.events, "
-            "proven = coalesce(excluded.proven, proven)",
-            ((user.user_id, self.run, user.events, user.proven) for user in users),
-        )
-        self._db.executemany(
-            "INSERT INTO row_ranges VALUES (?, ?, ?, ?)",
-            ((user.user_id, part.number, *user.range) for user in users if user.range),
-        )
-        self._db.executemany(
-            "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                (user.user_id, rule, *_place(mark.checkpoint), mark.target)
-                for user in users
-                for rule, mark in user.marks.items()
-            ),
-        )
-        self._db.executemany(
-            "DELETE FROM progress WHERE user_id = ? AND rule_id = ?",
-            ((user.user_id, rule) for user in users for rule in user.progress),
-        )
-        self._db.executemany(
-            "INSERT INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (user.user_id, rule, cycle, *state)
-                for user in users
-                for rule, cycles in user.progress.items()
-                for cycle, state in cycles.items()
-            ),
-        )
-        self._db.executemany(
-            "DELETE FROM deleted WHERE user_id = ? AND rule_id = ?",
-            ((user.user_id, rule) for user in users for rule in user.deleted),
-        )
-        self._db.executemany(
-            "INSERT INTO deleted VALUES (?, ?, ?, ?)",
-            (
-                (user.user_id, rule, _KEY.pack(key), count)
-                for user in users
-                for rule, keys in user.deleted.items()
-                for key, count in keys.items()
-            ),
-        )
-        self._db.executemany(
-            "INSERT INTO written VALUES (?, ?, ?, ?)",
-            (
-                (user.user_id, rule, self.run, _packed(rows))
-                for user in users
-                for rule, rows in user.written.items()
-                if rows
-            ),
-        )
-        self._db.executemany(
-            "INSERT OR REPLACE INTO unmatched VALUES (?, ?)",
-            (
-                (user.user_id, msgspec.msgpack.encode(user.unmatched))
-                for user in users
-                if user.unmatched is not None
-            ),
-        )
-        self._db.executemany(
-            "DELETE FROM failures WHERE user_id = ?", ((user.user_id,) for user in users)
-        )
+            write(
+                "INSERT OR REPLACE INTO states VALUES (?, ?)",
+                ((user.user_id, msgspec.msgpack.encode(user.state)) for user in users),
+            )
+            write(
+                "INSERT INTO row_ranges VALUES (?, ?, ?, ?, ?)",
+                (
+                    (user.user_id, number, *user.range, msgspec.msgpack.encode(user.written))
+                    for user in users
+                    if user.range
+                ),
+            )
+            write("DELETE FROM failures WHERE user_id = ?", ((user.user_id,) for user in users))
+            write(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
+                ((u, self.session, refused, text) for u, (text, refused) in failures.items()),
+            )
+            self._db.execute("UPDATE runs SET state = ? WHERE id = ?", (state, self.run))
+            self._set_meta("learned", learned)
 
 
-def _place(checkpoint: Checkpoint) -> tuple[int, bytes, str | None]:
-    date = checkpoint.date
-    last = struct.pack(f"<{len(checkpoint.last)}q", *checkpoint.last)
-    return checkpoint.row, last, None if date is None else date.isoformat()
-
-
-def _packed(rows: Sequence[WrittenRow]) -> bytes:
-    return b"".join([_ROW.pack(key, number or 0, number is not None) for key, number in rows])
+_STATE: Final = msgspec.msgpack.Decoder(UserState)
+_WRITTEN: Final = msgspec.msgpack.Decoder(list[WrittenRow])

@@ -13,6 +13,8 @@ from capillary_targets.errors import CapillaryError, UsageError
 from capillary_targets.fanout import UserQuery
 from capillary_targets.notifications.store import AnnouncementSource
 
+from .stats import EXACT, SavedTimeline
+
 __all__ = ["PartLimits", "RunState", "Summary", "SweepOptions", "SweepRefused", "SweepStopped"]
 
 DETECT: Final = ("events", "groups")
@@ -161,6 +163,12 @@ class Summary:
     retries: int = 0
     seconds: float = 0.0
 
+    def add(self, other: Summary) -> None:
+        """Add the counts and the sum of another one: of one user, of another partition."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.value_sum = EXACT.add(self.value_sum, other.value_sum)
+
     @property
     def users(self) -> int:
         """Users that were asked."""
@@ -176,10 +184,15 @@ class Summary:
         return {"users": self.users, **attrs.asdict(self)}
 
 
+_COUNTS: Final = [
+    one.name for one in attrs.fields(Summary) if type(one.default) is int and one.name != "run"
+]
+
+
 @define
 class RunState:
     """What the ledger keeps of a run between sessions."""
 
     summary: Summary = field(factory=Summary)
-    timeline: dict[str, Any] = field(factory=dict)
-    """`RequestTimeline.as_dict()`."""
+    timeline: SavedTimeline = (1.0, [])
+    """`RequestTimeline.saved()`."""

@@ -19,6 +19,7 @@ from attrs import define, field
 from capillary_targets.arrow import TEXT, amounts_of, batch_of, schema_of
 from capillary_targets.models import TargetEvent, extra_text
 
+from .atomic import AtomicFile
 from .rows import (
     BATCH_ROWS,
     EVENT_FIELDS,
@@ -31,7 +32,6 @@ from .rows import (
     one_line,
     row_key,
 )
-from .store import AtomicFile
 
 __all__ = ["SCHEMAS", "SCHEMA_VERSION", "Parquet"]
 
@@ -93,9 +93,9 @@ class Parquet:
             columns["raw"] = [_text(row) for page in pages for row in page.raw]
             yield batch_of(columns, self._schema("events"))
 
-    def part(self, path: Path, kind: str) -> Part:
-        """A new part."""
-        return _Part(AtomicFile(path), kind, self)
+    def part(self, file: AtomicFile, kind: str) -> Part:
+        """A new part of that kind."""
+        return _Part(file, kind, self)
 
     def _schema(self, kind: str) -> pa.Schema:
         about = {

@@ -24,13 +24,13 @@ from capillary_targets.client import TargetsClient
 from capillary_targets.errors import UsageError
 from capillary_targets.fanout import fan_out
 from capillary_targets.limits import RateLimit
+from capillary_targets.pagination import Dialect
 
-from .fetch import UserFetcher, UserResult
+from .fetch import UserFetcher
 from .groups import GroupsReader, decide, is_due, stable_hash
 from .ledger import Ledger, PartRecord
 from .options import SweepOptions, SweepRefused
-from .parts import PartWriter, format_named
-from .store import LEDGER, Directory, open_directory
+from .store import LEDGER, Directory, PartWriter, UserResult, format_named, open_directory
 from .user_list import BadLine, Users, read_batches
 
 __all__ = ["Estimate", "Plan", "choose", "estimate", "plan", "seconds_for"]
@@ -188,11 +188,13 @@ async def plan(
         frame = [_foreseen(directory.ledger, user, options) for user in members]
         chosen = {members[place]: place for place in choose(frame, sample)}
         session = client.session.with_options(wait_for_limits=True)
+        learned = directory.ledger.learned()
+        session.dialect = session.dialect.fill_from(Dialect.from_dict(learned.get("dialect", {})))
         before = session.counts.requests
         row_format = format_named(options.format, raw=options.raw, run=run)
         groups = None
         if options.detect == "groups":
-            groups = GroupsReader(options, run, directory.ledger.has_progress())
+            groups = GroupsReader(options, run, learned.get("sends_ids", False))
         fetcher = UserFetcher(directory, row_format, options, groups)
         async with aclosing(fan_out(session, [*chosen], options, fetcher.fetch)) as found:
             results = {chosen[one.record.user_id]: one async for one in found}
@@ -200,7 +202,7 @@ async def plan(
         empty = _ledger_size(fresh) if new else _PAGE
         writer = PartWriter(fresh, row_format, options.limits, lambda: ("{}", "{}"))
         sizes, row, once = _sizes(fresh, writer, directory.ledger.parts(), results, frame)
-    per_user = {place: float(one.requests) for place, one in results.items()}
+    per_user = {place: float(one.sums.requests) for place, one in results.items()}
     requests = estimate(frame, per_user, count, fixed=asked - sum(per_user.values()))
     hours = [
         seconds_for(each, known.rate) for each in (requests.value, requests.low, requests.high)
@@ -250,17 +252,16 @@ async def _read(users: Users, ledger: Ledger) -> tuple[int, list[int]]:
 
 def _foreseen(ledger: Ledger, user: int, options: SweepOptions) -> float:
     """The requests for a user if nothing is new; 0 where the ledger has none of their targets."""
-    asked = options.target_rule_ids
+    asked, state = options.target_rule_ids, ledger.state(user)
     held = {
-        rule: mark.checkpoint.row > 0
-        for rule, mark in ledger.marks(user).items()
+        rule: mark.row > 0
+        for rule, mark in state.marks.items()
         if (mark.target or not options.fetch_targets) and (not asked or rule in asked)
     }
     if options.detect != "groups" or not held:
         return (options.fetch_targets and bool(held)) + len(held)
-    states = ledger.progress(user)
     full = is_due(user, ledger.run, options.full_every)
-    return 1 + len(decide(held, {*held}, states, states, held, full=full).read)
+    return 1 + len(decide(held, {*held}, state.progress, state.progress, held, full=full).read)
 
 
 def _sizes(
@@ -292,7 +293,7 @@ def _sizes(
             writer.add(good[place], 0.0)
         writer.sync()
         writer.commit()
-    records = {place: 1 + len(one.record.marks) for place, one in good.items()}
+    records = {place: 1 + len(one.record.state.marks) for place, one in good.items()}
     record = (_ledger_size(fresh) - empty) / max(1, sum(records.values()))
     sizes = {at: 0.0 if frame[at] else record * records.get(at, 0) for at in results}
     mine, once = fresh.ledger.parts(), 0.0

@@ -9,6 +9,7 @@ from decimal import Decimal
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import Any, Final
 
 import msgspec
@@ -17,10 +18,11 @@ from attrs import define, field, frozen
 from capillary_targets.contract import Finding
 
 from . import charts
+from .atomic import AtomicFile
 from .ledger import Ledger
 from .options import RunState, Summary
 from .stats import PartStats, RequestTimeline
-from .store import AtomicFile, open_directory
+from .store import open_directory
 
 __all__ = [
     "Cause",
@@ -59,10 +61,11 @@ class Cause:
     users: int = 0
     ids: list[int] = field(factory=list)
 
-    def add(self, users: int, ids: Iterable[int]) -> None:
-        """Count users, of whom some ids are known."""
-        self.users += users
-        self.ids = [*self.ids, *ids][:_MAX_IDS]
+    def add(self, user: int) -> None:
+        """Count a user."""
+        self.users += 1
+        if self.users <= _MAX_IDS:
+            self.ids.append(user)
 
 
 @define
@@ -86,12 +89,12 @@ class ReportData:
 def collect(ledger: Ledger) -> ReportData:
     """All of it; costs a pass over the ledger's users, none over the files."""
     runs = []
-    timeline = RequestTimeline()
+    latest = RunState()
     for number, started, finished, text in ledger.runs():
-        state = msgspec.json.decode(text, type=RunState)
-        runs.append(Run(number, started, finished, state.summary))
-        timeline = RequestTimeline()
-        timeline.merge(state.timeline)
+        latest = msgspec.json.decode(text, type=RunState)
+        runs.append(Run(number, started, finished, latest.summary))
+    timeline = RequestTimeline()
+    timeline.merge(latest.timeline)
     stats = PartStats()
     for text in ledger.part_stats():
         stats.merge(PartStats.from_json(text))
@@ -100,7 +103,7 @@ def collect(ledger: Ledger) -> ReportData:
         row = msgspec.json.decode(text)
         name = f"{row['error']} {row.get('code') or ''}".strip()
         cause = failures.setdefault(name, Cause(row["message"], row["retryable"]))
-        cause.add(1, [row["user_id"]] if cause.users < _MAX_IDS else [])
+        cause.add(row["user_id"])
     return ReportData(
         ledger.settings() or {},
         runs,
@@ -112,8 +115,9 @@ def collect(ledger: Ledger) -> ReportData:
     )
 
 
-_STEPS = ("day", "week", "month", "year")
-_MOST_BARS = 36
+_STEPS: Final = {"day": 1, "week": 7, "month": 28, "year": 365}
+"""Days that the shortest of each has."""
+_MOST_BARS: Final = 36
 
 
 def grouped_by_time(
@@ -132,11 +136,10 @@ def grouped_by_time(
         totals[name] += number
     first, last = min(dated)[0], max(dated)[0]
     shown = [name for name, _ in totals.most_common(most_names)]
-    step = next(
-        (step for step in _STEPS if len(_bars(first, last, step)) <= _MOST_BARS or step == "year"),
-        "year",
-    )
-    bars = _bars(first, last, step)
+    span = (last - first).days
+    step = next((s for s, days in _STEPS.items() if span <= days * (_MOST_BARS - 1)), "year")
+    passed = (*range(0, span, _STEPS[step]), span)
+    bars = [*dict.fromkeys(_bar(first + timedelta(days=days), step) for days in passed)]
     place = {bar: number for number, bar in enumerate(bars)}
     series: dict[str, list[int]] = {name: [0] * len(bars) for name in shown}
     for (day, name), number in dated.items():
@@ -147,22 +150,8 @@ def grouped_by_time(
 
 def _bar(day: date, step: str) -> str:
     if step == "week":
-        return (day - timedelta(days=day.weekday())).isoformat()
-    return day.isoformat()[: {"day": 10, "month": 7, "year": 4}[step]]
-
-
-def _bars(first: date, last: date, step: str) -> list[str]:
-    if step == "year":
-        return [f"{year:04d}" for year in range(first.year, last.year + 1)]
-    if step == "month":
-        months = range(first.year * 12 + first.month - 1, last.year * 12 + last.month)
-        return [f"{month // 12:04d}-{month % 12 + 1:02d}" for month in months]
-    stride = 7 if step == "week" else 1
-    start = first - timedelta(days=first.weekday()) if step == "week" else first
-    number = (last - start).days // stride + 1
-    if number > _MOST_BARS:  # too many anyway: years of days need not be counted out
-        return [""] * number
-    return [(start + timedelta(days=stride * place)).isoformat() for place in range(number)]
+        day -= timedelta(days=day.weekday())
+    return day.isoformat()[: {"month": 7, "year": 4}.get(step, 10)]
 
 
 def make_report(out: Path) -> Path:
@@ -190,30 +179,23 @@ def write_data(out: Path, data: ReportData) -> Path:
 def _page(data: ReportData) -> str:
     template = (files(__package__) / "report.template.html").read_text(encoding="utf-8")
     good, verdict = _verdict(data)
-    colours = (f".f{n} {{ fill: var(--c{n}); background: var(--c{n}); }} " for n in range(1, 9))
-    strokes = (f".s{n} {{ stroke: var(--c{n}); }} " for n in range(1, 9))
-    parts = {
-        "title": escape(f"Sweep of {data.settings.get('base_url', '')}"),
-        "when": escape(_when(data)),
-        "mood": "" if good else "bad",
-        "verdict": escape(verdict),
-        "colours": "".join((*colours, *strokes)),
-        "runs": _runs(data),
-        "cards": "\n".join(
-            (
-                _totals(data),
-                _failures(data),
-                _drift(data),
-                _events_over_time(data),
-                *_values_by_target(data),
-                _users_by_events(data),
-                *_over_the_run(data),
-            )
-        ),
-    }
-    for name, text in parts.items():
-        template = template.replace(f"{{{{{name}}}}}", text)
-    return template
+    cards = (
+        _totals(data),
+        _failures(data),
+        _drift(data),
+        _events_over_time(data),
+        *_values_by_target(data),
+        _users_by_events(data),
+        *_over_the_run(data),
+    )
+    return Template(template).substitute(
+        title=escape(f"Sweep of {data.settings.get('base_url', '')}"),
+        when=escape(_when(data)),
+        mood="" if good else "bad",
+        verdict=escape(verdict),
+        runs=_runs(data),
+        cards="\n".join(cards),
+    )
 
 
 def _verdict(data: ReportData) -> tuple[bool, str]:
@@ -277,12 +259,9 @@ def _exact(value: Decimal) -> str:
     return f"{value:,f}" if value.adjusted() < 40 else str(value)
 
 
-def _card(name: str, title: str, content: str) -> str:
+def _card(name: str, title: str, content: str, nothing: str = "") -> str:
+    content = content or f'<p class="dim">{escape(nothing)}</p>'
     return f'<section id="{name}"><h2>{escape(title)}</h2>{content}</section>'
-
-
-def _nothing(name: str, title: str, words: str) -> str:
-    return _card(name, title, f'<p class="dim">{escape(words)}</p>')
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
@@ -349,19 +328,17 @@ def _totals(data: ReportData) -> str:
 
 
 def _failures(data: ReportData) -> str:
-    title = "Failed users by cause"
-    if not data.failures:
-        return _nothing("failures", title, "Nobody failed.")
-    causes = sorted(data.failures.items(), key=lambda item: -item[1].users)
-    rows = [(name, float(cause.users), f"{cause.users:,}") for name, cause in causes[:_MAX_BARS]]
+    causes = sorted(data.failures.items(), key=lambda item: -item[1].users)[:_MAX_BARS]
+    rows = [(name, float(cause.users), f"{cause.users:,}") for name, cause in causes]
     lists = []
-    for name, cause in causes[:_MAX_BARS]:
+    for name, cause in causes:
         first = f"the first {len(cause.ids)}" if cause.users > len(cause.ids) else "their ids"
         ids = "".join(f"<span>{user}</span>" for user in cause.ids)
         ask = "ask again with --retry-failed" if cause.retryable else "refused for good"
         text = f'<p>{escape(cause.message)} ({ask})</p><p class="ids">{ids}</p>'
         lists.append(_details(f"{name}: {first}", text))
-    return _card("failures", title, charts.bars(rows) + "".join(lists))
+    content = charts.bars(rows) + "".join(lists)
+    return _card("failures", "Failed users by cause", content, "Nobody failed.")
 
 
 def _drift(data: ReportData) -> str:
@@ -374,18 +351,15 @@ def _drift(data: ReportData) -> str:
 
 def _events_over_time(data: ReportData) -> str:
     step, labels, series = grouped_by_time(data.stats.days, _MAX_NAMES)
-    title = f"Events by {step} and name"
-    if not labels:
-        return _nothing("events", title, "No event was written.")
-    return _card("events", title, charts.columns(labels, series))
+    content = charts.columns(labels, series)
+    return _card("events", f"Events by {step} and name", content, "No event was written.")
 
 
 def _values_by_target(data: ReportData) -> Iterable[str]:
     """Amounts, and apart from them the counts: targets of which every event has the value 1."""
     stats = data.stats
     if not stats.values:
-        yield _nothing("targets", "Amounts by target", "No event was written.")
-        return
+        yield _card("targets", "Amounts by target", "", "No event was written.")
     amounts = _amounts(stats)
     counts = {rule: value for rule, value in stats.values.items() if rule not in amounts}
     for name, title, values, spelled in (
@@ -419,42 +393,35 @@ def _target(stats: PartStats, rule: int) -> str:
 
 
 def _users_by_events(data: ReportData) -> str:
-    title = "Users by number of events"
-    if not data.users_by_events:
-        return _nothing("users", title, "No user is complete yet.")
     users = dict(data.users_by_events)
-    labels = [
-        f"{charts.short(10 ** (digits - 1))}+" if digits else "none"
-        for digits in range(max(users) + 1)
-    ]
-    counts = [users.get(digits, 0) for digits in range(max(users) + 1)]
-    return _card("users", title, charts.columns(labels, {"users": counts}))
+    digits = range(max(users, default=-1) + 1)
+    labels = [f"{charts.short(10 ** (n - 1))}+" if n else "none" for n in digits]
+    content = charts.columns(labels, {"users": [users.get(n, 0) for n in digits]})
+    return _card("users", "Users by number of events", content, "No user is complete yet.")
 
 
 def _over_the_run(data: ReportData) -> Iterable[str]:
     timeline = data.timeline
-    while len(timeline.requests) > _MAX_POINTS:
+    while len(timeline.buckets) > _MAX_POINTS:
         timeline.halve()
-    if not timeline.requests:
-        yield _nothing("requests", "Requests", "None was recorded in the latest run.")
+    if not timeline.buckets:
+        yield _card("requests", "Requests", "", "None was recorded in the latest run.")
         return
     width = timeline.width
-    seconds = [width] * len(timeline.requests)
+    seconds = [width] * len(timeline.buckets)
     rest = data.runs[-1].summary.seconds - width * (len(seconds) - 1) if data.runs else width
     if 0 < rest < width:
         seconds[-1] = rest  # the last one is not over yet
+    buckets = [*zip(timeline.buckets, seconds, strict=True)]
     rates = {
-        "answered": [n / s for n, s in zip(timeline.requests, seconds, strict=True)],
-        "failed": [n / s for n, s in zip(timeline.errors, seconds, strict=True)],
+        "answered": [requests / s for (requests, *_), s in buckets],
+        "failed": [errors / s for (_, errors, *_), s in buckets],
     }
     latency = {
-        "mean": [
-            busy / number * 1000 if number else None
-            for busy, number in zip(timeline.busy, timeline.requests, strict=True)
-        ],
-        "slowest": [slowest * 1000 if slowest else None for slowest in timeline.slowest],
+        "mean": [busy / n * 1000 if n else None for n, _, busy, _ in timeline.buckets],
+        "slowest": [slowest * 1000 or None for *_, slowest in timeline.buckets],
     }
-    flight = {"": [busy / s for busy, s in zip(timeline.busy, seconds, strict=True)]}
+    flight = {"": [busy / s for (_, _, busy, _), s in buckets]}
     unit = _unit(width * len(seconds))
     for name, title, series in (
         ("requests", "Requests a second", rates),

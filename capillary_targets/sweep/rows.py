@@ -1,4 +1,4 @@
-"""Rows of the files: one user's, encoded block by block; the formats' protocol; JSON Lines."""
+"""Rows of the files: one user's, encoded block by block; the formats, of which JSON Lines."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from capillary_targets.models import JSON, Target, TargetEvent, columns_of, extr
 from capillary_targets.progress import TargetProgress
 
 from .announced import EventIds
+from .atomic import AtomicFile
 from .stats import EXACT, PartStats
-from .store import AtomicFile
 
 __all__ = [
     "BATCH_ROWS",
@@ -267,7 +267,7 @@ class Format(Protocol):
     def merge(self, blocks: Sequence[Any]) -> list[Any]:
         """The same blocks in less memory."""
 
-    def part(self, path: Path, kind: str) -> Part:
+    def part(self, file: AtomicFile, kind: str) -> Part:
         """A new part of that kind."""
 
     def read_events(self, path: Path, start: int, length: int) -> list[StoredRow]:
@@ -326,15 +326,15 @@ class JsonLines:
         return JSON.encode_lines(rows)
 
     def merge(self, blocks: Sequence[bytes]) -> list[bytes]:
-        """One block."""
+        """The same blocks in less memory."""
         return [b"".join(blocks)]
 
-    def part(self, path: Path, kind: str) -> Part:
-        """A new part."""
-        return Part(AtomicFile(path), kind)
+    def part(self, file: AtomicFile, kind: str) -> Part:
+        """A new part of that kind."""
+        return Part(file, kind)
 
     def read_events(self, path: Path, start: int, length: int) -> list[StoredRow]:
-        """The rows in those bytes."""
+        """The rows that stand there, as `Part.add` said."""
         with path.open("rb") as file:
             file.seek(start)
             lines = file.read(length).splitlines()

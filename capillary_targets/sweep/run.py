@@ -30,15 +30,15 @@ from capillary_targets.notifications.store import AnnouncementSource, StoreUnava
 from capillary_targets.pagination import Dialect
 from capillary_targets.session import Session
 
-from .fetch import UserFetcher, UserResult
+from .atomic import AtomicFile, sync_directory
+from .fetch import UserFetcher
 from .groups import GroupsReader
 from .ledger import Ledger, is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
-from .parts import PartWriter, format_named
 from .report import write_report
 from .rows import encode
-from .stats import EXACT, RequestTimeline
-from .store import LEDGER, AtomicFile, Directory, open_directory, sync_directory
+from .stats import RequestTimeline
+from .store import LEDGER, Directory, PartWriter, UserResult, format_named, open_directory
 from .user_list import BadLine, Users, read_batches
 
 __all__ = ["run"]
@@ -207,7 +207,8 @@ class _Run:
         row_format = format_named(options.format, raw=options.raw, run=summary.run)
         summary.groups_off = None
         if options.detect == "groups":
-            self._groups = GroupsReader(options, summary.run, self._ledger.has_progress())
+            learned = self._ledger.learned()
+            self._groups = GroupsReader(options, summary.run, learned.get("sends_ids", False))
         self._fetcher = UserFetcher(self._directory, row_format, options, self._groups)
         self._writer = PartWriter(self._directory, row_format, options.limits, self._state)
 
@@ -219,7 +220,9 @@ class _Run:
         """To the end of the list, or as far as it goes."""
         session = self._session
         # What earlier runs learned of the server's pagination saves a request or two here.
-        session.dialect = session.dialect.fill_from(Dialect.from_dict(self._ledger.dialect()))
+        session.dialect = session.dialect.fill_from(
+            Dialect.from_dict(self._ledger.learned().get("dialect", {}))
+        )
         known = [Finding.from_dict(one) for one in self._ledger.drift()]
         if session.watch is not None:
             session.watch.know(known)
@@ -322,26 +325,13 @@ class _Run:
         await _while_locked(self._writer.commit)
 
     def _count(self, result: UserResult) -> None:
-        summary = self._summary
-        if result.error is not None:
-            summary.refused += result.refused
-            summary.failed += not result.refused
-            return
-        summary.complete += 1
-        summary.targets += result.targets
-        summary.by_events += len(result.decision.read)
-        summary.by_update += result.decision.by_update
-        summary.by_value += result.decision.by_value
-        summary.no_record += result.decision.no_record
-        summary.groups_refused += result.groups_refused
-        summary.groups_off = None if self._groups is None else self._groups.off
-        summary.events += result.rows.counts["events"]
-        summary.reconciled_targets += result.reconciled
-        summary.late_events += result.late
-        summary.vanished_events += result.vanished
-        summary.unannounced_events += result.unannounced
-        summary.missing_events += result.missing
-        summary.value_sum = EXACT.add(summary.value_sum, result.rows.stats.value_sum)
+        if result.error is None:
+            self._summary.add(result.sums)
+        elif result.refused:
+            self._summary.refused += 1
+        else:
+            self._summary.failed += 1
+        self._summary.groups_off = None if self._groups is None else self._groups.off
 
     def _check_failures(self, result: UserResult) -> None:
         """Raise `SweepStopped` where going on is of no use."""
@@ -384,8 +374,10 @@ class _Run:
 
     def _state(self) -> tuple[str, str]:
         self._measure()
-        state = RunState(self._summary, self._timeline.as_dict())
-        return encode(state).decode(), encode(self._session.dialect.to_dict()).decode()
+        state = RunState(self._summary, self._timeline.saved())
+        sends_ids = self._groups is not None and self._groups.sends_ids
+        learned = {"dialect": self._session.dialect.to_dict(), "sends_ids": sends_ids}
+        return encode(state).decode(), encode(learned).decode()
 
     async def _close(self, failures: AtomicFile, *, finished: bool) -> None:
         """Write the list of failures and the summary."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
-from typing import Any, Final, Self
+from itertools import zip_longest
+from typing import Final, Self, TypeAlias
 
 import msgspec
 from attrs import define, field
@@ -16,7 +17,7 @@ from capillary_targets.errors import NoRecordFound
 from capillary_targets.hooks import Details, RequestDetails
 from capillary_targets.models import TargetEvent
 
-__all__ = ["EXACT", "PartStats", "RequestTimeline"]
+__all__ = ["EXACT", "PartStats", "RequestTimeline", "SavedTimeline"]
 
 EXACT: Final = Context(prec=2000, traps=[Inexact, InvalidOperation])
 """Sums of amounts, with room for every one of up to `_MAX_EXPONENT` digits on either side."""
@@ -24,6 +25,11 @@ _MAX_EXPONENT: Final = 500
 _MAX_NAMES: Final = 40
 _OTHER_NAMES: Final = "(other names)"
 _MAX_BUCKETS: Final = 240
+_MIN_WIDTH: Final = 0.125
+
+Bucket: TypeAlias = tuple[int, int, float, float]
+SavedTimeline: TypeAlias = tuple[float, list[Bucket]]
+_EMPTY: Final[Bucket] = (0, 0, 0.0, 0.0)
 
 
 @define
@@ -124,17 +130,14 @@ def _sum(amounts: Sequence[Decimal | None]) -> Decimal:
 class RequestTimeline:
     """Requests over the sweep's time, as a hook: `TargetsClient(..., hooks=[timeline])`.
 
-    Columns of at most 240 buckets, each `width` seconds long; beyond that the width doubles.
-    `requests` ended in a bucket, `errors` of them failed, `busy` is the seconds spent in them and
-    `slowest` the longest one. Time starts when it is made; `clock` counts seconds.
+    At most 240 buckets, each `width` seconds long; beyond that the width doubles. A bucket is the
+    requests that ended in it, how many of them failed, the seconds spent in them and those of the
+    longest one. Time starts when it is made; `clock` counts seconds.
     """
 
     clock: Callable[[], float] = time.monotonic
-    width: float = field(init=False, default=0.125)
-    requests: list[int] = field(init=False, factory=list)
-    errors: list[int] = field(init=False, factory=list)
-    busy: list[float] = field(init=False, factory=list)
-    slowest: list[float] = field(init=False, factory=list)
+    width: float = field(init=False, default=_MIN_WIDTH)
+    buckets: list[Bucket] = field(init=False, factory=list)
     _start: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -145,51 +148,38 @@ class RequestTimeline:
         if isinstance(details, RequestDetails):
             failed = not isinstance(details.error, NoRecordFound | None)
             took = details.seconds
-            self._add(self.clock() - self._start, 1, int(failed), took, took)
+            self._add(self.clock() - self._start, (1, int(failed), took, took))
 
-    def _add(self, at: float, requests: int, errors: int, busy: float, slowest: float) -> None:
+    def _add(self, at: float, bucket: Bucket) -> None:
         while at >= self.width * _MAX_BUCKETS:
             self.halve()
         place = int(max(0.0, at) / self.width)
-        while len(self.requests) <= place:
-            self.requests.append(0)
-            self.errors.append(0)
-            self.busy.append(0.0)
-            self.slowest.append(0.0)
-        self.requests[place] += requests
-        self.errors[place] += errors
-        self.busy[place] += busy
-        self.slowest[place] = max(self.slowest[place], slowest)
+        self.buckets += [_EMPTY] * (place + 1 - len(self.buckets))
+        self.buckets[place] = _together(self.buckets[place], bucket)
 
     def halve(self) -> None:
         """Merge every two buckets into one."""
         self.width *= 2
-        self.requests = [*map(sum, _pairs(self.requests))]
-        self.errors = [*map(sum, _pairs(self.errors))]
-        self.busy = [*map(sum, _pairs(self.busy))]
-        self.slowest = [*map(max, _pairs(self.slowest))]
+        pairs = zip_longest(self.buckets[::2], self.buckets[1::2], fillvalue=_EMPTY)
+        self.buckets = [_together(*pair) for pair in pairs]
 
-    def merge(self, saved: Mapping[str, Any], offset: float = 0.0) -> None:
-        """Add the buckets of `as_dict()`, which began `offset` seconds after this timeline."""
-        columns = zip(*(saved.get(name, ()) for name in _COLUMNS), strict=True)
-        for place, values in enumerate(columns):
-            self._add(offset + place * saved["width"], *values)
+    def merge(self, saved: SavedTimeline, offset: float = 0.0) -> None:
+        """Add the buckets of `saved()`, which began `offset` seconds after this timeline."""
+        for place, bucket in enumerate(saved[1]):
+            self._add(offset + place * saved[0], bucket)
 
-    def resume(self, saved: Mapping[str, Any], seconds: float) -> None:
-        """Continue an earlier session's timeline (`as_dict()`), which ended after `seconds`."""
-        mine = self.as_dict()
-        self.width, self.requests, self.errors, self.busy, self.slowest = 0.125, [], [], [], []
+    def resume(self, saved: SavedTimeline, seconds: float) -> None:
+        """Continue an earlier session's timeline (`saved()`), which ended after `seconds`."""
+        mine = self.saved()
+        self.width, self.buckets = _MIN_WIDTH, []
         self._start -= seconds
         self.merge(saved)
         self.merge(mine, seconds)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The width and the columns, as the ledger keeps them."""
-        return {"width": self.width, **{name: getattr(self, name) for name in _COLUMNS}}
+    def saved(self) -> SavedTimeline:
+        """The width and the buckets, as the ledger keeps them."""
+        return self.width, self.buckets
 
 
-_COLUMNS: Final = ("requests", "errors", "busy", "slowest")
-
-
-def _pairs(values: Sequence[Any]) -> list[Sequence[Any]]:
-    return [values[place : place + 2] for place in range(0, len(values), 2)]
+def _together(one: Bucket, other: Bucket) -> Bucket:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2], max(one[3], other[3])

@@ -7,152 +7,36 @@ are temporary files: those in the ledger are renamed at the next start, the othe
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from hashlib import blake2b, file_digest
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final
 
-from attrs import frozen
+from attrs import define, evolve, field, frozen
 
-from .ledger import Ledger, PartRecord, is_locked
-from .options import SweepRefused
+from capillary_targets.errors import ApiError, CapillaryError, UsageError
 
-__all__ = ["KINDS", "LEDGER", "AtomicFile", "Directory", "open_directory", "sync_directory"]
+from .atomic import AtomicFile, digest_of, remove_orphans, sync_directory, temporary
+from .ledger import Ledger, PartRecord, UserRecord, is_locked
+from .options import PartLimits, Summary, SweepRefused
+from .rows import FORMATS, KINDS, EncodedRows, Format, JsonLines, Part, encode
+from .stats import PartStats
 
-KINDS: Final = ("events", "targets", "vanished", "announcements", "progress")
+__all__ = ["LEDGER", "Directory", "PartWriter", "UserResult", "format_named", "open_directory"]
+
 LEDGER: Final = "ledger.sqlite"
 _LOCK: Final = "ledger.lock"
 _PART: Final = re.compile(r"part-\d{5,}\.(jsonl|parquet)")
-_TEMPORARY: Final = re.compile(r"\.(part-\d{5,}\.(jsonl|parquet)|[a-z]+\.(json|jsonl|html))\.tmp")
-"""The names that `AtomicFile` gives, and no others."""
-_DIGEST_SIZE: Final = 16
-_NO_DIRECTORY_SYNC: Final = {
-    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS),
-    *(errno.EACCES, errno.EPERM, errno.EISDIR),
-}
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable, where the file system can: some refuse."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise
 
 
 def part_name(number: int, suffix: str) -> str:
     """The name of a part's files, the same in the directory of each kind."""
     return f"part-{number:05d}.{suffix}"
-
-
-def _temporary(path: Path) -> Path:
-    """Readers of data sets (Spark, pyarrow, DuckDB, shells) skip names with a leading dot."""
-    return path.with_name(f".{path.name}.tmp")
-
-
-def remove_orphans(directory: Path) -> None:
-    """Remove temporary files: those with names of `AtomicFile`'s making."""
-    for path in directory.iterdir():
-        if _TEMPORARY.fullmatch(path.name):
-            path.unlink()
-
-
-def _digest_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file_digest(file, lambda: blake2b(digest_size=_DIGEST_SIZE)).digest()
-
-
-class AtomicFile:
-    """A file written under a temporary name until `commit`; `rollback` deletes it.
-
-    As a context manager it commits at the end of the block, unless the block raises.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._temporary = _temporary(path)
-        self.file: BinaryIO = self._temporary.open("wb")
-        self.closed = self._rolled_back = False
-        self._size = 0
-        self._hash = blake2b(digest_size=_DIGEST_SIZE)
-
-    def fingerprint(self) -> tuple[int, int, bytes]:
-        """Size in bytes, time of modification in nanoseconds, digest; once it is synced."""
-        return self._size, self._temporary.stat().st_mtime_ns, self._hash.digest()
-
-    def write(self, data: bytes) -> int:
-        """Append bytes. Once it is rolled back they go nowhere: writers finish in peace."""
-        if not self._rolled_back:
-            self.file.write(data)
-        self._hash.update(data)
-        self._size += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        """Bytes so far."""
-        return self._size
-
-    def flush(self) -> None:
-        """The file is flushed when it is whole."""
-
-    def close(self) -> None:
-        """The file is closed when it is whole."""
-
-    def sync(self) -> None:
-        """Make the contents and the temporary name durable. May be called from a thread."""
-        if not self.file.closed:
-            self._sync_contents()
-            sync_directory(self.path.parent)
-
-    def _sync_contents(self) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-
-    def rename(self) -> None:
-        """Give the file its name; after a power failure it may have its temporary one again."""
-        self._temporary.rename(self.path)
-
-    def commit(self) -> None:
-        """Make the contents durable, and give the file its name: it is whole or the one before.
-
-        The name is durable with the next `sync_directory`.
-        """
-        try:
-            self._sync_contents()
-            self.rename()
-        except BaseException:
-            self.rollback()
-            raise
-
-    def rollback(self) -> None:
-        """Delete the temporary file."""
-        self._rolled_back = True
-        with suppress(OSError):  # what was buffered may not fit on the disk
-            self.file.close()
-        with suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.commit()
-        else:
-            self.rollback()
 
 
 @frozen
@@ -172,6 +56,148 @@ class Directory:
         while any(self.part(kind, part_name(number, suffix)).exists() for kind in KINDS):
             number += 1
         return number
+
+
+@frozen
+class UserResult:
+    """What came of one user: encoded rows to be written, and what the ledger is to record.
+
+    `sums` are what the user adds to those of the run. `error` is why the user is not complete.
+    """
+
+    rows: EncodedRows
+    record: UserRecord
+    sums: Summary
+    error: Exception | None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the service refuses this user for good."""
+        error = self.error
+        return isinstance(error, ApiError | UsageError) and not error.retryable
+
+    def failure(self) -> dict[str, Any]:
+        """The row of `failures.jsonl`: `error` is the exception's class."""
+        error = self.error
+        row = {"user_id": self.rows.user_id, "error": type(error).__name__, "message": str(error)}
+        if not isinstance(error, CapillaryError):
+            return {**row, "retryable": False}
+        return {
+            **row,
+            "message": error.message,
+            "code": getattr(error, "code", None),
+            "status": error.status,
+            "request_id": error.request_id,
+            "url": error.url,
+            "attempts": error.attempts,
+            "retryable": error.retryable,
+            "checkpoint": error.checkpoint and error.checkpoint.to_dict(),
+        }
+
+
+@define
+class PartWriter:
+    """Collects users for the next part; `commit` stores all of them, or none.
+
+    `in_progress` are the users to be asked, being asked, or collected here. `state` returns the
+    run's state and what was learned of the server, as JSON.
+    """
+
+    _directory: Directory
+    _format: Format
+    _limits: PartLimits
+    _state: Callable[[], tuple[str, str]]
+    in_progress: set[int] = field(init=False, factory=set)
+    _renamed_in: set[Path] = field(init=False, factory=set)
+    _files: dict[str, Part] = field(init=False)
+    """By kind."""
+    _users: list[UserRecord] = field(init=False)
+    _failures: dict[int, tuple[str, bool]] = field(init=False)
+    _stats: PartStats = field(init=False)
+    _number: int = field(init=False)
+    _since: float = field(init=False, default=0.0)
+
+    def __attrs_post_init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._files, self._users, self._failures, self._stats = {}, [], {}, PartStats()
+        self._number = self._directory.free_number(self._format.suffix)
+
+    def add(self, result: UserResult, now: float) -> None:
+        """Take a user: all rows if nothing is missing, else the failure. `now` in seconds."""
+        rows = result.rows
+        if not self._users and not self._failures:
+            self._since = now
+        if result.error is not None:
+            self._failures[rows.user_id] = encode(result.failure()).decode(), result.refused
+            return
+        places = {kind: self._part(kind).add(rows) for kind in rows.blocks}
+        self._stats.merge(rows.stats)
+        self._users.append(evolve(result.record, range=places.get("events")))
+
+    def _part(self, kind: str) -> Part:
+        if kind not in self._files:
+            path = self._directory.part(kind, part_name(self._number, self._format.suffix))
+            if not path.parent.exists():
+                path.parent.mkdir()
+                sync_directory(self._directory.path)
+            self._files[kind] = self._format.part(AtomicFile(path), kind)
+        return self._files[kind]
+
+    def is_full(self, now: float) -> bool:
+        """Whether it is time to commit."""
+        users, limits = len(self._users) + len(self._failures), self._limits
+        return users > 0 and (
+            users >= limits.users
+            or now - self._since >= limits.seconds
+            or sum(part.rows for part in self._files.values()) >= limits.rows
+        )
+
+    def sync(self) -> None:
+        """Make the files durable: the slow part of `commit`. May be called from a thread."""
+        for part in self._files.values():
+            part.sync()
+
+    def commit(self) -> None:
+        """Record the synced files and their users in one transaction, then rename the files.
+
+        Raises `sqlite3.OperationalError` where another program locks the ledger; may be repeated.
+        """
+        if not self._users and not self._failures:
+            return
+        parts, users, failures = [*self._files.values()], self._users, self._failures
+        records = [
+            PartRecord(kind, part.file.path.name, part.rows, *part.file.fingerprint())
+            for kind, part in self._files.items()
+        ]
+        state, learned = self._state()
+        self._directory.ledger.commit(
+            self._number,
+            records,
+            users,
+            failures,
+            stats=self._stats.to_json(),
+            state=state,
+            learned=learned,
+        )
+        self._begin()
+        self.in_progress.difference_update((user.user_id for user in users), failures)
+        for part in parts:
+            part.file.rename()
+            self._renamed_in.add(part.file.path.parent)
+
+    def sync_names(self) -> None:
+        """Make the names of the committed files durable: until then they may be temporary again."""
+        for directory in self._renamed_in:
+            sync_directory(directory)
+        self._renamed_in.clear()
+
+    def rollback(self) -> None:
+        """Delete the files; their users stay pending."""
+        for part in self._files.values():
+            part.rollback()
+        self._files, self._users, self._failures = {}, [], {}
 
 
 @contextmanager
@@ -217,7 +243,7 @@ def _make(path: Path) -> None:
     Those in the directory itself are synced by SQLite when it creates its log there.
     """
     missing = [one for one in (path, *path.parents) if not one.exists()]
-    for kind in KINDS[:2]:
+    for kind in ("events", "targets"):
         (path / kind).mkdir(parents=True, exist_ok=True)
     for one in missing:
         sync_directory(one.parent)
@@ -266,8 +292,8 @@ def _recover(directory: Directory, *, moved: bool) -> None:
     """
     for part in directory.ledger.parts():
         path = directory.part(part.kind, part.name)
-        if not path.exists() and _temporary(path).exists():
-            _temporary(path).rename(path)
+        if not path.exists() and temporary(path).exists():
+            temporary(path).rename(path)
         if not moved:
             _verify(directory, part, path)
     for where in (directory.path, *(directory.path / kind for kind in KINDS)):
@@ -287,7 +313,7 @@ def _verify(directory: Directory, part: PartRecord, path: Path) -> None:
         ) from None
     if found.st_size == part.size and found.st_mtime_ns == part.modified:
         return
-    if found.st_size != part.size or _digest_of(path) != part.digest:
+    if found.st_size != part.size or digest_of(path) != part.digest:
         raise SweepRefused(
             f"{name} is not as it was written: put the original back, or sweep into a new "
             "directory (with --moved, if parts are to be changed in it)"
@@ -297,3 +323,22 @@ def _verify(directory: Directory, part: PartRecord, path: Path) -> None:
 
 def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) and value else f"{value}"
+
+
+def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
+    """The format of that name, for the rows of run number `run`; `raw` adds rows as sent.
+
+    Raises:
+        UsageError: there is no such format, or its extra is not installed.
+    """
+    if name == "jsonl":
+        return JsonLines(raw=raw, run=run)
+    if name != "parquet":
+        raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
+    try:
+        from .parquet import Parquet  # noqa: PLC0415 - pyarrow comes with an extra
+    except ImportError:
+        raise UsageError(
+            "Parquet needs pyarrow: install it with `pip install 'capillary-targets[parquet]'`"
+        ) from None
+    return Parquet(raw=raw, run=run)

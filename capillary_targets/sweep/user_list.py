@@ -239,7 +239,7 @@ class UserListParser:
                 several = unclosed or len(self._open) > 1
                 found = self._give_up(_NOT_CLOSED if several else str(error))
             else:
-                if self._are_rows(self._open[1:]):
+                if self._are_rows(self._open[1:], fields):
                     found = self._give_up("a quoted field goes on over other rows: close it")
                 else:
                     first, lines = self._open[0], len(self._open)
@@ -285,9 +285,11 @@ class UserListParser:
         self.line += 1
         return bad
 
-    def _are_rows(self, lines: Sequence[str]) -> bool:
-        """Whether all lines look like rows of several columns, with an id."""
-        if not lines or self._index is None or self._columns == 1:
+    def _are_rows(self, lines: Sequence[str], fields: Sequence[str]) -> bool:
+        """Whether lines of a quoted field are rows: ids, or all of several columns and an id."""
+        if len(fields) == 1:
+            return any(map(_is_user_id, lines))
+        if not lines or self._index is None:
             return False
         rows = (next(csv.reader([line], delimiter=self._delimiter or ","), []) for line in lines)
         return all(
@@ -534,9 +536,9 @@ class ListDecoder:
             yield from self._decoder.feed(self._unpack.decompress(data, 16 * _CHUNK))
             data = self._unpack.unconsumed_tail or self._unpack.unused_data
         if final:
+            yield from self._decoder.feed(b"", final=True)
             if not self._unpack.eof:
                 raise EOFError("a gzip without its end")
-            yield from self._decoder.feed(b"", final=True)
 
 
 def _decoder(name: str, head: bytes) -> io.IncrementalNewlineDecoder:

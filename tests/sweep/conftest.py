@@ -16,8 +16,8 @@ import pytest
 from capillary_targets import BasicAuth, RetryPolicy, TargetEvent, TargetsClient
 from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sweep import Summary, SweepOptions, run
-from capillary_targets.sweep.parts import format_named
 from capillary_targets.sweep.rows import EncodedRows
+from capillary_targets.sweep.store import format_named
 
 Row = tuple[int, int, int, str | None]
 """(user, rule, event log id, value as spelled)."""

@@ -15,8 +15,8 @@ import pytest
 from capillary_targets.models import TargetEvent
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import PartLimits, SweepRefused, SweepStopped
-from capillary_targets.sweep.parts import format_named
-from capillary_targets.sweep.store import AtomicFile
+from capillary_targets.sweep.atomic import AtomicFile
+from capillary_targets.sweep.store import format_named
 
 from .conftest import Swept, encoded, names, needed, true_events, written
 
@@ -73,7 +73,9 @@ def test_a_parquet_part_that_found_no_room_is_not_tried_again(
 ):
     needed("pyarrow")
     monkeypatch.setattr("capillary_targets.sweep.parquet._GROUP_ROWS", 1)
-    sink: Any = format_named("parquet", raw=False).part(tmp_path / "part-00000.parquet", "events")
+    sink: Any = format_named("parquet", raw=False).part(
+        AtomicFile(tmp_path / "part-00000.parquet"), "events"
+    )
     room = [0]
     sink.file.file = Full(sink.file.file, room)
     with pytest.raises(OSError, match="No space left"):

@@ -74,7 +74,7 @@ async def test_a_copied_directory_is_read_once_to_be_sure(
         await swept(sandbox, out=tmp_path / "out")
         shutil.copytree(tmp_path / "out", copy, copy_function=shutil.copyfile)
         await swept(sandbox, out=copy)
-        monkeypatch.delattr("capillary_targets.sweep.store._digest_of")
+        monkeypatch.delattr("capillary_targets.sweep.store.digest_of")
         await swept(sandbox, out=copy)
 
 
@@ -187,10 +187,10 @@ async def test_it_waits_for_a_program_that_writes_to_the_ledger(
     tried = asyncio.Event()
     commit = Ledger.commit
 
-    def trying(self: Ledger, *arguments: Any) -> None:
+    def trying(self: Ledger, *arguments: Any, **more: Any) -> None:
         self._db.execute("PRAGMA busy_timeout = 0")
         try:
-            commit(self, *arguments)
+            commit(self, *arguments, **more)
         except sqlite3.OperationalError:
             tried.set()
             raise
@@ -217,10 +217,10 @@ async def test_the_safe_users_are_counted_in_the_ledger(
 ):
     commit = Ledger.commit
 
-    def full(self: Ledger, part: Any) -> None:
-        if part.number == 2:
+    def full(self: Ledger, number: int, *part: Any, **more: Any) -> None:
+        if number == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        commit(self, part)
+        commit(self, number, *part, **more)
 
     monkeypatch.setattr(Ledger, "commit", full)
     sandbox = Sandbox(**SMALL)
@@ -404,7 +404,7 @@ async def test_the_same_target_twice_is_written_once(
 
 
 def test_unfinished_parts_are_where_readers_do_not_look(tmp_path: Path):
-    from capillary_targets.sweep.store import AtomicFile
+    from capillary_targets.sweep.atomic import AtomicFile
 
     part = AtomicFile(tmp_path / "part-00000.jsonl")
     (name,) = names(tmp_path)

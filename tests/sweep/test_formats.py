@@ -15,8 +15,9 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sandbox import samples as printed
 from capillary_targets.sweep import PartLimits
-from capillary_targets.sweep.parts import format_named
+from capillary_targets.sweep.atomic import AtomicFile
 from capillary_targets.sweep.rows import event_key
+from capillary_targets.sweep.store import format_named
 
 from .conftest import Swept, encoded, names, needed, parts, read_jsonl, true_events
 
@@ -213,7 +214,7 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
         assert (misfit is None) == exact
     if misfit is None:
         path = tmp_path_factory.mktemp("fits") / "part-00000.parquet"
-        part = Parquet(raw=False, run=1).part(path, "events")
+        part = Parquet(raw=False, run=1).part(AtomicFile(path), "events")
         part.add(rows)
         part.sync()
         part.file.rename()
@@ -239,7 +240,7 @@ def test_a_users_events_are_found_again(tmp_path: Path, form: str, monkeypatch: 
         monkeypatch.setattr("capillary_targets.sweep.parquet._GROUP_ROWS", 4)
     made = format_named(form, raw=False)
     path = tmp_path / f"part-00000.{form}"
-    part = made.part(path, "events")
+    part = made.part(AtomicFile(path), "events")
     places = {}
     for user in range(1, 8):
         events = [TargetEvent(100 * user + n, target_rule_id=user % 3) for n in range(user)]

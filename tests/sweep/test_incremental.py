@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capillary_targets.sweep.incremental import reconcile
+from capillary_targets.sweep.fetch import reconcile
 
 KEYS = st.lists(st.integers(0, 12), max_size=25)  # few, so that many repeat
 

@@ -35,17 +35,17 @@ import asyncio, json, os, sys
 from pathlib import Path
 from capillary_targets import BasicAuth, TargetsClient
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import PartLimits, SweepOptions, parts, run
+from capillary_targets.sweep import PartLimits, SweepOptions, run, store
 
 marks = os.open("/dev/null", os.O_WRONLY)
-commit = parts.PartWriter.commit
+commit = store.PartWriter.commit
 
 def told(writer):
     commit(writer)
     ledger = writer._directory.ledger
     os.write(marks, json.dumps([ledger.run, ledger.done(), False]).encode())
 
-parts.PartWriter.commit = told
+store.PartWriter.commit = told
 
 async def main(out):
     sandbox = Sandbox(users=7, targets=2, events=5, exact_events=True)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.models import Attribution, Filter, Target, TargetEvent
-from capillary_targets.sweep.parts import format_named
+from capillary_targets.sweep.atomic import AtomicFile
 from capillary_targets.sweep.rows import (
     EncodedRows,
     StoredRow,
@@ -25,6 +25,7 @@ from capillary_targets.sweep.rows import (
     raw_rows,
 )
 from capillary_targets.sweep.stats import EXACT, PartStats
+from capillary_targets.sweep.store import format_named
 
 from .conftest import encoded, needed, read_jsonl
 
@@ -163,7 +164,7 @@ def test_an_id_of_more_than_64_bits_in_a_target_is_null_and_noted(tmp_path):
     rows.add("targets", [*map(plain, (odd, Target(8, attribution=moment)))])
     assert rows.error is None
     path = tmp_path / "part-00000.parquet"
-    part = made.part(path, "targets")
+    part = made.part(AtomicFile(path), "targets")
     part.add(rows)
     part.sync()
     part.file.rename()
@@ -276,7 +277,7 @@ FORMS = ["jsonl", "parquet"]
 
 def stored_rows(path: Path, form: str, events: list[TargetEvent]) -> list[StoredRow]:
     made = format_named(form, raw=False, run=4)
-    part = made.part(path, "events")
+    part = made.part(AtomicFile(path), "events")
     start, length = part.add(encoded(events, user=5, form=form))
     part.sync()
     part.file.rename()
@@ -327,7 +328,7 @@ def test_vanished_rows_are_those_of_the_part(tmp_path: Path, form: str):
     rows.add("vanished", [{"deleted": True, **columns} for columns in ids])
     assert (rows.error, rows.counts["vanished"], rows.counts["events"]) == (None, 5, 0)
     path = tmp_path / f"part-00001.{form}"
-    part = made.part(path, "vanished")
+    part = made.part(AtomicFile(path), "vanished")
     part.add(rows)
     part.sync()
     part.file.rename()

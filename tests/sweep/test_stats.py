@@ -95,9 +95,11 @@ def test_a_timeline_is_bounded_and_loses_no_request(moments: list[float], offset
         clock.now = moment
         timeline(RequestDetails(method="GET", url="x", attempt=1, seconds=0.5))
     resumed = RequestTimeline(clock)
-    resumed.resume(timeline.as_dict(), offset)
+    resumed.resume(timeline.saved(), offset)
     for found in (timeline, resumed):
-        assert len(found.requests) <= 240
-        assert sum(found.requests) == len(moments)
-        assert sum(found.busy) == 0.5 * len(moments)
-        assert max(found.slowest, default=0.5) == 0.5
+        assert len(found.buckets) <= 240
+        requests, errors, busy, slowest = [*zip(*found.buckets, strict=True)] or [()] * 4
+        assert sum(requests) == len(moments)
+        assert sum(errors) == 0
+        assert sum(busy) == 0.5 * len(moments)
+        assert max(slowest, default=0.5) == 0.5

@@ -9,7 +9,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from capillary_targets.errors import UsageError
@@ -442,6 +442,8 @@ async def test_memory_is_flat(tmp_path: Path):
 
 
 @given(st.lists(st.one_of(st.integers(), st.text(max_size=12)), max_size=30))
+@example([0, '"', 0, 1, '"'])
+@example(['"', 0, 0, '"'])
 def test_no_line_with_an_id_is_lost(texts: list[int | str]):
     parser = UserListParser("x")
     lines = [str(text) for text in texts]
