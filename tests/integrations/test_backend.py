@@ -217,11 +217,11 @@ async def test_error_in_the_middle_is_said_in_the_stream(
     assert json.loads(last.partition("data: ")[2])["error"] == "ServiceUnavailable"
 
 
-PASTED = {
+PASTED = [
     block.code
     for block in blocks_of(ROOT / "docs" / "how-to" / "backend.md")
     if "test_backend.py" in block.skipped
-}
+]
 
 
 @pytest.mark.parametrize("code", PASTED, ids=lambda code: code.split("app = ")[1].split("(")[0])
