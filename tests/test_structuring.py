@@ -7,7 +7,7 @@ import gc
 import json
 import pickle
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
@@ -285,8 +285,21 @@ def test_an_event_is_read_and_written_under_the_apis_names() -> None:
     assert list(msgspec.structs.asdict(event)) == list(attrs.asdict(event)) == names
 
 
+HINTS = get_type_hints(TargetEvent)
+
+
+@pytest.mark.parametrize("name", [name for name, hint in HINTS.items() if hint == Decimal | None])
 @pytest.mark.parametrize("text", ["NaN", "-inf", "Infinity", "sNaN12"])
-def test_an_amount_that_is_no_number_is_refused(text: str) -> None:
-    body = json.dumps({"data": [{"eventLogId": 1, "targetValue": text}]}).encode()
-    with pytest.raises(BadResponse, match=r"data\[0\]\.targetValue"):
+def test_an_amount_that_is_no_number_is_refused(text: str, name: str) -> None:
+    body = json.dumps({"data": [{"eventLogId": 1, wire_name(name): text}]}).encode()
+    with pytest.raises(BadResponse, match=rf"data\[0\]\.{wire_name(name)}"):
         read_events(Answer(200, body), structurer())
+
+
+@pytest.mark.parametrize("twin", [name for name in HINTS if name.endswith("_iso")])
+def test_a_time_with_a_zone_is_preferred_to_its_twin_without_one(twin: str) -> None:
+    name = twin.removesuffix("_iso")
+    times = {wire_name(name): "2025-01-01 00:00:00", wire_name(twin): "2025-01-01T00:00:00+05:30"}
+    body = json.dumps({"data": [{"eventLogId": 1, **times}]}).encode()
+    (event,) = read_events(Answer(200, body), structurer()).events
+    assert getattr(event, name).isoformat() == "2025-01-01T00:00:00+05:30"
