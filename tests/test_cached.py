@@ -211,6 +211,7 @@ async def test_what_is_kept_of_a_changed_member_expires(
 ) -> None:
     await cached.progress(user)
     await cached.progress(user_id=user, all_periods=False)  # the same, however it is asked
+    assert sandbox.counts["targetGroups"] == 1
     await cached.active_targets(user)
     await cached.progress(user + 1)
     cached.expire(user)

@@ -124,10 +124,11 @@ async def test_a_new_connection_that_breaks_is_an_attempt(before: bytes) -> None
         assert len(server.heads) == 1
 
 
-async def test_an_answer_that_breaks_off_on_a_used_connection_is_an_attempt() -> None:
+@pytest.mark.parametrize("end", [-5, 20])
+async def test_an_answer_that_breaks_off_on_a_used_connection_is_an_attempt(end: int) -> None:
     async def respond(peer: Peer, path: str) -> None:
         if len(peer.asked) > 1:
-            await peer.send(rows(7)[:-5])
+            await peer.send(rows(7)[:end])
             peer.close()
         else:
             await echo(peer, path)

@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 from capillary_targets import BasicAuth, OAuth, RetryPolicy, TargetsClient, UsageError
-from capillary_targets.contract import contract
+from capillary_targets.contract import Finding, contract
 from capillary_targets.doctor import QUESTIONS, Diagnosis, Known, Verdict, diagnose, load_known
 from capillary_targets.pagination import Dialect
 from capillary_targets.sandbox import Fault, Sandbox
@@ -292,6 +292,13 @@ def test_what_could_not_be_told_is_no_change() -> None:
     now = Diagnosis("h", None, 1, verdicts, ())
     before = {"offset": "page", "total": "cannot tell", "iso": "not sent"}
     assert now.changes(Known(before)) == [("iso", "not sent", "sent")]
+
+
+def test_a_sign_of_removal_is_a_change_of_its_question_alone() -> None:
+    sign = Finding("phase-out", "enrolledTargets", "header Deprecation")
+    now = Diagnosis("h", None, 1, (Verdict("phase_out", "announced", ""),), (sign,))
+    changes = now.changes(Known({"phase_out": "no sign"}))
+    assert changes == [("phase_out", "no sign", "announced")]
 
 
 async def test_a_new_finding_is_a_change_and_a_known_one_is_not(tmp_path: Path) -> None:

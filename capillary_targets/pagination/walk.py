@@ -53,6 +53,7 @@ _REPLACEMENTS: Final = 3
 """How often the whole list may be replaced by other rows."""
 _AHEAD: Final = 10
 """Without a total, one page is asked for ahead for so many read: at most a tenth is wasted."""
+_CANNOT_VOUCH: Final = "some pages lacked events, and the total changed: it cannot vouch"
 
 
 @define(eq=False, repr=False)
@@ -805,6 +806,9 @@ class Walk:
 
     def _owe(self, window: Window, match: Alignment) -> None:
         """Take rows from a page that may lack some: whether it did, only the total can tell."""
+        if not self._still(window):
+            self._fail(_CANNOT_VOUCH)
+            return
         recuts, self._owing = self._recuts, True
         new, full = match.at + 1 < window.size, self._full(window)
         self._gaps = 0 if new else self._gaps + 1
@@ -819,8 +823,7 @@ class Walk:
         if not full:
             self._row = window.start + self._server.served(window.request.limit)
             self._excused = True
-        vouched = self._still(window) and self._seen.count >= (window.total or 0)
-        if vouched and not (new and full):
+        if self._seen.count >= (window.total or 0) and not (new and full):
             self._finish(window, "as many events came as the total names")
 
     def _still(self, window: Window) -> bool:
@@ -841,7 +844,7 @@ class Walk:
         elif self._by_position and not (exact and count == total):
             self._fail("pages do not overlap, and no total can vouch for them")
         elif self._owing and not self._still(window):
-            self._fail("some pages lacked events, and the total changed: it cannot vouch")
+            self._fail(_CANNOT_VOUCH)
         else:
             self.moved |= bool(self.start.row) and exact and count != total
             server.note_end(window)

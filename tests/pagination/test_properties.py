@@ -104,6 +104,7 @@ def test_asking_for_several_pages_at_once_changes_nothing(
 
 
 @given(counts, sizes, lying, ids, prefetches)
+@example(100, 10, Speech(offset="page", total="double", past_end="endless"), "unique", 1)
 def test_a_lying_server_is_survived_or_found_out(
     count: int, size: int, speech: Speech, kind: str, prefetch: int
 ) -> None:
@@ -144,6 +145,28 @@ CUT = Resumption(
     "unique",
     0.5,
 )
+CAPPED = Resumption(
+    52,
+    8,
+    Speech(offset="page", total="rows", cap=8, echo_cap=False, past_end="404"),
+    "mixed",
+    0.9545573923270634,
+    dated=True,
+)
+DOUBTED = Resumption(
+    59,
+    10,
+    Speech(offset="row", total="rows", cap=8, past_end="404"),
+    "unique",
+    0.012632576391175099,
+    after=[
+        Move(),
+        Move(deletes=(0.0,) * 6, inserts=(0.966117150685472, 0.0), appends=3),
+        Move(deletes=(0.0, 0.9126438879405229)),
+        Move(),
+    ],
+    dated=True,
+)
 SHIFTED = Resumption(
     50,
     10,
@@ -172,6 +195,8 @@ SHIFTED = Resumption(
 @example(REPEATED)
 @example(LATE)
 @example(CUT)
+@example(CAPPED)
+@example(DOUBTED)
 @example(SHIFTED)
 def test_a_walk_resumes_with_the_very_next_event(case: Resumption) -> None:
     still = not case.between and not case.after

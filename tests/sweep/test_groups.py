@@ -326,23 +326,50 @@ async def test_an_answer_without_some_fields_loses_nothing(
 async def test_a_target_in_two_groups_is_read_and_never_left_out(
     swept: Swept, tmp_path: Path
 ) -> None:
-    """A second row of the same target and cycle: without a record, then with one."""
     sandbox = Sandbox(users=5, events=6, recorded=0.5, last_updated_on=False)
     world, users = sandbox.world, list(sandbox.world.user_ids())
     group = r'(?s)"targetGroups":\s*\[(.*)\]\}(,"errors"|\})'
-    for twin in (r'"targetGroups":[\1,\1]}\2',):
-        async with sandbox:
-            sandbox.faults.add(Fault.edited(group, twin), None, "targetGroups")
-            for night in range(2):
-                summary = await swept(
-                    sandbox, users, detect="groups", incremental=night > 0, full_every=10**6
-                )
-                assert summary.all_complete
-                assert summary.groups_refused == 0
-                assert written(tmp_path) == true_events(world, users)
-                for user in users:
-                    world.add_event(user, world.targets(user)[0].id, value="12.5")
-                    world.add_event(user, world.targets(user)[0].id, value="-12.5")
+    async with sandbox:
+        sandbox.faults.add(Fault.edited(group, r'"targetGroups":[\1,\1]}\2'), None, "targetGroups")
+        for night in range(2):
+            summary = await swept(
+                sandbox, users, detect="groups", incremental=night > 0, full_every=10**6
+            )
+            assert summary.all_complete
+            assert summary.groups_refused == 0
+            assert written(tmp_path) == true_events(world, users)
+            for user in users:
+                world.add_event(user, world.targets(user)[0].id, value="12.5")
+                world.add_event(user, world.targets(user)[0].id, value="-12.5")
+
+
+async def test_cycles_without_ids_are_told_apart_by_their_first_day(
+    swept: Swept, tmp_path: Path
+) -> None:
+    sandbox = Sandbox(users=4, events=12)
+    async with sandbox:
+        sandbox.faults.add(Fault.edited('"periodId":', '"leftOut":'), None, "targetGroups")
+        await swept(sandbox, list(sandbox.world.user_ids()), detect="groups")
+    rows = parts(tmp_path, "progress")
+    pairs = {(row["user_id"], row["target_rule_id"]) for row in rows}
+    cycles = {(row["user_id"], row["target_rule_id"], row["period_start"]) for row in rows}
+    assert len(pairs) < len(cycles) == len(rows)
+
+
+async def test_a_late_event_and_a_deletion_that_hide_each_other_are_found(
+    swept: Swept, tmp_path: Path
+) -> None:
+    """As many rows as before, the latest ones the same: only `lastUpdatedOn` tells."""
+    sandbox = Sandbox(users=2, targets=1, events=30, exact_events=True)
+    world, users = sandbox.world, list(sandbox.world.user_ids())
+    async with sandbox:
+        for night in range(2):
+            await swept(sandbox, users, detect="groups", incremental=night > 0)
+            assert held(tmp_path, world) == true_events(world, users)
+            for user in users:
+                (rule,) = world.targets(user)
+                world.insert_late(user, rule.id, at=2)
+                world.delete_events(user, rule.id, 1)
 
 
 async def test_rejected_credentials_still_end_the_sweep(swept: Swept) -> None:

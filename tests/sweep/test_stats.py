@@ -103,3 +103,15 @@ def test_a_timeline_is_bounded_and_loses_no_request(moments: list[float], offset
         assert sum(errors) == 0
         assert sum(busy) == 0.5 * len(moments)
         assert max(slowest, default=0.5) == 0.5
+
+
+def test_a_resumed_timeline_goes_on_behind_the_earlier_session():
+    clock = Clock()
+    timelines = [RequestTimeline(clock) for _ in range(2)]
+    clock.now = 1.0
+    for timeline in timelines:
+        timeline(RequestDetails(method="GET", url="x", attempt=1, seconds=0.5))
+    resumed = timelines[1]
+    resumed.resume(timelines[0].saved(), seconds=10.0)
+    places = [place for place, bucket in enumerate(resumed.buckets) if bucket[0]]
+    assert [place * resumed.width for place in places] == [1.0, 11.0]

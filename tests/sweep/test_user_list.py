@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,16 @@ def test_a_list_that_comes_byte_by_byte(encoding: str):
         texts += decoder.feed(b"", final=True)
         found = [one for text in texts for one in parser.feed(text)]
         assert found + parser.finish() == [1, 2]
+
+
+def test_what_a_cut_gzip_holds_is_read():
+    decoder, parser = ListDecoder("x"), UserListParser("x")
+    packer = zlib.compressobj(wbits=31)
+    data = packer.compress(b"1\n2") + packer.flush(zlib.Z_SYNC_FLUSH)
+    texts = [*decoder.feed(data)]
+    with pytest.raises(EOFError):
+        texts.extend(decoder.feed(b"", final=True))
+    assert [one for text in texts for one in parser.feed(text)] == [1]
 
 
 async def test_a_wide_field_and_a_long_quoted_one(tmp_path: Path):
