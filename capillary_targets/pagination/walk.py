@@ -598,16 +598,14 @@ class Walk:
     def _is_placed(self, window: Window) -> bool:
         """Whether it is known which rows of the list a page shows.
 
-        Where a walk was resumed, only the reading of `offset` tells: it must be beyond doubt, and a
-        silent cap, which would move a page asked for by number, ruled out.
+        The reading of `offset` must be beyond doubt, and a silent cap, which would move a page
+        asked for by number, ruled out.
         """
         server = self._server
         if not window.request.offset:
             return True
-        if not server.certain or not self.start.row:
-            return server.certain
         uncapped = self._full(window) or self._shows_end(window) or not server.by_page
-        return uncapped and not server.doubted
+        return server.certain and not server.doubted and uncapped
 
     def _taken_all(self, total: int) -> bool:
         unmoved = self._server.constant and not self.moved and not self.start.row

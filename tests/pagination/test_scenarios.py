@@ -73,7 +73,7 @@ def test_a_list_that_keeps_still(speech: Speech, requests: int, prefetch: int) -
         (Move(appends=1), 34),
         (Move(deletes=(0,) * 5), 26),
         (Move(deletes=(0.5,) * 5), 26),
-        (Move(deletes=(0,) * 20), 27),
+        (Move(deletes=(0,) * 20), 28),
         (Move(deletes=(0,) * 50), 30),
         (Move(deletes=(0, 0.5), inserts=(0.2, 0.9), appends=3), 26),
     ],
