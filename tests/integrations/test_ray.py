@@ -232,6 +232,8 @@ async def test_the_command_line_and_readers_that_take_the_directory_as_it_is(
         "RAY_AUTH_MODE": "disabled",
         "RAY_ADDRESS": await cluster.order("address"),
     }
+    user = sandbox.world.user_ids()[5]
+    sandbox.faults.add(Fault.stall(), times=None, path_contains=f"/{user}/")
     for engine in ("ray", "local"):
         command = (sys.executable, "-m", "capillary_targets_cli", "sweep", str(users))
         process = await asyncio.create_subprocess_exec(
@@ -241,12 +243,18 @@ async def test_the_command_line_and_readers_that_take_the_directory_as_it_is(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        said, shown = await process.communicate()
-        assert process.returncode == 3, shown
+        shown = b""
+        if engine == "ray":  # goes on once its progress was seen
+            assert process.stderr is not None
+            while b" elapsed" not in shown:
+                line = await process.stderr.readline()
+                assert line, shown
+                shown += line
+            sandbox.faults.clear()
+        said, rest = await process.communicate()
+        assert process.returncode == 3, shown + rest
         assert f"users: {USERS + 1}" in said.decode()
         assert "failures: 2 (2 of them for good; listed in" in said.decode()
-        if engine == "ray":
-            assert b" elapsed" in shown
     failures = [path.read_text() for path in (tmp_path / "ray").glob("*/failures.jsonl")]
     found = [json.loads(line) for text in failures for line in text.splitlines()]
     assert sorted(one.get("line", one.get("user_id")) for one in found) == [7, USERS + 1]
