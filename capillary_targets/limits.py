@@ -251,55 +251,68 @@ def _median(samples: list[float]) -> float:
     return (ordered[middle] + ordered[~middle]) / 2  # of an odd number, twice the same
 
 
-_SAFETY: Final = 0.97
-_ALIKE: Final = 1.5
-"""The highest of several measured rates may be so many times the lowest: then it is a limit."""
 _MEASUREMENTS: Final = 3
-_FEW: Final = 5
-"""Fewer accepted requests than this say nothing of a rate."""
-_HELD: Final = 6
-"""Units of time for which a pace stays as it is."""
-_LATE: Final = 0.01
-"""Seconds by which a timer may fire late."""
+"""Rates to measure before the median of them is kept to; twice as many where one was none."""
+_FEW: Final = 3
+"""Fewer accepted requests, or less than a second, tell no rate."""
 _LIMITED: Final = 0.3
-"""The share of refusals behind a refused request from which on they may be a limit."""
-_GROWTH: Final = 0.09
+"""The share of refusals behind a refused request from which on a limit may have refused them."""
+_SAFETY: Final = 0.97
+_HOLD: Final = 6
+"""A pace is kept for so many times what a refusal costs: looking for more takes a seventh."""
+_GROWTH: Final = 0.06
+"""With the square of the time it doubles in 3.4 s, and is a few percent higher after the first."""
+_STRIKES: Final = 4
+"""Refusals before a pace has held, less those after, from which on it is none."""
 _FORGOTTEN: Final = 100
 """A pace that has grown so many times is none."""
+_LATE: Final = 0.01
+"""Seconds by which a timer may fire late, and which the next request makes up for."""
 
 
 @define(eq=False, repr=False)
 class _Pace:
-    """A rate to keep: as it is for a while, then growing, slowly at first, until a refusal."""
+    """A rate limit, in requests a second, found by bisection.
 
-    base: float
-    unit: float
-    since: float
-    _held_until: float = field(init=False)
+    It holds for a while, then grows, slowly at first, until it is refused. The next one lies
+    between what the server has allowed and what it refused.
+    """
 
-    def __attrs_post_init__(self) -> None:
-        self._held_until = self.since + self.unit
-
-    def growth(self, now: float) -> float:
-        """How many times as high as in the beginning it is."""
-        units = max(0.0, now - self._held_until) / self.unit
-        return math.exp(min(_GROWTH * units**2, 50.0))
+    start: float
+    held_until: float
+    low: float
+    """A rate that was allowed."""
+    refused: float = math.inf
+    """The rate that was refused last."""
+    unit: float = 1.0
+    """Seconds that a refusal costs."""
+    strikes: int = 0
+    _lowered_at: float = -math.inf
 
     def rate(self, now: float) -> float:
-        """Requests a second."""
-        return self.base * self.growth(now)
+        """Requests a second: as in the beginning, then growing."""
+        units = max(0.0, now - self.held_until) / self.unit
+        return self.start * math.exp(min(_GROWTH * units**2, 50.0))
 
-    def slow_down(self, now: float, most: float) -> None:
-        """A request was refused: the pace is too fast. `most` bounds the rate that was kept."""
-        rate = min(self.rate(now), most)
-        if now < self.since + self.unit:
-            pass  # an echo of the time before there was a pace
-        elif now <= self._held_until:
-            rate *= 0.93
-        else:  # the limit is between the rate that held and this one
-            # Nearer to the one that held: each refusal costs a pause.
-            rate = max(0.94 * self.base**0.55 * rate**0.45, 0.6 * rate)
-        self.base, self._held_until = rate, now + _HELD * self.unit
+    def slow_down(self, now: float) -> None:
+        """A request was refused: this rate is too fast."""
+        self.refused = self.rate(now)
+        if now > self.held_until:
+            self.low, self._lowered_at = self.start, now
+            self.strikes = max(0, self.strikes - 1)
+        elif now > self._lowered_at + self.unit:  # else the window is still full
+            self.low, self._lowered_at = 0.9 * self.low, now
+            self.strikes += 1
+        self.start, self.held_until = self.low, math.inf
+
+    def resume(self, now: float, pause: float, measured: float) -> None:
+        """Requests are accepted again: bisect. `measured` is the rate of late, pauses included."""
+        self.low = max(self.low, min(measured, self.refused))
+        # Nearer to what was allowed, for a refusal costs a pause. Where that was little yet, not.
+        between = self.low**0.6 * self.refused**0.4
+        self.start = max(_SAFETY * between, 0.7 * self.refused)
+        self.unit = max(1.0, pause)
+        self.held_until = now + _HOLD * self.unit
 
 
 @define(eq=False, repr=False)
@@ -314,17 +327,14 @@ class RateController:
 
     A limit refuses what is in flight behind the first refused request as well. Refusals that come
     at random (a key shared with others) do not: they teach no pace, and after a pause requests run
-    freely. If a pace does not lower the share of refusals by more than half, they are none of our
-    making either: it is dropped, and it takes longer to believe in one again.
+    freely. A pace that is refused time and again before it has held is no remedy, or the limit is
+    another now: it is dropped, and it takes longer to believe in one again.
     """
 
     burst: float = field(init=False, default=math.inf)
     """Requests in flight after a pause: under a limit, no more than have shown to be welcome."""
     _pace: _Pace | None = field(init=False, default=None)
     _next: float = field(init=False, default=-math.inf)
-    _sent_at: float = field(init=False, default=0.0)
-    _interval: float = field(init=False, default=0.0)
-    """Seconds between two requests, of late."""
     _in_flight: int = field(init=False, default=0)
     _refused_at: float | None = field(init=False, default=None)
     _first_sent: float = field(init=False, default=0.0)
@@ -337,12 +347,8 @@ class RateController:
     _since: float | None = field(init=False, default=None)
     _accepted: int = field(init=False, default=0)
     _saturated: bool = field(init=False, default=True)
-    _rates: deque[float] = field(init=False, factory=deque)
+    _rates: list[float] = field(init=False, factory=list)
     _needed: int = field(init=False, default=_MEASUREMENTS)
-    # Answers since there is a pace, or is none; and the share of refusals when there was none.
-    _responses: int = field(init=False, default=0)
-    _refusals: int = field(init=False, default=0)
-    _share: float = field(init=False, default=0.0)
 
     def rate(self, now: float) -> float:
         """Requests a second."""
@@ -359,8 +365,6 @@ class RateController:
             self._since = now
         if self._pace is not None:
             # A timer that fired late is made up for; a pause is not: that would be a burst.
-            self._interval += (min(now - self._sent_at, 1.0) - self._interval) / 8
-            self._sent_at = now
             due = self._next if now - self._next < _LATE else now
             self._next = due + 1.0 / self._pace.rate(now)
 
@@ -371,7 +375,7 @@ class RateController:
     def accepted(self, sent: float) -> None:
         """A request was not refused."""
         if self._refused_at is not None and sent > self._refused_at:
-            self._measure(sent, sent - self._refused_at)
+            self._resume(sent, sent - self._refused_at)
             crowded = self._behind.value > 0.5  # never without evidence
             self.burst = max(1, self._since_pause // 4) if crowded else math.inf
             self._since_pause = 0
@@ -379,7 +383,6 @@ class RateController:
         else:
             self._compare(sent, refused=False)
         self._accepted += 1
-        self._responses += 1
         self._since_pause += 1
         self.burst = max(self.burst, self._since_pause // 4)
 
@@ -393,8 +396,6 @@ class RateController:
             saturated: whether the limits held requests back when it was sent, not a lack of them.
 
         """
-        self._responses += 1
-        self._refusals += 1
         new = self._refused_at is None and sent >= self._resumed_at
         if new and (paused or self._pace is not None):
             self._refused_at, self._first_sent = now, sent
@@ -410,43 +411,36 @@ class RateController:
         if self._pace is None and self._first_sent <= sent <= paused_at:
             self._behind.add(failed=refused)
 
-    def _measure(self, now: float, pause: float) -> None:
-        """Requests are accepted again: what was the rate since the last such moment."""
+    def _resume(self, now: float, pause: float) -> None:
+        """Requests are accepted again: learn from the time since the last such moment."""
         passed = now - (now if self._since is None else self._since)
-        if passed < 1.0 or self._accepted < _FEW:
-            return  # too little: together with what follows
-        rate, saturated = self._accepted / passed, self._saturated
-        self._accepted, self._since, self._saturated = 0, now, True
-        if self._pace is not None or not saturated or self._behind.value < _LIMITED:
+        measured = 0.0
+        if passed >= 1.0 and self._accepted >= _FEW:  # else together with what follows
+            measured, saturated = self._accepted / passed, self._saturated
+            self._accepted, self._since, self._saturated = 0, now, True
+            if not saturated or self._behind.value < _LIMITED:
+                self._rates.clear()
+            elif self._pace is None:
+                self._rates.append(measured)
+        if self._pace is not None:
+            self._pace.resume(now, pause, measured)
+        elif len(self._rates) >= self._needed:
+            base = _SAFETY * _median(self._rates)
+            self._pace = _Pace(base, now + 1.0, base)
+            self._next = now + 1.0 / base
             self._rates.clear()
-            return
-        self._rates.append(rate)
-        if len(self._rates) > self._needed:
-            self._rates.popleft()
-        if len(self._rates) == self._needed and max(self._rates) <= _ALIKE * min(self._rates):
-            base = _SAFETY * _median(list(self._rates))
-            self._pace = _Pace(base, min(max(pause, 1.0), 5.0), now)
-            self._sent_at, self._interval = now, 0.0
-            self._share = self._refusals / self._responses
-            self._refusals = self._responses = 0
 
     def _slow_down(self, now: float, pace: _Pace) -> None:
-        if pace.growth(now) > _FORGOTTEN:
-            self._drop()
-        elif self._refusals >= 3 and self._refusals / self._responses > 0.4 * self._share:
-            self._drop()
+        forgotten = pace.rate(now) > _FORGOTTEN * pace.start
+        pace.slow_down(now)
+        if pace.strikes >= _STRIKES:
             self._needed = min(2 * self._needed, 100)
-        else:
-            if self._refusals >= 4 * _FEW:  # a remedy so far; what is long past counts less
-                self._needed = _MEASUREMENTS
-                self._refusals //= 2
-                self._responses //= 2
-            pace.slow_down(now, 1.5 / max(self._interval, 1e-9))
-
-    def _drop(self) -> None:
-        self._pace, self._next = None, -math.inf
-        self._refusals = self._responses = 0
-        self.burst = math.inf
+        elif not pace.strikes:
+            self._needed = _MEASUREMENTS
+        if forgotten or pace.strikes >= _STRIKES:
+            self._pace, self._next = None, -math.inf
+            self.burst = math.inf
+            self._accepted, self._since, self._saturated = 0, now, True
 
 
 _FAILURES: Final = 8
