@@ -279,14 +279,15 @@ class _Pace:
     """
 
     start: float
+    unit: float
+    """Seconds that a refusal costs."""
     held_until: float
-    low: float
+    low: float = 0.0
     """A rate that was allowed."""
     refused: float = math.inf
     """The rate that was refused last."""
-    unit: float = 1.0
-    """Seconds that a refusal costs."""
     strikes: int = 0
+    _held: bool = False
     _lowered_at: float = -math.inf
 
     def rate(self, now: float) -> float:
@@ -296,21 +297,24 @@ class _Pace:
 
     def slow_down(self, now: float) -> None:
         """A request was refused: this rate is too fast."""
-        self.refused = self.rate(now)
-        if now > self.held_until:
-            self.low, self._lowered_at = self.start, now
+        rate, self._held = self.rate(now), now > self.held_until
+        if self._held:
+            # The first one grows from little to much: what was in use just before was allowed.
+            self.low = self.start if self.refused < math.inf else self.rate(now - self.unit)
             self.strikes = max(0, self.strikes - 1)
-        elif now > self._lowered_at + self.unit:  # else the window is still full
-            self.low, self._lowered_at = 0.9 * self.low, now
+            self._lowered_at = now
+        elif rate < 1.1 * self.low and now > self._lowered_at + self.unit:
+            self.low *= 0.9
             self.strikes += 1
-        self.start, self.held_until = self.low, math.inf
+            self._lowered_at = now
+        self.refused, self.start, self.held_until = rate, self.low or rate, math.inf
 
     def resume(self, now: float, pause: float, measured: float) -> None:
         """Requests are accepted again: bisect. `measured` is the rate of late, pauses included."""
-        self.low = max(self.low, min(measured, self.refused))
-        # Nearer to what was allowed, for a refusal costs a pause. Where that was little yet, not.
-        between = self.low**0.6 * self.refused**0.4
-        self.start = max(_SAFETY * between, 0.7 * self.refused)
+        if self._held:
+            self.low = max(self.low, min(measured, self.refused))
+        # Nearer to what was allowed: each refusal costs a pause.
+        self.start = _SAFETY * self.low**0.6 * self.refused**0.4
         self.unit = max(1.0, pause)
         self.held_until = now + _HOLD * self.unit
 
@@ -426,7 +430,7 @@ class RateController:
             self._pace.resume(now, pause, measured)
         elif len(self._rates) >= self._needed:
             base = _SAFETY * _median(self._rates)
-            self._pace = _Pace(base, now + 1.0, base)
+            self._pace = _Pace(base, max(1.0, pause), now + max(1.0, pause), base)
             self._next = now + 1.0 / base
             self._rates.clear()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import selectors
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -66,6 +67,90 @@ class SimulatedDeadline(Deadline):
 Answer = tuple[Outcome, float | None]
 """An outcome and its `Retry-After`."""
 OK: Answer = ("ok", None)
+
+
+@define
+class Bucket:
+    """A token bucket of `rate` a second.
+
+    `hint` says what its `Retry-After` is: "whole" seconds, "exact", a quarter ("short") or thrice
+    ("long") of that, a number of seconds, or "none".
+    """
+
+    rate: float
+    capacity: float
+    hint: str
+    tokens: float = field(init=False, default=0.0)
+    at: float = field(init=False, default=0.0)
+
+    def __call__(self, now: float) -> Answer:
+        self.tokens = min(self.capacity, self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        if self.tokens >= 1:
+            self.tokens -= 1
+            return OK
+        return _throttled((1 - self.tokens) / self.rate, self.hint)
+
+
+@define
+class Window:
+    """So many requests in each window of `per` seconds; somebody else has `used` of the first."""
+
+    requests: int
+    per: float
+    hint: str = "exact"
+    used: int = 0
+    number: int = field(init=False, default=0)
+
+    def __call__(self, now: float) -> Answer:
+        if now // self.per != self.number:
+            self.number, self.used = int(now // self.per), 0
+        self.used += 1
+        if self.used <= self.requests:
+            return OK
+        return _throttled((self.number + 1) * self.per - now, self.hint)
+
+
+@define
+class SlidingWindow:
+    """So many requests in any `per` seconds."""
+
+    requests: int
+    per: float
+    hint: str
+    served: deque[float] = field(init=False, factory=deque)
+
+    def __call__(self, now: float) -> Answer:
+        while self.served and self.served[0] <= now - self.per:
+            self.served.popleft()
+        if len(self.served) < self.requests:
+            self.served.append(now)
+            return OK
+        return _throttled(self.served[0] + self.per - now, self.hint)
+
+
+def _throttled(wait: float, hint: str) -> Answer:
+    if hint == "none":
+        return "throttled", None
+    known = {"whole": float(math.ceil(wait)), "exact": wait, "short": wait / 4, "long": 3 * wait}
+    return "throttled", known[hint] if hint in known else float(hint)
+
+
+@define
+class Queue:
+    """A leaky bucket: `rate` a second leave it, evenly; what does not fit into it is refused."""
+
+    rate: float
+    length: int
+    hint: str
+    empty_at: float = field(init=False, default=0.0)
+
+    def __call__(self, now: float) -> Answer:
+        self.empty_at = max(self.empty_at, now)
+        if (self.empty_at - now) * self.rate < self.length:
+            self.empty_at += 1 / self.rate
+            return OK
+        return _throttled(self.empty_at - now - self.length / self.rate, self.hint)
 
 
 @define(slots=False)
@@ -155,3 +240,37 @@ class Client:
     def rate(self, since: float, until: float) -> float:
         """Served requests a second between two moments."""
         return sum(since <= at < until for at in self.served_at) / (until - since)
+
+
+Server = Callable[[float], Answer]
+LIMITS: dict[str, tuple[Callable[[float, str], Server], tuple[str, ...]]] = {
+    "token bucket of a second": (lambda rate, hint: Bucket(rate, rate, hint), ("whole", "none")),
+    "token bucket of 10": (lambda rate, hint: Bucket(rate, 10, hint), ("whole", "exact")),
+    "bucket of one token": (lambda rate, hint: Bucket(rate, 1, hint), ("whole", "exact")),
+    "leaky bucket": (lambda rate, hint: Queue(rate, 5, hint), ("exact", "none")),
+    "fixed window, 1 s": (lambda rate, hint: Window(int(rate), 1.0, hint), ("whole", "exact")),
+    "sliding window, 1 s": (lambda rate, hint: SlidingWindow(int(rate), 1.0, hint), ("whole",)),
+    "sliding window, 6 s": (lambda rate, hint: SlidingWindow(int(6 * rate), 6.0, hint), ("exact",)),
+    "fixed window, 60 s": (lambda rate, hint: Window(int(60 * rate), 60.0, hint), ("whole",)),
+    "sliding window, 60 s": (
+        lambda rate, hint: SlidingWindow(int(60 * rate), 60.0, hint),
+        ("whole", "exact", "none"),
+    ),
+}
+"""Servers that allow so many requests a second, and the hints they may give."""
+
+
+async def use(
+    client: Client, server: Server, rate: float, *, after: float, seconds: float
+) -> tuple[float, float]:
+    """A sweep's share of what a server allows in a second, and the share that is refused.
+
+    Both are of `seconds`, which begin `after` the sweep has met this server.
+    """
+    client.answer = server
+    await client.sweep(after)
+    began, before = clock(), Counter(client.outcomes)
+    await client.sweep(seconds)
+    answers = client.outcomes - before
+    refused = answers["throttled"] / (answers["throttled"] + answers["ok"])
+    return client.rate(began, clock()) / rate, refused

@@ -12,13 +12,23 @@ from collections import deque
 from collections.abc import Callable
 
 import pytest
-from attrs import define, field
 
 from capillary_targets import AdaptiveConcurrency, RateLimit, RateLimited, ServiceUnavailable
 from capillary_targets.hooks import Hooks
 from capillary_targets.limiter import Outcome, RequestLimiter
 
-from .simulated import OK, Answer, Client, SimulatedDeadline, clock, simulate
+from .simulated import (
+    LIMITS,
+    OK,
+    Answer,
+    Bucket,
+    Client,
+    SimulatedDeadline,
+    Window,
+    clock,
+    simulate,
+    use,
+)
 
 Concurrency = int | AdaptiveConcurrency
 ADAPTIVE = AdaptiveConcurrency()
@@ -35,69 +45,12 @@ def at_random(share: float, answer: Answer, seed: int = 3) -> Callable[[float], 
     return lambda _: answer if chance.random() < share else OK
 
 
+OK_ALWAYS = at_random(0, OK)
+
+
 def during(start: float, end: float, answer: Answer) -> Callable[[float], Answer]:
     """A server that gives this answer, and no other, in the meantime."""
     return lambda now: answer if start <= now < end else OK
-
-
-@define
-class Bucket:
-    """A token bucket of `rate` a second; its `Retry-After` in whole seconds, exact, or absent."""
-
-    rate: float
-    capacity: float
-    hint: str
-    tokens: float = field(init=False, default=0.0)
-    at: float = field(init=False, default=0.0)
-
-    def __call__(self, now: float) -> Answer:
-        self.tokens = min(self.capacity, self.tokens + (now - self.at) * self.rate)
-        self.at = now
-        if self.tokens >= 1:
-            self.tokens -= 1
-            return OK
-        return _throttled((1 - self.tokens) / self.rate, self.hint)
-
-
-@define
-class Window:
-    """So many requests in each window of `per` seconds; somebody else has `used` of the first."""
-
-    requests: int
-    per: float
-    hint: str = "exact"
-    used: int = 0
-    number: int = field(init=False, default=0)
-
-    def __call__(self, now: float) -> Answer:
-        if now // self.per != self.number:
-            self.number, self.used = int(now // self.per), 0
-        self.used += 1
-        if self.used <= self.requests:
-            return OK
-        return _throttled((self.number + 1) * self.per - now, self.hint)
-
-
-@define
-class SlidingWindow:
-    """So many requests in any `per` seconds."""
-
-    requests: int
-    per: float
-    hint: str
-    served: deque[float] = field(init=False, factory=deque)
-
-    def __call__(self, now: float) -> Answer:
-        while self.served and self.served[0] <= now - self.per:
-            self.served.popleft()
-        if len(self.served) < self.requests:
-            self.served.append(now)
-            return OK
-        return _throttled(self.served[0] + self.per - now, self.hint)
-
-
-def _throttled(wait: float, hint: str) -> Answer:
-    return "throttled", {"whole": float(math.ceil(wait)), "exact": wait, "none": None}[hint]
 
 
 @BOTH
@@ -181,47 +134,78 @@ def test_a_window_that_somebody_else_used_up_teaches_nothing() -> None:
     simulate(main())
 
 
-LIMITS: dict[str, tuple[Callable[[float, str], Callable[[float], Answer]], tuple[str, ...]]] = {
-    "bucket": (lambda rate, hint: Bucket(rate, rate, hint), ("whole", "exact", "none")),
-    "bucket of 10": (lambda rate, hint: Bucket(rate, 10, hint), ("whole", "exact", "none")),
-    "strict bucket": (lambda rate, hint: Bucket(rate, 1, hint), ("exact",)),
-    "window": (lambda rate, hint: Window(int(rate), 1.0, hint), ("whole", "exact")),
-    "sliding": (lambda rate, hint: SlidingWindow(int(rate), 1.0, hint), ("whole", "none")),
-}
-
-
 @pytest.mark.parametrize(
     ("kind", "hint"), [(kind, hint) for kind, (_, hints) in LIMITS.items() for hint in hints]
 )
 def test_a_true_limit_is_kept_and_a_doubled_one_found(kind: str, hint: str) -> None:
     async def main() -> None:
         make, _ = LIMITS[kind]
-        client = Client(limiter(), make(25, hint))
-        await client.sweep(40)
-        before = dict(client.outcomes)
-        least = 0.75 if hint == "whole" else 0.8  # a pause of a second for each look
-        assert client.rate(15, 40) >= least * 25
-        client.answer = make(50, hint)
-        await client.sweep(40)
-        assert client.rate(50, 80) >= 0.75 * 50
-        refused = client.outcomes["throttled"] - before["throttled"]
-        assert refused <= 0.05 * (client.outcomes["ok"] - before["ok"])
+        slow, single = kind.endswith("60 s"), kind == "bucket of one token"
+        client = Client(limiter(), OK_ALWAYS)
+        start = 240 if slow else 60 if single else 15
+        seconds = 120 if slow else 60
+        used, refused = await use(client, make(20, hint), 20, after=start, seconds=seconds)
+        assert used >= (0.78 if hint == "whole" else 0.8)  # a pause of a second for each look
+        assert refused <= 0.05
+        late = 120 if slow else 10
+        used, refused = await use(client, make(40, hint), 40, after=late, seconds=seconds)
+        assert used >= (0.65 if single else 0.78)
+        assert refused <= 0.07
 
     simulate(main())
 
 
-@pytest.mark.parametrize("per", [6, 60])
-@pytest.mark.parametrize(("kind", "hint"), [(Window, "exact"), (SlidingWindow, "whole")])
-def test_a_limit_of_a_long_window_is_used(
-    kind: Callable[[int, float, str], Callable[[float], Answer]], hint: str, per: int
-) -> None:
+@pytest.mark.parametrize("hint", ["whole", "exact"])
+@pytest.mark.parametrize("kind", ["token bucket of a second", "fixed window, 1 s"])
+def test_a_limit_that_halves_is_found_too(kind: str, hint: str) -> None:
     async def main() -> None:
-        client = Client(limiter(ADAPTIVE), kind(16 * per, per, hint))
-        await client.sweep(5 * per)
-        before = client.outcomes["throttled"]
-        await client.sweep(120)
-        assert client.rate(5 * per, 5 * per + 120) >= 0.8 * 16
-        assert client.outcomes["throttled"] - before <= 0.05 * 16 * 120
+        make, _ = LIMITS[kind]
+        client = Client(limiter(), OK_ALWAYS)
+        await use(client, make(40, hint), 40, after=15, seconds=15)
+        used, refused = await use(client, make(20, hint), 20, after=20, seconds=40)
+        assert used >= 0.75
+        assert refused <= 0.15
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("hint", ["short", "long", "5"])
+def test_a_hint_may_be_wrong(hint: str) -> None:
+    async def main() -> None:
+        make, _ = LIMITS["token bucket of a second"]
+        client = Client(limiter(), OK_ALWAYS)
+        used, refused = await use(client, make(20, hint), 20, after=40, seconds=80)
+        assert used >= 0.7
+        assert refused <= 0.05
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("kind", ["token bucket of a second", "fixed window, 1 s"])
+def test_two_clients_share_a_limit(kind: str) -> None:
+    async def main() -> None:
+        server = LIMITS[kind][0](40, "whole")
+        clients = [Client(limiter(), server, seed=seed) for seed in (1, 2)]
+        await asyncio.gather(*(client.sweep(100) for client in clients))
+        rates = [client.rate(20, 100) for client in clients]
+        assert sum(rates) >= 0.7 * 40
+        assert min(rates) >= 0.4 * max(rates)
+        assert max(client.share("throttled") for client in clients) <= 0.12
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("share", [0.005, 0.02])
+def test_a_limit_with_refusals_at_random_does_not_stop_a_client(share: float) -> None:
+    async def main() -> None:
+        bucket, chance = LIMITS["token bucket of a second"][0](40, "whole"), random.Random(1)
+
+        def server(now: float) -> Answer:
+            return ("throttled", 1.0) if chance.random() < share else bucket(now)
+
+        client = Client(limiter(), server)
+        used, _ = await use(client, server, 40, after=20, seconds=100)
+        assert used >= 0.35
 
     simulate(main())
 
