@@ -135,7 +135,12 @@ def test_a_window_that_somebody_else_used_up_teaches_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "hint"), [(kind, hint) for kind, (_, hints) in LIMITS.items() for hint in hints]
+    ("kind", "hint"),
+    [
+        pytest.param(kind, hint, marks=[pytest.mark.nightly] if kind.endswith("60 s") else [])
+        for kind, (_, hints) in LIMITS.items()
+        for hint in hints
+    ],
 )
 def test_a_true_limit_is_kept_and_a_doubled_one_found(kind: str, hint: str) -> None:
     async def main() -> None:
