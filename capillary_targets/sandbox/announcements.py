@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 from .model import TODAY, Event, Period, Rule
 from .responses import identifiers, milestones
 from .settings import SandboxSettings
-from .world import World, achieved, parse_date, splitmix64
+from .world import TargetChange, World, achieved, parse_date, splitmix64
 
 _LEVELS = (2, 3)
 """Periods in a row, with the target reached, that make a level of a streak."""
@@ -31,7 +31,42 @@ class Announcement:
     log_id: int | None = None
 
 
-def of_event(settings: SandboxSettings, world: World, row: Event) -> Iterator[Announcement]:
+def of_change(
+    settings: SandboxSettings, world: World, change: Event | TargetChange
+) -> Iterator[Announcement]:
+    """What a written event, or a change of a user's targets, makes."""
+    if isinstance(change, Event):
+        yield from _of_event(settings, world, change)
+        return
+    rule, period = world.own(change.user, change.rule), _running(change.rule)
+    enrolled, user = change.enrolled, change.user
+    if enrolled is None:
+        moment = int(TODAY.timestamp()) * 1000
+        yield _Change(settings, world, user, rule, period, moment).told("targetValueUpdated")
+        return
+    moment = _milliseconds(period.first_moment)
+    made = _Change(settings, world, user, rule, period, moment)
+    if enrolled:
+        data = {
+            "customerIdentifiers": made.customer,
+            "defaultTargetValue": _amount(rule.target_value),
+            "targetId": rule.id,
+            "targetName": rule.name,
+            "targetGroupId": rule.group.id,
+            "targetGroupName": rule.group.name,
+            "source": rule.enrolment_method,
+            "targetPeriodId": period.id,
+            "targetPeriodName": period.ref_code.strip(),
+            "targetPeriodStartDate": f"{period.start} 00:00:00",
+            "milestoneDetails": [],
+        }
+        yield Announcement("targetCustomerEnrolment", data, moment)
+    if rule.group.tracking_type == "STREAKS":
+        prefix = "" if enrolled else "Un"
+        yield made.of_streak(f"streakCustomer{prefix}Enrolment", f"streak{prefix}EnrolmentData")
+
+
+def _of_event(settings: SandboxSettings, world: World, row: Event) -> Iterator[Announcement]:
     """Of a written row: the turn of a period, the value, the target, its group, its streak."""
     rule = world.rule(row.target_rule_id)
     period = None if rule is None else rule.group.period(row.period_id)
@@ -68,41 +103,6 @@ def of_event(settings: SandboxSettings, world: World, row: Event) -> Iterator[An
             name = "streakLevelAchieved" if value >= defined else "streakLevelUnAchieved"
             level = f"Level {_LEVELS.index(length) + 1}"
             yield change.of_streak(name, "streakData", streakLevelName=level)
-
-
-def of_enrolment(
-    settings: SandboxSettings, world: World, user: int, rule: Rule, *, enrolled: bool
-) -> Iterator[Announcement]:
-    """Of an enrolment or its end: the latter only of a streak."""
-    period = _running(rule)
-    rule, moment = world.own(user, rule), _milliseconds(period.first_moment)
-    change = _Change(settings, world, user, rule, period, moment)
-    if enrolled:
-        data = {
-            "customerIdentifiers": change.customer,
-            "defaultTargetValue": _amount(rule.target_value),
-            "targetId": rule.id,
-            "targetName": rule.name,
-            "targetGroupId": rule.group.id,
-            "targetGroupName": rule.group.name,
-            "source": rule.enrolment_method,
-            "targetPeriodId": period.id,
-            "targetPeriodName": period.ref_code.strip(),
-            "targetPeriodStartDate": f"{period.start} 00:00:00",
-            "milestoneDetails": [],
-        }
-        yield Announcement("targetCustomerEnrolment", data, moment)
-    if rule.group.tracking_type == "STREAKS":
-        prefix = "" if enrolled else "Un"
-        yield change.of_streak(f"streakCustomer{prefix}Enrolment", f"streak{prefix}EnrolmentData")
-
-
-def of_target_value(
-    settings: SandboxSettings, world: World, user: int, rule: Rule
-) -> Iterator[Announcement]:
-    """Of another value to reach."""
-    moment = int(TODAY.timestamp()) * 1000
-    yield _Change(settings, world, user, rule, _running(rule), moment).told("targetValueUpdated")
 
 
 @frozen

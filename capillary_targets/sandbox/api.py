@@ -176,25 +176,17 @@ class Api:
         number, self._events_requests = self._events_requests, self._events_requests + 1
         if settings.between_requests is not None:
             settings.between_requests(world, number)
-        changes = (
-            settings.append_per_request,
-            settings.insert_per_request,
-            settings.delete_head_per_request,
-            settings.delete_any_per_request,
-        )
-        history = world.history(user, rule)
-        if not any(changes) or not history:
+        if not world.history(user, rule):
             return
-        append, insert, delete_head, delete_any = changes
-        for _ in range(append):
+        for _ in range(settings.append_per_request):
             world.add_event(user, rule)
-        for _ in range(insert):
+        for _ in range(settings.insert_per_request):
             world.insert_late(user, rule)
-        if delete_head:
-            world.delete_events(user, rule, slice(0, delete_head))
-        for turn in range(delete_any):
-            if history:
-                draw = splitmix64(splitmix64(settings.seed, number), turn)
+        if settings.delete_head_per_request:
+            world.delete_events(user, rule, slice(0, settings.delete_head_per_request))
+        for turn in range(settings.delete_any_per_request):
+            draw = splitmix64(splitmix64(settings.seed, number), turn)
+            if history := world.history(user, rule):
                 world.delete_events(user, rule, draw % len(history))
 
 

@@ -10,21 +10,19 @@ import socket
 import struct
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, get_type_hints
 
+import msgspec
 from aiohttp import web
-from attrs import define, field, frozen, validators
+from attrs import define, frozen
 
 from . import responses
+from .settings import RetryHint
 from .world import splitmix64
 
-if TYPE_CHECKING:
-    from typing import Self
-
-    from .settings import RetryHint
+T = TypeVar("T")
 
 _JSON = "application/json"
 _HTML = """<!DOCTYPE html>
@@ -62,28 +60,35 @@ ODD_BODIES: dict[str, tuple[bytes, bytes]] = {
 """What is wrong in an otherwise right answer: a pattern in its bytes, and what replaces it."""
 
 
-@frozen(slots=True, kw_only=True)
+@frozen(slots=True)
+class Call:
+    """A call that meets a fault; `answer` makes the right answer, which some spoil or delay."""
+
+    request: web.Request
+    answer: Callable[[], Awaitable[web.StreamResponse]]
+    stall: Callable[[], Awaitable[None]]
+    """Waits until the faults are released."""
+
+    async def begin(self) -> tuple[web.StreamResponse, bytes]:
+        """Send the head of the right answer; its body is to follow."""
+        right = await self.answer()
+        body = _body(right)
+        response = web.StreamResponse(status=right.status)
+        response.content_type = _JSON
+        response.content_length = len(body)
+        await response.prepare(self.request)
+        return response, body
+
+
+Send: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse | None]]
+
+
+@frozen(slots=True)
 class Fault:
     """One thing going wrong. Make one with a named constructor, such as `Fault.http(503)`."""
 
-    kind: Literal[
-        "answer", "reset", "truncated", "slow_body", "stall", "flood", "edited", "second_answer"
-    ] = "answer"
-    status: int = field(default=200, validator=validators.instance_of(int))
-    body: bytes = b""
-    content_type: str = _JSON
-    headers: Mapping[str, str] = field(
-        factory=dict,
-        validator=validators.deep_mapping(validators.instance_of(str), validators.instance_of(str)),
-    )
-    size: int = 0
-    """Bytes of a flood, once unpacked."""
-    packed: bool = False
-    interval: float = field(default=0.0, validator=validators.ge(0.0))
-    """Seconds between two bytes."""
-    gate: asyncio.Event | None = None
-    edit: tuple[bytes, bytes] = (b"", b"")
-    """A pattern in the right answer's bytes, and what replaces it."""
+    send: Send
+    """Answers a call with it; None: the connection was reset."""
     code: int | None = None
     """The API's own code, for the record of the request."""
 
@@ -99,62 +104,81 @@ class Fault:
             # Dates have whole seconds: rounded up, so that no client comes too early.
             moment = datetime.now(UTC) + timedelta(seconds=math.ceil(retry_after) + 1)
             headers["Retry-After"] = format_datetime(moment, usegmt=True)
-        return cls(status=429, body=b'{"message": "Too many requests"}', headers=headers)
+        return cls(_instead(429, b'{"message": "Too many requests"}', _JSON, headers))
 
     @classmethod
     def http(cls, status: int, body: str = "", *, retry_after: int | str | None = None) -> Self:
         """Any HTTP status with a plain text, or empty, body."""
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-        return cls(status=status, body=body.encode(), content_type="text/plain", headers=headers)
+        return cls(_instead(status, body.encode(), headers=headers))
 
     @classmethod
     def gateway_page(cls, status: int = 502) -> Self:
         """The HTML page of a gateway in front."""
-        body = _HTML.format(status=status).encode()
-        return cls(status=status, body=body, content_type="text/html")
+        return cls(_instead(status, _HTML.format(status=status).encode(), "text/html"))
 
     @classmethod
     def not_found(cls) -> Self:
         """HTTP 404 without an envelope: wrong host, or the call is gone."""
-        return cls(status=404, body=b"404 page not found\n", content_type="text/plain")
+        return cls(_instead(404, b"404 page not found\n"))
 
     @classmethod
     def api_code(cls, code: int, message: str = "", *, status: int = 400) -> Self:
         """A v3 error; 461 and 521 bring their documented text along (contract §5.2)."""
         text = message or _RETRYABLE_CODES.get(code, "Made up by the sandbox")
-        return cls(status=status, body=responses.error_body(code, text), code=code)
+        return cls(_instead(status, responses.error_body(code, text), _JSON), code)
 
     @classmethod
     def authorisation(cls, code: Literal[4000, 4001] = 4001) -> Self:
         """4000 (denied) or 4001 (unavailable), in the text shape of contract §1.4."""
         status, message = _AUTHORISATION[code]
         text = f"HttpStatusCode={status} errorMessage={message} errorCode={code}"
-        return cls(status=status, body=text.encode(), content_type="text/plain", code=code)
+        return cls(_instead(status, text.encode()), code)
 
     @classmethod
     def redirect(cls, location: str = "https://login.example.com/") -> Self:
         """A 302 to another origin."""
-        return cls(status=302, headers={"Location": location})
+        return cls(_instead(302, headers={"Location": location}))
 
     @classmethod
     def empty(cls, status: int = 200) -> Self:
         """No body at all."""
-        return cls(status=status)
+        return cls(_instead(status, content_type=_JSON))
 
     @classmethod
     def reset(cls) -> Self:
         """The connection is reset before an answer."""
-        return cls(kind="reset")
+        return cls(_reset)
 
     @classmethod
     def truncated(cls) -> Self:
         """The connection closes in the middle of the right answer's body."""
-        return cls(kind="truncated")
+
+        async def send(call: Call) -> web.StreamResponse:
+            response, body = await call.begin()
+            await response.write(body[: len(body) // 2])
+            if call.request.transport is not None:
+                call.request.transport.close()  # once what was written has gone out
+            return response
+
+        return cls(send)
 
     @classmethod
-    def slow_body(cls, interval: float = 0.01, gate: asyncio.Event | None = None) -> Self:
+    def slow_body(
+        cls,
+        interval: Annotated[float, msgspec.Meta(ge=0)] = 0.01,
+        gate: asyncio.Event | None = None,
+    ) -> Self:
         """The right answer a byte at a time; with a gate, one byte and no more until it opens."""
-        return cls(kind="slow_body", interval=interval, gate=gate)
+
+        async def send(call: Call) -> web.StreamResponse:
+            response, body = await call.begin()
+            for index in range(len(body)):
+                await response.write(body[index : index + 1])
+                await (asyncio.sleep(interval) if gate is None else gate.wait())
+            return response
+
+        return cls(send)
 
     @classmethod
     def stall(cls) -> Self:
@@ -162,12 +186,27 @@ class Fault:
 
         How long that takes is the client's own deadline.
         """
-        return cls(kind="stall")
+
+        async def send(call: Call) -> web.StreamResponse:
+            await call.stall()
+            return await call.answer()
+
+        return cls(send)
 
     @classmethod
     def second_answer(cls) -> Self:
         """The right answer, and then another one that nobody asked for on the same connection."""
-        return cls(kind="second_answer")
+
+        async def send(call: Call) -> web.StreamResponse:
+            response, body = await call.begin()
+            await response.write_eof(body)
+            if call.request.transport is not None:
+                body = responses.data(None)
+                head = f"Content-Type: {_JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
+                call.request.transport.write(b"HTTP/1.1 200 OK\r\n" + head.encode() + body)
+            return response
+
+        return cls(send)
 
     @classmethod
     def malformed(cls) -> Self:
@@ -183,7 +222,7 @@ class Fault:
         """
         if name not in ODD_BODIES:
             raise ValueError(f"no odd body named {name!r}; there are {', '.join(ODD_BODIES)}")
-        return cls(kind="edited", edit=ODD_BODIES[name])
+        return cls(_edited(*ODD_BODIES[name]))
 
     @classmethod
     def edited(cls, pattern: str, replacement: str) -> Self:
@@ -196,17 +235,70 @@ class Fault:
             re.sub(pattern, replacement, "")
         except (re.error, IndexError) as error:
             raise ValueError(f"edited: {error}") from None
-        return cls(kind="edited", edit=(pattern.encode(), replacement.encode()))
+        return cls(_edited(pattern.encode(), replacement.encode()))
 
     @classmethod
     def huge(cls, megabytes: float = 256) -> Self:
         """Valid JSON of that size, sent as fast as it is taken."""
-        return cls(kind="flood", size=int(megabytes * (1 << 20)))
+        return cls(_flood(int(megabytes * (1 << 20)), 1 << 16))
 
     @classmethod
     def gzip_bomb(cls, megabytes: float = 256) -> Self:
         """The same, compressed a thousandfold."""
-        return cls(kind="flood", size=int(megabytes * (1 << 20)), packed=True)
+        return cls(_flood(int(megabytes * (1 << 20)), 1 << 20, packed=True))
+
+
+def _instead(
+    status: int,
+    body: bytes = b"",
+    content_type: str = "text/plain",
+    headers: Mapping[str, str] | None = None,
+) -> Send:
+    async def send(_: Call) -> web.Response:
+        return web.Response(status=status, body=body, content_type=content_type, headers=headers)
+
+    return send
+
+
+async def _reset(call: Call) -> None:
+    """Close so that the other side sees a reset, not an end."""
+    if (transport := call.request.transport) is not None:
+        plug = transport.get_extra_info("socket")
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+
+def _edited(pattern: bytes, replacement: bytes) -> Send:
+    async def send(call: Call) -> web.Response:
+        right = await call.answer()
+        body = re.sub(pattern, replacement, _body(right), flags=re.DOTALL)
+        return web.Response(status=right.status, body=body, content_type=_JSON)
+
+    return send
+
+
+def _flood(size: int, step: int, *, packed: bool = False) -> Send:
+    """A valid envelope with so many blanks in it."""
+
+    async def send(call: Call) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Encoding": "gzip"} if packed else None)
+        response.content_type = _JSON
+        packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if packed else None
+        blanks = b" " * step
+        await response.prepare(call.request)
+        pieces = (blanks[: min(step, size - done)] for done in range(0, size, step))
+        for piece in (b'{"data":[', *pieces, b'],"errors":[],"warnings":[]}'):
+            await response.write(packer.compress(piece) if packer else piece)
+            await asyncio.sleep(0)
+        await response.write(packer.flush() if packer else b"")
+        return response
+
+    return send
+
+
+def _body(response: web.StreamResponse) -> bytes:
+    body = response.body if isinstance(response, web.Response) else None
+    return body if isinstance(body, bytes) else b""
 
 
 NAMED: dict[str, Callable[..., Fault]] = dict(inspect.getmembers(Fault, inspect.ismethod))
@@ -235,9 +327,37 @@ def named(name: str, arguments: Mapping[str, Any]) -> Fault:
     if name not in NAMED:
         raise ValueError(f"no fault named {name!r}; there are {', '.join(NAMED)}")
     try:
-        return NAMED[name](**arguments)
-    except (TypeError, KeyError, AttributeError) as error:
+        return order(NAMED[name], arguments)
+    except msgspec.ValidationError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def order(function: Callable[..., T], given: Mapping[str, Any] | bytes) -> T:
+    """What a function returns for its keywords, read from plain values or from JSON.
+
+    Raises:
+        ValueError: they are not what its annotations say.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return function(**_read(given, dict[str, Any]))
+    keywords = msgspec.defstruct(
+        function.__name__,
+        [
+            (name, hints[name], *(() if one.default is one.empty else (one.default,)))
+            for name, one in parameters.items()
+        ],
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+    return function(**msgspec.structs.asdict(_read(given, keywords)))
+
+
+def _read(given: Mapping[str, Any] | bytes, kind: type[T]) -> T:
+    if isinstance(given, bytes):
+        return msgspec.json.decode(given, type=kind)
+    return msgspec.convert(given, kind)
 
 
 @define
@@ -336,134 +456,3 @@ class Faults:
     def _draw(self) -> int:
         self._draws += 1
         return splitmix64(self._seed, self._draws - 1)
-
-
-# --- on the wire: one writer for each kind ---
-
-
-@frozen(slots=True)
-class Call:
-    """A call that meets a fault."""
-
-    fault: Fault
-    faults: Faults
-    request: web.Request
-    answer: Callable[[], Awaitable[web.StreamResponse]]
-    """Makes the right answer, for the faults that spoil or delay it."""
-
-    async def begin(self) -> tuple[web.StreamResponse, bytes]:
-        """Send the head of the right answer; its body is to follow."""
-        right = await self.answer()
-        body = _body(right)
-        response = web.StreamResponse(status=right.status)
-        response.content_type = _JSON
-        response.content_length = len(body)
-        with suppress(ConnectionError):
-            await response.prepare(self.request)
-        return response, body
-
-
-async def inject(call: Call) -> web.StreamResponse | None:
-    """Answer a call with its fault.
-
-    Returns:
-        What was sent, or is still to be sent; None if the connection was reset.
-    """
-    return await _WRITERS[call.fault.kind](call)
-
-
-async def _instead(call: Call) -> web.Response:
-    fault = call.fault
-    return web.Response(
-        status=fault.status,
-        body=fault.body,
-        content_type=fault.content_type,
-        headers=fault.headers,
-    )
-
-
-async def _reset(call: Call) -> None:
-    """Close so that the other side sees a reset, not an end."""
-    if (transport := call.request.transport) is not None:
-        plug = transport.get_extra_info("socket")
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-
-
-async def _stall(call: Call) -> web.StreamResponse:
-    await call.faults.stall()
-    return await call.answer()
-
-
-async def _edited(call: Call) -> web.Response:
-    right = await call.answer()
-    body = re.sub(*call.fault.edit, _body(right), flags=re.DOTALL)
-    headers = call.fault.headers
-    return web.Response(status=right.status, body=body, content_type=_JSON, headers=headers)
-
-
-async def _truncated(call: Call) -> web.StreamResponse:
-    response, body = await call.begin()
-    with suppress(ConnectionError):
-        await response.write(body[: len(body) // 2])
-    if call.request.transport is not None:
-        call.request.transport.close()  # once what was written has gone out
-    return response
-
-
-async def _slow_body(call: Call) -> web.StreamResponse:
-    response, body = await call.begin()
-    gate, interval = call.fault.gate, call.fault.interval
-    with suppress(ConnectionError):
-        for index in range(len(body)):
-            await response.write(body[index : index + 1])
-            await (asyncio.sleep(interval) if gate is None else gate.wait())
-    return response
-
-
-async def _second_answer(call: Call) -> web.StreamResponse:
-    response, body = await call.begin()
-    with suppress(ConnectionError):
-        await response.write_eof(body)
-    if call.request.transport is not None:
-        body = responses.data(None)
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: {_JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
-        call.request.transport.write(head.encode() + body)
-    return response
-
-
-async def _flood(call: Call) -> web.StreamResponse:
-    """A valid envelope with as many blanks in it as the fault says."""
-    size, packed = call.fault.size, call.fault.packed
-    response = web.StreamResponse()
-    response.content_type = _JSON
-    if packed:
-        response.headers["Content-Encoding"] = "gzip"
-    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if packed else None
-    step = 1 << (20 if packed else 16)
-    blanks = b" " * step
-    with suppress(ConnectionError):
-        await response.prepare(call.request)
-        pieces = (blanks[: min(step, size - done)] for done in range(0, size, step))
-        for piece in (b'{"data":[', *pieces, b'],"errors":[],"warnings":[]}'):
-            await response.write(packer.compress(piece) if packer else piece)
-            await asyncio.sleep(0)
-        await response.write(packer.flush() if packer else b"")
-    return response
-
-
-def _body(response: web.StreamResponse) -> bytes:
-    body = response.body if isinstance(response, web.Response) else None
-    return body if isinstance(body, bytes) else b""
-
-
-_WRITERS: dict[str, Callable[[Call], Awaitable[web.StreamResponse | None]]] = {
-    "answer": _instead,
-    "reset": _reset,
-    "stall": _stall,
-    "edited": _edited,
-    "truncated": _truncated,
-    "slow_body": _slow_body,
-    "second_answer": _second_answer,
-    "flood": _flood,
-}

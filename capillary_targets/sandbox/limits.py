@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -28,53 +29,35 @@ class CapacityLimit:
     @property
     def waiting(self) -> int:
         """Calls in line."""
-        return len(self._queue)
+        return sum(not turn.done() for turn in self._queue)
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[bool]:
         """Wait for a slot, keep it for `latency` seconds and the block; False: the line is full."""
-        if not await self._acquire():
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        self._admit()
+        limit = self._settings.queue_limit
+        if not turn.done() and limit is not None and self.waiting > limit:
+            turn.cancel()
             yield False
             return
         try:
+            await turn
             if self._settings.latency:
                 await asyncio.sleep(self._settings.latency)
             yield True
         finally:
-            self._served -= 1
-            self._admit()
-
-    def _free(self) -> bool:
-        capacity = self._settings.capacity
-        return capacity is None or self._served < capacity
-
-    async def _acquire(self) -> bool:
-        self._admit()  # the settings may have changed since the last call left
-        if self._free() and not self._queue:
-            self._served += 1
-            return True
-        limit = self._settings.queue_limit
-        if limit is not None and len(self._queue) >= limit:
-            return False
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                self._queue.remove(turn)
-            else:  # it left just as its turn came: the next one has it
+            if not turn.cancelled():  # it may have left just as its turn came
                 self._served -= 1
                 self._admit()
-            raise
-        return True
 
     def _admit(self) -> None:
-        for turn in tuple(self._queue) if self._queue else ():
-            if not self._free():
-                return
+        """Give the first in line their turns; those who have left are cancelled."""
+        capacity = math.inf if self._settings.capacity is None else self._settings.capacity
+        while self._queue and (self._served < capacity or self._queue[0].done()):
+            turn = self._queue.popleft()
             if not turn.done():
-                self._queue.remove(turn)
                 self._served += 1
                 turn.set_result(None)
 

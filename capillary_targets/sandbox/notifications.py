@@ -12,15 +12,13 @@ from attrs import define, field, frozen
 
 from . import announcements
 from .announcements import Announcement
+from .model import Event
 from .responses import encode
 from .world import make_uuid, splitmix64
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .model import Event, Rule
     from .settings import SandboxSettings
-    from .world import World
+    from .world import TargetChange, World
 
 _ORG = 100
 _RECORDED = 10_000
@@ -60,9 +58,7 @@ class Notifications:
     def __init__(self, settings: SandboxSettings, world: World) -> None:
         self._settings = settings
         self._world = world
-        world.on_event = self._announce_event
-        world.on_enrolment = self._announce_enrolment
-        world.on_target_value = self._announce_target_value
+        world.on_change = self._announce
         self._pending: deque[_Push] = deque()
         self._delivering = False
         self._started = False
@@ -122,31 +118,21 @@ class Notifications:
 
     # --- what is pushed ---
 
-    def _announce_event(self, row: Event) -> None:
-        self._announce(announcements.of_event(self._settings, self._world, row), row)
-
-    def _announce_enrolment(self, user: int, rule: Rule, enrolled: bool) -> None:  # noqa: FBT001
-        self._announce(
-            announcements.of_enrolment(self._settings, self._world, user, rule, enrolled=enrolled)
-        )
-
-    def _announce_target_value(self, user: int, rule: Rule) -> None:
-        self._announce(announcements.of_target_value(self._settings, self._world, user, rule))
-
-    def _announce(self, of_change: Iterator[Announcement], row: Event | None = None) -> None:
-        """Queue what one change makes, unless it is lost; of an early one, `row` is hidden."""
-        if self._settings.notify is None or not (made := list(of_change)):
+    def _announce(self, change: Event | TargetChange) -> None:
+        """Queue what one change makes, unless it is lost; the row of an early one is hidden."""
+        if self._settings.notify is None:
             return
-        lost = self._draw(self._settings.notify_losses)
-        early = row is not None and not lost and self._draw(self._settings.notify_early)
-        if row is not None and early:
-            self._world.withhold(row)
+        if not (made := list(announcements.of_change(self._settings, self._world, change))):
+            return
+        lost, early = self._draw(self._settings.notify_losses), None
+        if isinstance(change, Event) and not lost and self._draw(self._settings.notify_early):
+            self._world.withhold(early := change)
         for one in made:
             self._made += 1
             if lost:
                 self.counts["lost"] += 1
             else:
-                self._add(one, row if early else None)
+                self._add(one, early)
 
     def _add(self, made: Announcement, early: Event | None) -> None:
         settings = self._settings

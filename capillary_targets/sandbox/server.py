@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeAlias
 
 import msgspec
 from aiohttp import web
@@ -20,9 +20,10 @@ from attrs import frozen
 
 from .api import Api
 from .auth import Authenticator
-from .faults import Call, Faults, inject, named
+from .faults import Call, Faults, named, order
 from .limits import CapacityLimit, RateWindow
 from .listener import Listener
+from .model import Event
 from .notifications import Notifications
 from .page import front_page
 from .replay import Replay
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from aiohttp.typedefs import Handler
-
-    from .model import Event
 
 REQUEST_ID_HEADERS = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
 _DATA_CALLS = ("/v3/users/", "/v3/targetGroups/", "/v2/customers/")
@@ -78,36 +77,7 @@ class RecordedRequest:
     code: int | None
 
 
-class FaultOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fault as the control API takes it: its constructor's name, and what to hand to that."""
-
-    fault: str
-    arguments: dict[str, Any] = {}
-    times: int | None = 1
-    path_contains: str | None = None
-    probability: float = 1.0
-
-
-class EventOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An event to write, as the control API takes it: see `World.add_event`."""
-
-    user: int
-    rule: int
-    value: Decimal | None = Decimal("100.00")
-    date: Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d$")] | None = (
-        None
-    )
-    event_name: str | None = None
-    unique_id: str | None = None
-
-
-class TargetOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A user's place in a target, as the control API takes it: enrolled, and what to reach."""
-
-    user: int
-    rule: int
-    enrolled: bool | None = None
-    target_value: Decimal | None = None
+_Date: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d$")]
 
 
 class Sandbox(Listener):
@@ -207,17 +177,18 @@ class Sandbox(Listener):
         app = web.Application(middlewares=[self._middleware])
         app.on_response_prepare.append(self._stamp)
         app.add_routes(Api(self.settings, self.world, self._authenticator).routes())
+        app.add_routes([web.get("/", self._index, name="index")])
+        app.add_routes([web.get("/sandbox/users.txt", self._users, name="users.txt")])
+        app.add_routes([web.get("/sandbox/state", _control(self._state), name="state")])
+        controls: dict[str, Callable[..., Any]] = {
+            "faults": self._add_fault,
+            "events": self._add_event,
+            "targets": self._change_target,
+            "settings": self._change_settings,
+            "reset": self._reset,
+        }
         app.add_routes(
-            [
-                web.get("/", self._index, name="index"),
-                web.get("/sandbox/users.txt", self._users, name="users.txt"),
-                web.get("/sandbox/state", _control(self._state), name="state"),
-                web.post("/sandbox/faults", _control(self._add_fault), name="faults"),
-                web.post("/sandbox/events", _control(self._add_event), name="events"),
-                web.post("/sandbox/targets", _control(self._change_target), name="targets"),
-                web.post("/sandbox/settings", _control(self._change_settings), name="settings"),
-                web.post("/sandbox/reset", _control(self._reset), name="reset"),
-            ]
+            web.post(f"/sandbox/{name}", _control(one), name=name) for name, one in controls.items()
         )
         url = await self._listen(app, self.settings.host, self.settings.port)
         self.notifications.start()
@@ -273,7 +244,10 @@ class Sandbox(Listener):
                 return await serve(request, handler)
             if fault.code is not None:
                 request[_CODE] = fault.code
-            return await inject(Call(fault, self.faults, request, partial(serve, request, handler)))
+            call = Call(request, partial(serve, request, handler), self.faults.stall)
+            with suppress(ConnectionError):  # the other side may leave half way
+                return await fault.send(call)
+            return None
         finally:
             self.in_flight -= 1
 
@@ -315,7 +289,7 @@ class Sandbox(Listener):
                 await asyncio.sleep(0)
         return response
 
-    def _state(self, _: bytes) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         names = ("in_flight", "max_in_flight", "waiting", "connections", "peak_window")
         return {
             "counts": self.counts,
@@ -328,47 +302,59 @@ class Sandbox(Listener):
             "notifications": {"pending": len(self.notifications), **self.notifications.counts},
         }
 
-    def _add_fault(self, body: bytes) -> dict[str, int]:
+    def _add_fault(
+        self,
+        fault: str,
+        arguments: dict[str, Any] = {},  # noqa: B006 - never changed
+        times: int | None = 1,
+        path_contains: str | None = None,
+        probability: float = 1.0,
+    ) -> dict[str, int]:
         """`{"fault": "http", "arguments": {"status": 503}, "times": 2, "path_contains": "/v3"}`."""
-        order = msgspec.json.decode(body, type=FaultOrder)
-        self.faults.add(
-            named(order.fault, order.arguments),
-            order.times,
-            order.path_contains,
-            probability=order.probability,
-        )
+        self.faults.add(named(fault, arguments), times, path_contains, probability=probability)
         return {"scheduled": len(self.faults)}
 
-    def _add_event(self, body: bytes) -> Event:
+    def _add_event(
+        self,
+        user: int,
+        rule: int,
+        *,
+        value: Decimal | None = Decimal("100.00"),
+        date: _Date | None = None,
+        event_name: str | None = None,
+        unique_id: str | None = None,
+    ) -> Event:
         """`{"user": 1000001, "rule": 3001, "value": "12.340"}`; the answer is the event."""
-        order = msgspec.json.decode(body, type=EventOrder)
-        self._check_known(order.user, order.rule, order.value)
-        if order.date is not None:
-            parse_date(order.date)
-        given = {"event_name": order.event_name, "unique_id": order.unique_id}
+        self._check_known(user, rule, value)
+        if date is not None:
+            parse_date(date)
+        given = {"event_name": event_name, "unique_id": unique_id}
         fields: dict[str, Any] = {name: text for name, text in given.items() if text is not None}
-        return self.world.add_event(
-            order.user, order.rule, value=order.value, date=order.date, **fields
-        )
+        return self.world.add_event(user, rule, value=value, date=date, **fields)
 
-    def _change_target(self, body: bytes) -> dict[str, list[int]]:
+    def _change_target(
+        self,
+        user: int,
+        rule: int,
+        *,
+        enrolled: bool | None = None,
+        target_value: Decimal | None = None,
+    ) -> dict[str, list[int]]:
         """`{"user": 1000001, "rule": 3001, "enrolled": true, "target_value": "500"}`."""
-        order = msgspec.json.decode(body, type=TargetOrder)
-        self._check_known(order.user, order.rule, order.target_value)
-        if order.enrolled is not None:
-            change = self.world.enrol if order.enrolled else self.world.unenrol
-            change(order.user, order.rule)
-        if order.target_value is not None:
-            self.world.set_target_value(order.user, order.rule, order.target_value)
-        return {"targets": [one.id for one in self.world.targets(order.user)]}
+        self._check_known(user, rule, target_value)
+        if enrolled is not None:
+            change = self.world.enrol if enrolled else self.world.unenrol
+            change(user, rule)
+        if target_value is not None:
+            self.world.set_target_value(user, rule, target_value)
+        return {"targets": [one.id for one in self.world.targets(user)]}
 
-    def _change_settings(self, body: bytes) -> dict[str, list[str]]:
+    def _change_settings(self, **values: Any) -> dict[str, list[str]]:
         """`{"notify_losses": 0.05, "offset_mode": "row"}`: all of them, or none."""
-        values = msgspec.json.decode(body, type=dict[str, Any])
         self.settings.change(values)
         return {"changed": [*values]}
 
-    def _reset(self, _: bytes) -> dict[str, bool]:
+    def _reset(self) -> dict[str, bool]:
         self.reset()
         return {"reset": True}
 
@@ -379,13 +365,13 @@ class Sandbox(Listener):
             raise ValueError(f"value must be a number, not {value}")
 
 
-def _control(order: Callable[[bytes], Any]) -> Handler:
-    """A handler of the control API, for this machine only: a body in, JSON out, or 400 and why."""
+def _control(control: Callable[..., Any]) -> Handler:
+    """A handler of the control API, for this machine only: JSON in and out, or 400 and why."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         _check_local(request)
         try:
-            status, made = 200, order(await request.read())
+            status, made = 200, order(control, await request.read() or b"{}")
         except ValueError as error:
             status, made = 400, {"error": str(error)}
         return web.Response(body=encode(made), status=status, content_type="application/json")

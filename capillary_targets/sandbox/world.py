@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, chain
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from attrs import define, evolve
+from attrs import evolve, frozen
 
 from . import samples
 from .model import TODAY, Event, Group, Period, Rule
@@ -72,11 +73,17 @@ class EventHistory(list[Event]):
         return bisect_right(self, date, key=_date)
 
 
-@define(slots=True, eq=False)
-class _Withheld:
-    row: Event
-    misses: int | None = None
-    """Requests that are still to miss it; None as long as it is not announced."""
+@frozen(slots=True)
+class TargetChange:
+    """An enrolment made or ended; `enrolled` None: another value to reach."""
+
+    user: int
+    rule: Rule
+    enrolled: bool | None = None
+
+
+def _nobody_listens(_: object) -> None:
+    pass
 
 
 class World:
@@ -96,14 +103,11 @@ class World:
         self._cached_rows = 0
         self._enrolments: dict[int, frozenset[int]] = {}
         self._target_values: dict[tuple[int, int], Decimal] = {}
-        self._withheld: dict[tuple[int, int], list[_Withheld]] = {}
+        self._withheld: dict[tuple[int, int], dict[Event, float]] = {}
+        """Rows that the API does not show, and how many requests are still to miss each."""
         self._changes = 0
-        self.on_event: Callable[[Event], None] | None = None
-        """Called with each event that was written."""
-        self.on_enrolment: Callable[[int, Rule, bool], None] | None = None
-        """Called with the user and the rule of each enrolment made (true) or ended."""
-        self.on_target_value: Callable[[int, Rule], None] | None = None
-        """Called with the user and the rule of each changed value to reach."""
+        self.on_change: Callable[[Event | TargetChange], object] = _nobody_listens
+        """Called with each event that was written, and each change of a user's targets."""
 
     def reset(self) -> None:
         """Undo every change."""
@@ -182,17 +186,17 @@ class World:
 
     def enrol(self, user: int, rule: int) -> None:
         """Enrol a user in a rule. Writes no event: add an `ENROL` one if you want it."""
-        enrolled = {one.id for one in self.targets(user)}
-        self._enrolments[user] = frozenset(enrolled | {self._rules[rule].id})
-        if self.on_enrolment is not None and rule not in enrolled:
-            self.on_enrolment(user, self._rules[rule], True)
+        self._enrol(user, rule, enrolled=True)
 
     def unenrol(self, user: int, rule: int) -> None:
         """End an enrolment; the history stays readable."""
-        enrolled = {one.id for one in self.targets(user)}
-        self._enrolments[user] = frozenset(enrolled - {rule})
-        if self.on_enrolment is not None and rule in enrolled:
-            self.on_enrolment(user, self._rules[rule], False)
+        self._enrol(user, rule, enrolled=False)
+
+    def _enrol(self, user: int, rule: int, *, enrolled: bool) -> None:
+        before, changed = {one.id for one in self.targets(user)}, self._rules[rule]
+        self._enrolments[user] = frozenset(before | {rule} if enrolled else before - {rule})
+        if enrolled != (rule in before):
+            self.on_change(TargetChange(user, changed, enrolled))
 
     def set_target_value(self, user: int, rule: int, value: Decimal | str) -> None:
         """Give one user another value to reach in a target."""
@@ -200,8 +204,8 @@ class World:
         before = self.own(user, self._rules[rule])
         self._target_values[user, rule] = Decimal(value)
         after = self.own(user, before)
-        if self.on_target_value is not None and after != before:
-            self.on_target_value(user, after)
+        if after != before:
+            self.on_change(TargetChange(user, after))
 
     def add_event(
         self,
@@ -247,8 +251,7 @@ class World:
         )
         row = msgspec.structs.replace(row, **fields)
         history.insert(index, row)
-        if self.on_event is not None:
-            self.on_event(row)
+        self.on_change(row)
         return row
 
     def insert_late(
@@ -285,36 +288,30 @@ class World:
         """Hide a row from the API until `reveal_after`."""
         key = (row.customer_id, row.target_rule_id)
         self._changed(*key).remove(row)
-        self._withheld.setdefault(key, []).append(_Withheld(row))
+        self._withheld.setdefault(key, {})[row] = inf
 
     def written(self, user: int, rule: int, period: int | None = None) -> list[Event]:
         """The rows that `events` returns, and those that are hidden now."""
-        hidden = [one.row for one in self._withheld.get((user, rule), ())]
+        hidden = self._withheld.get((user, rule), ())
         found = [row for row in hidden if period in {None, row.period_id}]
         return sorted(self.events(user, rule, period) + found, key=_date)
 
     def reveal_after(self, row: Event, requests: int) -> None:
         """Show a hidden row once that many requests for its history have missed it."""
-        for one in self._withheld.get((row.customer_id, row.target_rule_id), ()):
-            if one.row is row and one.misses is None:
-                one.misses = requests
+        hidden = self._withheld.get((row.customer_id, row.target_rule_id), {})
+        if row in hidden:
+            hidden[row] = min(hidden[row], requests)
 
     def count_request(self, user: int, rule: int) -> None:
         """Show the rows that have been missed often enough; the others are missed once more."""
-        hidden = self._withheld.get((user, rule))
-        if hidden is None:
-            return
-        kept = []
-        for one in hidden:
-            if one.misses == 0:
+        hidden = self._withheld.get((user, rule), {})
+        for row, misses in tuple(hidden.items()):
+            if misses:
+                hidden[row] = misses - 1
+            else:
+                del hidden[row]
                 history = self._changed(user, rule)
-                history.insert(history.index_for(one.row.event_date), one.row)
-                continue
-            one.misses = None if one.misses is None else one.misses - 1
-            kept.append(one)
-        self._withheld[user, rule] = kept
-        if not kept:
-            del self._withheld[user, rule]
+                history.insert(history.index_for(row.event_date), row)
 
     # --- inside ---
 
