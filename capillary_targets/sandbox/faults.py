@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, get_type_h
 
 import msgspec
 from aiohttp import web
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from . import responses
 from .settings import RetryHint
@@ -87,7 +87,8 @@ Send: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse | None]]
 class Fault:
     """One thing going wrong. Make one with a named constructor, such as `Fault.http(503)`."""
 
-    send: Send
+    name: str
+    send: Send = field(repr=False)
     """Answers a call with it; None: the connection was reset."""
     code: int | None = None
     """The API's own code, for the record of the request."""
@@ -104,51 +105,53 @@ class Fault:
             # Dates have whole seconds: rounded up, so that no client comes too early.
             moment = datetime.now(UTC) + timedelta(seconds=math.ceil(retry_after) + 1)
             headers["Retry-After"] = format_datetime(moment, usegmt=True)
-        return cls(_instead(429, b'{"message": "Too many requests"}', _JSON, headers))
+        return cls("429", _instead(429, b'{"message": "Too many requests"}', _JSON, headers))
 
     @classmethod
     def http(cls, status: int, body: str = "", *, retry_after: int | str | None = None) -> Self:
         """Any HTTP status with a plain text, or empty, body."""
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-        return cls(_instead(status, body.encode(), headers=headers))
+        return cls(f"http {status}", _instead(status, body.encode(), headers=headers))
 
     @classmethod
     def gateway_page(cls, status: int = 502) -> Self:
         """The HTML page of a gateway in front."""
-        return cls(_instead(status, _HTML.format(status=status).encode(), "text/html"))
+        body = _HTML.format(status=status).encode()
+        return cls(f"gateway page {status}", _instead(status, body, "text/html"))
 
     @classmethod
     def not_found(cls) -> Self:
         """HTTP 404 without an envelope: wrong host, or the call is gone."""
-        return cls(_instead(404, b"404 page not found\n"))
+        return cls("not found", _instead(404, b"404 page not found\n"))
 
     @classmethod
     def api_code(cls, code: int, message: str = "", *, status: int = 400) -> Self:
         """A v3 error; 461 and 521 bring their documented text along (contract §5.2)."""
         text = message or _RETRYABLE_CODES.get(code, "Made up by the sandbox")
-        return cls(_instead(status, responses.error_body(code, text), _JSON), code)
+        send = _instead(status, responses.error_body(code, text), _JSON)
+        return cls(f"code {code}", send, code)
 
     @classmethod
     def authorisation(cls, code: Literal[4000, 4001] = 4001) -> Self:
         """4000 (denied) or 4001 (unavailable), in the text shape of contract §1.4."""
         status, message = _AUTHORISATION[code]
         text = f"HttpStatusCode={status} errorMessage={message} errorCode={code}"
-        return cls(_instead(status, text.encode()), code)
+        return cls(f"authorisation {code}", _instead(status, text.encode()), code)
 
     @classmethod
     def redirect(cls, location: str = "https://login.example.com/") -> Self:
         """A 302 to another origin."""
-        return cls(_instead(302, headers={"Location": location}))
+        return cls("redirect", _instead(302, headers={"Location": location}))
 
     @classmethod
     def empty(cls, status: int = 200) -> Self:
         """No body at all."""
-        return cls(_instead(status, content_type=_JSON))
+        return cls(f"empty {status}", _instead(status, content_type=_JSON))
 
     @classmethod
     def reset(cls) -> Self:
         """The connection is reset before an answer."""
-        return cls(_reset)
+        return cls("reset", _reset)
 
     @classmethod
     def truncated(cls) -> Self:
@@ -161,7 +164,7 @@ class Fault:
                 call.request.transport.close()  # once what was written has gone out
             return response
 
-        return cls(send)
+        return cls("truncated", send)
 
     @classmethod
     def slow_body(
@@ -178,7 +181,7 @@ class Fault:
                 await (asyncio.sleep(interval) if gate is None else gate.wait())
             return response
 
-        return cls(send)
+        return cls("slow body", send)
 
     @classmethod
     def stall(cls) -> Self:
@@ -191,7 +194,7 @@ class Fault:
             await call.stall()
             return await call.answer()
 
-        return cls(send)
+        return cls("stall", send)
 
     @classmethod
     def second_answer(cls) -> Self:
@@ -206,7 +209,7 @@ class Fault:
                 call.request.transport.write(b"HTTP/1.1 200 OK\r\n" + head.encode() + body)
             return response
 
-        return cls(send)
+        return cls("second answer", send)
 
     @classmethod
     def malformed(cls) -> Self:
@@ -222,7 +225,7 @@ class Fault:
         """
         if name not in ODD_BODIES:
             raise ValueError(f"no odd body named {name!r}; there are {', '.join(ODD_BODIES)}")
-        return cls(_edited(*ODD_BODIES[name]))
+        return cls(name, _edited(*ODD_BODIES[name]))
 
     @classmethod
     def edited(cls, pattern: str, replacement: str) -> Self:
@@ -235,17 +238,17 @@ class Fault:
             re.sub(pattern, replacement, "")
         except (re.error, IndexError) as error:
             raise ValueError(f"edited: {error}") from None
-        return cls(_edited(pattern.encode(), replacement.encode()))
+        return cls("edited", _edited(pattern.encode(), replacement.encode()))
 
     @classmethod
     def huge(cls, megabytes: float = 256) -> Self:
         """Valid JSON of that size, sent as fast as it is taken."""
-        return cls(_flood(int(megabytes * (1 << 20)), 1 << 16))
+        return cls("huge", _flood(int(megabytes * (1 << 20)), 1 << 16))
 
     @classmethod
     def gzip_bomb(cls, megabytes: float = 256) -> Self:
         """The same, compressed a thousandfold."""
-        return cls(_flood(int(megabytes * (1 << 20)), 1 << 20, packed=True))
+        return cls("gzip bomb", _flood(int(megabytes * (1 << 20)), 1 << 20, packed=True))
 
 
 def _instead(

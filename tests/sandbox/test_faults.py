@@ -12,7 +12,7 @@ import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sandbox.auth import basic_header
-from capillary_targets.sandbox.faults import ODD_BODIES
+from capillary_targets.sandbox.faults import ODD_BODIES, TRANSIENT
 
 from .conftest import Answer, Caller, until
 
@@ -223,6 +223,7 @@ async def test_random_faults_follow_the_seed(caller: Caller) -> None:
         assert await fates(caller, sandbox, 60) == first
         sandbox.settings.random_faults = 0.0
         assert {status for status, _ in await fates(caller, sandbox, 5)} == {200}
+    assert len(TRANSIENT) == len({fault.name for fault in TRANSIENT})
 
 
 async def test_a_fault_by_chance_follows_the_seed_and_its_share(caller: Caller) -> None:
