@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -16,7 +15,12 @@ import attrs
 import msgspec
 from attrs import define, field, frozen
 
-from capillary_targets.errors import CapillaryError, PaginationError
+from capillary_targets.errors import (
+    CapillaryError,
+    PaginationError,
+    TargetPeriodNotFound,
+    UnknownPeriod,
+)
 from capillary_targets.fanout import FanOut
 from capillary_targets.models import Target, TargetEvent
 from capillary_targets.notifications.store import Announced, StoreUnavailable
@@ -108,7 +112,7 @@ class _UserFetch:
             self._sums.events,
             self._state,
             self._written,
-            int(time.time()) if proven else None,
+            proven,
         )
         return UserResult(self._rows, record, self._sums, error)
 
@@ -118,10 +122,15 @@ class _UserFetch:
         due = [] if source is None else await source.announced(self._user, position)
         self._rows.ids = None if source is None else []
         targets, rules, read = await self._targets()
-        news = set()
+        news, strangers = set(), 0
         for rule in read:
             count = self._rows.counts.total()
-            await self._fetch_target(rule)
+            try:
+                await self._fetch_target(rule)
+            except (TargetPeriodNotFound, UnknownPeriod):  # a period is of one group's targets
+                strangers += 1
+                if strangers == len(rules):
+                    raise
             if self._rows.counts.total() > count:
                 news.add(rule)
         self._add_targets(targets, rules)
@@ -148,10 +157,8 @@ class _UserFetch:
         """The definitions that are known, all targets that the user is in, and those to read."""
         groups, sums = self._shared.groups, self._sums
         if groups is not None:
-            held = {rule: mark.row > 0 for rule, mark in self._before.marks.items()}
-            self._look = look = await groups.look(
-                self._fan, self._user, self._before.progress, held
-            )
+            proven = self._ledger.proven_in(self._user)
+            self._look = look = await groups.look(self._fan, self._user, self._before, proven)
             sums.requests += look is not None
             sums.groups_refused = int(look is None)
         if self._look is None:

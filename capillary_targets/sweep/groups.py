@@ -8,7 +8,6 @@ asks.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,14 +17,14 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from capillary_targets.errors import AuthError, BadResponse, CapillaryError, EndpointGone
+from capillary_targets.errors import AuthError, BadResponse, EndpointGone
 from capillary_targets.fanout import FanOut
 from capillary_targets.lookups import CURRENT, target_groups
 from capillary_targets.members import UserTargetGroups
 from capillary_targets.models import Target
 from capillary_targets.progress import TargetProgress, is_period, progress_of
 
-from .ledger import CycleState, States
+from .ledger import CycleState, States, UserState
 from .options import SweepOptions
 from .rows import PROGRESS_FIELDS
 from .stats import EXACT
@@ -50,7 +49,7 @@ _CATALOGUE: Final = 10_000
 _COMPARED: Final = 20
 """Members of one session whose groups are compared with their enrolled targets."""
 _REFRESHES: Final = 1_000
-"""Requests of one session for the definitions of targets whose members are known."""
+"""Requests of one session for the definitions of targets that are in the ledger."""
 
 
 @frozen
@@ -135,9 +134,12 @@ def next_states(now: States, before: States, read: Iterable[int], found: set[int
     return settled
 
 
-def is_due(user_id: int, run: int, every: int) -> bool:
-    """Whether a member's turn of the rolling pass is in this run: once in `every` runs."""
-    return stable_hash(user_id) % every == run % every
+def is_due(user_id: int, run: int, every: int, proven: int) -> bool:
+    """Whether a member's turn of the rolling pass is in this run: once in `every` runs.
+
+    So it is where the last one, in run `proven`, is longer ago: they were not asked, or failed.
+    """
+    return stable_hash(user_id) % every == run % every or run - proven >= every
 
 
 def stable_hash(user_id: int) -> int:
@@ -209,18 +211,15 @@ class MemberGroups:
         rows = []
         for rule, cycles in kept.items():
             was = self._before.get(rule, {})
-            for cycle, state in cycles.items():
-                if cycle not in was or was[cycle].row != state.row:
-                    seen = datetime.fromtimestamp(state.first_seen, UTC)
-                    rows.append({**row_of(self._rows[rule, cycle]), "first_seen": seen})
-            for cycle in was.keys() - cycles.keys():
-                gone = {
-                    "target_rule_id": rule,
-                    "period_id": max(cycle, 0) or None,
-                    "recorded": False,
-                }
-                seen = datetime.fromtimestamp(was[cycle].first_seen, UTC)
-                rows.append({**gone, "first_seen": seen})
+            for cycle, state in {**was, **cycles}.items():
+                if cycle not in cycles:
+                    row = {"target_rule_id": rule, "period_id": max(cycle, 0) or None}
+                    row["recorded"] = False
+                elif cycle not in was or was[cycle].row != state.row:
+                    row = row_of(self._rows[rule, cycle])
+                else:
+                    continue
+                rows.append({**row, "first_seen": datetime.fromtimestamp(state.first_seen, UTC)})
         return kept, rows
 
 
@@ -238,14 +237,12 @@ class GroupsReader:
     """Whether the server was seen to send `targetId`: until then null means nothing."""
     off: str | None = field(init=False, default=None)
     _refusals: int = field(init=False, default=0)
-    _compared: int = field(init=False, default=0)
-    _refreshes: int = field(init=False, default=0)
+    _asked: int = field(init=False, default=0)
+    """Requests for definitions that were not needed for a new target."""
     _catalogue: dict[int, tuple[Target, ...]] = field(init=False, factory=dict)
-    _turn: asyncio.Lock = field(init=False, factory=asyncio.Lock)
-    _failed: bool = field(init=False, default=False)
 
     async def look(
-        self, fan: FanOut[Any], user_id: int, before: States, held: Mapping[int, bool]
+        self, fan: FanOut[Any], user_id: int, before: UserState, proven: int
     ) -> MemberGroups | None:
         """What a member's groups tell; None: go the plain way.
 
@@ -253,29 +250,15 @@ class GroupsReader:
             fan: the fan-out.
             user_id: the member.
             before: what the ledger has.
-            held: the targets that are in the ledger, and whether it has events of them.
+            proven: see `is_due`.
         """
-        # The first ones in turn: what they teach saves the others requests. Unless one fails.
-        if self._compared < _COMPARED and not self._failed:
-            async with self._turn:
-                if not self._failed:
-                    try:
-                        return await self._look(fan, user_id, before, held)
-                    except CapillaryError:
-                        self._failed = True
-                        raise
-        return await self._look(fan, user_id, before, held)
-
-    async def _look(
-        self, fan: FanOut[Any], user_id: int, before: States, held: Mapping[int, bool]
-    ) -> MemberGroups | None:
         if self.off is not None:
             return None
+        held = {rule: mark.row > 0 for rule, mark in before.marks.items()}
         try:
             found = await target_groups(
                 fan.session, user_id, include_inactive=self.options.period != CURRENT or None
             )
-            listed, ambiguous = self._listed(found)
             enrolled = [one.target_rule_id for one in found.targets() if not one.un_enrolled]
             rules = tuple(dict.fromkeys(one for one in enrolled if self._is_wanted(one)))
             targets = await self._definitions(fan, user_id, rules, held)
@@ -289,50 +272,46 @@ class GroupsReader:
             return None
         self._refusals = 0
         self.sends_ids = self.sends_ids or any(one.target_id for one in found.targets())
-        now = int(datetime.now(UTC).timestamp())
-        states: dict[int, dict[int, CycleState]] = {}
-        for (rule, cycle), one in listed.items():
-            if _is_recorded(one):
-                state = state_of(one, now)
-                if rule in ambiguous:  # neither record tells of the other
-                    state = state._replace(achieved=None, updated=None)
-                states.setdefault(rule, {})[cycle] = state
+        listed, states, rows = self._records(found)
         if not self.options.fetch_targets:
             rules = self.options.target_rule_ids
         decision = decide(
             rules,
-            {rule for rule, _ in listed} if self.sends_ids else set(),
+            listed if self.sends_ids else set(),
             states,
-            before,
+            before.progress,
             held,
-            full=is_due(user_id, self.run, self.options.full_every),
+            full=is_due(user_id, self.run, self.options.full_every, proven),
         )
-        return MemberGroups(targets, rules, decision, states, listed, before)
+        return MemberGroups(targets, rules, decision, states, rows, before.progress)
 
     def _is_wanted(self, rule: int) -> bool:
         return not self.options.target_rule_ids or rule in self.options.target_rule_ids
 
-    def _listed(
+    def _records(
         self, found: UserTargetGroups
-    ) -> tuple[dict[tuple[int, int], TargetProgress], set[int]]:
-        """The cycles that are asked for, by target and cycle; targets with two records of one."""
-        rows = (
-            progress_of(group, one)
-            for group in found.target_groups
-            for one in group.targets
-            if self._is_wanted(one.target_rule_id)
-            and not (one.un_enrolled and self.options.fetch_targets)
-        )
-        listed: dict[tuple[int, int], TargetProgress] = {}
-        ambiguous: set[int] = set()
-        for one in rows:
-            if is_period(one, self.options.period):
-                key = one.target_rule_id, _cycle(one)
-                if key not in listed or _is_recorded(one):
-                    if key in listed and _is_recorded(listed[key]):
-                        ambiguous.add(one.target_rule_id)
-                    listed[key] = one
-        return listed, ambiguous
+    ) -> tuple[set[int], States, dict[tuple[int, int], TargetProgress]]:
+        """The targets that are listed, and their records by target and cycle."""
+        now, period = int(datetime.now(UTC).timestamp()), self.options.period
+        listed: set[int] = set()
+        states: dict[int, dict[int, CycleState]] = {}
+        rows: dict[tuple[int, int], TargetProgress] = {}
+        for group in found.target_groups:
+            for target in group.targets:
+                one, rule = progress_of(group, target), target.target_rule_id
+                # A row that does not name its cycle may be of any.
+                unnamed = isinstance(period, int) and one.period_id is None
+                left = target.un_enrolled and self.options.fetch_targets
+                if not self._is_wanted(rule) or left or not (unnamed or is_period(one, period)):
+                    continue
+                listed.add(rule)
+                if one.recorded or one.achieved_value:
+                    cycle, state = _cycle(one), state_of(one, now)
+                    if (rule, cycle) in rows:  # neither of two records tells of the other
+                        state = state._replace(achieved=None, updated=None)
+                    states.setdefault(rule, {})[cycle] = state
+                    rows[rule, cycle] = one
+        return listed, states, rows
 
     async def _definitions(
         self, fan: FanOut[Any], user_id: int, rules: Sequence[int], held: Mapping[int, bool]
@@ -346,10 +325,9 @@ class GroupsReader:
             return ()
         unknown = [rule for rule in rules if rule not in self._catalogue]
         fresh = any(rule not in held for rule in unknown)
-        compare = self._compared < _COMPARED
-        if compare or fresh or (unknown and self._refreshes < _REFRESHES):
-            self._compared += 1
-            self._refreshes += not fresh
+        compare = self._asked < _COMPARED
+        if compare or fresh or (unknown and self._asked < _REFRESHES):
+            self._asked += compare or not fresh
             targets, _ = await fan.targets(user_id)
             for rule in {one.id for one in targets}:
                 self._catalogue[rule] = tuple(one for one in targets if one.id == rule)
@@ -363,10 +341,6 @@ class GroupsReader:
         if self._refusals >= _REFUSALS:
             self.off = why
             _log.warning("target groups are not asked for any more: %s", why)
-
-
-def _is_recorded(one: TargetProgress) -> bool:
-    return bool(one.recorded or one.achieved_value)
 
 
 def _cycle(one: TargetProgress) -> int:

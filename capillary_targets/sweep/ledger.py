@@ -39,7 +39,7 @@ __all__ = [
 WrittenRow: TypeAlias = tuple[int, int, int | None]
 """A written row's target, key and event log id."""
 
-_VERSION: Final = "4"
+_VERSION: Final = "5"
 _TABLES: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs (
@@ -140,16 +140,15 @@ class UserRecord:
     """A user of whom nothing is missing: what this part adds.
 
     `state` replaces the earlier one. `written` are the rows of this part, kept with `moved` only.
-    `proven` is when all of the user was proven by more than the achieved value, in seconds since
-    1970; None: not now. `range` (start and length) is where the new events are, None if there are
-    none.
+    `proven`: all of the user is, by more than the achieved value. `range` (start and length) is
+    where the new events are, None if there are none.
     """
 
     user_id: int
     events: int
     state: UserState
     written: Sequence[WrittenRow]
-    proven: int | None
+    proven: bool
     range: tuple[int, int] | None = None
 
 
@@ -307,10 +306,18 @@ class Ledger:
         row = self._one("SELECT value FROM states WHERE user_id = ?", user)
         return _STATE.decode(row[0]) if row else UserState()
 
-    def oldest_proof(self) -> int | None:
-        """The oldest `UserRecord.proven` of the users of this run."""
-        found = self._one("SELECT min(proven) FROM users WHERE run = ?", self.run)[0]
-        return None if found is None else int(found)
+    def proven_in(self, user: int) -> int:
+        """The latest run in which all of a user was proven (`UserRecord.proven`); 0: in none."""
+        row = self._one("SELECT proven FROM users WHERE user_id = ?", user)
+        return int(row[0] or 0) if row else 0
+
+    def oldest_proof(self) -> str | None:
+        """When the run began in which, longest ago, a user of this one was proven; ISO 8601."""
+        row = self._one(
+            "SELECT started FROM runs WHERE id = (SELECT min(proven) FROM users WHERE run = ?)",
+            self.run,
+        )
+        return row and str(row[0])
 
     def row_ranges(self, user: int) -> list[tuple[str, int, int]]:
         """Where a user's events are: part, start and length.
@@ -424,7 +431,10 @@ class Ledger:
                 "INSERT INTO users VALUES (?, ?, ?, ?) ON CONFLICT (user_id) DO UPDATE "
                 "SET run = excluded.run, events = events + excluded.events, "
                 "proven = coalesce(excluded.proven, proven)",
-                ((user.user_id, self.run, user.events, user.proven) for user in users),
+                (
+                    (user.user_id, self.run, user.events, self.run if user.proven else None)
+                    for user in users
+                ),
             )
             write(
                 "INSERT OR REPLACE INTO states VALUES (?, ?)",

@@ -158,7 +158,7 @@ class Summary:
     groups_off: str | None = None
     """Why no groups were asked for any more, if so."""
     oldest_proof: str | None = None
-    """When the user was asked, longest ago, of whom all was last proven by more than the value."""
+    """When the run began that proved a user by more than the value, of the user longest ago."""
     requests: int = 0
     retries: int = 0
     seconds: float = 0.0

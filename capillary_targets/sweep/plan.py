@@ -260,7 +260,7 @@ def _foreseen(ledger: Ledger, user: int, options: SweepOptions) -> float:
     }
     if options.detect != "groups" or not held:
         return (options.fetch_targets and bool(held)) + len(held)
-    full = is_due(user, ledger.run, options.full_every)
+    full = is_due(user, ledger.run, options.full_every, ledger.proven_in(user))
     return 1 + len(decide(held, {*held}, state.progress, state.progress, held, full=full).read)
 
 

@@ -141,11 +141,7 @@ async def _check_notifications(source: AnnouncementSource) -> None:
 
 
 def _now() -> str:
-    return _iso(datetime.now(UTC))
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 async def _while_locked(call: Callable[[], T]) -> T:
@@ -384,8 +380,7 @@ class _Run:
         for detail in self._ledger.failures():
             failures.write(detail.encode() + b"\n")
         self._summary.failed, self._summary.refused = self._ledger.failed()
-        if (proven := self._ledger.oldest_proof()) is not None:
-            self._summary.oldest_proof = _iso(datetime.fromtimestamp(proven, UTC))
+        self._summary.oldest_proof = self._ledger.oldest_proof()
         self._summary.finished = finished
         if finished:
             self._writer.sync_names()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 from collections import Counter
 from decimal import Decimal
@@ -14,15 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.nightly import arithmetic
 from capillary_targets.sandbox import Fault, Period, Rule, Sandbox, World
 from capillary_targets.sandbox.world import total
-from capillary_targets.sweep import PartLimits
 from capillary_targets.sweep.groups import decide, is_due, next_states
 from capillary_targets.sweep.ledger import CycleState, States
 from tests.conftest import examples, turns_until
 
-from .conftest import Swept, needed, parts, stopped, true_events, written
+from .conftest import Swept, needed, parts, true_events, written
 
 # --- decisions ---
 
@@ -93,11 +90,14 @@ def test_what_was_settled_is_left_alone_from_then_on(
 
 @given(user=st.integers(-(2**63), 2**63 - 1), every=st.integers(1, 60), start=st.integers(1, 99))
 def test_every_member_has_one_turn_in_so_many_runs(user: int, every: int, start: int) -> None:
-    assert sum(is_due(user, run, every) for run in range(start, start + every)) == 1
+    turns = [run for run in range(start, start + every) if is_due(user, run, every, proven=run)]
+    assert len(turns) == 1
+    assert not is_due(user, turns[0] + every - 1, every, turns[0]) or every == 1
+    assert is_due(user, turns[0] + every + 1, every, turns[0])  # not asked, or failed, in between
 
 
 def test_turns_are_spread_evenly() -> None:
-    turns = Counter(run for run in range(10) for user in range(3_000) if is_due(user, run, 10))
+    turns = Counter(run for run in range(10) for user in range(3_000) if is_due(user, run, 10, run))
     assert min(turns.values()) > 240
     assert max(turns.values()) < 360
 
@@ -356,22 +356,6 @@ async def test_cycles_without_ids_are_told_apart_by_their_first_day(
     assert len(pairs) < len(cycles) == len(rows)
 
 
-async def test_a_late_event_and_a_deletion_that_hide_each_other_are_found(
-    swept: Swept, tmp_path: Path
-) -> None:
-    """As many rows as before, the latest ones the same: only `lastUpdatedOn` tells."""
-    sandbox = Sandbox(users=2, targets=1, events=30, exact_events=True)
-    world, users = sandbox.world, list(sandbox.world.user_ids())
-    async with sandbox:
-        for night in range(2):
-            await swept(sandbox, users, detect="groups", incremental=night > 0)
-            assert held(tmp_path, world) == true_events(world, users)
-            for user in users:
-                (rule,) = world.targets(user)
-                world.insert_late(user, rule.id, at=2)
-                world.delete_events(user, rule.id, 1)
-
-
 async def test_rejected_credentials_still_end_the_sweep(swept: Swept) -> None:
     from capillary_targets import AuthError
 
@@ -425,209 +409,6 @@ async def test_a_first_member_who_fails_makes_the_others_wait_no_longer(swept: S
         sandbox.faults.clear()
         summary = await sweep
     assert (summary.failed, summary.complete) == (1, 7)
-
-
-# --- the next nights ---
-
-
-def change(world: World, draw: random.Random, user: int) -> None:
-    """One thing that happens to one member."""
-    rule = draw.choice(world.targets(user))
-    kinds = ("sale", "late", "enrol", "leave", "delete", "swap", "cancel")
-    match draw.choice(kinds):
-        case "sale":
-            world.add_event(user, rule.id, value=Decimal(draw.randrange(1, 10**6)) / 1000)
-        case "late" if world.count(user, rule.id):
-            world.insert_late(user, rule.id)
-        case "delete" if world.count(user, rule.id):
-            world.delete_events(user, rule.id, draw.randrange(world.count(user, rule.id)))
-        case "swap" if world.count(user, rule.id) > 12:  # before the last eight rows
-            world.insert_late(user, rule.id, at=2)
-            world.delete_events(user, rule.id, 1)
-        case "enrol":
-            world.enrol(user, draw.choice(world.rules()).id)
-        case "leave" if len(world.targets(user)) > 1:
-            world.unenrol(user, rule.id)
-        case "cancel" if not rule.behavioural:
-            world.add_event(user, rule.id, value="19.990")
-            world.add_event(user, rule.id, value="-19.990", event_name="RETURN_BILL")
-
-
-def held(out: Path, world: World) -> Counter[Any]:
-    """Events in files and not deleted since, of targets that members are in now."""
-    rows = Counter(written(out))
-    for row in parts(out, "vanished"):
-        value = None if row["target_value"] is None else str(row["target_value"])
-        key = (row["user_id"], row["target_rule_id"], row["event_log_id"], value)
-        rows[key] += -1 if row["deleted"] else 1
-    enrolled = {(user, r.id) for user in world.user_ids() for r in world.targets(user)}
-    return Counter({key: count for key, count in rows.items() if count and key[:2] in enrolled})
-
-
-@pytest.mark.parametrize("dialect", DIALECTS[2:6:3] + DIALECTS[4:5], ids=str)
-async def test_no_change_is_missed_where_the_last_update_is_sent(
-    swept: Swept, tmp_path: Path, dialect: dict[str, Any]
-) -> None:
-    draw = random.Random(repr(dialect))
-    sandbox = Sandbox(users=9, events=5, recorded=0.5, seed=draw.randrange(99), **dialect)
-    world = sandbox.world
-    users = list(world.user_ids())
-    async with sandbox:
-        for night in range(3):
-            summary = await swept(
-                sandbox, users, detect="groups", incremental=night > 0, page_size=5
-            )
-            assert summary.all_complete
-            assert held(tmp_path, world) == true_events(world, users), f"night {night}"
-            assert summary.by_value == 0
-            latest = {
-                (row["user_id"], row["id"]): row["enrolled"] for row in parts(tmp_path, "targets")
-            }
-            enrolled = {(user, rule.id) for user in users for rule in world.targets(user)}
-            assert {pair for pair, now in latest.items() if now} == enrolled
-            for user in draw.sample(users, 6):
-                change(world, draw, user)
-
-
-async def test_a_member_of_whom_nothing_differs_costs_one_request(
-    swept: Swept, tmp_path: Path
-) -> None:
-    sandbox = Sandbox(users=10, events=5, recorded=0.5)
-    users = list(sandbox.world.user_ids())
-    async with sandbox:
-        await swept(sandbox, users, detect="groups")
-        sandbox.counts.clear()
-        rows = len(parts(tmp_path, "progress"))
-        second = await swept(sandbox, users, detect="groups", incremental=True)
-        assert sandbox.counts["targetGroups"] == 10
-        # The definitions of the targets, once more for all members together.
-        assert sandbox.counts["enrolledTargets"] <= 20 + 12
-        assert sandbox.counts["trackedTargetEvents"] == 0
-    assert (second.by_events, second.by_value) == (0, 0)
-    assert second.by_update + second.no_record == second.targets == 30
-    assert len(parts(tmp_path, "progress")) == rows
-
-
-async def test_the_arithmetic_of_the_document_is_that_of_a_sweep(swept: Swept) -> None:
-    sandbox = Sandbox(users=20, targets=3, events=5, recorded=0.4, last_updated_on=False)
-    world, users = sandbox.world, list(sandbox.world.user_ids())
-    recorded = sum(world.count(user, r.id) > 0 for user in users for r in world.targets(user)) / 60
-    cost = arithmetic(3, recorded, 5 / 20, full_every=1)["the same, without lastUpdatedOn"]
-    asked = []
-    async with sandbox:
-        for night in range(2):
-            sandbox.counts.clear()
-            await swept(sandbox, users, detect="groups", incremental=night > 0, full_every=1)
-            counts = sandbox.counts
-            asked.append(counts["targetGroups"] + counts["trackedTargetEvents"])
-            pairs = [(user, r.id) for user in users for r in world.targets(user)]
-            for user, rule in [pair for pair in pairs if not world.count(*pair)][:5]:
-                world.add_event(user, rule)
-    assert asked == pytest.approx([cost.first * 20, cost.night * 20])
-
-
-async def test_what_cancels_out_is_found_by_the_rolling_pass(swept: Swept, tmp_path: Path) -> None:
-    sandbox = Sandbox(users=12, events=5, last_updated_on=False)
-    world = sandbox.world
-    users = list(world.user_ids())
-    cancelled = users[::4]
-
-    async def night() -> Any:
-        return await swept(sandbox, users, detect="groups", incremental=True, full_every=3)
-
-    async with sandbox:
-        await swept(sandbox, users, detect="groups", full_every=3)
-        for user in cancelled:
-            rule = next(
-                r.id for r in world.targets(user) if not r.behavioural and world.count(user, r.id)
-            )
-            world.add_event(user, rule, value="19.990")
-            world.add_event(user, rule, value="-19.990", event_name="RETURN_BILL")
-        sold = next(user for user in users if user not in cancelled)
-        world.add_event(sold, world.targets(sold)[0].id, value="7.5")
-        missing = []
-        for run in range(2, 5):
-            summary = await night()
-            missing.append(sum((true_events(world, users) - written(tmp_path)).values()))
-            due = [user for user in users if is_due(user, run, 3)]
-            assert summary.by_events >= len(due)
-            assert summary.by_value > 0 or run > 2
-            assert summary.oldest_proof is not None
-    late = [user for user in cancelled if not is_due(user, 2, 3)]
-    assert missing[0] == 2 * len(late)  # exactly the cancelling pairs, and no other change
-    assert missing == sorted(missing, reverse=True)
-    assert missing[-1] == 0
-
-
-async def test_a_list_that_lags_behind_its_sum_is_read_once_more(
-    swept: Swept, tmp_path: Path
-) -> None:
-    sandbox = Sandbox(users=3, events=8)
-    world = sandbox.world
-    users = list(world.user_ids())
-    rule = world.targets(users[0])[0].id
-    async with sandbox:
-        await swept(sandbox, users, detect="groups")
-        new = world.add_event(users[0], rule, value="5")
-        # The groups count it, the list of events does not show it yet.
-        lagging = Fault.edited(
-            r'"targetAchievedValue":\s*[\d.]+', '"targetAchievedValue": 12345.678'
-        )
-        world.withhold(new)
-        sandbox.faults.add(lagging, None, f"{users[0]}/targetGroups")
-        assert (await swept(sandbox, users, detect="groups", incremental=True)).events == 0
-        world.reveal_after(new, 0)
-        world.count_request(users[0], rule)
-        found = await swept(sandbox, users, detect="groups", incremental=True)
-        assert found.events == 1
-        last = await swept(sandbox, users, detect="groups", incremental=True)
-    assert (last.by_events, last.events) == (0, 0)
-    assert written(tmp_path) == true_events(world, users)
-
-
-async def test_between_ways_nothing_is_lost(swept: Swept, tmp_path: Path) -> None:
-    sandbox = Sandbox(users=7, events=4, recorded=0.5)
-    world, draw = sandbox.world, random.Random(4)
-    users = list(world.user_ids())
-    async with sandbox:
-        for night, way in enumerate(("events", "groups", "events", "groups")):
-            await swept(sandbox, users, detect=way, incremental=night > 0)
-            assert held(tmp_path, world) == true_events(world, users)
-            for user in draw.sample(users, 4):
-                rule = draw.choice(world.targets(user)).id
-                world.add_event(user, rule, value="19.990")
-                world.add_event(user, rule, value="-19.990", event_name="RETURN_BILL")
-
-
-@pytest.mark.parametrize("form", ["jsonl", "parquet"])
-async def test_an_interrupted_night_goes_on_where_it_was(
-    swept: Swept, tmp_path: Path, form: str
-) -> None:
-    if form == "parquet":
-        needed("pyarrow")
-    sandbox = Sandbox(users=10, events=4, recorded=0.5)
-    world = sandbox.world
-    users = list(world.user_ids())
-    options = {"detect": "groups", "format": form, "limits": PartLimits(users=4)}
-    async with sandbox:
-        await swept(sandbox, users, **options)
-        for user in users[::2]:
-            world.add_event(user, world.targets(user)[0].id, value="3.5")
-        half = asyncio.Event()
-
-        def progress(summary: Any) -> None:
-            if summary.complete >= 4:
-                half.set()
-
-        await stopped(
-            swept(sandbox, users, incremental=True, progress=progress, concurrency=1, **options),
-            half,
-        )
-        summary = await swept(sandbox, users, incremental=True, **options)
-        again = await swept(sandbox, users, incremental=True, **options)
-    assert (summary.run, again.run) == (2, 3)
-    assert (summary.events, again.events) == (5, 0)
-    assert again.by_events == 0
 
 
 @pytest.mark.parametrize("every", [0, -3])
