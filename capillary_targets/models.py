@@ -16,7 +16,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    NoReturn,
+    TypeAlias,
+    TypeVar,
+    get_type_hints,
+)
 
 import attr
 import attrs
@@ -158,6 +167,22 @@ else:
         return attrs.frozen(made, these=fields, **kept)
 
 
+class _NoKeys(dict[str, Any]):
+    """The `extra` of all events without unknown keys: read-only, for they share it.
+
+    A dict for each event would have the garbage collector look through the whole process every
+    few hundred pages.
+    """
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the extra keys of an event cannot be changed")
+
+    __setitem__ = setdefault = update = __ior__ = _refuse
+
+
+_NO_KEYS: Final = _NoKeys()
+
+
 @frozen(repr=False)
 class Actor(Model):
     """Who created or changed a target: an admin user, a till."""
@@ -291,7 +316,7 @@ class TargetEvent(Model):
     target_value: Decimal | None = None
     event_date_iso: datetime | None = None
     event_processed_date_iso: datetime | None = None
-    extra: Mapping[str, Any] = {}
+    extra: Mapping[str, Any] = _NO_KEYS
 
     def __hash__(self) -> int:
         return hash((self.event_log_id, self.unique_id, self.event_date, self.target_value))

@@ -225,6 +225,9 @@ async def open_session(
     else:
         settings = Settings(base_url=base_url, auth=auth, **options)
     hooks = Hooks(settings.hooks)
+    # Freed at once: from then on glibc keeps the 256 KiB that asyncio allocates for each read,
+    # and does not map them anew.
+    bytearray(2**20)
     async with AsyncExitStack() as stack:
         limiter = RequestLimiter(
             settings.concurrency,

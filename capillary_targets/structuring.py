@@ -447,7 +447,8 @@ def _decode_events(body: bytes) -> JsonAnswer[tuple[TargetEvent, ...]]:
     ]
     answer.data = msgspec.convert(rows, tuple[TargetEvent, ...])
     for event, extra in zip(answer.data, extras, strict=True):
-        _set(event, "extra", extra)
+        if extra:
+            _set(event, "extra", extra)
     return cast("JsonAnswer[tuple[TargetEvent, ...]]", answer)
 
 
