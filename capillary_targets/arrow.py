@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
-from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
@@ -42,7 +41,6 @@ _SCALARS: Final = {
     str: TEXT,
 }
 _INSTANTS: Final = {"seen_at", "first_seen"}
-_value: Final = attrgetter("target_value")
 
 
 def schema_of(columns: Mapping[str, Any]) -> pa.Schema:
@@ -74,7 +72,7 @@ def events_table(user_id: int, events: Sequence[TargetEvent]) -> pa.Table:
         name: [getattr(event, name) for event in events] for name in columns_of(TargetEvent)
     }
     columns["user_id"] = [user_id] * len(events)
-    columns["target_value"] = amounts_of(events)
+    columns["target_value"] = amounts_of(columns["target_value"], columns["event_log_id"])
     columns["extra"] = [extra_text(event.extra) for event in events]
     return pa.Table.from_batches([batch_of(columns, schema)])
 
@@ -88,25 +86,23 @@ def targets_table(targets: Sequence[Target]) -> pa.Table:
     return pa.Table.from_batches([batch_of(columns, schema_of(columns_of(Target)))])
 
 
-def amounts_of(events: Sequence[TargetEvent]) -> pa.Array:
-    """The column of amounts.
+def amounts_of(amounts: Sequence[Decimal | None], ids: Sequence[int | None]) -> pa.Array:
+    """The column of amounts; `ids` are those of their events.
 
     Raises:
         ValueError: An amount needs more than 38 digits, or more than 6 behind the point.
     """
-    amounts = [*map(_value, events)]
     with suppress(*_UNFIT):
         # pyarrow loses no digit, but that it takes 1E-99 for 0.
         if min(map(abs, filter(None, amounts)), default=_STEP) >= _STEP:
             return pa.array(amounts, _AMOUNT)
     scaled = []
-    for event in events:
+    for amount, number in zip(amounts, ids, strict=True):
         try:
-            scaled.append(_fit(event.target_value, _AMOUNT))
+            scaled.append(_fit(amount, _AMOUNT))
         except ArithmeticError:
             raise ValueError(
-                f"event {event.event_log_id}: the amount {event.target_value} does not fit "
-                "decimal(38, 6); JSON keeps it"
+                f"event {number}: the amount {amount} does not fit decimal(38, 6); JSON keeps it"
             ) from None
     return pa.array(scaled, _AMOUNT)
 

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from contextlib import suppress
-from hashlib import blake2b, file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
@@ -14,7 +14,6 @@ __all__ = ["AtomicFile", "digest_of", "remove_orphans", "sync_directory", "tempo
 
 _TEMPORARY: Final = re.compile(r"\.(part-\d{5,}\.(jsonl|parquet)|[a-z]+\.(json|jsonl|html))\.tmp")
 """The names that `AtomicFile` gives, and no others."""
-_DIGEST_SIZE: Final = 16
 _NO_DIRECTORY_SYNC: Final = {
     *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS),
     *(errno.EACCES, errno.EPERM, errno.EISDIR),
@@ -49,7 +48,7 @@ def remove_orphans(directory: Path) -> None:
 def digest_of(path: Path) -> bytes:
     """The digest of a file's contents, as in `AtomicFile.fingerprint`."""
     with path.open("rb") as file:
-        return file_digest(file, lambda: blake2b(digest_size=_DIGEST_SIZE)).digest()
+        return file_digest(file, sha256).digest()
 
 
 class AtomicFile:
@@ -64,7 +63,7 @@ class AtomicFile:
         self.file: BinaryIO = self._temporary.open("wb")
         self.closed = self._rolled_back = False
         self._size = 0
-        self._hash = blake2b(digest_size=_DIGEST_SIZE)
+        self._hash = sha256()  # processors have instructions for it
 
     def fingerprint(self) -> tuple[int, int, bytes]:
         """Size in bytes, time of modification in nanoseconds, digest; once it is synced."""

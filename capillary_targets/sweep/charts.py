@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
-__all__ = ["bars", "columns", "short", "steps", "ticks"]
+__all__ = ["bars", "columns", "short", "ticks"]
 
 _WIDTH, _HEIGHT = 360, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 12, 24
@@ -40,59 +40,36 @@ def ticks(top: float, *, whole: bool = False) -> list[float]:
     return [step * number for number in range(max(1, math.ceil(top / step - 1e-9)) + 1)]
 
 
-def columns(labels: Sequence[str], series: Mapping[str, Sequence[int]]) -> str:
-    """Columns of counts, one for each label, the series piled up in them; without any, empty."""
+def columns(
+    labels: Sequence[str], series: Mapping[str, Sequence[float]], *, piled: bool = True
+) -> str:
+    """Columns, one for each label (an empty one is not written); without any, empty.
+
+    Args:
+        labels: Below the columns.
+        series: By name, a value for each label.
+        piled: Counts, piled up; else each series stands before the ones named first.
+    """
     if not labels:
         return ""
-    totals = [sum(values) for values in zip(*series.values(), strict=True)]
-    axis = ticks(max(totals, default=0), whole=True)
+    heights = [(sum if piled else max)(values) for values in zip(*series.values(), strict=True)]
+    axis = ticks(max(heights, default=0), whole=piled)
     pitch = _INNER_WIDTH / len(labels)
     shapes = []
     for place, label in enumerate(labels):
-        height = 0
+        bottom = 0.0
         for colour, (name, values) in enumerate(series.items(), 1):
             if value := values[place]:
-                bottom, height = height, height + value
-                top, low = _y(height, axis), _y(bottom, axis)
-                told = ": ".join(filter(None, (label, name))) + f": {value:,}"
+                top, low = _y(bottom + value, axis), _y(bottom, axis)
+                told = ": ".join(filter(None, (label, name, f"{round(value, 1):,}")))
                 shapes.append(
                     f'<rect class="f{_colour(colour)}" x="{_LEFT + pitch * (place + 0.1):.1f}" '
                     f'y="{top:.1f}" width="{pitch * 0.8:.1f}" height="{max(0.6, low - top):.1f}">'
                     f"<title>{escape(told)}</title></rect>"
                 )
+                bottom += value * piled
     centres = [_LEFT + pitch * (place + 0.5) for place in range(len(labels))]
     return _legend(series) + _svg(axis, _fitting(centres, labels), "".join(shapes))
-
-
-def steps(
-    width: float,
-    series: Mapping[str, Sequence[float | None]],
-    *,
-    unit: tuple[float, str],
-) -> str:
-    """Lines over time, level for each `width` seconds; the axis in a unit (its seconds, name)."""
-    lines = [*series.values()]
-    seconds = width * max(map(len, lines))
-    axis = ticks(max((value for line in lines for value in line if value), default=0))
-    pitch = _INNER_WIDTH / max(map(len, lines))
-    shapes = []
-    for colour, (name, line) in enumerate(series.items(), 1):
-        path, drawn = [], False
-        for place, value in enumerate(line):
-            if value is not None:
-                left = _LEFT + pitch * place
-                start = f"V{_y(value, axis):.1f}" if drawn else f"M{left:.1f} {_y(value, axis):.1f}"
-                path.append(f"{start}H{left + pitch:.1f}")
-            drawn = value is not None
-        shapes.append(
-            f'<path class="s{_colour(colour)}" d="{"".join(path)}"><title>{escape(name)}</title>'
-            "</path>"
-        )
-    size, unit_name = unit
-    moments = [moment for moment in ticks(seconds / size) if moment * size <= seconds * 1.001]
-    places = [_LEFT + _INNER_WIDTH * moment * size / seconds for moment in moments]
-    labels = [f"{moment:g} {unit_name}" for moment in moments]
-    return _legend(series) + _svg(axis, _fitting(places, labels), "".join(shapes))
 
 
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:
@@ -135,7 +112,7 @@ def _fitting(places: Sequence[float], labels: Sequence[str]) -> list[tuple[float
     for place, label in zip(places, labels, strict=True):
         half = len(label) * _CHARACTER / 2
         middle = min(max(place, half), _WIDTH - half)
-        if middle - half >= free and (not fitting or fitting[-1][1] != label):
+        if label and middle - half >= free and (not fitting or fitting[-1][1] != label):
             fitting.append((middle, label))
             # Room for the widest, so that what is left out is so at equal distances.
             free = middle - half + widest + 2 * _CHARACTER

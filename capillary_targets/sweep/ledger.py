@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
-from attrs import frozen
+from attrs import evolve, frozen
 
 from capillary_targets.pagination import Checkpoint
 
 from .announced import Unmatched
-from .options import SweepRefused
+from .options import RunState, Summary, SweepRefused
+from .stats import EventStats
 
 __all__ = [
     "CycleState",
     "Ledger",
     "Mark",
     "PartRecord",
+    "Run",
     "States",
     "UserRecord",
     "UserState",
@@ -43,14 +45,13 @@ _VERSION: Final = "5"
 _TABLES: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs (
-    id INTEGER PRIMARY KEY, started TEXT NOT NULL, finished TEXT, state TEXT NOT NULL DEFAULT '{}'
+    id INTEGER PRIMARY KEY, started TEXT NOT NULL, finished TEXT, state BLOB NOT NULL
 );
 CREATE TABLE parts (
     number INTEGER NOT NULL, kind TEXT NOT NULL, run INTEGER NOT NULL, name TEXT NOT NULL,
     rows INTEGER NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL, digest BLOB NOT NULL,
     PRIMARY KEY (number, kind)
 ) WITHOUT ROWID;
-CREATE TABLE stats (number INTEGER PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE users (
     user_id INTEGER PRIMARY KEY, run INTEGER NOT NULL, events INTEGER NOT NULL, proven INTEGER
 );
@@ -164,6 +165,16 @@ class PartRecord:
     digest: bytes
 
 
+@frozen
+class Run:
+    """One run over the list: when it started and came to its end (ISO 8601), and its state."""
+
+    number: int
+    started: str
+    finished: str | None
+    state: RunState
+
+
 class Ledger:
     """The ledger of one directory, for one process at a time. Raises `sqlite3.Error`."""
 
@@ -225,26 +236,12 @@ class Ledger:
         text = self._meta("settings")
         return None if text is None else dict(msgspec.json.decode(text))
 
-    def learned(self) -> dict[str, Any]:
-        """What earlier runs learned of the server, as JSON values."""
-        return dict(msgspec.json.decode(self._meta("learned") or "{}"))
-
-    def drift(self) -> list[dict[str, str]]:
-        """What answers of earlier runs said that the contract does not, and `first_seen`."""
-        return list(msgspec.json.decode(self._meta("drift") or "[]"))
-
-    def add_drift(self, found: Iterable[Mapping[str, str]], now: str) -> None:
-        """Keep findings, so that they are news once. `now` is ISO 8601."""
-        known = [*self.drift(), *({"first_seen": now, **one} for one in found)]
-        with self._transaction():
-            self._set_meta("drift", msgspec.json.encode(known).decode())
-
     def is_empty(self) -> bool:
         """Whether no user is recorded yet."""
         row = self._one("SELECT EXISTS (SELECT 1 FROM users) OR EXISTS (SELECT 1 FROM failures)")
         return not row[0]
 
-    def start_run(self, settings: Mapping[str, Any], now: str, *, new: bool) -> str:
+    def start_run(self, settings: Mapping[str, Any], now: str, *, new: bool) -> RunState:
         """Start a session: resume the latest run, or start the next one.
 
         Args:
@@ -253,37 +250,40 @@ class Ledger:
             new: Start the next run if the latest one is finished.
 
         Returns:
-            The run's state as committed last, `{}` for a new one.
+            The run's state as committed last; of a new one, what the run before passes on.
         """
         with self._transaction():
             if self.is_empty():
                 self._set_meta("settings", msgspec.json.encode(settings).decode())
             session = int(self._meta("session") or 0) + 1
             self._set_meta("session", str(session))
-            run, finished = self._one("SELECT max(id), finished FROM runs")
-            if run is None or (new and finished is not None):
-                run = (run or 0) + 1
-                self._db.execute("INSERT INTO runs (id, started) VALUES (?, ?)", (run, now))
+            run = next(self.runs(), None) or Run(0, now, now, RunState())
+            if not run.number or (new and run.finished):
+                state = evolve(run.state, summary=Summary(), timeline=(1.0, []), stats=EventStats())
+                run = Run(run.number + 1, now, None, state)
+                values = run.number, now, msgspec.msgpack.encode(state)
+                self._db.execute("INSERT INTO runs (id, started, state) VALUES (?, ?, ?)", values)
                 self._db.execute("DELETE FROM failures")  # every user is asked again
-        self.run, self.session = run, session
-        return str(self._one("SELECT state FROM runs WHERE id = ?", run)[0])
+        self.run, self.session = run.number, session
+        run.state.summary.finished = run.finished is not None
+        return run.state
 
-    def is_finished(self) -> bool:
-        """Whether the list of users was read to its end in this run."""
-        row = self._one("SELECT finished FROM runs WHERE id = ?", self.run)
-        return row is not None and row[0] is not None
-
-    def finish(self, now: str, state: str) -> None:
-        """Record that the list of users was read to its end."""
+    def save(self, state: RunState, finished: str | None) -> None:
+        """Record the run's state and, once the list of users was read to its end, when."""
         with self._transaction():
-            self._db.execute(
-                "UPDATE runs SET finished = coalesce(finished, ?), state = ? WHERE id = ?",
-                (now, state, self.run),
-            )
+            self._save(state, finished)
 
-    def runs(self) -> list[tuple[int, str, str | None, str]]:
-        """Every run: id, when it started and finished, its state as JSON."""
-        return list(self._db.execute("SELECT id, started, finished, state FROM runs ORDER BY id"))
+    def _save(self, state: RunState, finished: str | None = None) -> None:
+        self._db.execute(
+            "UPDATE runs SET state = ?, finished = coalesce(finished, ?) WHERE id = ?",
+            (msgspec.msgpack.encode(state), finished, self.run),
+        )
+
+    def runs(self) -> Iterator[Run]:
+        """Every run, the newest first."""
+        found = self._db.execute("SELECT id, started, finished, state FROM runs ORDER BY id DESC")
+        for number, started, finished, state in found:
+            yield Run(number, started, finished, _RUN.decode(state))
 
     # --- users ---
 
@@ -388,21 +388,13 @@ class Ledger:
                 (modified, part.kind, part.name),
             )
 
-    def part_stats(self) -> Iterator[str]:
-        """The statistics of each part, as JSON."""
-        for row in self._db.execute("SELECT value FROM stats"):
-            yield row[0]
-
     def commit(
         self,
         number: int,
         files: Sequence[PartRecord],
         users: Sequence[UserRecord],
         failures: Mapping[int, tuple[str, bool]],
-        *,
-        stats: str,
-        state: str,
-        learned: str,
+        state: RunState,
     ) -> None:
         """Record a part, everything about its users, and the run's state: all or nothing.
 
@@ -412,9 +404,7 @@ class Ledger:
             users: Who are complete.
             failures: Each failed user's details, as JSON, and whether the service refuses the user
                 for good.
-            stats: `PartStats`, as JSON.
-            state: The run's, as JSON.
-            learned: Of the server, as JSON.
+            state: The run's.
         """
         write = self._db.executemany
         with self._transaction():
@@ -425,8 +415,6 @@ class Ledger:
                     for f in files
                 ),
             )
-            if files:
-                self._db.execute("INSERT INTO stats VALUES (?, ?)", (number, stats))
             write(
                 "INSERT INTO users VALUES (?, ?, ?, ?) ON CONFLICT (user_id) DO UPDATE "
                 "SET run = excluded.run, events = events + excluded.events, "
@@ -453,9 +441,9 @@ class Ledger:
                 "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
                 ((u, self.session, refused, text) for u, (text, refused) in failures.items()),
             )
-            self._db.execute("UPDATE runs SET state = ? WHERE id = ?", (state, self.run))
-            self._set_meta("learned", learned)
+            self._save(state)
 
 
+_RUN: Final = msgspec.msgpack.Decoder(RunState, dec_hook=lambda kind, value: kind(value))
 _STATE: Final = msgspec.msgpack.Decoder(UserState)
 _WRITTEN: Final = msgspec.msgpack.Decoder(list[WrittenRow])

@@ -13,7 +13,7 @@ from capillary_targets.errors import CapillaryError, UsageError
 from capillary_targets.fanout import UserQuery
 from capillary_targets.notifications.store import AnnouncementSource
 
-from .stats import EXACT, SavedTimeline
+from .stats import EXACT, EventStats, SavedTimeline
 
 __all__ = ["PartLimits", "RunState", "Summary", "SweepOptions", "SweepRefused", "SweepStopped"]
 
@@ -191,8 +191,16 @@ _COUNTS: Final = [
 
 @define
 class RunState:
-    """What the ledger keeps of a run between sessions."""
+    """What the ledger keeps of a run.
+
+    `timeline` is `RequestTimeline.saved()`, `stats` are those of the events written. The rest was
+    learned of the server and passes on to the next run: its pagination, whether it sends
+    `targetId`, and what the contract does not say, each with `first_seen`.
+    """
 
     summary: Summary = field(factory=Summary)
     timeline: SavedTimeline = (1.0, [])
-    """`RequestTimeline.saved()`."""
+    stats: EventStats = field(factory=EventStats)
+    dialect: dict[str, Any] = field(factory=dict)
+    sends_ids: bool = False
+    drift: list[dict[str, str]] = field(factory=list)

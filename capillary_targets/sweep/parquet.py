@@ -10,28 +10,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from types import SimpleNamespace
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import define, field
 
 from capillary_targets.arrow import TEXT, amounts_of, batch_of, schema_of
-from capillary_targets.models import TargetEvent, extra_text
 
 from .atomic import AtomicFile
 from .rows import (
     BATCH_ROWS,
-    EVENT_FIELDS,
-    KEY_FIELDS,
     KINDS,
     EncodedRows,
+    Format,
     Part,
     StoredRow,
-    event_values,
+    event_key,
     one_line,
-    row_key,
 )
+from .stats import Columns
 
 __all__ = ["SCHEMAS", "SCHEMA_VERSION", "Parquet"]
 
@@ -43,55 +42,38 @@ SCHEMAS: Final = {kind: schema_of(columns) for kind, columns in KINDS.items()}
 """By kind of part. `overflow` is JSON: values that their columns cannot hold, by column."""
 
 
-class _Page(NamedTuple):
-    """A page of events that is not columns of Arrow yet, but for the amounts."""
-
-    user_id: int
-    events: Sequence[TargetEvent]
-    amounts: pa.Array
-    raw: Sequence[bytes | None]
-
-
 @define
-class Parquet:
+class Parquet(Format):
     """The format `parquet`."""
 
-    raw: bool
-    run: int
     suffix: str = "parquet"
 
-    def encode_events(
-        self, user_id: int, events: Sequence[TargetEvent], raw: Sequence[bytes | None]
-    ) -> _Page:
-        """A page, of which every amount fits."""
-        return _Page(user_id, events, amounts_of(events), raw if self.raw else ())
+    def encode(self, kind: str, columns: Columns) -> Columns:
+        """A page, columns of Arrow only where that could fail: every amount fits."""
+        if kind == "events":
+            columns["target_value"] = amounts_of(columns["target_value"], columns["event_log_id"])
+        columns["raw"] = [*map(_text, columns["raw"])] if self.raw else ()
+        return columns
 
-    def encode_rows(self, kind: str, rows: Sequence[dict[str, Any]]) -> pa.RecordBatch:
-        """A batch."""
-        schema = self._schema(kind)
-        columns = {name: [row.get(name) for row in rows] for name in schema.names}
-        if self.raw:
-            columns["raw"] = [*map(_text, columns["raw"])]
-        return batch_of(columns, schema)
-
-    def merge(self, blocks: Sequence[_Page | pa.RecordBatch]) -> list[pa.RecordBatch]:
+    def merge(self, kind: str, blocks: Sequence[Columns | pa.RecordBatch]) -> list[pa.RecordBatch]:
         """Batches; neighbouring pages become one."""
-        return [*self._merged(blocks)]
+        return [*self._merged(kind, blocks)]
 
-    def _merged(self, blocks: Sequence[_Page | pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for kind, run in groupby(blocks, type):
-            if kind is not _Page:
+    def _merged(
+        self, kind: str, blocks: Sequence[Columns | pa.RecordBatch]
+    ) -> Iterator[pa.RecordBatch]:
+        for of, run in groupby(blocks, type):
+            if of is not dict:
                 yield from run
                 continue
             pages = [*run]
-            events = [*chain.from_iterable(page.events for page in pages)]
-            values = zip(*map(event_values, events), strict=True)
-            columns: dict[str, Any] = dict(zip(EVENT_FIELDS, values, strict=True))
-            columns["user_id"] = [page.user_id for page in pages for _ in page.events]
-            columns["target_value"] = pa.concat_arrays([page.amounts for page in pages])
-            columns["extra"] = [extra_text(event.extra) for event in events]
-            columns["raw"] = [_text(row) for page in pages for row in page.raw]
-            yield batch_of(columns, self._schema("events"))
+            columns = {
+                name: pa.concat_arrays([page[name] for page in pages])
+                if isinstance(column, pa.Array)
+                else [*chain.from_iterable(page[name] for page in pages)]
+                for name, column in pages[0].items()
+            }
+            yield batch_of(columns, self._schema(kind))
 
     def part(self, file: AtomicFile, kind: str) -> Part:
         """A new part of that kind."""
@@ -122,7 +104,7 @@ class Parquet:
                     found += group.to_pylist()
                 first += rows
         return [
-            StoredRow(row_key([row[name] for name in KEY_FIELDS]), row["target_rule_id"], row)
+            StoredRow(event_key(SimpleNamespace(**row)), row["target_rule_id"], row)
             for row in found
         ]
 
@@ -149,12 +131,12 @@ class _Part(Part):
         if self._pending_rows >= _GROUP_ROWS:
             self._write()
         elif self._unmerged >= BATCH_ROWS:
-            self._pending, self._unmerged = self._format.merge(self._pending), 0
+            self._pending, self._unmerged = self._format.merge(self._kind, self._pending), 0
         return start, rows
 
     def _write(self) -> None:
         if self._pending:
-            table = pa.Table.from_batches(self._format.merge(self._pending))
+            table = pa.Table.from_batches(self._format.merge(self._kind, self._pending))
             self._writer.write_table(table.combine_chunks())
             self._pending, self._pending_rows, self._unmerged = [], 0, 0
 

@@ -29,7 +29,7 @@ from capillary_targets.pagination import Dialect
 from .fetch import UserFetcher
 from .groups import GroupsReader, decide, is_due, stable_hash
 from .ledger import Ledger, PartRecord
-from .options import SweepOptions, SweepRefused
+from .options import RunState, SweepOptions, SweepRefused
 from .store import LEDGER, Directory, PartWriter, UserResult, format_named, open_directory
 from .user_list import BadLine, Users, read_batches
 
@@ -188,19 +188,20 @@ async def plan(
         frame = [_foreseen(directory.ledger, user, options) for user in members]
         chosen = {members[place]: place for place in choose(frame, sample)}
         session = client.session.with_options(wait_for_limits=True)
-        learned = directory.ledger.learned()
-        session.dialect = session.dialect.fill_from(Dialect.from_dict(learned.get("dialect", {})))
+        latest = next(directory.ledger.runs(), None)
+        state = RunState() if latest is None else latest.state
+        session.dialect = session.dialect.fill_from(Dialect.from_dict(state.dialect))
         before = session.counts.requests
         row_format = format_named(options.format, raw=options.raw, run=run)
         groups = None
         if options.detect == "groups":
-            groups = GroupsReader(options, run, learned.get("sends_ids", False))
+            groups = GroupsReader(options, run, state.sends_ids)
         fetcher = UserFetcher(directory, row_format, options, groups)
         async with aclosing(fan_out(session, [*chosen], options, fetcher.fetch)) as found:
             results = {chosen[one.record.user_id]: one async for one in found}
         asked = session.counts.requests - before
         empty = _ledger_size(fresh) if new else _PAGE
-        writer = PartWriter(fresh, row_format, options.limits, lambda: ("{}", "{}"))
+        writer = PartWriter(fresh, row_format, options.limits, RunState())
         sizes, row, once = _sizes(fresh, writer, directory.ledger.parts(), results, frame)
     per_user = {place: float(one.sums.requests) for place, one in results.items()}
     requests = estimate(frame, per_user, count, fixed=asked - sum(per_user.values()))
@@ -219,8 +220,8 @@ async def plan(
 
 def _select_run(ledger: Ledger, *, again: bool) -> int:
     """The number of the run that a sweep would begin or go on with."""
-    runs = ledger.runs()
-    number, finished = (runs[-1][0], runs[-1][2] is not None) if runs else (1, False)
+    latest = next(ledger.runs(), None)
+    number, finished = (latest.number, latest.finished is not None) if latest else (1, False)
     ledger.run = number + (again and finished)
     ledger.session += 1  # who failed in the latest one is asked again
     return ledger.run
@@ -293,6 +294,8 @@ def _sizes(
             writer.add(good[place], 0.0)
         writer.sync()
         writer.commit()
+    writer.state.timeline = (1.0, [(1, 0, 1.0, 1.0)])  # SQLite copies a state of another length
+    fresh.ledger.save(writer.state, None)
     records = {place: 1 + len(one.record.state.marks) for place, one in good.items()}
     record = (_ledger_size(fresh) - empty) / max(1, sum(records.values()))
     sizes = {at: 0.0 if frame[at] else record * records.get(at, 0) for at in results}

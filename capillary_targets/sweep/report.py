@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from html import escape
@@ -19,37 +19,22 @@ from capillary_targets.contract import Finding
 
 from . import charts
 from .atomic import AtomicFile
-from .ledger import Ledger
-from .options import RunState, Summary
-from .stats import PartStats, RequestTimeline
+from .ledger import Ledger, Run
+from .options import RunState
+from .stats import EventStats, RequestTimeline
 from .store import open_directory
 
-__all__ = [
-    "Cause",
-    "ReportData",
-    "Run",
-    "collect",
-    "grouped_by_time",
-    "make_report",
-    "write_data",
-    "write_report",
-]
+__all__ = ["Cause", "ReportData", "collect", "grouped_by_time", "make_report", "write_report"]
 
 _MAX_BARS: Final = 12
 _MAX_NAMES: Final = 6
 _MAX_POINTS: Final = 60
 _MAX_IDS: Final = 100
 _MAX_ROWS: Final = 200
-
-
-@frozen
-class Run:
-    """One run over the list: when it started and came to its end (ISO 8601), and its sums."""
-
-    number: int
-    started: str
-    finished: str | None
-    summary: Summary
+_MAX_RUNS: Final = 30
+_STEPS: Final = {"day": 1, "week": 7, "month": 28, "year": 365}
+"""Days that the shortest of each has."""
+_MOST_BARS: Final = 36
 
 
 @define
@@ -68,56 +53,44 @@ class Cause:
             self.ids.append(user)
 
 
-@define
+@frozen
 class ReportData:
-    """Everything that the report shows."""
+    """What the report shows.
+
+    `runs` are the newest first, `users_by_events` pairs of (digits of the number of events, users),
+    `failures` by the name of the error, with its code.
+    """
 
     settings: Mapping[str, Any]
     runs: Sequence[Run]
-    stats: PartStats
-    """Of all parts of the directory."""
     users_by_events: Sequence[tuple[int, int]]
-    """(digits of the number of events, users)."""
-    timeline: RequestTimeline
-    """Requests over the latest run's time."""
-    failures: dict[str, Cause]
-    """By the name of the error, with its code."""
-    drift: Sequence[Mapping[str, str]] = ()
-    """What answers said that the contract does not, with `first_seen`."""
+    failures: Mapping[str, Cause]
+
+    @property
+    def latest(self) -> RunState:
+        """The latest run."""
+        return self.runs[0].state if self.runs else RunState()
+
+    @property
+    def stats(self) -> EventStats:
+        """Of all runs."""
+        total = EventStats()
+        for run in reversed(self.runs):
+            total.merge(run.state.stats)
+        total.bound()
+        return total
 
 
 def collect(ledger: Ledger) -> ReportData:
     """All of it; costs a pass over the ledger's users, none over the files."""
-    runs = []
-    latest = RunState()
-    for number, started, finished, text in ledger.runs():
-        latest = msgspec.json.decode(text, type=RunState)
-        runs.append(Run(number, started, finished, latest.summary))
-    timeline = RequestTimeline()
-    timeline.merge(latest.timeline)
-    stats = PartStats()
-    for text in ledger.part_stats():
-        stats.merge(PartStats.from_json(text))
     failures: dict[str, Cause] = {}
     for text in ledger.failures():
         row = msgspec.json.decode(text)
         name = f"{row['error']} {row.get('code') or ''}".strip()
         cause = failures.setdefault(name, Cause(row["message"], row["retryable"]))
         cause.add(row["user_id"])
-    return ReportData(
-        ledger.settings() or {},
-        runs,
-        stats,
-        ledger.users_by_events(),
-        timeline,
-        failures,
-        ledger.drift(),
-    )
-
-
-_STEPS: Final = {"day": 1, "week": 7, "month": 28, "year": 365}
-"""Days that the shortest of each has."""
-_MOST_BARS: Final = 36
+    settings = ledger.settings() or {}
+    return ReportData(settings, [*ledger.runs()], ledger.users_by_events(), failures)
 
 
 def grouped_by_time(
@@ -160,15 +133,10 @@ def make_report(out: Path) -> Path:
     Raises `SweepRefused` where there is no sweep, or a process is at it.
     """
     with open_directory(out, None) as directory:
-        return write_report(directory.path, directory.ledger)
+        return write_report(directory.path, collect(directory.ledger))
 
 
-def write_report(out: Path, ledger: Ledger) -> Path:
-    """Write `report.html` into `out`, from what the ledger holds. Raises `OSError`."""
-    return write_data(out, collect(ledger))
-
-
-def write_data(out: Path, data: ReportData) -> Path:
+def write_report(out: Path, data: ReportData) -> Path:
     """Write `report.html` into `out`. Raises `OSError`."""
     path = out / "report.html"
     with AtomicFile(path) as file:
@@ -179,21 +147,22 @@ def write_data(out: Path, data: ReportData) -> Path:
 def _page(data: ReportData) -> str:
     template = (files(__package__) / "report.template.html").read_text(encoding="utf-8")
     good, verdict = _verdict(data)
+    stats = data.stats
     cards = (
-        _totals(data),
+        _totals(data, stats),
         _failures(data),
-        _drift(data),
-        _events_over_time(data),
-        *_values_by_target(data),
+        _drift(data.latest.drift),
+        _events_over_time(stats),
+        *_values_by_target(stats),
         _users_by_events(data),
-        *_over_the_run(data),
+        *_over_the_run(data.latest),
     )
     return Template(template).substitute(
         title=escape(f"Sweep of {data.settings.get('base_url', '')}"),
         when=escape(_when(data)),
         mood="" if good else "bad",
         verdict=escape(verdict),
-        runs=_runs(data),
+        runs=_runs(data.runs),
         cards="\n".join(cards),
     )
 
@@ -202,15 +171,14 @@ def _verdict(data: ReportData) -> tuple[bool, str]:
     """Whether all is well, and a sentence on it."""
     if not data.runs:
         return False, "Nothing was swept yet."
-    summary = data.runs[-1].summary
+    summary = data.latest.summary
+    complete = _users(summary.complete)
     if not summary.finished:
         return False, (
-            f"Not finished: {_users(summary.complete)} complete so far. Run the same command again "
-            "to go on."
+            f"Not finished: {complete} complete so far. Run the same command again to go on."
         )
-    missing = summary.failed + summary.refused
-    if not missing and not summary.bad_lines:
-        told = f"Complete: {_users(summary.complete)}, and every event of theirs"
+    if summary.all_complete:
+        told = f"Complete: {complete}, and every event of theirs"
         if summary.by_value:
             told += f" but for what cancels out: {summary.by_value:,} targets are proven by value"
         return True, f"{told}."
@@ -220,6 +188,7 @@ def _verdict(data: ReportData) -> tuple[bool, str]:
         "lines of the list that are no user id": summary.bad_lines,
     }
     told = ", ".join(f"{number:,} {what}" for what, number in faults.items() if number)
+    missing = summary.failed + summary.refused
     return False, f"Finished, but {missing:,} of {_users(summary.users)} failed: {told}."
 
 
@@ -230,7 +199,7 @@ def _users(number: int) -> str:
 def _when(data: ReportData) -> str:
     if not data.runs:
         return ""
-    latest = data.runs[-1]
+    latest = data.runs[0]
     until = f"to {_moment(latest.finished)}" if latest.finished else "and not finished"
     names = {"format": "format", "raw": "raw rows", "target_rule_ids": "only the targets"}
     options = [
@@ -243,11 +212,11 @@ def _when(data: ReportData) -> str:
 
 def _moment(text: str) -> str:
     """2026-01-31 12:34:56 UTC, from ISO 8601."""
-    return text[:19].replace("T", " ") + (" UTC" if text.endswith("+00:00") else text[19:])
+    return text[:19].replace("T", " ") + " UTC"
 
 
-def _minute(text: str) -> str:
-    return text[:16].replace("T", " ")
+def _minute(text: str | None) -> str:
+    return text[:16].replace("T", " ") if text else "not finished"
 
 
 def _amount(value: Decimal) -> str:
@@ -255,39 +224,49 @@ def _amount(value: Decimal) -> str:
     return f"{value:,.2f}" if value.adjusted() < 12 else f"{value:.6e}"
 
 
-def _exact(value: Decimal) -> str:
-    return f"{value:,f}" if value.adjusted() < 40 else str(value)
-
-
 def _card(name: str, title: str, content: str, nothing: str = "") -> str:
     content = content or f'<p class="dim">{escape(nothing)}</p>'
     return f'<section id="{name}"><h2>{escape(title)}</h2>{content}</section>'
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int = 1) -> str:
-    """A table whose first `texts` columns are text, the others numbers."""
+def _table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], *, texts: int = 1, wide: bool = True
+) -> str:
+    """A table whose first `texts` columns are text, the others numbers; a `wide` one scrolls."""
 
-    def line(cells: Sequence[str], tag: str) -> str:
-        kinds = ["" if place < texts else ' class="n"' for place in range(len(cells))]
-        made = (
-            f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)
-        )
+    def line(cells: Sequence[object], tag: str) -> str:
+        kinds = [tag] * texts + [f'{tag} class="n"'] * (len(cells) - texts)
+        shown = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells)
+        made = (f"<{of}>{escape(text)}</{tag}>" for of, text in zip(kinds, shown, strict=True))
         return f"<tr>{''.join(made)}</tr>"
 
     body = "".join(line(row, "td") for row in rows)
     top = f"<thead>{line(head, 'th')}</thead>" if head else ""
-    return f"<table>{top}<tbody>{body}</tbody></table>"
+    table = f"<table>{top}<tbody>{body}</tbody></table>"
+    return f'<div class="wide">{table}</div>' if wide else table
 
 
 def _details(words: str, content: str) -> str:
     return f"<details><summary>{escape(words)}</summary>{content}</details>"
 
 
-def _totals(data: ReportData) -> str:
+def _totals(data: ReportData, stats: EventStats) -> str:
     """What the latest run did, and what the directory holds after all of them."""
-    summary = data.runs[-1].summary if data.runs else Summary()
-    stats = data.stats
-    more = {
+    summary = data.latest.summary
+    run: dict[str, object] = {
+        "Users complete": summary.complete,
+        "Users failed": summary.failed + summary.refused,
+        "Targets they are in": summary.targets,
+    }
+    if summary.by_update or summary.by_value or summary.no_record:
+        run |= {
+            "Targets proven by events": summary.by_events,
+            "Targets proven by last update": summary.by_update,
+            "Targets proven by value": summary.by_value,
+            "Targets proven to have no record": summary.no_record,
+            "Oldest full proof of a user": _moment(summary.oldest_proof or ""),
+        }
+    seldom = {
         "Lines that are no user id": summary.bad_lines,
         "Late events found": summary.late_events,
         "Events gone from the service": summary.vanished_events,
@@ -296,75 +275,55 @@ def _totals(data: ReportData) -> str:
         "Users whose groups could not be used": summary.groups_refused,
         "Retries": summary.retries,
     }
-    skipped = {
-        "by events": summary.by_events,
-        "by last update": summary.by_update,
-        "by value": summary.by_value,
-        "to have no record": summary.no_record,
+    run |= {"Events written": summary.events, "Requests": summary.requests}
+    run |= {name: number for name, number in seldom.items() if number}
+    run["Time"] = f"{summary.seconds:,.1f} s"
+    everything = {
+        "Users complete": sum(number for _, number in data.users_by_events),
+        "Users failed": sum(cause.users for cause in data.failures.values()),
+        "Events": stats.days.total(),
+        "Sum of amounts": _amount(sum(_amounts(stats).values(), Decimal(0))),
     }
-    proofs = [(f"Targets proven {how}", f"{number:,}") for how, number in skipped.items()]
-    if not any([*skipped.values()][1:]):
-        proofs = []
-    elif summary.oldest_proof:
-        proofs.append(("Oldest full proof of a user", _moment(summary.oldest_proof)))
-    run = [
-        ("Users complete", f"{summary.complete:,}"),
-        ("Users failed", f"{summary.failed + summary.refused:,}"),
-        ("Targets they are in", f"{summary.targets:,}"),
-        *proofs,
-        ("Events written", f"{summary.events:,}"),
-        ("Requests", f"{summary.requests:,}"),
-        *((name, f"{number:,}") for name, number in more.items() if number),
-        ("Time", f"{summary.seconds:,.1f} s"),
-    ]
-    everything = [
-        ("Users complete", f"{sum(number for _, number in data.users_by_events):,}"),
-        ("Users failed", f"{sum(cause.users for cause in data.failures.values()):,}"),
-        ("Events", f"{stats.days.total():,}"),
-        ("Sum of amounts", _amount(sum(_amounts(stats).values(), Decimal(0)))),
-    ]
-    tables = f"<h3>This run</h3>{_table((), run)}<h3>All runs together</h3>{_table((), everything)}"
-    return _card("totals", "Totals", tables)
+    parts = {"This run": run, "All runs together": everything}
+    tables = (f"<h3>{n}</h3>{_table((), facts.items(), wide=False)}" for n, facts in parts.items())
+    return _card("totals", "Totals", "".join(tables))
 
 
 def _failures(data: ReportData) -> str:
     causes = sorted(data.failures.items(), key=lambda item: -item[1].users)[:_MAX_BARS]
-    rows = [(name, float(cause.users), f"{cause.users:,}") for name, cause in causes]
-    lists = []
+    content = charts.bars([(name, cause.users, f"{cause.users:,}") for name, cause in causes])
     for name, cause in causes:
         first = f"the first {len(cause.ids)}" if cause.users > len(cause.ids) else "their ids"
         ids = "".join(f"<span>{user}</span>" for user in cause.ids)
         ask = "ask again with --retry-failed" if cause.retryable else "refused for good"
         text = f'<p>{escape(cause.message)} ({ask})</p><p class="ids">{ids}</p>'
-        lists.append(_details(f"{name}: {first}", text))
-    content = charts.bars(rows) + "".join(lists)
+        content += _details(f"{name}: {first}", text)
     return _card("failures", "Failed users by cause", content, "Nobody failed.")
 
 
-def _drift(data: ReportData) -> str:
-    if not data.drift:
+def _drift(drift: Sequence[Mapping[str, str]]) -> str:
+    if not drift:
         return ""
-    rows = [(_minute(one["first_seen"]), str(Finding.from_dict(one))) for one in data.drift]
+    rows = [(_minute(one["first_seen"]), str(Finding.from_dict(one))) for one in drift]
     table = _table(("first seen (UTC)", "the API is not as it was"), rows, texts=2)
-    return _card("drift", "New in the answers", f'<div class="wide">{table}</div>')
+    return _card("drift", "New in the answers", table)
 
 
-def _events_over_time(data: ReportData) -> str:
-    step, labels, series = grouped_by_time(data.stats.days, _MAX_NAMES)
+def _events_over_time(stats: EventStats) -> str:
+    step, labels, series = grouped_by_time(stats.days, _MAX_NAMES)
     content = charts.columns(labels, series)
     return _card("events", f"Events by {step} and name", content, "No event was written.")
 
 
-def _values_by_target(data: ReportData) -> Iterable[str]:
+def _values_by_target(stats: EventStats) -> Iterator[str]:
     """Amounts, and apart from them the counts: targets of which every event has the value 1."""
-    stats = data.stats
     if not stats.values:
         yield _card("targets", "Amounts by target", "", "No event was written.")
     amounts = _amounts(stats)
     counts = {rule: value for rule, value in stats.values.items() if rule not in amounts}
     for name, title, values, spelled in (
         ("targets", "Amounts by target", amounts, _amount),
-        ("counts", "Events by target that counts them", counts, lambda value: f"{value:,.0f}"),
+        ("counts", "Events by target that counts them", counts, "{:,.0f}".format),
     ):
         if not values:
             continue
@@ -374,21 +333,25 @@ def _values_by_target(data: ReportData) -> Iterable[str]:
             for rule, value in largest[:_MAX_BARS]
         ]
         rows = [
-            (str(rule), stats.names.get(rule, ""), f"{stats.events[rule]:,}", _exact(value))
+            (
+                str(rule),
+                stats.names.get(rule, ""),
+                stats.events[rule],
+                f"{value:,f}" if value.adjusted() < 40 else value,
+            )
             for rule, value in largest[:_MAX_ROWS]
         ]
         more = f": the {_MAX_BARS} largest of {len(values):,}" if len(values) > _MAX_BARS else ""
         table = _table(("id", "name", "events", "sum of values"), rows, texts=2)
-        exact = _details("Exact sums", f'<div class="wide">{table}</div>')
-        yield _card(name, title + more, charts.bars(bars) + exact)
+        yield _card(name, title + more, charts.bars(bars) + _details("Exact sums", table))
 
 
-def _amounts(stats: PartStats) -> dict[int, Decimal]:
+def _amounts(stats: EventStats) -> dict[int, Decimal]:
     """The sums of the targets that add up amounts: those whose events are not all worth 1."""
     return {rule: value for rule, value in stats.values.items() if value != stats.events[rule]}
 
 
-def _target(stats: PartStats, rule: int) -> str:
+def _target(stats: EventStats, rule: int) -> str:
     return f"{stats.names.get(rule) or 'Target'} ({rule})" if rule else "Target not named"
 
 
@@ -400,58 +363,63 @@ def _users_by_events(data: ReportData) -> str:
     return _card("users", "Users by number of events", content, "No user is complete yet.")
 
 
-def _over_the_run(data: ReportData) -> Iterable[str]:
-    timeline = data.timeline
+def _over_the_run(state: RunState) -> Iterator[str]:
+    timeline = RequestTimeline()
+    timeline.merge(state.timeline)
     while len(timeline.buckets) > _MAX_POINTS:
         timeline.halve()
     if not timeline.buckets:
         yield _card("requests", "Requests", "", "None was recorded in the latest run.")
         return
+    requests, errors, busy, slowest = zip(*timeline.buckets, strict=True)
     width = timeline.width
-    seconds = [width] * len(timeline.buckets)
-    rest = data.runs[-1].summary.seconds - width * (len(seconds) - 1) if data.runs else width
+    seconds = [width] * len(requests)
+    rest = state.summary.seconds - width * (len(seconds) - 1)
     if 0 < rest < width:
         seconds[-1] = rest  # the last one is not over yet
-    buckets = [*zip(timeline.buckets, seconds, strict=True)]
-    rates = {
-        "answered": [requests / s for (requests, *_), s in buckets],
-        "failed": [errors / s for (_, errors, *_), s in buckets],
-    }
-    latency = {
-        "mean": [busy / n * 1000 if n else None for n, _, busy, _ in timeline.buckets],
-        "slowest": [slowest * 1000 or None for *_, slowest in timeline.buckets],
-    }
-    flight = {"": [busy / s for (_, _, busy, _), s in buckets]}
-    unit = _unit(width * len(seconds))
+    size, unit = next(((s, n) for s, n in _UNITS if width * len(seconds) > 3 * s), (1, "s"))
+    labels = [""] * len(seconds)
+    for moment in charts.ticks(width * len(seconds) / size):
+        if (place := int(moment * size / width)) < len(labels):
+            labels[place] = f"{moment:g} {unit}"
     for name, title, series in (
-        ("requests", "Requests a second", rates),
-        ("latency", "Latency in milliseconds", latency),
-        ("concurrency", "Requests in flight", flight),
+        (
+            "requests",
+            "Requests a second",
+            {"answered": _ratios(requests, seconds), "failed": _ratios(errors, seconds)},
+        ),
+        (
+            "latency",
+            "Latency in milliseconds",
+            {"slowest": [1000 * one for one in slowest], "mean": _ratios(busy, requests, 1000)},
+        ),
+        ("concurrency", "Requests in flight", {"": _ratios(busy, seconds)}),
     ):
-        yield _card(name, title, charts.steps(width, series, unit=unit))
+        yield _card(name, title, charts.columns(labels, series, piled=False))
 
 
-def _unit(seconds: float) -> tuple[float, str]:
-    """The unit for an axis of that length: its seconds, and its name."""
-    units = ((3600, "h"), (60, "min"))
-    return next(((size, name) for size, name in units if seconds > 3 * size), (1, "s"))
+_UNITS: Final = ((3600, "h"), (60, "min"))
 
 
-def _runs(data: ReportData) -> str:
-    if len(data.runs) < 2:
+def _ratios(above: Sequence[float], below: Sequence[float], unit: float = 1) -> list[float]:
+    return [unit * one / (other or 1) for one, other in zip(above, below, strict=True)]
+
+
+def _runs(runs: Sequence[Run]) -> str:
+    if len(runs) < 2:
         return ""
     rows = [
         (
             str(run.number),
             _minute(run.started),
-            _minute(run.finished) if run.finished else "not finished",
-            f"{run.summary.complete:,}",
-            f"{run.summary.failed + run.summary.refused:,}",
-            f"{run.summary.events:,}",
-            f"{run.summary.late_events:,}",
-            f"{run.summary.vanished_events:,}",
+            _minute(run.finished),
+            run.state.summary.complete,
+            run.state.summary.failed + run.state.summary.refused,
+            run.state.summary.events,
+            run.state.summary.late_events,
+            run.state.summary.vanished_events,
         )
-        for run in data.runs[:-31:-1]
+        for run in runs[:_MAX_RUNS]
     ]
     head = ("run", "started (UTC)", "finished", "complete", "failed", "new events", "late", "gone")
-    return _card("runs", "Runs", f'<div class="wide">{_table(head, rows, texts=3)}</div>')
+    return _card("runs", "Runs", _table(head, rows, texts=3))

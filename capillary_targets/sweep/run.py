@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import msgspec
 from attrs import define, evolve, field
 
 from capillary_targets.client import TargetsClient
@@ -35,7 +34,7 @@ from .fetch import UserFetcher
 from .groups import GroupsReader
 from .ledger import Ledger, is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
-from .report import write_report
+from .report import collect, write_report
 from .rows import encode
 from .stats import RequestTimeline
 from .store import LEDGER, Directory, PartWriter, UserResult, format_named, open_directory
@@ -126,7 +125,7 @@ async def run(
             timeline or RequestTimeline(clock),
             progress,
             clock,
-            msgspec.json.decode(state, type=RunState),
+            state,
         )
         if options.retry_failed:
             return await sweep.run(directory.ledger.failed_users())
@@ -180,11 +179,13 @@ class _Run:
     _timeline: RequestTimeline
     _progress: Callable[[Summary], None] | None
     _clock: Callable[[], float]
-    _before: RunState
+    _state: RunState
     _writer: PartWriter = field(init=False)
     _fetcher: UserFetcher = field(init=False)
     _groups: GroupsReader | None = field(init=False, default=None)
     _summary: Summary = field(init=False)
+    _whole: bool = field(init=False)
+    """Whether the run is finished with this session's users."""
     _started: float = field(init=False)
     _earlier: tuple[int, int, float] = field(init=False)
     _unreached: int = field(init=False, default=0)
@@ -192,21 +193,20 @@ class _Run:
     _reached: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
-        self._started = self._clock()
-        summary = self._summary = self._before.summary
+        self._started, options, state = self._clock(), self._options, self._state
+        summary = self._summary = state.summary
         self._earlier = (summary.requests, summary.retries, summary.seconds)
+        self._whole = summary.finished or not options.retry_failed
         summary.run = self._ledger.run
         summary.bad_lines = summary.skipped = summary.failed = summary.refused = 0
         summary.finished = False
-        self._timeline.resume(self._before.timeline, summary.seconds)
-        options = self._options
+        self._timeline.resume(state.timeline, summary.seconds)
         row_format = format_named(options.format, raw=options.raw, run=summary.run)
         summary.groups_off = None
         if options.detect == "groups":
-            learned = self._ledger.learned()
-            self._groups = GroupsReader(options, summary.run, learned.get("sends_ids", False))
+            self._groups = GroupsReader(options, summary.run, state.sends_ids)
         self._fetcher = UserFetcher(self._directory, row_format, options, self._groups)
-        self._writer = PartWriter(self._directory, row_format, options.limits, self._state)
+        self._writer = PartWriter(self._directory, row_format, options.limits, state)
 
     @property
     def _ledger(self) -> Ledger:
@@ -216,22 +216,17 @@ class _Run:
         """To the end of the list, or as far as it goes."""
         session = self._session
         # What earlier runs learned of the server's pagination saves a request or two here.
-        session.dialect = session.dialect.fill_from(
-            Dialect.from_dict(self._ledger.learned().get("dialect", {}))
-        )
-        known = [Finding.from_dict(one) for one in self._ledger.drift()]
+        session.dialect = session.dialect.fill_from(Dialect.from_dict(self._state.dialect))
         if session.watch is not None:
-            session.watch.know(known)
+            session.watch.know(map(Finding.from_dict, self._state.drift))
         try:
             with AtomicFile(self._directory.path / "failures.jsonl") as failures:
                 ended_by = await self._fetch_all(users, failures)
                 await self._commit()
-                await self._keep_drift(known)
-                whole = not self._options.retry_failed or self._ledger.is_finished()
-                await self._close(failures, finished=ended_by is None and whole)
+                await self._close(failures, finished=ended_by is None and self._whole)
             if ended_by is not None:
                 raise ended_by
-            write_report(self._directory.path, self._ledger)
+            write_report(self._directory.path, collect(self._ledger))
             sync_directory(self._directory.path)
         except CapillaryError:
             raise
@@ -242,13 +237,6 @@ class _Run:
                 "mend that, then run the same command again to resume"
             ) from error
         return self._summary
-
-    async def _keep_drift(self, known: list[Finding]) -> None:
-        """Record what answers said that the contract does not, and earlier runs have not met."""
-        found = () if self._session.watch is None else self._session.watch.found
-        new = [one.to_dict() for one in found if one not in known]
-        if new:
-            await _while_locked(lambda: self._ledger.add_drift(new, _now()))
 
     def _safe_users(self) -> str:
         try:
@@ -318,6 +306,7 @@ class _Run:
         except asyncio.CancelledError:
             await asyncio.wait([writing])  # nobody else may touch the files meanwhile
             raise
+        self._update_state()
         await _while_locked(self._writer.commit)
 
     def _count(self, result: UserResult) -> None:
@@ -368,12 +357,16 @@ class _Run:
         self._summary.retries = retries + counts.retries
         self._summary.seconds = round(seconds + self._clock() - self._started, 3)
 
-    def _state(self) -> tuple[str, str]:
+    def _update_state(self) -> None:
         self._measure()
-        state = RunState(self._summary, self._timeline.saved())
-        sends_ids = self._groups is not None and self._groups.sends_ids
-        learned = {"dialect": self._session.dialect.to_dict(), "sends_ids": sends_ids}
-        return encode(state).decode(), encode(learned).decode()
+        state, watch = self._state, self._session.watch
+        state.timeline, state.dialect = self._timeline.saved(), self._session.dialect.to_dict()
+        if self._groups is not None:
+            state.sends_ids = self._groups.sends_ids
+        known = [Finding.from_dict(one) for one in state.drift]
+        for one in () if watch is None else watch.found:
+            if one not in known:
+                state.drift.append({"first_seen": _now(), **one.to_dict()})
 
     async def _close(self, failures: AtomicFile, *, finished: bool) -> None:
         """Write the list of failures and the summary."""
@@ -384,7 +377,8 @@ class _Run:
         self._summary.finished = finished
         if finished:
             self._writer.sync_names()
-            await _while_locked(lambda: self._ledger.finish(_now(), self._state()[0]))
+        self._update_state()
+        await _while_locked(lambda: self._ledger.save(self._state, _now() if finished else None))
         with AtomicFile(self._directory.path / "summary.json") as file:
             file.write(encode(self._summary.as_dict()) + b"\n")
 

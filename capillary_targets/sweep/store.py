@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +23,8 @@ from capillary_targets.errors import ApiError, CapillaryError, UsageError
 
 from .atomic import AtomicFile, digest_of, remove_orphans, sync_directory, temporary
 from .ledger import Ledger, PartRecord, UserRecord, is_locked
-from .options import PartLimits, Summary, SweepRefused
-from .rows import FORMATS, KINDS, EncodedRows, Format, JsonLines, Part, encode
-from .stats import PartStats
+from .options import PartLimits, RunState, Summary, SweepRefused
+from .rows import FORMATS, KINDS, EncodedRows, Format, Part, encode
 
 __all__ = ["LEDGER", "Directory", "PartWriter", "UserResult", "format_named", "open_directory"]
 
@@ -99,21 +98,20 @@ class UserResult:
 class PartWriter:
     """Collects users for the next part; `commit` stores all of them, or none.
 
-    `in_progress` are the users to be asked, being asked, or collected here. `state` returns the
-    run's state and what was learned of the server, as JSON.
+    `in_progress` are the users to be asked, being asked, or collected here. `state` is the run's,
+    of which the statistics are kept here.
     """
 
     _directory: Directory
     _format: Format
     _limits: PartLimits
-    _state: Callable[[], tuple[str, str]]
+    state: RunState
     in_progress: set[int] = field(init=False, factory=set)
     _renamed_in: set[Path] = field(init=False, factory=set)
     _files: dict[str, Part] = field(init=False)
     """By kind."""
     _users: list[UserRecord] = field(init=False)
     _failures: dict[int, tuple[str, bool]] = field(init=False)
-    _stats: PartStats = field(init=False)
     _number: int = field(init=False)
     _since: float = field(init=False, default=0.0)
 
@@ -121,7 +119,7 @@ class PartWriter:
         self._begin()
 
     def _begin(self) -> None:
-        self._files, self._users, self._failures, self._stats = {}, [], {}, PartStats()
+        self._files, self._users, self._failures = {}, [], {}
         self._number = self._directory.free_number(self._format.suffix)
 
     def add(self, result: UserResult, now: float) -> None:
@@ -133,7 +131,7 @@ class PartWriter:
             self._failures[rows.user_id] = encode(result.failure()).decode(), result.refused
             return
         places = {kind: self._part(kind).add(rows) for kind in rows.blocks}
-        self._stats.merge(rows.stats)
+        self.state.stats.merge(rows.stats)
         self._users.append(evolve(result.record, range=places.get("events")))
 
     def _part(self, kind: str) -> Part:
@@ -171,16 +169,8 @@ class PartWriter:
             PartRecord(kind, part.file.path.name, part.rows, *part.file.fingerprint())
             for kind, part in self._files.items()
         ]
-        state, learned = self._state()
-        self._directory.ledger.commit(
-            self._number,
-            records,
-            users,
-            failures,
-            stats=self._stats.to_json(),
-            state=state,
-            learned=learned,
-        )
+        self.state.stats.bound()
+        self._directory.ledger.commit(self._number, records, users, failures, self.state)
         self._begin()
         self.in_progress.difference_update((user.user_id for user in users), failures)
         for part in parts:
@@ -332,7 +322,7 @@ def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
         UsageError: there is no such format, or its extra is not installed.
     """
     if name == "jsonl":
-        return JsonLines(raw=raw, run=run)
+        return Format(raw=raw, run=run)
     if name != "parquet":
         raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
     try:

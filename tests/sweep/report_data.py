@@ -6,9 +6,10 @@ from decimal import Decimal
 
 from capillary_targets.errors import ConnectionFailed
 from capillary_targets.hooks import RequestDetails
-from capillary_targets.sweep.options import Summary
-from capillary_targets.sweep.report import Cause, ReportData, Run
-from capillary_targets.sweep.stats import PartStats, RequestTimeline
+from capillary_targets.sweep.ledger import Run
+from capillary_targets.sweep.options import RunState, Summary
+from capillary_targets.sweep.report import Cause, ReportData
+from capillary_targets.sweep.stats import EventStats, RequestTimeline, SavedTimeline
 
 
 class Clock:
@@ -20,7 +21,7 @@ class Clock:
         return self.now
 
 
-def timeline(seconds: float, requests: int, took: float = 0.02) -> RequestTimeline:
+def timeline(seconds: float, requests: int, took: float = 0.02) -> SavedTimeline:
     """So many requests, evenly over so many seconds: every seventh slow, every fiftieth failed."""
     clock = Clock()
     made = RequestTimeline(clock)
@@ -35,13 +36,13 @@ def timeline(seconds: float, requests: int, took: float = 0.02) -> RequestTimeli
                 error=None if number % 50 else ConnectionFailed("reset"),
             )
         )
-    return made
+    return made.saved()
 
 
-def stats(names: list[str], days: int, values: dict[int, str], title: str) -> PartStats:
+def stats(names: list[str], days: int, values: dict[int, str], title: str) -> EventStats:
     """Events of each name on each day; the sums by target id."""
     first = date(2025, 3, 1).toordinal()
-    made = PartStats()
+    made = EventStats()
     made.days = Counter(
         {
             (first + day, name): 3 + (day * 7 + n * 5) % 11
@@ -55,13 +56,20 @@ def stats(names: list[str], days: int, values: dict[int, str], title: str) -> Pa
     return made
 
 
-def run(number: int = 1, *, seconds: float = 1.0, finished: bool = True, **sums: object) -> Run:
+def run(
+    number: int = 1,
+    *,
+    timeline: SavedTimeline = (1.0, []),
+    stats: EventStats | None = None,
+    seconds: float = 1.0,
+    finished: bool = True,
+    **sums: object,
+) -> Run:
     """A run that started on some day of January."""
     started = f"2026-01-{number:02d}T01:02:03+00:00"
     ended = started if finished else None
-    return Run(
-        number, started, ended, Summary(run=number, finished=finished, seconds=seconds, **sums)
-    )
+    summary = Summary(run=number, finished=finished, seconds=seconds, **sums)
+    return Run(number, started, ended, RunState(summary, timeline, stats or EventStats()))
 
 
 def half_a_second() -> ReportData:
@@ -75,12 +83,17 @@ def half_a_second() -> ReportData:
                 targets=60,
                 events=700,
                 value_sum=Decimal("15002.46"),
+                timeline=timeline(0.5, 90),
+                stats=stats(
+                    ["TRANSACTION_ADD", "BEHAVIOUR"],
+                    90,
+                    {2579: "15002.46", 2580: "42"},
+                    "Target {}",
+                ),
                 requests=90,
             )
         ],
-        stats(["TRANSACTION_ADD", "BEHAVIOUR"], 90, {2579: "15002.46", 2580: "42"}, "Target {}"),
         [(0, 3), (1, 12), (2, 15)],
-        timeline(0.5, 90),
         {},
     )
 
@@ -96,9 +109,13 @@ def night() -> ReportData:
         ids = [10**9 + n for n in range((5000, 3, 1)[number])]
         for user in ids:
             cause.add(user)
+    rules = {n: f"{(-1) ** n * n * n * 98765.4321}" for n in range(2570, 2590)} | {9: "42"}
+    named = ["TRANSACTION_ADD", "RETURN_BILL", "BEHAVIOUR", "REVIEW"]
     runs = [
         run(
             number,
+            timeline=timeline(5400, 40_000) if number == 30 else (1.0, []),
+            stats=stats(named, 800, rules, "Spend by {}") if number == 30 else None,
             seconds=5400.0,
             complete=1_234_567,
             failed=4,
@@ -111,15 +128,12 @@ def night() -> ReportData:
             late_events=12,
             vanished_events=3,
         )
-        for number in range(1, 31)
+        for number in range(30, 0, -1)
     ]
-    rules = {n: f"{(-1) ** n * n * n * 98765.4321}" for n in range(2570, 2590)} | {9: "42"}
     return ReportData(
         {"base_url": "https://eu.api.capillarytech.com", "format": "parquet", "raw": True},
         runs,
-        stats(["TRANSACTION_ADD", "RETURN_BILL", "BEHAVIOUR", "REVIEW"], 800, rules, "Spend by {}"),
         [(0, 12_345), (1, 45_678), (2, 1_000_000), (3, 200_000), (4, 99), (5, 1)],
-        timeline(5400, 40_000),
         failures,
     )
 
@@ -132,17 +146,25 @@ def extreme() -> ReportData:
     rules = {2**62: "-1E+400", 1: "0.000000001", 2: "9" * 60}
     return ReportData(
         {"base_url": f"https://{'host' * 40}.example", "target_rule_ids": [10**9] * 60},
-        [run(seconds=0.01, finished=False, complete=1, failed=1, value_sum=Decimal("-1E+400"))],
-        stats([f"<b>{long}", "\u0627" * 60, "x"], 1, rules, f"{long} {{}}"),
+        [
+            run(
+                timeline=timeline(0.01, 1, 0.000001),
+                stats=stats([f"<b>{long}", "\u0627" * 60, "x"], 1, rules, f"{long} {{}}"),
+                seconds=0.01,
+                finished=False,
+                complete=1,
+                failed=1,
+                value_sum=Decimal("-1E+400"),
+            )
+        ],
         [(1, 1)],
-        timeline(0.01, 1, 0.000001),
         {"E" * 120: cause},
     )
 
 
 def nothing() -> ReportData:
     """A directory that was made, and no more."""
-    return ReportData({}, [], PartStats(), [], RequestTimeline(), {})
+    return ReportData({}, [], [], {})
 
 
 DATA = {"half": half_a_second, "night": night, "extreme": extreme, "nothing": nothing}

@@ -29,7 +29,7 @@ from capillary_targets.sweep import (
     run,
 )
 from capillary_targets.sweep.ledger import Ledger
-from capillary_targets.sweep.rows import JsonLines
+from capillary_targets.sweep.rows import Format
 
 from .conftest import Swept, connected, names, read_jsonl, true_events, written
 
@@ -106,18 +106,18 @@ async def test_parts_may_leave(swept: Swept, tmp_path: Path):
     assert written(tmp_path / "all") == true_events(world)
 
 
-@pytest.mark.parametrize("where", ["encode_events", "encode_rows"])
+@pytest.mark.parametrize("kind", ["events", "targets"])
 async def test_whatever_goes_wrong_with_rows_is_one_users_failure(
-    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ):
-    encode = getattr(JsonLines, where)
+    encode = Format.encode
 
-    def broken(self: JsonLines, first: Any, rows: Any, *more: Any) -> Any:
-        if 1_000_003 in {first, *(row["user_id"] for row in rows if isinstance(row, dict))}:
+    def broken(self: Format, of: str, columns: Any) -> Any:
+        if of == kind and 1_000_003 in columns["user_id"]:
             raise RuntimeError("no such luck")
-        return encode(self, first, rows, *more)
+        return encode(self, of, columns)
 
-    monkeypatch.setattr(JsonLines, where, broken)
+    monkeypatch.setattr(Format, "encode", broken)
     sandbox = Sandbox(**SMALL)
     async with sandbox:
         summary = await swept(sandbox)
@@ -142,7 +142,7 @@ async def test_a_part_that_cannot_be_read_back_fails_its_users_alone(
         def broken(*_: object) -> None:
             raise RuntimeError("no such luck")
 
-        monkeypatch.setattr(JsonLines, "read_events", broken)
+        monkeypatch.setattr(Format, "read_events", broken)
         summary = await swept(sandbox, incremental=True)
     assert (summary.complete, summary.failed) == (6, 1)
 

@@ -20,8 +20,8 @@ from capillary_targets.sweep import (
     run,
 )
 from capillary_targets.sweep.charts import short, ticks
-from capillary_targets.sweep.report import _page, _verdict, write_data
-from capillary_targets.sweep.stats import PartStats
+from capillary_targets.sweep.report import _page, _verdict, write_report
+from capillary_targets.sweep.stats import EventStats
 
 from .browser import browser
 from .conftest import Swept, connected, names, read_jsonl
@@ -153,8 +153,7 @@ def test_the_verdict_is_one_sentence_about_everything():
         ({"bad_lines": 3}, "0 of 7 users failed: 3 lines of the list that are no user id."),
         ({"finished": False}, "Not finished: 7 users complete so far."),
     ):
-        data = DATA["half"]()
-        data.runs = [make_run(**summary, **sums)]
+        data = evolve(DATA["half"](), runs=[make_run(**summary, **sums)])
         good, verdict = _verdict(data)
         assert good == (sums.keys() <= {"by_value"})
         assert words in verdict
@@ -246,7 +245,7 @@ async def test_a_browser_draws_it_offline(report: Path):
 
 @pytest.mark.parametrize("name", DATA)
 async def test_nothing_overlaps_or_is_clipped_at_any_width(tmp_path: Path, name: str):
-    path = write_data(tmp_path, DATA[name]())
+    path = write_report(tmp_path, DATA[name]())
     async with browser() as page:
         for width in (360, 768, 1280):
             for dark in (False, True):
@@ -257,7 +256,7 @@ async def test_nothing_overlaps_or_is_clipped_at_any_width(tmp_path: Path, name:
 
 async def test_the_check_of_the_layout_sees_faults(tmp_path: Path):
     """Each kind of fault, made by hand, is found: so that finding none means something."""
-    path = write_data(tmp_path, DATA["half"]())
+    path = write_report(tmp_path, DATA["half"]())
     text = path.read_text()
     faults = {
         "svg text { transform: translateX(-60px) }": "clipped",
@@ -275,7 +274,7 @@ async def test_the_check_of_the_layout_sees_faults(tmp_path: Path):
 
 
 async def test_light_and_dark_are_readable(tmp_path: Path):
-    path = write_data(tmp_path, DATA["night"]())
+    path = write_report(tmp_path, DATA["night"]())
     async with browser() as page:
         for dark in (True, False):
             await page.open(path.as_uri(), width=360, dark=dark)
@@ -286,10 +285,10 @@ async def test_light_and_dark_are_readable(tmp_path: Path):
 
 
 def test_the_totals_add_no_counts_to_amounts():
-    stats = PartStats()
+    stats = EventStats()
     stats.values = {1: Decimal("1500.25"), 2: Decimal(42), 3: Decimal("0.25")}
     stats.events = Counter({1: 42, 2: 42, 3: 42})
-    page = _page(evolve(DATA["night"](), stats=stats))
+    page = _page(evolve(DATA["night"](), runs=[make_run(stats=stats)]))
     totals = page[page.index('id="totals"') :]
     totals = totals[: totals.index("</section>")]
     assert '<td>Sum of amounts</td><td class="n">1,500.50</td>' in totals

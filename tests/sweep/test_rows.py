@@ -24,7 +24,7 @@ from capillary_targets.sweep.rows import (
     plain,
     raw_rows,
 )
-from capillary_targets.sweep.stats import EXACT, PartStats
+from capillary_targets.sweep.stats import EXACT, EventStats
 from capillary_targets.sweep.store import format_named
 
 from .conftest import encoded, needed, read_jsonl
@@ -94,7 +94,7 @@ def scaled(amount: Decimal | None) -> Decimal | None:
 
 def arrow(rows: EncodedRows) -> Any:
     """A user's events as a batch."""
-    (batch,) = format_named("parquet", raw=False).merge(rows.blocks["events"])
+    (batch,) = format_named("parquet", raw=False).merge("events", rows.blocks["events"])
     return batch
 
 
@@ -180,7 +180,7 @@ def test_an_id_of_more_than_64_bits_in_a_target_is_null_and_noted(tmp_path):
 
 @given(st.lists(PLAIN | MIXED, max_size=4))
 def test_part_stats_count_each_event(users: list[list[TargetEvent]]):
-    stats = PartStats()
+    stats = EventStats()
     for events in users:
         stats.merge(encoded(events[:50], events[50:]).stats)
     flat = [event for events in users for event in events]
