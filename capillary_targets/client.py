@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
-from functools import partial, wraps
+from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack
 
@@ -13,7 +13,6 @@ from yarl import URL
 
 from . import endpoints, lookups
 from .auth import Auth
-from .endpoints import checked_id
 from .errors import ClientClosed, UsageError
 from .fanout import Sweep, UserQuery
 from .pager import EventPager
@@ -154,27 +153,19 @@ class TargetsClient:
             UsageError: A value that no request can be made of.
             ClientClosed: The client is not open.
         """
-        resolve, period_id = None, None
-        if isinstance(period, str):
-            if not period.strip():
-                raise UsageError('period must be "current", a refCode or an id')
-            if period == lookups.CURRENT and start is not None:
-                raise UsageError('a checkpoint is of one period: give its id, not "current"')
-            resolve = partial(lookups.resolve_period, self.session, user_id, target_rule_id, period)
-        elif period is not None:
-            period_id = checked_id("period", period)
+        if period == lookups.CURRENT and start is not None:
+            raise UsageError('a checkpoint is of one period: give its id, not "current"')
         return EventPager(
             self.session,
             user_id,
             target_rule_id,
-            period_id=period_id,
+            period,
             page_size=self.page_size if page_size is None else page_size,
             max_items=max_items,
             start=start,
             strict=strict,
             prefetch=prefetch,
             dialect=dialect or UNKNOWN,
-            resolve=resolve,
         )
 
     find_customer: Final = _method(lookups.find_customer)

@@ -24,14 +24,11 @@ _LONG: Final = 2**63
 
 def checked_id(name: str, value: object) -> int:
     """`value` as the 64-bit integer that the API's ids are. Raises `UsageError`."""
-    if not isinstance(value, bool):
-        try:
-            number = index(value)  # type: ignore[arg-type]
-        except TypeError:
-            pass
-        else:
-            if -_LONG <= number < _LONG:
-                return number
+    number = value if type(value) is int else None
+    if number is None and hasattr(value, "__index__") and not isinstance(value, bool):
+        number = index(value)  # numpy's integers, for one
+    if number is not None and -_LONG <= number < _LONG:
+        return number
     raise UsageError(f"{name} must be an integer of 64 bits, not {value!r}")
 
 

@@ -1,6 +1,6 @@
 """Fan-out: many users concurrently, as a stream of results.
 
-Every sweep goes through `fan_out`, so look-ahead, order, users in progress, and which errors are
+Every sweep goes through `FanOut`, so look-ahead, order, users in progress, and which errors are
 fatal for all users are decided here and nowhere else.
 """
 
@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
@@ -23,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar
 from weakref import ReferenceType, ref
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from .endpoints import active_targets, checked_id
 from .errors import (
@@ -38,7 +37,7 @@ from .errors import (
 )
 from .frames import EventList, Frame
 from .hooks import Scope, ScopeDetails, current_scope, within
-from .lookups import resolve_period
+from .lookups import checked_period
 from .models import Target, TargetEvent, short_repr
 from .pager import EventPager
 from .pagination import Checkpoint, PagingReport
@@ -53,19 +52,12 @@ __all__ = [
     "SweepStats",
     "UserOutcome",
     "UserQuery",
-    "WorkerPool",
-    "fan_out",
 ]
 
-T = TypeVar("T")
-R = TypeVar("R")
 F = TypeVar("F", bound="Fetched")
 
 _MOST_PREFETCH: Final = 4
 _PAGE_SIZE: Final = 100
-_TICK: Final = 1.0
-_STALL: Final = 3.0
-"""Seconds that the event loop must have stood still for requests to have timed out of it."""
 
 
 def _rule_ids(rules: Iterable[int]) -> tuple[int, ...]:
@@ -98,25 +90,9 @@ class UserQuery:
             raise UsageError(
                 "fetch_targets=False needs target_rule_ids: name the targets whose events you want"
             )
-        if isinstance(self.period, str):
-            if not self.period.strip():
-                raise UsageError('period must be "current", a refCode or an id')
-        elif self.period is not None:
-            checked_id("period", self.period)
+        checked_period(self.period)
         if self.page_size is not None and self.page_size < 1:
             raise UsageError(f"page_size must be at least 1, not {self.page_size}")
-
-
-def is_fatal(error: CapillaryError, query: UserQuery, retry_after_max: float) -> bool:
-    """Whether every other user would fail with this error too."""
-    if (error.retry_after or 0.0) > retry_after_max:
-        return True  # the limiter refuses everybody until then
-    if isinstance(error, AuthError | BudgetUnavailable):
-        return not error.retryable  # a rejected token may be good again
-    if isinstance(error, ClientClosed | EndpointGone):
-        return True
-    # Explicit ids that do not exist are the caller's mistake; an enrolled target's are the user's.
-    return not query.fetch_targets and isinstance(error, TargetRuleNotFound | TargetPeriodNotFound)
 
 
 class Fetched(Protocol):
@@ -126,35 +102,53 @@ class Fetched(Protocol):
     def error(self) -> Exception | None: ...
 
 
-class WorkerPool(Generic[T, R]):
-    """Worker pool: calls `call` for every item, `size()` at a time, and yields the results.
+@define(eq=False)
+class FanOut(Generic[F]):
+    """Worker pool over users: calls `fetch` for each of them, and yields what the calls return.
 
-    Results come as they are ready, or in the items' order. At most twice `size()` items are taken
-    and not yet consumed. The first exception of `call` or of `items` ends the stream. However it
-    ends, no task is left.
+    As many users are in progress as requests may be in flight: more would only queue in the
+    limiter. At most twice as many are taken and not yet consumed, so `users` may be endless. A user
+    who comes again while in progress is not fetched twice.
+
+    Args:
+        session: An open session, whose concurrency limit the number of workers follows.
+        users: User ids.
+        query: What to ask for each of them.
+        fetch: Fetches one user; its second argument is this object. At least the `error` that
+            stopped it, if any, is in what it returns.
+        ordered: Yield results in the order of `users`, else as they are ready.
+        most: At most so many users in progress.
     """
 
-    def __init__(
-        self,
-        items: AsyncIterator[T],
-        call: Callable[[T], Awaitable[R]],
-        size: Callable[[], int],
-        *,
-        ordered: bool = False,
-    ) -> None:
-        self._items, self._call, self._size, self._ordered = items, call, size, ordered
-        self._ready: deque[tuple[R, bool]] = deque()
-        """Results, and whether each is what a call returned, not what it emitted before."""
-        self._reorder_buffer: dict[int, R] = {}
-        self._running = self._taken = self._returned = self._consumed = 0
-        self._news, self._room = asyncio.Event(), asyncio.Event()
+    session: Session
+    users: Iterable[int] | AsyncIterable[int]
+    query: UserQuery
+    fetch: Callable[[int, FanOut[F]], Awaitable[F]]
+    ordered: bool = False
+    most: int | None = None
+    active: set[int] = field(init=False, factory=set)
+    """The users in progress."""
+    _workers: int = field(init=False, default=0)
+    _turn: asyncio.Lock = field(init=False, factory=asyncio.Lock)
+    _taken: int = field(init=False, default=0)
+    _returned: int = field(init=False, default=0)
+    _consumed: int = field(init=False, default=0)
+    _reorder_buffer: dict[int, F] = field(init=False, factory=dict)
+    _ready: deque[tuple[F, bool]] = field(init=False, factory=deque)
+    """Results, and whether each is what a call returned, not what it emitted before."""
+    _news: asyncio.Event = field(init=False, factory=asyncio.Event)
+    _room: asyncio.Event = field(init=False, factory=asyncio.Event)
 
-    async def results(self) -> AsyncGenerator[R, None]:
-        """What the calls emit and return; to be iterated once."""
-        producer = asyncio.create_task(self._produce())
-        producer.add_done_callback(lambda _: self._news.set())
+    async def results(self) -> AsyncGenerator[F, None]:
+        """What the calls emit and return; to be iterated once. However it ends, no task is left.
+
+        Raises:
+            CapillaryError: An error that is fatal for every user.
+        """
+        pool = asyncio.create_task(self._run())
+        pool.add_done_callback(lambda _: self._news.set())
         try:
-            while self._ready or not producer.done():
+            while self._ready or not pool.done():
                 while self._ready:
                     result, returned = self._ready.popleft()
                     self._consumed += returned
@@ -162,19 +156,19 @@ class WorkerPool(Generic[T, R]):
                     yield result
                     del result  # not to be kept alive while the next one is awaited
                 self._news.clear()
-                if not producer.done():
+                if not pool.done():
                     await self._news.wait()
         finally:
-            producer.cancel()
-            (failure,) = await asyncio.gather(producer, return_exceptions=True)
+            pool.cancel()
+            (failure,) = await asyncio.gather(pool, return_exceptions=True)
         while isinstance(failure, BaseExceptionGroup):
             failure = failure.exceptions[0]
         if failure is not None:
             raise failure
 
-    async def emit(self, result: R) -> None:
+    async def emit(self, result: F) -> None:
         """Yield a result before the call returns. Waits while many are not consumed yet."""
-        while len(self._ready) >= 2 * self._size():
+        while len(self._ready) >= 2 * self.size():
             await self._wait_for_room()
         self._ready.append((result, False))
         self._news.set()
@@ -183,64 +177,64 @@ class WorkerPool(Generic[T, R]):
         self._room.clear()
         await self._room.wait()
 
-    async def _produce(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                # The size follows the concurrency limit, down as well as up.
-                while (
-                    self._running >= max(1, self._size())
-                    or self._taken - self._consumed >= 2 * self._size()
-                ):
+    async def _run(self) -> None:
+        async with aclosing(_iterate(self.users)) as users, asyncio.TaskGroup() as group:
+            self._add_worker(users, group)
+
+    def _add_worker(self, users: AsyncGenerator[int, None], group: asyncio.TaskGroup) -> None:
+        self._workers += 1
+        group.create_task(self._work(users, group))
+
+    async def _work(self, users: AsyncGenerator[int, None], group: asyncio.TaskGroup) -> None:
+        """Fetch one user after the other. Each worker that has one adds the next worker."""
+        while True:
+            async with self._turn:
+                while self._taken - self._consumed >= 2 * self.size():
                     await self._wait_for_room()
-                try:
-                    item = await anext(self._items)
-                except StopAsyncIteration:
-                    return
-                group.create_task(self._run(self._taken, item))
+                user = None if self._workers > self.size() else await self._next(users)
+                if user is None:
+                    break
+                number = self._taken
                 self._taken += 1
-                self._running += 1
+            if self._workers < self.size():
+                self._add_worker(users, group)
+            result = await self.fetch(user, self)
+            self.active.discard(user)
+            if isinstance(result.error, CapillaryError) and self._is_fatal(result.error):
+                raise result.error
+            self._reorder_buffer[number if self.ordered else self._returned] = result
+            while self._returned in self._reorder_buffer:
+                self._ready.append((self._reorder_buffer.pop(self._returned), True))
+                self._returned += 1
+            del result
+            self._news.set()
+        self._workers -= 1
 
-    async def _run(self, number: int, item: T) -> None:
-        result = await self._call(item)
-        self._reorder_buffer[number if self._ordered else self._returned] = result
-        while self._returned in self._reorder_buffer:
-            self._ready.append((self._reorder_buffer.pop(self._returned), True))
-            self._returned += 1
-        self._running -= 1
-        self._news.set()
-        self._room.set()
+    async def _next(self, users: AsyncGenerator[int, None]) -> int | None:
+        """The next user who is not in progress; None at the end."""
+        async for user in users:
+            if user not in self.active:
+                self.active.add(user)
+                return user
+            await asyncio.sleep(0)  # a list of repetitions must not block the others
+        return None
 
+    def _is_fatal(self, error: CapillaryError) -> bool:
+        """Whether every other user would fail with this error too."""
+        if (error.retry_after or 0.0) > self.session.settings.retry.retry_after_max:
+            return True  # the limiter refuses everybody until then
+        if isinstance(error, AuthError | BudgetUnavailable):
+            return not error.retryable  # a rejected token may be good again
+        if isinstance(error, ClientClosed | EndpointGone):
+            return True
+        # Explicit ids that do not exist are the caller's mistake; an enrolled target's the user's.
+        explicit = not self.query.fetch_targets
+        return explicit and isinstance(error, TargetRuleNotFound | TargetPeriodNotFound)
 
-class _StallCounter:
-    """Counts how often the event loop stood still: a stopped process, a closed lid.
-
-    Its timer is due before those of the requests that were in flight, so it counts first.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._loop = asyncio.get_running_loop()
-        self._tick(self._loop.time())
-
-    def _tick(self, due: float) -> None:
-        now = self._loop.time()
-        self.count += now - due > _STALL
-        self.timer = self._loop.call_at(now + _TICK, self._tick, now + _TICK)
-
-
-@define(eq=False)
-class FanOut(Generic[F]):
-    """One fan-out, as each of its fetches sees it. Made by `fan_out`.
-
-    `active` are the users in progress, `most` of them at a time; `emit` yields a result before the
-    fetch returns.
-    """
-
-    session: Session
-    query: UserQuery
-    most: int | None = None
-    emit: Callable[[F], Awaitable[None]] = field(init=False)
-    active: set[int] = field(init=False, factory=set)
+    def size(self) -> int:
+        """Users in progress at once."""
+        limit = self.session.limiter.limit
+        return max(1, limit if self.most is None else min(limit, self.most))
 
     async def targets(self, user_id: int) -> tuple[tuple[Target, ...], tuple[int, ...]]:
         """A user's targets, each row once, and the ids of those whose events are asked for."""
@@ -256,100 +250,25 @@ class FanOut(Generic[F]):
 
     def pager(self, user_id: int, rule: int, start: Checkpoint | None = None) -> EventPager:
         """A pager over a target's events behind `start`."""
-        query, period, resolve = self.query, self.query.period, None
-        if isinstance(period, str):
-            resolve = partial(resolve_period, self.session, user_id, rule, period)
-            period = None
         share = self.size() // max(1, len(self.active))
         return EventPager(
             self.session,
             user_id,
             rule,
-            period_id=period,
-            page_size=query.page_size or _PAGE_SIZE,
+            self.query.period,
+            page_size=self.query.page_size or _PAGE_SIZE,
             start=start,
             prefetch=min(_MOST_PREFETCH, share) if share > 1 else 0,
-            resolve=resolve,
         )
 
-    def size(self) -> int:
-        """Users in progress at once."""
-        limit = self.session.limiter.limit
-        return limit if self.most is None else min(limit, self.most)
 
-
-async def fan_out(
-    session: Session,
-    users: Iterable[int] | AsyncIterable[int],
-    query: UserQuery,
-    fetch: Callable[[int, FanOut[F]], Awaitable[F]],
-    *,
-    ordered: bool = False,
-    most: int | None = None,
-) -> AsyncGenerator[F, None]:
-    """Call `fetch` for many users concurrently; yield what the calls emit and return.
-
-    As many users are in progress as requests may be in flight: more would only queue in the
-    limiter. About twice as many are started before their results are consumed, so `users` may be
-    endless. A user who comes again while in progress is not fetched twice. One who failed because
-    the process was suspended is fetched again.
-
-    Args:
-        session: An open session, which bounds the number of users in progress.
-        users: User ids.
-        query: What to ask for each of them.
-        fetch: Fetches one user; the second argument offers what all fetches share.
-        ordered: Yield results in the order of `users`, else as they are ready.
-        most: At most so many users in progress.
-
-    Raises:
-        CapillaryError: An error that is fatal for every user. What is in flight is cancelled.
-    """
-    fan: FanOut[F] = FanOut(session, query, most)
-    stalls = _StallCounter()
-
-    async def unique() -> AsyncGenerator[int, None]:
-        async for user in _iterate(users):
-            if user in fan.active:
-                await asyncio.sleep(0)  # a list of repetitions must not block the others
-            else:
-                fan.active.add(user)
-                yield user
-
-    async def call(user: int) -> F:
-        try:
-            while True:
-                before = stalls.count
-                result = await fetch(user, fan)
-                error = result.error
-                if not isinstance(error, CapillaryError):
-                    return result
-                if is_fatal(error, query, session.settings.retry.retry_after_max):
-                    raise error
-                if stalls.count == before or not error.retryable:
-                    return result
-        finally:
-            fan.active.discard(user)
-
-    try:
-        async with aclosing(unique()) as items:
-            pool = WorkerPool[int, F](items, call, fan.size, ordered=ordered)
-            fan.emit = pool.emit
-            async with aclosing(pool.results()) as results:
-                async for result in results:
-                    yield result
-                    del result
-    finally:
-        stalls.timer.cancel()
-
-
-async def _iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
+async def _iterate(users: Iterable[int] | AsyncIterable[int]) -> AsyncGenerator[int, None]:
+    if isinstance(users, AsyncIterable):
+        async for user in users:
+            yield user
     else:
-        for item in items:
-            yield item
+        for user in users:
+            yield user
 
 
 @frozen(repr=False)
@@ -418,8 +337,6 @@ class Sweep:
     _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
     _started: float = field(init=False, factory=time.monotonic, repr=False)
     _scope: Scope | None = field(init=False, default=None, repr=False)
-    _emitted: dict[int, dict[int, Checkpoint]] = field(init=False, factory=dict, repr=False)
-    """How far the walks are whose pages were emitted, by user and target."""
     _running: ReferenceType[AsyncGenerator[Any, None]] | None = field(
         init=False, default=None, repr=False
     )
@@ -458,31 +375,34 @@ class Sweep:
             async for result in results:
                 for event in result.events if isinstance(result, UserOutcome) else result:
                     yield event
-                if isinstance(result, UserOutcome):
-                    self._emitted.pop(result.user_id, None)
-                    if result.error is not None:
-                        raise result.error
+                if isinstance(result, UserOutcome) and result.error is not None:
+                    raise result.error
 
     def _start(self, *, by_page: bool) -> AsyncGenerator[Any, None]:
-        stream = self._stream(partial(self._fetch, by_page=by_page))
+        stream = self._stream(by_page=by_page)
         # A weak reference: a loop that is broken off drops its stream, which closes it at once.
         self._running = ref(stream)
         return stream
 
-    async def _stream(
-        self, fetch: Callable[[int, FanOut[Any]], Awaitable[UserOutcome]]
-    ) -> AsyncGenerator[Any, None]:
-        """Outcomes, and events where `fetch` emits them; counted, and reported to hooks."""
+    async def _stream(self, *, by_page: bool) -> AsyncGenerator[Any, None]:
+        """Outcomes, and with `by_page` their events before; counted, and reported to hooks."""
         self._started = time.monotonic()
-        hooks, failure = self._session.hooks, None
+        hooks, failure, stats = self._session.hooks, None, self._counted
         if hooks:
             self._scope = Scope(kind="sweep", parent=current_scope())
             hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
-        results = fan_out(self._session, self._users, self._query, fetch, ordered=self._ordered)
+        fetch = partial(self._fetch, by_page=by_page)
+        fan = FanOut[Any](self._session, self._users, self._query, fetch, self._ordered)
         try:
-            async with aclosing(results):
+            async with aclosing(fan.results()) as results:
                 async for result in results:
-                    self._count(result)
+                    if isinstance(result, UserOutcome):
+                        stats.users_done += 1
+                        stats.users_failed += not result.complete
+                        stats.targets += len(result.reports)
+                        stats.events += len(result.events)
+                    else:
+                        stats.events += len(result)
                     yield result
                     del result
         except Exception as error:
@@ -494,44 +414,27 @@ class Sweep:
                     ScopeDetails(scope=self._scope, phase="over", outcome=self.stats, error=failure)
                 )
 
-    def _count(self, result: UserOutcome | tuple[TargetEvent, ...]) -> None:
-        stats = self._counted
-        if not isinstance(result, UserOutcome):
-            stats.events += len(result)
-            return
-        stats.users_done += 1
-        stats.users_failed += not result.complete
-        stats.targets += len(result.reports)
-        stats.events += len(result.events)
-
     async def _fetch(self, user_id: int, fan: FanOut[Any], *, by_page: bool) -> UserOutcome:
         """A user with all events, or (`by_page`) one whose events are emitted instead."""
+        targets: tuple[Target, ...] = ()
         events: list[TargetEvent] = []
         reports: dict[int, PagingReport] = {}
-        emitted = self._emitted.setdefault(user_id, {}) if by_page else {}
-
-        async def fetch_events(rule: int) -> None:
-            pager = fan.pager(user_id, rule, emitted.get(rule))
-            try:
-                async with aclosing(pager.stream()) as pages:
-                    async for page in pages:
-                        if by_page:
-                            await fan.emit(page.events)
-                        else:
-                            events.extend(page.events)
-                        del page
-            finally:
-                reports[rule] = pager.report
-                if by_page:
-                    emitted[rule] = pager.checkpoint
-
-        targets: tuple[Target, ...] = ()
         error = None
         try:
             with within(self._scope):
                 targets, rules = await fan.targets(user_id)
                 for rule in rules:
-                    await fetch_events(rule)
+                    pager = fan.pager(user_id, rule)
+                    try:
+                        async with aclosing(pager.stream()) as pages:
+                            async for page in pages:
+                                if by_page:
+                                    await fan.emit(page.events)
+                                else:
+                                    events += page.events
+                                del page
+                    finally:
+                        reports[rule] = pager.report
         except CapillaryError as failure:
             error = failure
         return UserOutcome(user_id, targets, tuple(events), reports, error)
@@ -539,10 +442,13 @@ class Sweep:
     @property
     def stats(self) -> SweepStats:
         """How far it is now."""
-        stats, limiter = self._counted, self._session.limiter
-        stats.requests = self._session.counts.requests
-        stats.retries = self._session.counts.retries
-        stats.in_flight, stats.limit = limiter.in_flight, limiter.limit
-        stats.waited_for_budget = limiter.wait_times.budget + limiter.wait_times.pause
-        stats.seconds = time.monotonic() - self._started
-        return stats
+        session, limiter = self._session, self._session.limiter
+        return evolve(
+            self._counted,
+            requests=session.counts.requests,
+            retries=session.counts.retries,
+            in_flight=limiter.in_flight,
+            limit=limiter.limit,
+            waited_for_budget=limiter.wait_times.budget + limiter.wait_times.pause,
+            seconds=time.monotonic() - self._started,
+        )

@@ -25,7 +25,14 @@ from .structuring import Structurer
 from .transport import RedactedPath, get
 from .wire import Answer, data_of, success, warnings_of
 
-__all__ = ["CURRENT", "find_customer", "resolve_period", "target_groups", "target_periods"]
+__all__ = [
+    "CURRENT",
+    "checked_period",
+    "find_customer",
+    "resolve_period",
+    "target_groups",
+    "target_periods",
+]
 
 CURRENT: Final = "current"
 """The name of the period that is running, whatever its refCode."""
@@ -211,6 +218,16 @@ def _without_excerpt() -> Iterator[None]:
 
 
 # --- a period by its name ---
+
+
+def checked_period(period: int | str | None) -> int | str | None:
+    """`period` if it may be a period's id or name, or None. Raises `UsageError`."""
+    if isinstance(period, str):
+        if not period.strip():
+            raise UsageError('period must be "current", a refCode or an id')
+    elif period is not None:
+        return checked_id("period", period)
+    return period
 
 
 async def resolve_period(session: Session, user_id: int, target_rule_id: int, name: str) -> int:

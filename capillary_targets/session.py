@@ -38,6 +38,8 @@ __version__ = "0.2.0.dev0"
 _log = logging.getLogger("capillary_targets")
 
 _DRIFT_IN_SWEEPS: Final = 1000
+_ASLEEP: Final = 1.0
+"""Seconds that the event loop must be late for the process to count as stopped meanwhile."""
 _HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
 
 connection_reused: ContextVar[bool] = ContextVar("capillary_targets_reused", default=False)
@@ -76,6 +78,8 @@ class AttemptTimer:
     _attempts: dict[asyncio.Task[Any], tuple[float, int]] = field(init=False, factory=dict)
     """When each is due (inf: it was cut off), and how often its task was cancelled before it."""
     _handle: asyncio.TimerHandle | None = field(init=False, default=None)
+    asleep: float = field(init=False, default=0.0)
+    """Seconds for which attempts were not cut off because the process, or its loop, stood still."""
 
     def start(self, seconds: float) -> asyncio.Task[Any]:
         """The attempt of the running task, which may take so long."""
@@ -105,6 +109,8 @@ class AttemptTimer:
 
     def _cut_off(self) -> None:
         now, first = self._loop.time(), math.inf
+        if self._handle is not None and (late := now - self._handle.when()) > _ASLEEP:
+            self.asleep += late
         for task, (due, cancelling) in self._attempts.items():
             if due <= now:
                 self._attempts[task] = math.inf, cancelling

@@ -234,6 +234,7 @@ async def _exchange(request: _Request, headers: Mapping[str, str]) -> Answer:
     response: aiohttp.ClientResponse | None = None
     chunks: list[bytes] = []
     # Not aiohttp's own timers, which a connection with an answer from before can escape.
+    asleep = session.timer.asleep
     attempt = session.timer.start(min(request.deadline.left(), settings.attempt_timeout))
     try:
         while response is None:
@@ -258,6 +259,8 @@ async def _exchange(request: _Request, headers: Mapping[str, str]) -> Answer:
             room -= len(chunks[-1])
     finally:
         cut_off = session.timer.stop(attempt)
+        if session.wait_for_limits:  # a sweep: time asleep is none of its deadline
+            request.deadline.ends += session.timer.asleep - asleep
         if response is not None and not response.content.at_eof():
             response.close()
         if cut_off:

@@ -330,8 +330,7 @@ async def test_a_period_by_name(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("what", ["outcomes", "events", "targets"])
 async def test_time_asleep_is_no_time_out(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop stands still, as in a stopped process, while requests are in flight."""
-    monkeypatch.setattr("capillary_targets.fanout._STALL", 0.3)
-    monkeypatch.setattr("capillary_targets.fanout._TICK", 0.01)
+    monkeypatch.setattr("capillary_targets.session._ASLEEP", 0.3)
     sandbox = Sandbox(users=3, targets=1, events=25, exact_events=True)
     where = "enrolledTargets" if what == "targets" else "offset=1"
     async with sandbox, client_of(sandbox, page_size=10, timeout=0.5) as client:

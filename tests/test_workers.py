@@ -2,18 +2,40 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capillary_targets.fanout import WorkerPool
+from capillary_targets.fanout import FanOut, UserQuery
 
 
-async def stream(items: Iterable[int]) -> AsyncIterator[int]:
-    for item in items:
-        yield item
+@frozen
+class Found:
+    user: int
+    number: int | None = None
+    error: None = None
+
+
+def fan_of(
+    users: Any, visit: Callable[..., Any], size: Callable[[], int], *, ordered: bool = False
+) -> FanOut[Found]:
+    """A fan-out with a limit of the test's."""
+
+    class Limiter:
+        limit = property(lambda _: size())
+
+    session: Any = SimpleNamespace(limiter=Limiter())
+
+    async def fetch(user: int, fan: FanOut[Found]) -> Found:
+        await visit(user, fan.emit)
+        return Found(user)
+
+    return FanOut(session, users, UserQuery(), fetch, ordered)
 
 
 @given(st.integers(0, 40), st.integers(1, 8), st.booleans(), st.randoms())
@@ -29,19 +51,18 @@ async def test_every_item_is_visited_once_within_the_bound(
             assert taken - consumed <= 2 * size
             yield item
 
-    async def visit(item: int) -> int:
+    async def visit(item: int, _: object) -> None:
         nonlocal busy, most
         busy += 1
         most = max(most, busy)
         for _ in range(chance.randrange(5)):
             await asyncio.sleep(0)
         busy -= 1
-        return item
 
     results = []
-    async for result in WorkerPool(source(), visit, lambda: size, ordered=ordered).results():
+    async for result in fan_of(source(), visit, lambda: size, ordered=ordered).results():
         consumed += 1
-        results.append(result)
+        results.append(result.user)
         if chance.random() < 0.3:
             await asyncio.sleep(0)
     assert sorted(results) == list(range(items))
@@ -52,16 +73,15 @@ async def test_every_item_is_visited_once_within_the_bound(
 async def test_the_pool_follows_its_size() -> None:
     size = busy = most = 0
 
-    async def visit(item: int) -> int:
+    async def visit(item: int, _: object) -> None:
         nonlocal busy, most
         busy += 1
         most = max(most, busy)
         for _ in range(5):
             await asyncio.sleep(0)
         busy -= 1
-        return item
 
-    results = WorkerPool(stream(range(1000)), visit, lambda: size).results()
+    results = fan_of(range(1000), visit, lambda: size).results()
     for size, drained in [(1, 0), (20, 0), (3, 60)]:
         for _ in range(drained):
             await anext(results)
@@ -80,16 +100,15 @@ async def test_an_exception_ends_the_stream_and_leaves_no_task(broken: str) -> N
                 raise ZeroDivisionError
             yield item
 
-    async def visit(item: int) -> int:
+    async def visit(item: int, _: object) -> None:
         if broken == "visit" and item == 10:
             raise ZeroDivisionError
         await asyncio.sleep(0)
-        return item
 
     results = []
 
     async def consume() -> None:
-        async for result in WorkerPool(source(), visit, lambda: 4).results():
+        async for result in fan_of(source(), visit, lambda: 4).results():
             results.append(result)  # noqa: PERF401 - what came before it counts
 
     with pytest.raises(ZeroDivisionError):
@@ -101,15 +120,14 @@ async def test_an_exception_ends_the_stream_and_leaves_no_task(broken: str) -> N
 async def test_one_slow_item_does_not_hold_the_others_up() -> None:
     release = asyncio.Event()
 
-    async def visit(item: int) -> int:
+    async def visit(item: int, _: object) -> None:
         if item == 0:
             await release.wait()
-        return item
 
-    results = WorkerPool(stream(range(50)), visit, lambda: 4).results()
-    assert [await anext(results) for _ in range(49)] == list(range(1, 50))
+    results = fan_of(range(50), visit, lambda: 4).results()
+    assert [(await anext(results)).user for _ in range(49)] == list(range(1, 50))
     release.set()
-    assert await anext(results) == 0
+    assert (await anext(results)).user == 0
     await results.aclose()
 
 
@@ -119,35 +137,32 @@ async def test_what_a_visit_gives_comes_in_order_and_before_what_it_returns(
 ) -> None:
     given_out = consumed = 0
 
-    async def visit(item: int) -> tuple[int, int | None]:
+    async def visit(item: int, emit: Callable[[Found], Awaitable[None]]) -> None:
         nonlocal given_out
         for number in range(counts[item]):
-            await pool.emit((item, number))
+            await emit(Found(item, number))
             given_out += 1
             # At most twice the size waits, and what each of the others had in its hand.
             assert given_out - consumed <= 2 * size + 1
             if chance.random() < 0.5:
                 await asyncio.sleep(0)
-        return item, None
 
-    pool = WorkerPool[int, tuple[int, int | None]](stream(range(len(counts))), visit, lambda: size)
     found: dict[int, list[int | None]] = {}
-    async for item, number in pool.results():
-        consumed += number is not None
-        found.setdefault(item, []).append(number)
+    async for one in fan_of(range(len(counts)), visit, lambda: size).results():
+        consumed += one.number is not None
+        found.setdefault(one.user, []).append(one.number)
         if chance.random() < 0.3:
             await asyncio.sleep(0)
     assert found == {item: [*range(count), None] for item, count in enumerate(counts)}
 
 
 async def test_a_visit_that_waits_to_give_is_ended_with_the_stream() -> None:
-    async def visit(item: int) -> int:
+    async def visit(item: int, emit: Callable[[Found], Awaitable[None]]) -> None:
         while True:
-            await pool.emit(item)
+            await emit(Found(item))
 
-    pool = WorkerPool[int, int](stream(range(3)), visit, lambda: 2)
-    results = pool.results()
-    assert await anext(results) == 0
+    results = fan_of(range(3), visit, lambda: 2).results()
+    assert (await anext(results)).user == 0
     await results.aclose()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -156,11 +171,10 @@ async def test_not_even_what_is_no_exception_is_lost() -> None:
     class Stop(BaseException):
         pass
 
-    async def visit(item: int) -> int:
+    async def visit(item: int, _: object) -> None:
         if item == 3:
             raise Stop
-        return item
 
-    results = WorkerPool(stream(range(9)), visit, lambda: 1).results()
+    results = fan_of(range(9), visit, lambda: 1).results()
     with pytest.raises(Stop):
         [result async for result in results]

@@ -47,7 +47,7 @@ class Unwritable(ValueError):
 
 @frozen
 class UserFetcher:
-    """Fetches one user: `fetch` for `fan_out`."""
+    """Fetches one user: `fetch` for a `FanOut`."""
 
     directory: Directory
     format: Format

@@ -22,7 +22,7 @@ from attrs import evolve, frozen
 from capillary_targets.budget import Budget
 from capillary_targets.client import TargetsClient
 from capillary_targets.errors import UsageError
-from capillary_targets.fanout import fan_out
+from capillary_targets.fanout import FanOut
 from capillary_targets.limits import RateLimit
 from capillary_targets.pagination import Dialect
 
@@ -197,7 +197,8 @@ async def plan(
         if options.detect == "groups":
             groups = GroupsReader(options, run, state.sends_ids)
         fetcher = UserFetcher(directory, row_format, options, groups)
-        async with aclosing(fan_out(session, [*chosen], options, fetcher.fetch)) as found:
+        fan = FanOut(session, [*chosen], options, fetcher.fetch)
+        async with aclosing(fan.results()) as found:
             results = {chosen[one.record.user_id]: one async for one in found}
         asked = session.counts.requests - before
         empty = _ledger_size(fresh) if new else _PAGE

@@ -24,7 +24,7 @@ from capillary_targets.errors import (
     RequestTimeout,
     ServiceUnavailable,
 )
-from capillary_targets.fanout import fan_out
+from capillary_targets.fanout import FanOut
 from capillary_targets.notifications.store import AnnouncementSource, StoreUnavailable
 from capillary_targets.pagination import Dialect
 from capillary_targets.session import Session
@@ -249,7 +249,7 @@ class _Run:
 
         A failing disk is raised: then the part in progress cannot be kept.
         """
-        results = fan_out(
+        fan = FanOut(
             self._session,
             self._pending_users(users, failures),
             self._options,
@@ -257,7 +257,7 @@ class _Run:
             most=_connections(),
         )
         try:
-            async with aclosing(results):
+            async with aclosing(fan.results()) as results:
                 async for result in results:
                     self._count(result)
                     self._writer.add(result, self._clock())
