@@ -65,6 +65,12 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session
+def image(session: nox.Session) -> None:
+    """The container of examples/Dockerfile, built and run; needs podman, runc and debootstrap."""
+    run(session, "pytest", "-q", "-n0", "tests/integrations/image.py")
+
+
+@nox.session
 def nightly(session: nox.Session) -> None:
     """Every property with 5,000 random examples; small worlds and lost power in full."""
     profile = "--hypothesis-profile=nightly"

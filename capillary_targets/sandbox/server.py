@@ -8,6 +8,7 @@ import tomllib
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from decimal import Decimal
 from functools import partial
 from itertools import islice
@@ -42,8 +43,8 @@ _DATA_CALLS = ("/v3/users/", "/v3/targetGroups/", "/v2/customers/")
 _TOKEN_CALL = "/v3/oauth/"  # noqa: S105 - a path
 _RECORDED = 10_000
 _USERS_PER_CHUNK = 10_000
-_CODE = web.RequestKey("code", int)
-"""The API's code in a request's answer."""
+_CODE: ContextVar[int | None] = ContextVar("_CODE")
+"""The API's code in the answer to the request at hand: aiohttp has `RequestKey` from 3.14 on."""
 
 _Settings = ParamSpec("_Settings")
 
@@ -205,6 +206,7 @@ class Sandbox(Listener):
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Record the request whatever becomes of it: without a status if it got no answer."""
         self.counts[request.match_info.route.name or "unknown"] += 1
+        _CODE.set(None)
         response: web.StreamResponse | None = None
         try:
             response = await self._respond(request, handler)
@@ -212,7 +214,7 @@ class Sandbox(Listener):
             status = None if response is None else response.status
             self.requests.append(
                 RecordedRequest(
-                    request.method, request.path, request.query_string, status, request.get(_CODE)
+                    request.method, request.path, request.query_string, status, _CODE.get()
                 )
             )
         # Nobody hears this after a reset; aiohttp wants an answer all the same.
@@ -243,7 +245,7 @@ class Sandbox(Listener):
             if fault is None:
                 return await serve(request, handler)
             if fault.code is not None:
-                request[_CODE] = fault.code
+                _CODE.set(fault.code)
             call = Call(request, partial(serve, request, handler), self.faults.stall)
             with suppress(ConnectionError):  # the other side may leave half way
                 return await fault.send(call)
@@ -265,7 +267,7 @@ class Sandbox(Listener):
                 authenticator.check(request.headers)
             return await handler(request)
         except ErrorResponse as error:
-            request[_CODE] = error.code
+            _CODE.set(error.code)
             status = error.status or self.settings.error_status
             return web.Response(body=error.body, status=status, content_type="application/json")
         except web.HTTPException as problem:
