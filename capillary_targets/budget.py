@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 from uuid import uuid4
 
 from .errors import BudgetUnavailable, CapillaryError, UsageError
-from .limits import RateLimit
+from .limits import RateLimit, Window, background_after, catch_up, room, spacing
 
 __all__ = ["Budget", "SharedBudget", "open_budget"]
 
@@ -41,8 +41,11 @@ _log = logging.getLogger("capillary_targets")
 class Budget(Protocol):
     """A place for each request, in any window of the budget's length."""
 
-    async def acquire(self) -> tuple[str, float]:
-        """A ticket and 0.0, or "" and the seconds until asking again makes sense."""
+    async def acquire(self, *, background: bool) -> tuple[str, float]:
+        """A ticket and 0.0, or "" and the seconds until asking again makes sense.
+
+        `background`: for a sweep, which goes behind people.
+        """
 
     async def release(self, ticket: str) -> None:
         """The request of this ticket was answered, or failed."""
@@ -80,32 +83,40 @@ class SharedBudget:
         self._on_change = on_change
         self._on_error = on_error
         self._clock = clock
+        self._part = Window(rate) if isinstance(rate, RateLimit) else None
         self._tickets: deque[str] = deque()
-        self._free_at = -math.inf
-        self._wanted = False
+        self._free_at = {False: -math.inf, True: -math.inf}  # by lane: for the background?
+        self._wanted: bool | None = None  # for which lane, as above
         self._unreported: deque[str] = deque()
         self._pause = 0.0
         self._task: asyncio.Task[None] | None = None
 
-    def delay(self, now: float) -> float:
-        """Seconds until there may be a ticket: 0 with one in hand, inf until `fetch` has asked."""
+    def delay(self, now: float, *, background: bool) -> float:
+        """Seconds until there may be a ticket: 0 with one in hand, inf: one is asked for."""
         if self._tickets:
             return 0.0
-        return self._free_at - now if now < self._free_at else math.inf
+        if (wait := self._free_at[background] - now) > 0:
+            return wait
+        self._wanted = background
+        self._start()
+        return math.inf
 
-    def acquire(self) -> str:
+    def acquire(self, now: float, *, background: bool) -> str:
         """The ticket in hand, which `delay` has found."""
+        if self._part is not None:
+            self._part.acquire(now, background=background)
         return self._tickets.popleft()
 
-    def fetch(self) -> None:
-        """Ask for a ticket; `on_change` or `on_error` follows."""
-        self._wanted = True
-        self._start()
-
-    def release(self, ticket: str) -> None:
+    def release(self, now: float, ticket: str) -> None:
         """Report that the request of this ticket is over."""
+        if self._part is not None:
+            self._part.release(now, ticket)
         self._unreported.append(ticket)
         self._start()
+
+    def used(self, now: float) -> int | None:
+        """Places that this process has taken, where the budget's window is known."""
+        return None if self._part is None else self._part.used(now)
 
     def pause(self, seconds: float) -> None:
         """Tell everybody who shares the budget to send nothing for so long."""
@@ -114,7 +125,7 @@ class SharedBudget:
 
     async def aclose(self) -> None:
         """Deliver what is unreported, and close the budget unless it is the caller's."""
-        self._wanted = False
+        self._wanted = None
         self._unreported.extend(self._tickets)
         self._tickets.clear()
         self._start()
@@ -136,9 +147,8 @@ class SharedBudget:
                 elif self._pause:
                     seconds, self._pause = self._pause, 0.0
                     await self._report(self._budget.pause(seconds))
-                elif self._wanted:
-                    self._wanted = False
-                    await self._fetch()
+                elif self._wanted is not None:
+                    await self._fetch(background=self._wanted)
                 else:
                     break
         finally:
@@ -150,20 +160,21 @@ class SharedBudget:
         except Exception as error:  # noqa: BLE001 - the request it belongs to is over
             _log.warning("not reported to the rate budget: %s", _unavailable(error))
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, *, background: bool) -> None:
         try:
-            ticket, wait = await self._budget.acquire()
+            ticket, wait = await self._budget.acquire(background=background)
         except Exception as error:  # noqa: BLE001 - whatever it is, callers get a CapillaryError
+            self._wanted = None
             self._on_error(_unavailable(error))
         else:
+            self._wanted = None
             if ticket:
                 self._tickets.append(ticket)
             else:
-                self._free_at = self._clock() + wait
+                self._free_at[background] = self._clock() + wait
         self._on_change()
-        if not self._wanted:  # whoever was queued for it has given up
-            self._unreported.extend(self._tickets)
-            self._tickets.clear()
+        self._unreported.extend(self._tickets)  # of those who have given up meanwhile
+        self._tickets.clear()
 
 
 def _unavailable(error: Exception) -> CapillaryError:
@@ -178,6 +189,7 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS places (ticket TEXT PRIMARY KEY, free_at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS places_free_at ON places (free_at);
 CREATE TABLE IF NOT EXISTS pauses (since REAL NOT NULL, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS lanes (background INTEGER PRIMARY KEY, next_at REAL NOT NULL);
 """
 
 
@@ -223,36 +235,43 @@ class SqliteBudget:
                 retryable=code in _SQLITE_PASSING,
             ) from error
 
-    async def acquire(self) -> tuple[str, float]:
+    async def acquire(self, *, background: bool) -> tuple[str, float]:
         """A place in the shared window, or how long to wait for one."""
         ticket = uuid4().hex
         try:
-            wait = await self._run(lambda: self._acquire(ticket))
+            wait = await self._run(lambda: self._acquire(ticket, background=background))
         except asyncio.CancelledError:
             with suppress(RuntimeError):  # closed meanwhile: the lease frees the place
                 self._thread.submit(self._free, ticket, -math.inf)
             raise
         return ("" if wait else ticket), wait
 
-    def _acquire(self, ticket: str) -> float:
-        now = self._clock()
+    def _acquire(self, ticket: str, *, background: bool) -> float:
+        now, limit, execute = self._clock(), self._limit, self._db.execute
         with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            longest = max(_LEASE, self._limit.per) + self._limit.per
-            self._db.execute(
-                "DELETE FROM places WHERE free_at <= ? OR free_at > ?", (now, now + longest)
-            )
-            self._db.execute("DELETE FROM pauses WHERE until <= ? OR since > ?", (now, now))
-            (pause,) = self._db.execute("SELECT max(until) FROM pauses").fetchone()
+            execute("BEGIN IMMEDIATE")
+            lease = now + max(_LEASE, limit.per)
+            longest = lease + limit.per
+            execute("DELETE FROM places WHERE free_at <= ? OR free_at > ?", (now, longest))
+            execute("DELETE FROM pauses WHERE until <= ? OR since > ?", (now, now))
+            execute("DELETE FROM lanes WHERE next_at > ?", (now + 2 * limit.per,))
+            (pause,) = execute("SELECT max(until) FROM pauses").fetchone()
             if pause is not None:
                 return float(pause) - now
-            taken, first = self._db.execute("SELECT count(*), min(free_at) FROM places").fetchone()
-            if taken >= self._limit.requests:
+            (at,) = execute("SELECT coalesce(max(next_at), -9e999) FROM lanes").fetchone()
+            taken, first = execute("SELECT count(*), min(free_at) FROM places").fetchone()
+            wait = max(0.0, at - now) if background else 0.0
+            if taken >= room(limit, background=background):
                 # A lease does not say when its request will be over, but then `per` follows.
-                return max(min(float(first) - now, self._limit.per), 0.001)
-            lease = now + max(_LEASE, self._limit.per)
-            self._db.execute("INSERT INTO places VALUES (?, ?)", (ticket, lease))
-            return 0.0
+                wait = max(min(float(first) - now, limit.per), wait, 0.001)
+                if not background:  # who goes before the sweeps of all processes
+                    at = max(at, now + wait + spacing(limit, background=False))
+            if not wait:
+                execute("INSERT INTO places VALUES (?, ?)", (ticket, lease))
+                at = background_after(limit, at, now, background=background)
+            if at > -math.inf:
+                execute("INSERT OR REPLACE INTO lanes VALUES (1, ?)", (at,))
+            return wait
 
     async def release(self, ticket: str) -> None:
         """Start the time after which the place is free."""
@@ -276,18 +295,27 @@ class SqliteBudget:
 
 
 _ACQUIRE: Final = """
+local room, lease, per = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local background, spacing, catch_up = ARGV[5] == '1', tonumber(ARGV[6]), tonumber(ARGV[7])
 local now = redis.call('TIME'); now = now[1] + now[2] / 1e6
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if redis.call('ZSCORE', KEYS[1], ARGV[3]) then return '0' end
+if redis.call('ZSCORE', KEYS[1], ARGV[1]) then return '0' end
 local pause = tonumber(redis.call('GET', KEYS[2]) or '0')
 if pause > now then return tostring(pause - now) end
-if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then
+local at, wait = tonumber(redis.call('GET', KEYS[3]) or '0'), 0
+if background then wait = math.max(0, at - now) end
+if redis.call('ZCARD', KEYS[1]) >= room then
   local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-  return tostring(math.max(math.min(first[2] - now, ARGV[4]), 0.001))
+  wait = math.max(math.min(first[2] - now, per), wait, 0.001)
+  if not background then at = math.max(at, now + wait + spacing) end
 end
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
-redis.call('EXPIRE', KEYS[1], math.ceil(ARGV[2]) * 2)
-return '0'
+if wait == 0 then
+  redis.call('ZADD', KEYS[1], now + lease, ARGV[1])
+  redis.call('EXPIRE', KEYS[1], math.ceil(lease) * 2)
+  if at > 0 or not background then at = math.max(at, now - catch_up) + spacing end
+end
+if at > 0 then redis.call('SET', KEYS[3], string.format('%.6f', at), 'EX', math.ceil(per) * 2) end
+return tostring(wait)
 """
 # A script that has deleted something first is not refused when Redis is full.
 _RELEASE: Final = """
@@ -338,6 +366,7 @@ class RedisBudget:
             raise UsageError(f"the shared budget's Redis address cannot be read: {error}") from None
         key = f"capillary-targets:{{{limit.requests}/{limit.per:g}}}"
         self._places, self._paused = f"{key}:places", f"{key}:pause"
+        self._lanes = f"{key}:background"
         self._acquire = self._redis.register_script(_ACQUIRE)
         self._release = self._redis.register_script(_RELEASE)
         self._pause = self._redis.register_script(_PAUSE)
@@ -351,12 +380,16 @@ class RedisBudget:
                 retryable=isinstance(error, self._passing) and not isinstance(error, self._final),
             ) from error
 
-    async def acquire(self) -> tuple[str, float]:
+    async def acquire(self, *, background: bool) -> tuple[str, float]:
         """A place in the shared window, or how long to wait for one."""
-        ticket, per = uuid4().hex, self._limit.per
-        keys, lease = [self._places, self._paused], max(_LEASE, per)
-        wait = float(await self._run(self._acquire, keys, self._limit.requests, lease, ticket, per))
-        return ("" if wait else ticket), wait
+        ticket, limit = uuid4().hex, self._limit
+        wait = await self._run(
+            self._acquire,
+            [self._places, self._paused, self._lanes],
+            *(ticket, room(limit, background=background), max(_LEASE, limit.per), limit.per),
+            *(int(background), spacing(limit, background=background), catch_up(limit)),
+        )
+        return ("" if float(wait) else ticket), float(wait)
 
     async def release(self, ticket: str) -> None:
         """Start the time after which the place is free."""

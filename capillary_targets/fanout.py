@@ -318,7 +318,7 @@ class SweepStats:
     limit: int = 0
     """Requests allowed in flight now."""
     waited_for_budget: float = 0.0
-    """By all requests of the client together, pauses that the server asked for included."""
+    """Seconds in which the client held requests back, pauses that the server asked for included."""
     seconds: float = 0.0
 
 
@@ -443,12 +443,13 @@ class Sweep:
     def stats(self) -> SweepStats:
         """How far it is now."""
         session, limiter = self._session, self._session.limiter
+        waited = limiter.waited()
         return evolve(
             self._counted,
             requests=session.counts.requests,
             retries=session.counts.retries,
             in_flight=limiter.in_flight,
             limit=limiter.limit,
-            waited_for_budget=limiter.wait_times.budget + limiter.wait_times.pause,
+            waited_for_budget=waited["budget"] + waited["pause"],
             seconds=time.monotonic() - self._started,
         )

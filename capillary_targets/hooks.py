@@ -37,7 +37,7 @@ __all__ = [
 
 _log = logging.getLogger("capillary_targets")
 
-WaitReason: TypeAlias = Literal["slot", "budget", "pause", "lane"]
+WaitReason: TypeAlias = Literal["slot", "budget", "pause"]
 
 
 @frozen(kw_only=True, eq=False)
@@ -135,8 +135,8 @@ class FailureDetails:
 class WaitDetails:
     """A request waited `seconds` before it could be sent.
 
-    `reason`: all concurrency slots were taken, the rate budget was used up, the server had asked
-    for a pause (429), or requests of the foreground lane went first.
+    `reason`: all concurrency slots were taken, the rate budget was used up, or the server had asked
+    for a pause (429).
     """
 
     reason: WaitReason

@@ -1,4 +1,4 @@
-"""Concurrency limit and rate limit: every request acquires a permit and releases it when over.
+"""Concurrency and rate limits: every request acquires a permit, and releases it when it is over.
 
 The sums are in `limits`; here is who waits. Two lanes: calls of people (foreground) go before calls
 of sweeps (background), each lane first come, first served.
@@ -35,7 +35,7 @@ from .limits import (
 )
 from .retry import waiting_disabled
 
-__all__ = ["Deadline", "Outcome", "Permit", "RequestLimiter", "WaitTimes", "outcome_of"]
+__all__ = ["Deadline", "Outcome", "Permit", "RequestLimiter", "outcome_of"]
 
 Outcome: TypeAlias = Literal["ok", "throttled", "overload", "cancelled"]
 """How a request ended: `throttled` is 429; `overload` a time-out, a broken connection, 502, 503."""
@@ -53,24 +53,14 @@ def outcome_of(error: CapillaryError) -> Outcome:
 
 
 @define(eq=False, repr=False)
-class WaitTimes:
-    """Seconds spent waiting for permits, by all requests together, by what they waited for."""
-
-    slot: float = 0.0
-    budget: float = 0.0
-    pause: float = 0.0
-    lane: float = 0.0
-
-
-@define(eq=False, repr=False)
 class Permit:
     """The right to send one request: when it was given, and how many were then in flight."""
 
     sent: float
     in_flight: int
-    probe: bool = False
+    probe: bool
     """Whether it tries if an outage is over."""
-    ticket: str = ""
+    ticket: str | None = None
     """Its place in the budget."""
 
 
@@ -97,8 +87,6 @@ class Deadline:
 class _Waiter:
     deadline: Deadline
     granted: asyncio.Future[Permit]
-    unlimited: bool
-    """Whether only concurrency limits it, in tests that do not wait."""
 
 
 class RequestLimiter:
@@ -124,41 +112,33 @@ class RequestLimiter:
         retry_after_max: float = 900.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._controller = (
-            ConcurrencyController(concurrency)
-            if isinstance(concurrency, AdaptiveConcurrency)
-            else None
-        )
-        self._fixed = concurrency if isinstance(concurrency, int) else 0
-        self._window: Window | None = None
-        self._shared: SharedBudget | None = None
-        if isinstance(rate, RateLimit):  # if shared, only counts the places of this process
-            self._window = Window(rate.requests, rate.per)
-        if rate is not None and not (isinstance(rate, RateLimit) and rate.shared is None):
-            self._shared = SharedBudget(rate, self._dispatch, self._fail_next, clock)
+        if isinstance(concurrency, int):
+            concurrency = AdaptiveConcurrency(concurrency, concurrency, concurrency)
+        self._concurrency = ConcurrencyController(concurrency)
+        self._budget: Window | SharedBudget | None = None
+        self._budget_name = ""
+        if isinstance(rate, RateLimit):
+            self._budget_name = f" ({rate.requests} requests in {rate.per:g} s)"
+            if rate.shared is None:
+                self._budget = Window(rate)
+        if rate is not None and self._budget is None:
+            self._budget = SharedBudget(rate, self._dispatch, self._fail_next, clock)
         self._hooks = hooks
         self._clock = clock
         self._foreground: deque[_Waiter] = deque()
         self._background: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._blocked: WaitReason | None = None  # what the head of the queue waits for
-        self._blocked_lane = self._foreground
+        self._blocked: WaitReason | None = None  # what the next request waits for
         self._blocked_since = 0.0
-        reasons: tuple[WaitReason, ...] = get_args(WaitReason)
-        self._elapsed = dict.fromkeys(reasons, 0.0)
-        self._elapsed_background = dict.fromkeys(reasons, 0.0)
-        self._budget_name = (
-            f" ({rate.requests} requests in {rate.per:g} s)" if isinstance(rate, RateLimit) else ""
-        )
+        self._waited: dict[WaitReason, float] = dict.fromkeys(get_args(WaitReason), 0.0)
         self.rate: RateController = RateController()
         self.breaker: CircuitBreaker = CircuitBreaker(retry_after_max)
         self.in_flight: int = 0
-        self.wait_times: WaitTimes = WaitTimes()
 
     @property
     def limit(self) -> int:
         """Requests allowed in flight now."""
-        return self._fixed if self._controller is None else self._controller.limit
+        return self._concurrency.limit
 
     async def acquire(self, deadline: Deadline) -> Permit:
         """Wait for a slot, the pace and the budget.
@@ -172,18 +152,21 @@ class RequestLimiter:
             TimeoutError: the deadline passed.
 
         """
-        unlimited = waiting_disabled.get()
-        lane = self._background if deadline.paused_while_queued else self._foreground
+        background, now = deadline.paused_while_queued, self._clock()
+        if waiting_disabled.get():
+            self.in_flight += 1
+            return Permit(now, self.in_flight, probe=False)
+        lane = self._background if background else self._foreground
         if not self._foreground and not lane:
-            now = self._clock()
-            if self._blocked_by(now, lane, unlimited=unlimited)[0] is None:
-                return self._grant(now, lane, unlimited=unlimited)
-        waiter = _Waiter(deadline, asyncio.get_running_loop().create_future(), unlimited)
+            reason, _ = self._blocked_by(now, background=background)
+            if reason is None:
+                return self._grant(now, background=background)
+        waiter = _Waiter(deadline, asyncio.get_running_loop().create_future())
         lane.append(waiter)
-        started, before = self._clock(), dict(self._elapse(lane))
+        before = self.waited()
         try:
             self._dispatch()
-            async with asyncio.timeout(None if deadline.paused_while_queued else deadline.left()):
+            async with asyncio.timeout(None if background else deadline.left()):
                 return await waiter.granted
         except BaseException:
             if waiter.granted.done() and not waiter.granted.cancelled():
@@ -194,9 +177,14 @@ class RequestLimiter:
                 self._dispatch()  # a foreground call may have held the background lane back
             raise
         finally:
-            self._note_wait(lane, before)
-            if deadline.paused_while_queued:
-                deadline.ends += self._clock() - started
+            if background:
+                deadline.ends += self._clock() - now
+            if self._hooks:
+                for reason, seconds in self.waited().items():
+                    if passed := seconds - before[reason]:
+                        self._hooks.emit(
+                            WaitDetails(reason=reason, seconds=passed, background=background)
+                        )
 
     def release(
         self,
@@ -215,83 +203,77 @@ class RequestLimiter:
 
         """
         now = self._clock() if ended is None else ended
+        queued = bool(self._foreground or self._background)
         self.in_flight -= 1
-        self.rate.ended()
-        self.breaker.ended(probe=permit.probe)
+        if permit.probe:
+            self.breaker.probe_ended()
         if outcome == "ok":
             self.rate.accepted(permit.sent)
-            if self.breaker.succeeded(permit.sent) and self._controller is not None:
-                self._controller.restart()
+            if self.breaker.succeeded(permit.sent):
+                self._concurrency.restart()
+            self._concurrency.on_response(now, permit.sent, permit.in_flight)
         elif outcome == "throttled":
             paused = self.breaker.refused(now, permit.sent, retry_after)
             # Without a hint it takes many refusals to pause, which a lack of requests has not.
-            queued = bool(self._foreground or self._background)
             busy = 2 * permit.in_flight >= max(4, min(self.limit, self.rate.burst))
             saturated = retry_after is None or queued or busy
             self.rate.refused(now, permit.sent, paused=paused, saturated=saturated)
         elif outcome == "overload":
             self.breaker.failed(now, permit.sent, retry_after)
-        overload = outcome == "overload"
-        if self._shared is not None and (pause := self.breaker.paused_until - now) > 0:
-            self._shared.pause(pause)
-        if self._controller is not None and (
-            outcome == "ok" or (overload and not self.breaker.half_open)
-        ):
-            seconds = now - permit.sent
-            self._controller.on_response(now, seconds, permit.in_flight, overload=overload)
-        if self._window is not None and permit.ticket:
-            self._window.release(self._clock())
-        if self._shared is not None and permit.ticket:
-            self._shared.release(permit.ticket)
-        if self._foreground or self._background:
+            if not self.breaker.half_open:
+                self._concurrency.on_response(now, permit.sent, permit.in_flight, overload=True)
+        if self._budget is not None and permit.ticket is not None:
+            pause = self.breaker.paused_until - now
+            if outcome != "ok" and pause > 0 and isinstance(self._budget, SharedBudget):
+                self._budget.pause(pause)
+            self._budget.release(now, permit.ticket)
+        if queued:
             self._dispatch()
+
+    def waited(self) -> dict[WaitReason, float]:
+        """Seconds for which requests were held back so far, by what they waited for."""
+        now, waited = self._clock(), self._waited
+        if self._blocked is not None:
+            waited[self._blocked] += now - self._blocked_since
+        self._blocked_since = now
+        return waited.copy()
 
     def state(self) -> LimiterState:
         """How busy it is now. May be called from another thread."""
-        window, own = self._window, self._shared is None
+        budget = self._budget
         return LimiterState(
             in_flight=self.in_flight,
             limit=self.limit,
             foreground_queue=_waiting(self._foreground),
             background_queue=_waiting(self._background),
-            budget_used=None if window is None else window.used(self._clock()),
-            budget_limit=window.requests if window is not None and own else None,
+            budget_used=None if budget is None else budget.used(self._clock()),
+            budget_limit=budget.limit.requests if isinstance(budget, Window) else None,
         )
 
     async def aclose(self) -> None:
         """Report to the shared budget, and close it unless it is the caller's."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._shared is not None:
-            await self._shared.aclose()
+        if isinstance(self._budget, SharedBudget):
+            await self._budget.aclose()
 
-    def _blocked_by(
-        self, now: float, lane: deque[_Waiter], *, unlimited: bool
-    ) -> tuple[WaitReason | None, float]:
+    def _blocked_by(self, now: float, *, background: bool) -> tuple[WaitReason | None, float]:
         """What holds a lane's next request back, and for how many seconds (inf: until told)."""
         if self.in_flight >= self.limit:
             return "slot", math.inf
-        if unlimited:
-            return None, 0.0
-        background = lane is self._background
-        if wait := self.breaker.delay(now, background=background) or self.rate.delay(now):
+        wait = self.breaker.delay(now, background=background)
+        if wait or (wait := self.rate.delay(now, self.in_flight)):
             return "pause", wait
-        wait = 0.0
-        if self._shared is not None:
-            wait = self._shared.delay(now)
-        elif self._window is not None:
-            wait = self._window.delay(now, background=background)
-        return ("budget" if wait else None), wait
+        if self._budget is not None and (wait := self._budget.delay(now, background=background)):
+            return "budget", wait
+        return None, 0.0
 
-    def _grant(self, now: float, lane: deque[_Waiter], *, unlimited: bool) -> Permit:
+    def _grant(self, now: float, *, background: bool) -> Permit:
         self.in_flight += 1
         self.rate.sent(now)
-        ticket = ""
-        if self._window is not None and not unlimited:
-            self._window.acquire(now, background=lane is self._background)
-            ticket = "local"
-        if self._shared is not None and not unlimited:
-            ticket = self._shared.acquire()
+        ticket = None
+        if self._budget is not None:
+            ticket = self._budget.acquire(now, background=background)
         return Permit(now, self.in_flight, self.breaker.sent(now), ticket)
 
     def _dispatch(self) -> None:
@@ -299,30 +281,28 @@ class RequestLimiter:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        reason, wait = None, 0.0
-        while (lane := self._next_lane()) is not None:
-            now, waiter = self._clock(), lane[0]
-            reason, wait = self._blocked_by(now, lane, unlimited=waiter.unlimited)
+        reason: WaitReason | None = None
+        wait = 0.0
+        while (waiter := self._next_waiter()) is not None:
+            now, background = self._clock(), waiter.deadline.paused_while_queued
+            reason, wait = self._blocked_by(now, background=background)
             if reason is None:
-                waiter.granted.set_result(self._grant(now, lane, unlimited=waiter.unlimited))
-            elif wait < math.inf and self._refuse_late(now, reason, wait):
-                reason = None
-            else:
+                waiter.granted.set_result(self._grant(now, background=background))
+            elif wait == math.inf or not self._refuse_late(now, reason, wait):
                 break
-        self._elapse()
-        self._blocked, self._blocked_lane = reason, lane or self._foreground
+            reason = None
+        self.waited()
+        self._blocked = reason
         if reason is not None and wait < math.inf:
             self._timer = asyncio.get_running_loop().call_later(wait, self._dispatch)
-        elif reason == "budget" and self._shared is not None:
-            self._shared.fetch()
 
-    def _next_lane(self) -> deque[_Waiter] | None:
-        """The lane whose turn it is; calls that gave up are dropped."""
+    def _next_waiter(self) -> _Waiter | None:
+        """Whose turn it is; calls that gave up are dropped."""
         for lane in (self._foreground, self._background):
             while lane and lane[0].granted.done():
                 lane.popleft()
             if lane:
-                return lane
+                return lane[0]
         return None
 
     def _refuse_late(self, now: float, reason: WaitReason, wait: float) -> bool:
@@ -354,30 +334,8 @@ class RequestLimiter:
         return RateLimited(said, retry_after=wait)
 
     def _fail_next(self, error: CapillaryError) -> None:
-        lane = self._next_lane()
-        if lane is not None:
-            lane[0].granted.set_exception(error)
-
-    def _elapse(self, lane: deque[_Waiter] | None = None) -> dict[WaitReason, float]:
-        """Seconds for which a lane was blocked so far, by what blocked it."""
-        now = self._clock()
-        if self._blocked is not None:
-            passed, ahead = now - self._blocked_since, self._blocked_lane is self._foreground
-            if ahead:
-                self._elapsed[self._blocked] += passed
-            self._elapsed_background["lane" if ahead else self._blocked] += passed
-        self._blocked_since = now
-        return self._elapsed_background if lane is self._background else self._elapsed
-
-    def _note_wait(self, lane: deque[_Waiter], before: dict[WaitReason, float]) -> None:
-        background = lane is self._background
-        for reason, seconds in self._elapse(lane).items():
-            if waited := seconds - before[reason]:
-                setattr(self.wait_times, reason, getattr(self.wait_times, reason) + waited)
-                if self._hooks:
-                    self._hooks.emit(
-                        WaitDetails(reason=reason, seconds=waited, background=background)
-                    )
+        if (waiter := self._next_waiter()) is not None:
+            waiter.granted.set_exception(error)
 
 
 def _waiting(lane: deque[_Waiter]) -> int:

@@ -73,13 +73,20 @@ _NOISE_HOLD: Final = 30.0
 
 @define(eq=False, repr=False)
 class _Share:
-    """The share of failures among the last `memory` outcomes or so: an exponential average."""
+    """The share of failures among the last `memory` outcomes or so: an exponential average.
+
+    It is kept up at failures only, from the number of requests that were served.
+    """
 
     memory: int
     value: float = 0.0
+    _served: int = 0
 
-    def add(self, *, failed: bool) -> float:
-        self.value += (failed - self.value) / self.memory
+    def add(self, served: int) -> float:
+        """A failure, after so many requests were served; the share now."""
+        self.value *= (1 - 1 / self.memory) ** (served - self._served)
+        self.value += (1 - self.value) / self.memory
+        self._served = served
         return self.value
 
 
@@ -111,6 +118,8 @@ class ConcurrencyController:
     """
 
     settings: AdaptiveConcurrency
+    limit: int = field(init=False)
+    """Requests allowed in flight now."""
     _limit: float = field(init=False)
     _doubling: bool = field(init=False, default=True)
     _samples: list[float] = field(init=False, factory=list)
@@ -119,6 +128,7 @@ class ConcurrencyController:
     _base_at: float = field(init=False, default=-math.inf)
     _probing: int = field(init=False, default=0)
     _limit_before_probe: float = field(init=False, default=0.0)
+    _served: int = field(init=False, default=0)
     _overloads: _Share = field(init=False, factory=lambda: _Share(32))
     _trial: _Trial | None = field(init=False, default=None)
     _noise: float = field(init=False, default=0.0)
@@ -128,58 +138,53 @@ class ConcurrencyController:
     _ignore_until: float = field(init=False, default=-math.inf)
 
     def __attrs_post_init__(self) -> None:
-        self._limit = float(self.settings.initial)
-
-    @property
-    def limit(self) -> int:
-        """Requests allowed in flight now."""
-        return int(self._limit)
+        self.limit = self.settings.initial
+        self._limit = float(self.limit)
 
     def on_response(
-        self, now: float, seconds: float, in_flight: int, *, overload: bool = False
+        self, now: float, sent: float, in_flight: int, *, overload: bool = False
     ) -> None:
         """A request ended.
 
         Args:
             now: when its answer had come.
-            seconds: from sending it to `now`.
-            in_flight: requests in flight when it was sent, itself included.
+            sent: when it was sent.
+            in_flight: requests in flight then, itself included.
             overload: whether it met an overload, or no server.
 
         """
         self._peak_in_flight = max(self._peak_in_flight, in_flight)
-        if now - seconds >= self._ignore_until:  # sent under the present limit
-            self._judge(now, seconds, overload=overload)
-        if overload:
-            return
-        self._samples.append(seconds)
-        if len(self._samples) >= max(4, self.limit):
-            self._window(now, _median(self._samples))
-            self._samples.clear()
-            self._peak_in_flight = 0
+        if not overload:
+            self._served += 1
+            self._samples.append(now - sent)
+            if len(self._samples) >= max(4, self.limit):
+                self._window(now, _median(self._samples))
+                self._samples.clear()
+                self._peak_in_flight = 0
+        if sent < self._ignore_until:
+            return  # it was sent under another limit
+        if self._trial is not None:
+            self._try(now, now - sent, self._trial, overload=overload)
+        elif overload:
+            share = self._overloads.add(self._served)
+            noise = 2 * self._noise if now < self._noise_until else 0.0
+            if self._doubling and share > max(_OVERLOADED / 2, noise):
+                self._overloads.value = 0.0
+                self._shrink(now, 0.5)  # one step too far
+            elif share > max(_OVERLOADED, noise):
+                self._trial = _Trial(self._limit, share)
+                self._shrink(now, max(0.5, 1.0 - share))
 
     def restart(self) -> None:
         """After an outage: start as in the beginning, in case the server is not itself yet."""
-        self._limit = min(self._limit, float(self.settings.initial))
+        self._set(-math.inf, min(self._limit, self.settings.initial))
         self._doubling = True
         self._probing = 0
         self._trial = None
         self._overloads.value = 0.0
 
-    def _judge(self, now: float, seconds: float, *, overload: bool) -> None:
-        """Try a smaller limit where overloads are many, and see whether it was a remedy."""
-        share = self._overloads.add(failed=overload)
-        trial = self._trial
-        if trial is None:
-            noise = self._noise if now < self._noise_until else 0.0
-            if overload and self._doubling and share > max(_OVERLOADED / 2, 2 * noise):
-                self._overloads.value = 0.0
-                self._shrink(now, 0.5)  # one step too far
-                return
-            if overload and share > max(_OVERLOADED, 2 * noise):
-                self._trial = _Trial(self._limit, share)
-                self._shrink(now, max(0.5, 1.0 - share))
-            return
+    def _try(self, now: float, seconds: float, trial: _Trial, *, overload: bool) -> None:
+        """See whether the smaller limit is a remedy."""
         trial.responses += 1
         trial.overloads += overload
         if trial.responses < max(32, 2 * self.limit):
@@ -243,6 +248,7 @@ class ConcurrencyController:
         if now < self._ceiling_until:
             limit = min(limit, self._ceiling)
         self._limit = min(max(limit, self.settings.minimum), self.settings.maximum)
+        self.limit = int(self._limit)
 
 
 def _median(samples: list[float]) -> float:
@@ -335,21 +341,20 @@ class RateController:
     another now: it is dropped, and it takes longer to believe in one again.
     """
 
-    burst: float = field(init=False, default=math.inf)
-    """Requests in flight after a pause: under a limit, no more than have shown to be welcome."""
     _pace: _Pace | None = field(init=False, default=None)
     _next: float = field(init=False, default=-math.inf)
-    _in_flight: int = field(init=False, default=0)
+    _served: int = field(init=False, default=0)
     _refused_at: float | None = field(init=False, default=None)
     _first_sent: float = field(init=False, default=0.0)
     """When the first refused request was sent."""
-    _behind: _Share = field(init=False, factory=lambda: _Share(12, 0.5))
-    """The share of refusals among what was in flight behind it."""
+    _behind: float = field(init=False, default=0.5)
+    """The share of refusals among what was in flight behind it, an exponential average."""
+    _burst: float = field(init=False, default=math.inf)
     _resumed_at: float = field(init=False, default=-math.inf)
-    _since_pause: int = field(init=False, default=0)  # accepted, as the next
+    _served_then: int = field(init=False, default=0)
     # The measurement that is going on, and those before it.
     _since: float | None = field(init=False, default=None)
-    _accepted: int = field(init=False, default=0)
+    _served_before: int = field(init=False, default=0)
     _saturated: bool = field(init=False, default=True)
     _rates: list[float] = field(init=False, factory=list)
     _needed: int = field(init=False, default=_MEASUREMENTS)
@@ -358,13 +363,19 @@ class RateController:
         """Requests a second."""
         return math.inf if self._pace is None else self._pace.rate(now)
 
-    def delay(self, now: float) -> float:
+    @property
+    def burst(self) -> float:
+        """Requests in flight after a pause: under a limit, as many as have shown to be welcome."""
+        return max(self._burst, (self._served - self._served_then) // 4)
+
+    def delay(self, now: float, in_flight: int) -> float:
         """Seconds until the pace lets a request through; inf: when another has ended."""
-        return max(0.0, self._next - now) if self._in_flight < self.burst else math.inf
+        if in_flight >= self._burst and in_flight >= self.burst:
+            return math.inf
+        return max(0.0, self._next - now)
 
     def sent(self, now: float) -> None:
         """A request was let through."""
-        self._in_flight += 1
         if self._since is None:
             self._since = now
         if self._pace is not None:
@@ -372,23 +383,14 @@ class RateController:
             due = self._next if now - self._next < _LATE else now
             self._next = due + 1.0 / self._pace.rate(now)
 
-    def ended(self) -> None:
-        """A request that was sent is over, whatever became of it."""
-        self._in_flight -= 1
-
     def accepted(self, sent: float) -> None:
         """A request was not refused."""
-        if self._refused_at is not None and sent > self._refused_at:
-            self._resume(sent, sent - self._refused_at)
-            crowded = self._behind.value > 0.5  # never without evidence
-            self.burst = max(1, self._since_pause // 4) if crowded else math.inf
-            self._since_pause = 0
-            self._refused_at, self._resumed_at = None, sent
-        else:
-            self._compare(sent, refused=False)
-        self._accepted += 1
-        self._since_pause += 1
-        self.burst = max(self.burst, self._since_pause // 4)
+        if self._refused_at is not None:
+            if sent > self._refused_at:
+                self._resume(sent, sent - self._refused_at)
+            else:
+                self._compare(sent, self._refused_at, refused=False)
+        self._served += 1
 
     def refused(self, now: float, sent: float, *, paused: bool, saturated: bool) -> None:
         """A request was refused. All refusals of one burst are one.
@@ -400,39 +402,44 @@ class RateController:
             saturated: whether the limits held requests back when it was sent, not a lack of them.
 
         """
-        new = self._refused_at is None and sent >= self._resumed_at
-        if new and (paused or self._pace is not None):
+        if self._refused_at is not None:
+            self._compare(sent, self._refused_at, refused=True)
+        elif sent >= self._resumed_at and (paused or self._pace is not None):
             self._refused_at, self._first_sent = now, sent
             self._saturated = self._saturated and saturated
             if self._pace is not None:
                 self._slow_down(now, self._pace)
-        else:
-            self._compare(sent, refused=True)
 
-    def _compare(self, sent: float, *, refused: bool) -> None:
+    def _compare(self, sent: float, paused_at: float, *, refused: bool) -> None:
         """Note what became of a request that was in flight behind the first refused one."""
-        paused_at = -math.inf if self._refused_at is None else self._refused_at
         if self._pace is None and self._first_sent <= sent <= paused_at:
-            self._behind.add(failed=refused)
+            self._behind += (refused - self._behind) / 12
 
     def _resume(self, now: float, pause: float) -> None:
         """Requests are accepted again: learn from the time since the last such moment."""
+        welcome = max(1, (self._served - self._served_then) // 4)
+        self._burst = welcome if self._behind > 0.5 else math.inf  # never without evidence
+        self._refused_at, self._resumed_at, self._served_then = None, now, self._served
         passed = now - (now if self._since is None else self._since)
+        accepted = self._served - self._served_before
         measured = 0.0
-        if passed >= 1.0 and self._accepted >= _FEW:  # else together with what follows
-            measured, saturated = self._accepted / passed, self._saturated
-            self._accepted, self._since, self._saturated = 0, now, True
-            if not saturated or self._behind.value < _LIMITED:
+        if passed >= 1.0 and accepted >= _FEW:  # else together with what follows
+            measured = accepted / passed
+            if not self._saturated or self._behind < _LIMITED:
                 self._rates.clear()
             elif self._pace is None:
                 self._rates.append(measured)
+            self._measure(now)
         if self._pace is not None:
             self._pace.resume(now, pause, measured)
         elif len(self._rates) >= self._needed:
-            base = _SAFETY * _median(self._rates)
-            self._pace = _Pace(base, max(1.0, pause), now + max(1.0, pause), base)
+            base, pause = _SAFETY * _median(self._rates), max(1.0, pause)
+            self._pace = _Pace(base, pause, now + pause, base)
             self._next = now + 1.0 / base
             self._rates.clear()
+
+    def _measure(self, now: float) -> None:
+        self._since, self._served_before, self._saturated = now, self._served, True
 
     def _slow_down(self, now: float, pace: _Pace) -> None:
         forgotten = pace.rate(now) > _FORGOTTEN * pace.start
@@ -442,9 +449,8 @@ class RateController:
         elif not pace.strikes:
             self._needed = _MEASUREMENTS
         if forgotten or pace.strikes >= _STRIKES:
-            self._pace, self._next = None, -math.inf
-            self.burst = math.inf
-            self._accepted, self._since, self._saturated = 0, now, True
+            self._pace, self._next, self._burst = None, -math.inf, math.inf
+            self._measure(now)
 
 
 _FAILURES: Final = 8
@@ -488,9 +494,9 @@ class CircuitBreaker:
     _probes: int = field(init=False, default=0)
     _failures: int = field(init=False, default=0)
     _refusals: _Share = field(init=False, factory=lambda: _Share(64))
+    _served: int = field(init=False, default=0)
     _succeeded: bool = field(init=False, default=True)
-    _answered: bool = field(init=False, default=False)
-    """Whether anything ever succeeded: what was never there is no outage to wait for."""
+    """Whether anything was served since the last pause."""
 
     def delay(self, now: float, *, background: bool) -> float:
         """Seconds until a request may be sent; inf: when a probe has ended."""
@@ -509,17 +515,15 @@ class CircuitBreaker:
             self._hold_until = now + self._pause
         return self.half_open
 
-    def ended(self, *, probe: bool) -> None:
-        """A request is over, whatever became of it."""
-        if probe and self._probes:
-            self._probes -= 1
+    def probe_ended(self) -> None:
+        """A probe is over, whatever became of it."""
+        self._probes = max(0, self._probes - 1)
 
     def succeeded(self, sent: float) -> bool:
         """A request was served; whether that ended an outage."""
         self._failures = 0
-        self._answered = True
-        self._refusals.add(failed=False)
-        if sent < self._opened_at:
+        self._served += 1
+        if self._succeeded or sent < self._opened_at:
             return False
         ended = self.half_open and self.overloaded
         self.half_open = self.overloaded = False
@@ -531,7 +535,7 @@ class CircuitBreaker:
 
     def refused(self, now: float, sent: float, retry_after: float | None) -> bool:
         """A request was refused (429); whether everybody pauses for it."""
-        share = self._refusals.add(failed=True)
+        share = self._refusals.add(self._served)
         if retry_after is not None:
             self._ask(now, sent, retry_after, probe=not self._succeeded)
         elif sent >= self._opened_at and (self.half_open or share > _REFUSED):
@@ -540,37 +544,70 @@ class CircuitBreaker:
             return False
         return True
 
-    def failed(self, now: float, sent: float, retry_after: float | None) -> bool:
-        """A request met an overload or no server; whether that is an outage."""
+    def failed(self, now: float, sent: float, retry_after: float | None) -> None:
+        """A request met an overload or no server."""
         self._failures += 1
         if retry_after is not None:
             self.overloaded = True
             self._ask(now, sent, retry_after, probe=True)
         elif sent >= self._opened_at and (
-            self.half_open or (self._answered and self._failures >= _FAILURES)
+            # What was never there is no outage to wait for.
+            self.half_open or (self._served and self._failures >= _FAILURES)
         ):
             self.overloaded = True
             self._open(now)
-        return self.half_open
 
     def _ask(self, now: float, sent: float, seconds: float, *, probe: bool) -> None:
         """The server asked for a pause. All refusals of one burst are one."""
         self.announced_until = max(self.announced_until, now + seconds)
         probe = probe or seconds > self.retry_after_max
         self.paused_until = max(self.paused_until, now + min(seconds, self.retry_after_max))
+        self._succeeded = False
         if sent >= self._opened_at:
             self._opened_at = now
-            self._succeeded = False
             self.half_open = self.half_open or probe
 
     def _open(self, now: float) -> None:
         self._opened_at = now
+        self._succeeded = False
         self._hold_until = now + self._pause
         if self.half_open:
             longest = _LONGEST_PAUSE if self.overloaded else _LONGEST_AFTER_REFUSALS
             self._pause = min(2 * self._pause, longest)
         self.half_open = True
         self._refusals.value = 0.0
+
+
+_RESERVE: Final = 30
+"""One place of so many is left to people, where a sweep may have spent a long window at once."""
+_APART: Final = 1.03
+"""Beside people, background requests are so many times as far apart as the budget allows."""
+
+
+def background_after(limit: RateLimit, at: float, now: float, *, background: bool) -> float:
+    """When the background may go next, if that was `at` and a request goes `now`.
+
+    While there are no people it may spend a window at once: `at` is -inf, and stays so. From the
+    first of them on it spreads, so that a place is free again at any moment.
+    """
+    if background and at == -math.inf:
+        return at
+    return max(at, now - catch_up(limit)) + spacing(limit, background=background)
+
+
+def spacing(limit: RateLimit, *, background: bool) -> float:
+    """Seconds between requests that spread over the budget's window."""
+    return limit.per / limit.requests * (_APART if background else 1.0)
+
+
+def catch_up(limit: RateLimit) -> float:
+    """Seconds by which the background may be late and make up for it."""
+    return min(0.1, limit.per / 20)
+
+
+def room(limit: RateLimit, *, background: bool) -> int:
+    """How many places a lane may use. After a second all of them are free again anyway."""
+    return limit.requests - (limit.requests // _RESERVE if background and limit.per > 1 else 0)
 
 
 @define(eq=False, repr=False)
@@ -580,48 +617,37 @@ class Window:
     A request reaches the server somewhere between being sent and being answered. So its place is
     taken when it is sent, and free again `per` seconds after its *answer*: then no window of the
     server's holds more than `requests`, however unevenly the network delays them.
-
-    Background requests leave a part of a long window to the foreground. Once there was a foreground
-    request, they spread over the window, so that a place is free again at any moment.
     """
 
-    requests: int
-    per: float
+    limit: RateLimit
     _in_flight: int = field(init=False, default=0)
     _free_at: deque[float] = field(init=False, factory=deque)
-    _shared: bool = field(init=False, default=False)
-    _next: float = field(init=False, default=-math.inf)
+    _background_at: float = field(init=False, default=-math.inf)
 
-    def delay(self, now: float, *, background: bool = False) -> float:
+    def delay(self, now: float, *, background: bool) -> float:
         """Seconds until a place may be free: 0 if one is, inf if none is known to become so."""
         free_at = self._free_at
-        self._expire(now)
-        wait = max(0.0, self._next - now) if background and self._shared else 0.0
-        room = self.requests
-        if background and self.per > 1.0:
-            room -= self.requests // 25
-        over = self._in_flight + len(free_at) - room
+        while free_at and free_at[0] <= now:
+            free_at.popleft()
+        wait = max(0.0, self._background_at - now) if background else 0.0
+        over = self._in_flight + len(free_at) - room(self.limit, background=background)
         if over < 0:
             return wait
         return max(wait, free_at[over] - now) if over < len(free_at) else math.inf
 
-    def acquire(self, now: float, *, background: bool = False) -> None:
+    def acquire(self, now: float, *, background: bool) -> str:
         """Take a place, which `delay` has found free."""
         self._in_flight += 1
-        self._shared = self._shared or not background
-        behind = now - min(0.1, self.per / 20)  # a late caller may catch up so far
-        self._next = max(self._next, behind) + self.per / self.requests
+        self._background_at = background_after(
+            self.limit, self._background_at, now, background=background
+        )
+        return ""
 
-    def release(self, now: float) -> None:
+    def release(self, now: float, ticket: str) -> None:  # noqa: ARG002 - as `SharedBudget`
         """A request that took a place was answered, or failed."""
         self._in_flight -= 1
-        self._expire(now)
-        self._free_at.append(now + self.per)
+        self._free_at.append(now + self.limit.per)
 
     def used(self, now: float) -> int:
         """Places taken; may be called from another thread."""
         return self._in_flight + sum(at > now for at in self._free_at.copy())
-
-    def _expire(self, now: float) -> None:
-        while self._free_at and self._free_at[0] <= now:
-            self._free_at.popleft()

@@ -284,12 +284,12 @@ class BudgetActor(SqliteBudget):
         super().__init__(limit, ":memory:")
         self._restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
-    async def acquire(self) -> tuple[str, float]:
+    async def acquire(self, *, background: bool) -> tuple[str, float]:
         """As `Budget`."""
         if self._restarted:
             self._restarted = False
             await self.pause(self._limit.per)
-        return await super().acquire()
+        return await super().acquire(background=background)
 
 
 class _ActorBudget:
@@ -298,8 +298,8 @@ class _ActorBudget:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def acquire(self) -> tuple[str, float]:
-        ticket, wait = await self._actor.acquire.remote()
+    async def acquire(self, *, background: bool) -> tuple[str, float]:
+        ticket, wait = await self._actor.acquire.remote(background=background)
         return ticket, wait
 
     async def release(self, ticket: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -63,15 +65,15 @@ async def budget(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 async def test_a_place_is_free_again_so_long_after_its_answer(budget: Budget) -> None:
     tickets = []
     for _ in range(3):
-        ticket, wait = await budget.acquire()
+        ticket, wait = await budget.acquire(background=False)
         assert ticket
         assert wait == 0
         tickets.append(ticket)
-    ticket, wait = await budget.acquire()
+    ticket, wait = await budget.acquire(background=False)
     assert not ticket
     assert wait > 0
     await budget.release(tickets[0])
-    ticket, wait = await budget.acquire()
+    ticket, wait = await budget.acquire(background=False)
     assert not ticket
     assert wait <= 1000.0
 
@@ -83,10 +85,10 @@ async def test_a_pause_is_for_all_who_share(
     shared = f"sqlite:///{tmp_path}/b.db" if kind == "sqlite" else None
     shared = shared or request.getfixturevalue("redis_url")
     one, other = (open_budget(RateLimit(3, per=60.0, shared=shared)) for _ in range(2))
-    assert (await other.acquire())[0]
+    assert (await other.acquire(background=False))[0]
     await one.pause(50.0)
     await one.pause(5.0)  # never shortened
-    ticket, wait = await other.acquire()
+    ticket, wait = await other.acquire(background=False)
     assert not ticket
     assert wait == pytest.approx(50, abs=5)
     await one.close()
@@ -98,9 +100,9 @@ async def test_a_process_that_died_gives_its_places_back(tmp_path: Path) -> None
     limit = RateLimit(2, per=10.0)
     dead, alive = (SqliteBudget(limit, f"{tmp_path}/b.db", clock=lambda: now) for _ in range(2))
     for _ in range(2):
-        await dead.acquire()
+        await dead.acquire(background=False)
     waits = 0
-    while not (await alive.acquire())[0]:
+    while not (await alive.acquire(background=False))[0]:
         now += 10.0
         waits += 1
     assert 11 <= waits <= 12  # the lease of 120 s
@@ -112,11 +114,42 @@ async def test_times_of_before_a_reboot_are_not_believed(tmp_path: Path) -> None
     now = 1e6
     limit = RateLimit(1, per=10.0)
     budget = SqliteBudget(limit, f"{tmp_path}/b.db", clock=lambda: now)
-    await budget.acquire()
+    await budget.acquire(background=False)
     await budget.pause(60)
     now = 5.0
-    assert (await budget.acquire())[0]
+    assert (await budget.acquire(background=False))[0]
     await budget.close()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+async def test_people_go_before_the_sweeps_of_other_processes(tmp_path: Path, share: float) -> None:
+    """Two sweeps and a backend, each with a connection of its own; 5 requests a second together."""
+    now, chance = 0.0, random.Random(1)
+    limit = RateLimit(40, per=8.0)
+    people, *sweeps = (SqliteBudget(limit, f"{tmp_path}/b.db", clock=lambda: now) for _ in range(3))
+    ask_at = dict.fromkeys((people, *sweeps), 0.0)
+    arrived: deque[float] = deque()
+    waits: list[float] = []
+    next_person, served = 0.0, {True: 0, False: 0}
+    while now < 50:
+        now = min(next_person, *(at for who, at in ask_at.items() if who is not people or arrived))
+        if now == next_person:
+            arrived.append(now)
+            next_person = now + chance.expovariate(5 * share)
+        for budget, at in ask_at.items():
+            if at > now or (budget is people and not arrived):
+                continue
+            ticket, wait = await budget.acquire(background=budget is not people)
+            ask_at[budget] = now + wait
+            if ticket:
+                await budget.release(ticket)
+                served[budget is people] += now >= 10
+                if budget is people:
+                    waits.append(now - arrived.popleft())
+    assert sorted(waits)[int(0.99 * len(waits))] <= 1.0
+    assert served[False] >= 0.95 * (5 * 40 - served[True])
+    for budget in ask_at:
+        await budget.close()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +232,7 @@ class OwnBudget:
         self.taken = self.given_back = 0
         self.closed = False
 
-    async def acquire(self) -> tuple[str, float]:
+    async def acquire(self, *, background: bool) -> tuple[str, float]:
         self.taken += 1
         return "mine", 0.0
 
@@ -269,13 +302,13 @@ async def test_an_acquisition_that_is_cancelled_gives_its_place_back(
 ) -> None:
     budget = SqliteBudget(RateLimit(1, per=1000.0), f"{tmp_path}/b.db")
     locked.execute("BEGIN IMMEDIATE")
-    acquiring = asyncio.create_task(budget.acquire())
+    acquiring = asyncio.create_task(budget.acquire(background=False))
     await asyncio.sleep(0)
     acquiring.cancel()
     await asyncio.wait([acquiring])
     assert acquiring.cancelled()
     locked.execute("COMMIT")
-    ticket, wait = await budget.acquire()  # behind the cancelled one's work
+    ticket, wait = await budget.acquire(background=False)  # behind the cancelled one's work
     assert ticket
     assert wait == 0
     await budget.close()
@@ -284,7 +317,7 @@ async def test_an_acquisition_that_is_cancelled_gives_its_place_back(
 async def test_a_budget_closes_after_its_work(tmp_path: Path, locked: sqlite3.Connection) -> None:
     budget = SqliteBudget(RateLimit(1, per=1000.0), f"{tmp_path}/b.db")
     locked.execute("BEGIN IMMEDIATE")
-    acquiring = asyncio.create_task(budget.acquire())
+    acquiring = asyncio.create_task(budget.acquire(background=False))
     await asyncio.sleep(0)
     closing_it = asyncio.create_task(budget.close())
     await asyncio.sleep(0)
@@ -292,7 +325,7 @@ async def test_a_budget_closes_after_its_work(tmp_path: Path, locked: sqlite3.Co
     assert (await acquiring)[0]
     await closing_it
     with pytest.raises(BudgetUnavailable, match="closed"):
-        await budget.acquire()
+        await budget.acquire(background=False)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +353,7 @@ async def test_a_file_that_fails_is_one_kind_of_error(
 
 async def test_a_budget_of_the_callers_that_fails_is_the_same_kind() -> None:
     class Broken(OwnBudget):
-        async def acquire(self) -> tuple[str, float]:
+        async def acquire(self, *, background: bool) -> tuple[str, float]:
             raise ZeroDivisionError("a bug")
 
     sandbox = Sandbox(users=1)
@@ -377,11 +410,11 @@ async def test_a_redis_that_fails_is_one_kind_of_error(
 
 async def test_a_full_redis_still_keeps_the_budget(redis_url: str) -> None:
     budget = open_budget(RateLimit(1, per=0.05, shared=redis_url))
-    ticket, _ = await budget.acquire()
+    ticket, _ = await budget.acquire(background=False)
     tell_redis(redis_url, "CONFIG", "SET", "maxmemory", "1")
     await budget.release(ticket)
     await budget.pause(0.01)
     async with asyncio.timeout(10):
-        while not (await budget.acquire())[0]:  # noqa: ASYNC110 - Redis' clock, not ours
+        while not (await budget.acquire(background=False))[0]:  # noqa: ASYNC110 - Redis' clock, not ours
             await asyncio.sleep(0.01)
     await budget.close()

@@ -63,7 +63,7 @@ class Server:
                     begin(*queue.popleft())
             else:
                 self.refused += 1
-            controller.on_response(now, now - sent, at_once, overload=not ok)
+            controller.on_response(now, sent, at_once, overload=not ok)
             self.limits.add(controller.limit)
 
     def share_of_best(self, since: float, until: float) -> float:
@@ -130,7 +130,7 @@ def test_the_limit_keeps_within_its_bounds() -> None:
 def test_where_the_limit_is_not_reached_it_does_not_grow() -> None:
     controller = adaptive(initial=8)
     for moment in range(1000):
-        controller.on_response(moment / 10, 0.05, 1)
+        controller.on_response(moment / 10, moment / 10 - 0.05, 1)
     assert controller.limit <= 8
 
 
@@ -152,7 +152,7 @@ def test_no_window_of_the_servers_holds_more_than_the_budget(
     requests: int, per: float, calls: list[tuple[float, float, float]]
 ) -> None:
     """Calls come after gaps, and reach the server somewhere between sending and answer."""
-    window = Window(requests, per)
+    window = Window(RateLimit(requests, per=per))
     arrivals: list[float] = []
     answers: list[float] = []
     now = 0.0
@@ -160,10 +160,10 @@ def test_no_window_of_the_servers_holds_more_than_the_budget(
         now += gap
         while True:
             while answers and answers[0] <= now:
-                window.release(heapq.heappop(answers))
-            wait = window.delay(now)
+                window.release(heapq.heappop(answers), "")
+            wait = window.delay(now, background=False)
             if not wait:
-                window.acquire(now)
+                window.acquire(now, background=False)
                 break
             now = min([now + wait, *answers[:1]])
         arrivals.append(now + took * share)
@@ -174,14 +174,14 @@ def test_no_window_of_the_servers_holds_more_than_the_budget(
 
 
 def test_the_budget_is_used_in_full() -> None:
-    window = Window(100, 1.0)
+    window = Window(RateLimit(100, per=1.0))
     now, sent = 0.0, 0
     while now < 10:
-        wait = window.delay(now)
+        wait = window.delay(now, background=False)
         if wait:
             now += wait
         else:
-            window.acquire(now)
+            window.acquire(now, background=False)
             sent += 1
-            window.release(now + 0.005)
+            window.release(now + 0.005, "")
     assert sent >= 0.95 * 1000

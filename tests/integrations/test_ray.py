@@ -55,11 +55,11 @@ async def swept(url, out, users, dataset=False, rate=None, incremental=False, **
 
 async def restarted():
     with shared_budget(RateLimit(1_000_000, per=60)) as budget:
-        first = await budget.acquire()
+        first = await budget.acquire(background=True)
         ray.kill(budget._actor, no_restart=False)
         granted = True
         while granted:  # until it is dead
-            granted, wait = await budget.acquire()
+            granted, wait = await budget.acquire(background=True)
         await budget.release(first[0])  # of the one before: nothing to give back
         return [first[1], wait]
 
