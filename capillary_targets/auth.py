@@ -61,11 +61,8 @@ class Auth(Protocol):
     async def headers(self, fetch: FetchToken) -> SecretHeaders:
         """Headers that authorise one request; `fetch` requests a token."""
 
-    def rejected(self, headers: Mapping[str, str], *, again: bool) -> bool:
-        """Note that the server rejected these headers; True if another try may be accepted.
-
-        `again`: the same call was rejected before.
-        """
+    def rejected(self, headers: Mapping[str, str]) -> bool:
+        """Note that the server rejected these headers; True if another try may be accepted."""
 
     @property
     def account(self) -> str:
@@ -126,7 +123,7 @@ class BasicAuth:
         """The `Authorization` header; the same one each time."""
         return self._headers
 
-    def rejected(self, headers: Mapping[str, str], *, again: bool) -> bool:  # noqa: ARG002
+    def rejected(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002
         """False: a wrong password stays wrong."""
         return False
 
@@ -230,13 +227,13 @@ class OAuth:
         if error is not None:
             raise copy.copy(error)
 
-    def rejected(self, headers: Mapping[str, str], *, again: bool = False) -> bool:
+    def rejected(self, headers: Mapping[str, str]) -> bool:
         """Drop the token if it is still the one in use; True, for a new one may be accepted.
 
-        A token that was issued just now is kept at first: not every node may know it yet.
+        A token that was issued just now is kept: not every node may know it yet.
         """
         issued = self._issued
-        if headers is issued.headers and (again or self._clock() - issued.at >= _PROPAGATION):
+        if headers is issued.headers and self._clock() - issued.at >= _PROPAGATION:
             self._issued = _NO_TOKEN
         return True
 

@@ -6,13 +6,15 @@ import asyncio
 import logging
 import math
 import select
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Unpack
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.http_parser import RawResponseMessage
 from attrs import define, evolve, field
 from yarl import URL
 
@@ -23,16 +25,15 @@ from .hooks import DriftDetails, Hooks, SessionDetails
 from .limiter import RequestLimiter
 from .pagination import UNKNOWN, Dialect
 from .retry import RetryQuota
-from .settings import Options, Settings
+from .settings import Observer, Options, Settings
 from .structuring import Structurer, structurer
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
-    from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
-__all__ = ["Counts", "Session", "__version__", "connection_reused", "open_session"]
+__all__ = ["Counts", "Session", "UnreadRequest", "__version__", "open_session"]
 
 __version__ = "0.2.0.dev0"
 _log = logging.getLogger("capillary_targets")
@@ -42,7 +43,7 @@ _ASLEEP: Final = 1.0
 """Seconds that the event loop must be late for the process to count as stopped meanwhile."""
 _HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
 
-connection_reused: ContextVar[bool] = ContextVar("capillary_targets_reused", default=False)
+_reused: ContextVar[bool] = ContextVar("capillary_targets_reused", default=False)
 """Whether the request of the running task went out on a connection that had been used before."""
 
 
@@ -141,6 +142,10 @@ class Session:
     structurer: Structurer = field(repr=False)
     prefix: str = field(repr=False)
     """The base URL as text, to show."""
+    url: Callable[..., URL] = field(repr=False)
+    """The URL of a `path` and a `query_string`, both encoded."""
+    root: str = field(repr=False)
+    """The base URL's own path, which comes before each other."""
     headers: Mapping[str, str] = field(repr=False)
     """Headers of every request that the aiohttp session does not add itself."""
     override_auth: bool = field(repr=False)
@@ -154,6 +159,12 @@ class Session:
     """Whether waiting for the limiter is no part of a call's deadline, and goes behind others."""
     watch: DriftWatch | None = field(default=None, repr=False)
     """What compares answers with the contract."""
+    observers: tuple[Observer, ...] = field(init=False, repr=False)
+    """What is shown each answer: the watch, and the caller's own."""
+
+    def __attrs_post_init__(self) -> None:
+        watch = () if self.watch is None else (self.watch,)
+        self.observers = (*watch, *self.settings.observers)
 
     def with_options(self, *, wait_for_limits: bool) -> Session:
         """A copy with counts of its own, for work that would rather wait than fail: a sweep."""
@@ -163,10 +174,8 @@ class Session:
         return evolve(self, wait_for_limits=wait_for_limits, counts=counts, watch=watch)
 
     def observe(self, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Show an answer to the drift watch and to the caller's observers."""
-        if self.watch is not None:
-            self.watch(path, status, headers, body)
-        for observe in self.settings.observers:
+        """Show an answer to all observers."""
+        for observe in self.observers:
             try:
                 observe(path, status, headers, body)
             except Exception:  # noqa: BLE001 - logged and ignored, as a hook's
@@ -230,7 +239,7 @@ async def open_session(
         settings = base_url
     else:
         settings = Settings(base_url=base_url, auth=auth, **options)
-    hooks = Hooks(settings.hooks)
+    hooks, base = Hooks(settings.hooks), settings.base_url
     # Freed at once: from then on glibc keeps the 256 KiB that asyncio allocates for each read,
     # and does not map them anew.
     bytearray(2**20)
@@ -253,7 +262,9 @@ async def open_session(
             http,
             limiter=limiter,
             structurer=structurer(settings.timezone),
-            prefix=str(settings.base_url).rstrip("/"),
+            prefix=str(base).rstrip("/"),
+            url=partial(URL.build, scheme=base.scheme, authority=base.raw_authority, encoded=True),
+            root=base.raw_path.rstrip("/"),
             headers={} if session is None else _HEADERS,
             override_auth=session is not None and (session.trust_env or session.auth is not None),
             quota=RetryQuota(settings.retry.quota),
@@ -276,17 +287,15 @@ def _watch(hooks: Hooks, every: int) -> DriftWatch:
 
 
 def _open_http(settings: Settings) -> aiohttp.ClientSession:
-    http = aiohttp.ClientSession(
+    return aiohttp.ClientSession(
         connector=_Connector(limit=0),  # the limiter bounds what is in flight
         cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
         headers={"User-Agent": f"capillary-targets/{__version__}", **_HEADERS},
         # Looked up once: aiohttp's own trust_env asks two threads at each request, and lets a
         # .netrc override our credentials.
         proxy=_proxy_from_env(settings.base_url) if settings.trust_env else None,
+        response_class=_Response,
     )
-    # The transport sends again itself, within the limits.
-    http._retry_connection = False  # noqa: SLF001 - no public way
-    return http
 
 
 def _proxy_from_env(url: URL) -> URL | None:
@@ -306,34 +315,53 @@ def _proxy_from_env(url: URL) -> URL | None:
     return proxy
 
 
+class UnreadRequest(aiohttp.ClientConnectionError):
+    """A pooled connection broke before anything of the answer had come: it was closed already."""
+
+
 class _Connector(aiohttp.TCPConnector):
     """Drops pooled connections on which something arrived while they were idle, or that ended.
 
     An unasked-for answer, or the rest of one, would be taken for the next request's.
     """
 
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
-        """A pooled connection on which nothing is waiting to be read, if there is one."""
-        while (connection := await super()._get(key, traces)) is not None:
-            if not _has_received(connection.protocol):
-                connection_reused.set(True)
-                break
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        """A new connection, or a pooled one on which nothing is waiting to be read."""
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            reused = protocol is None or protocol._parser is not None  # noqa: SLF001 - no public way
+            _reused.set(reused)
+            if not reused or not _has_received(protocol):
+                return connection
             connection.close()
-        return connection
 
 
 def _has_received(protocol: ResponseHandler | None) -> bool:
     """Whether anything came on an idle connection: a message, part of one, or its end."""
-    if protocol is None or protocol.should_close:
-        return True
-    parser, transport = protocol._parser, protocol.transport  # noqa: SLF001 - no public way
-    if parser is None or transport is None:
+    if protocol is None or protocol.should_close or protocol.transport is None:
         return True
     try:
-        if parser.feed_eof() is not None:
+        if protocol._parser.feed_eof() is not None:  # type: ignore[union-attr] # noqa: SLF001
             return True
     except Exception:  # noqa: BLE001 - a parser may raise anything for half a message
         return True
     unread = select.poll()  # for what the loop has not read yet
-    unread.register(transport.get_extra_info("socket"), select.POLLIN)
+    unread.register(protocol.transport.get_extra_info("socket"), select.POLLIN)
     return bool(unread.poll(0))
+
+
+class _Response(aiohttp.ClientResponse):
+    """Has the transport send again, within the limits, where aiohttp itself would."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Wait for the headers. Raises `UnreadRequest` where no server has read the request."""
+        try:
+            return await super().start(connection)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            begun = isinstance(getattr(error, "message", None), RawResponseMessage)
+            unread = _reused.get() and not begun
+            kind = UnreadRequest if unread else aiohttp.ClientConnectionError
+            raise kind(str(error)) from error
