@@ -211,8 +211,8 @@ async def _exchange(call: _Call, headers: Mapping[str, str]) -> Answer:
     response: aiohttp.ClientResponse | None = None
     chunks: list[bytes] = []
     room = settings.max_body
-    # Not aiohttp's own timers, which a connection with an answer from before can escape.
     asleep = session.timer.asleep
+    # Not aiohttp's own timers, which a connection with an answer from before can escape.
     timed = session.timer.start(min(call.deadline.left(), settings.attempt_timeout))
     try:
         while response is None:
@@ -234,6 +234,8 @@ async def _exchange(call: _Call, headers: Mapping[str, str]) -> Answer:
             room -= len(chunks[-1])
     finally:
         cut_off = session.timer.stop(timed)
+        if session.wait_for_limits:  # a sweep: time asleep is none of its deadline
+            call.deadline.ends += session.timer.asleep - asleep
         if response is not None and not response.content.at_eof():
             response.close()
         if cut_off:
