@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import index
@@ -19,16 +20,16 @@ from .wire import NullData, read_events, read_targets
 __all__ = ["active_targets", "checked_id", "target_events", "with_query"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LONG: Final = 2**63
+_LONGS: Final = range(-(2**63), 2**63)
 
 
 def checked_id(name: str, value: object) -> int:
     """`value` as the 64-bit integer that the API's ids are. Raises `UsageError`."""
-    number = value if type(value) is int else None
-    if number is None and hasattr(value, "__index__") and not isinstance(value, bool):
-        number = index(value)  # numpy's integers, for one
-    if number is not None and -_LONG <= number < _LONG:
-        return number
+    if type(value) is not int and not isinstance(value, bool):
+        with suppress(TypeError):
+            value = index(value)  # type: ignore[arg-type] # numpy's integers, for one
+    if type(value) is int and value in _LONGS:
+        return value
     raise UsageError(f"{name} must be an integer of 64 bits, not {value!r}")
 
 
@@ -108,19 +109,8 @@ async def target_events(
         CapillaryError: whatever any request can raise.
 
     """
-    path = _events_path(user_id, target_rule_id, period_id=period_id, limit=limit, offset=offset)
-    read = partial(read_events, user_id=user_id, target_rule_id=target_rule_id, period_id=period_id)
-    return await get(session, path, read)
-
-
-def _events_path(
-    user_id: int,
-    target_rule_id: int,
-    *,
-    period_id: int | None,
-    limit: int | None,
-    offset: int | None,
-) -> str:
+    path = f"/v3/users/{checked_id('user_id', user_id)}/trackedTargetEvents/"
+    path += f"{checked_id('target_rule_id', target_rule_id)}"
     query = []  # integers all, which need no encoding
     if period_id is not None:
         query.append(f"periodId={checked_id('period_id', period_id)}")
@@ -132,9 +122,10 @@ def _events_path(
         if checked_id("offset", offset) < 0:
             raise UsageError(f"offset must be at least 0, not {offset}")
         query.append(f"offset={offset}")
-    user, rule = checked_id("user_id", user_id), checked_id("target_rule_id", target_rule_id)
-    path = f"/v3/users/{user}/trackedTargetEvents/{rule}"
-    return f"{path}?{'&'.join(query)}" if query else path
+    if query:
+        path += f"?{'&'.join(query)}"
+    read = partial(read_events, user_id=user_id, target_rule_id=target_rule_id, period_id=period_id)
+    return await get(session, path, read)
 
 
 def with_query(path: str, query: dict[str, str]) -> str:

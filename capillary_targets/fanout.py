@@ -19,8 +19,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar
-from weakref import ReferenceType, ref
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from attrs import define, evolve, field, frozen
 
@@ -36,7 +35,7 @@ from .errors import (
     UsageError,
 )
 from .frames import EventList, Frame
-from .hooks import Scope, ScopeDetails, current_scope, within
+from .hooks import Scope, ScopeDetails, within
 from .lookups import checked_period
 from .models import Target, TargetEvent, short_repr
 from .pager import EventPager
@@ -326,7 +325,7 @@ class SweepStats:
 class Sweep:
     """Many users' outcomes, for one `async for` over the sweep or over its `.events()`.
 
-    Also an async context manager, for a sweep that is to be closed at a certain line. Made by
+    `async with aclosing(sweep.events()) as events:` closes it at a certain line. Made by
     `TargetsClient.sweep`.
     """
 
@@ -337,9 +336,6 @@ class Sweep:
     _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
     _started: float = field(init=False, factory=time.monotonic, repr=False)
     _scope: Scope | None = field(init=False, default=None, repr=False)
-    _running: ReferenceType[AsyncGenerator[Any, None]] | None = field(
-        init=False, default=None, repr=False
-    )
 
     def __attrs_post_init__(self) -> None:
         users = self._users
@@ -349,20 +345,8 @@ class Sweep:
                 "capillary_targets.sweep.run with UsersFile"
             )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Cancel what is in flight; nothing is left running."""
-        stream = None if self._running is None else self._running()
-        if stream is not None:
-            await stream.aclose()
-
     def __aiter__(self) -> AsyncGenerator[UserOutcome, None]:  # noqa: PYI058 - it can be closed
-        return self._start(by_page=False)
+        return self._stream(by_page=False)
 
     async def events(self) -> AsyncGenerator[TargetEvent, None]:
         """Every event of every user as one flat stream. A failed user's error is raised.
@@ -371,26 +355,18 @@ class Sweep:
         of a user towards a target are in order, and others may come in between. An ordered sweep
         goes user by user.
         """
-        async with aclosing(self._start(by_page=not self._ordered)) as results:
+        async with aclosing(self._stream(by_page=not self._ordered)) as results:
             async for result in results:
                 for event in result.events if isinstance(result, UserOutcome) else result:
                     yield event
                 if isinstance(result, UserOutcome) and result.error is not None:
                     raise result.error
 
-    def _start(self, *, by_page: bool) -> AsyncGenerator[Any, None]:
-        stream = self._stream(by_page=by_page)
-        # A weak reference: a loop that is broken off drops its stream, which closes it at once.
-        self._running = ref(stream)
-        return stream
-
     async def _stream(self, *, by_page: bool) -> AsyncGenerator[Any, None]:
         """Outcomes, and with `by_page` their events before; counted, and reported to hooks."""
         self._started = time.monotonic()
         hooks, failure, stats = self._session.hooks, None, self._counted
-        if hooks:
-            self._scope = Scope(kind="sweep", parent=current_scope())
-            hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
+        self._scope = scope = hooks.begin("sweep")
         fetch = partial(self._fetch, by_page=by_page)
         fan = FanOut[Any](self._session, self._users, self._query, fetch, self._ordered)
         try:
@@ -409,9 +385,9 @@ class Sweep:
             failure = error
             raise
         finally:
-            if self._scope is not None:
+            if scope is not None:
                 hooks.emit(
-                    ScopeDetails(scope=self._scope, phase="over", outcome=self.stats, error=failure)
+                    ScopeDetails(scope=scope, phase="over", outcome=self.stats, error=failure)
                 )
 
     async def _fetch(self, user_id: int, fan: FanOut[Any], *, by_page: bool) -> UserOutcome:

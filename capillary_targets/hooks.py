@@ -186,6 +186,14 @@ class Hooks:
     def __bool__(self) -> bool:
         return bool(self._hooks)
 
+    def begin(self, kind: Literal["walk", "sweep"], **facts: object) -> Scope | None:
+        """A new scope, part of the running task's one; None where no hook would be told."""
+        if not self._hooks:
+            return None
+        scope = Scope(kind=kind, facts=facts, parent=_scope.get())
+        self.emit(ScopeDetails(scope=scope, phase="begins"))
+        return scope
+
     def emit(self, details: Details) -> None:
         """Hand the details to every hook."""
         for hook in self._hooks:

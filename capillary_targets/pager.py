@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from attrs import define, field
 
 from .endpoints import checked_id, target_events
 from .errors import CapillaryError, UsageError
 from .frames import EventList
-from .hooks import Scope, ScopeDetails, current_scope, within
+from .hooks import Scope, ScopeDetails, within
 from .lookups import checked_period, resolve_period
 from .models import EventsPage, TargetEvent
 from .pagination import (
     START,
     UNKNOWN,
-    Batch,
     Checkpoint,
     Cursor,
     Dialect,
@@ -27,6 +26,7 @@ from .pagination import (
     PagingReport,
     Walk,
 )
+from .retry import whole_number
 from .session import Session
 
 if TYPE_CHECKING:
@@ -87,12 +87,10 @@ class EventPager:
         checked_id("user_id", self.user_id)
         checked_id("target_rule_id", self.target_rule_id)
         checked_period(self.period)
-        if self.page_size < 1:
-            raise UsageError(f"page_size must be at least 1, not {self.page_size}")
-        if self.max_items is not None and self.max_items < 0:
-            raise UsageError(f"max_items cannot be negative: {self.max_items}")
-        if self.prefetch < 0:
-            raise UsageError(f"prefetch cannot be negative: {self.prefetch}")
+        self.page_size = whole_number("page_size", self.page_size)
+        self.prefetch = whole_number("prefetch", self.prefetch, 0)
+        if self.max_items is not None:
+            self.max_items = whole_number("max_items", self.max_items, 0)
 
     @property
     def report(self) -> PagingReport:
@@ -107,21 +105,18 @@ class EventPager:
         return self._cursor.checkpoint(self._walk.detected)
 
     def __aiter__(self) -> Loop[TargetEvent]:
-        walk = self._begin()
-        return Loop(walk, walk.take_event)
+        return Loop(self._begin(by_event=True))
 
     def pages(self) -> Loop[EventsPage]:
         """The same events page by page, empty pages left out."""
-        walk = self._begin()
-        return Loop(walk, walk.take_page)
+        return Loop(self._begin())
 
     def stream(self) -> Loop[EventsPage]:
         """The same pages for a task that is cancelled only to end it: no task for each request.
 
         Use it with `aclosing`; what a cancelled `anext()` was waiting for is requested again.
         """
-        walk = self._begin(in_task=False)
-        return Loop(walk, walk.take_page)
+        return Loop(self._begin(in_task=False))
 
     async def collect(self) -> EventList:
         """All events as a list, which is a data frame, too: `to_arrow()`, `to_pandas()`, ..."""
@@ -141,11 +136,14 @@ class EventPager:
         """All events as a polars frame, see `EventList`."""
         return (await self.collect()).to_polars()
 
-    def _begin(self, *, in_task: bool = True) -> _RunningWalk:
-        start, known = self.start or START, self.session.dialect
+    def _begin(self, *, by_event: bool = False, in_task: bool = True) -> _RunningWalk:
+        start, known, hooks = self.start or START, self.session.dialect, self.session.hooks
         walk = Walk(self.page_size, self.max_items, self.prefetch or 1, self.dialect, known, start)
         self._walk, self._cursor = walk, Cursor(start)
-        return _RunningWalk(self, walk, self._cursor, known, in_task)
+        scope = hooks.begin("walk", user_id=self.user_id, target_rule_id=self.target_rule_id)
+        return _RunningWalk(
+            self, walk, self._cursor, known, scope, self.period, by_event=by_event, in_task=in_task
+        )
 
 
 @define(eq=False, repr=False)
@@ -161,107 +159,85 @@ class _RunningWalk:
     cursor: Cursor
     known: Dialect
     """Of the server, at the beginning."""
+    scope: Scope | None
+    period: int | str | None
+    by_event: bool
     in_task: bool
     """Whether each request has a task, which goes on if `fill` is cancelled."""
-    ready: deque[Batch] = field(init=False, factory=deque)
+    ready: deque[tuple[int, Sequence[TargetEvent], Any]] = field(init=False, factory=deque)
+    """The row of the first event, the events, and what is given out: a page, or an event."""
     over: bool = field(init=False, default=False)
-    _in_flight: dict[PageRequest, asyncio.Task[_Answer]] = field(init=False, factory=dict)
-    _taken: int = field(init=False, default=0)
-    """Events of the first batch that is ready."""
-    _period: int | str | None = field(init=False)
-    _scope: Scope | None = field(init=False, default=None)
-    _waiting: bool = field(init=False, default=False)
-    _error: Exception | None = field(init=False, default=None)
-
-    def __attrs_post_init__(self) -> None:
-        self._period = self.pager.period
-
-    def take_page(self) -> EventsPage:
-        """The next page that is ready."""
-        batch = self.ready.popleft()
-        self.cursor.advance(batch.row, batch.page.events)
-        return batch.page
-
-    def take_event(self) -> TargetEvent:
-        """The next event that is ready."""
-        batch, index = self.ready[0], self._taken
-        events = batch.page.events
-        self.cursor.advance(batch.row + index, events[index : index + 1])
-        self._taken = index + 1
-        if self._taken == len(events):
-            self.ready.popleft()
-            self._taken = 0
-        return events[index]
+    in_flight: dict[PageRequest, asyncio.Task[_Answer]] = field(init=False, factory=dict)
+    error: Exception | None = field(init=False, default=None)
+    waiting: bool = field(init=False, default=False)
 
     async def fill(self) -> bool:
         """Wait until events are ready; False at the end. An error is raised by each later call."""
-        if self._waiting:
+        if self.waiting:
             raise UsageError("another task is waiting for this iterator: give each its own loop")
-        if self._error is not None:
-            raise self._error
-        self._waiting = True
+        if self.error is not None:
+            raise self.error
+        self.waiting = True
         try:
             while not (self.ready or self.over):
                 await self._step()
         except Exception as error:
-            self._error = error
+            self.error = error
             if isinstance(error, CapillaryError):
                 error.checkpoint = self.cursor.checkpoint(self.walk.detected)
             await self.aclose()
             raise
         finally:
-            self._waiting = False
+            self.waiting = False
         return bool(self.ready)
 
     async def _step(self) -> None:
         """Feed the walk with the answer to its next request."""
         walk, pager = self.walk, self.pager
-        if self._scope is None and pager.session.hooks:
-            self._enter_scope()
         if requests := walk.requests():
-            if self.in_task or self._in_flight or len(requests) > 1:
+            if self.in_task or self.in_flight or len(requests) > 1:
                 self._send(requests)
-                await asyncio.wait((self._in_flight[requests[0]],))
+                await asyncio.wait((self.in_flight[requests[0]],))
                 if self.over:  # closed meanwhile
                     return
-                answer = self._in_flight.pop(requests[0]).result()
+                answer = self.in_flight.pop(requests[0]).result()
             else:
                 answer = await self._fetch(requests[0])
-            self.ready += walk.feed(requests[0], answer)
+            for batch in walk.feed(requests[0], answer):
+                row, events = batch.row, batch.page.events
+                if self.by_event:
+                    self.ready += [(row + n, (event,), event) for n, event in enumerate(events)]
+                else:
+                    self.ready.append((row, events, batch.page))
         if walk.failed and pager.strict:
             if not self.ready and (failure := walk.error):
                 raise failure
         elif walk.done:
             self.cancel()
-        elif self.ready and pager.prefetch:
+        elif self.ready and pager.prefetch and not self.over:
             self._send(walk.requests())
-
-    def _enter_scope(self) -> None:
-        facts = {"user_id": self.pager.user_id, "target_rule_id": self.pager.target_rule_id}
-        self._scope = Scope(kind="walk", facts=facts, parent=current_scope())
-        self.pager.session.hooks.emit(ScopeDetails(scope=self._scope, phase="begins"))
 
     def _send(self, requests: tuple[PageRequest, ...]) -> None:
         """Have these requests in flight, and no others."""
-        for stale in self._in_flight.keys() - requests:
-            _cancel(self._in_flight.pop(stale))
+        for stale in self.in_flight.keys() - requests:
+            _cancel(self.in_flight.pop(stale))
         for request in requests:
-            if request not in self._in_flight:
-                self._in_flight[request] = asyncio.create_task(self._fetch(request))
+            if request not in self.in_flight:
+                self.in_flight[request] = asyncio.create_task(self._fetch(request))
 
     async def _fetch(self, request: PageRequest) -> _Answer:
         """A page; or an error that means "past the end", which is a response, too."""
         pager = self.pager
-        with nullcontext() if self._scope is None else within(self._scope):
+        with nullcontext() if self.scope is None else within(self.scope):
             session, user, rule = pager.session, pager.user_id, pager.target_rule_id
-            if isinstance(self._period, str):
-                self._period = await resolve_period(session, user, rule, self._period)
+            if isinstance(self.period, str):
+                self.period = await resolve_period(session, user, rule, self.period)
             try:
                 return await target_events(
                     session,
                     user,
                     rule,
-                    period_id=self._period,
+                    period_id=self.period,
                     limit=request.limit,
                     offset=request.offset,
                 )
@@ -275,24 +251,22 @@ class _RunningWalk:
         if self.over:
             return
         self.over = True
-        for task in self._in_flight.values():
+        for task in self.in_flight.values():
             _cancel(task)
         session, walk = self.pager.session, self.walk
         if (lesson := walk.lesson) is not self.known:
             session.dialect = session.dialect.updated(self.known, lesson)
-        if self._scope is not None:
+        if self.scope is not None:
             session.hooks.emit(
-                ScopeDetails(
-                    scope=self._scope, phase="over", outcome=walk.report, error=self._error
-                )
+                ScopeDetails(scope=self.scope, phase="over", outcome=walk.report, error=self.error)
             )
 
     async def aclose(self) -> None:
         """End the walk. Returns once nothing is in flight any more."""
         self.ready.clear()
         self.cancel()
-        if self._in_flight:
-            await asyncio.wait(self._in_flight.values())
+        if self.in_flight:
+            await asyncio.wait(self.in_flight.values())
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:
@@ -306,8 +280,8 @@ class Loop(AsyncIterator[T], Generic[T]):
     A cancelled `anext()` leaves it as it is: an async generator would be over, as if complete.
     """
 
-    def __init__(self, walk: _RunningWalk, take: Callable[[], T]) -> None:
-        self._walk, self._take = walk, take
+    def __init__(self, walk: _RunningWalk) -> None:
+        self._walk = walk
 
     async def __anext__(self) -> T:
         if not self._walk.ready:
@@ -318,7 +292,9 @@ class Loop(AsyncIterator[T], Generic[T]):
                 raise
             if not more:
                 raise StopAsyncIteration
-        return self._take()
+        row, events, item = self._walk.ready.popleft()
+        self._walk.cursor.advance(row, events)
+        return cast(T, item)
 
     async def aclose(self) -> None:
         """End the loop. Returns once nothing is in flight any more."""

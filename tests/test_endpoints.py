@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from http import HTTPStatus
 
 import pytest
 from aioresponses import aioresponses
@@ -115,6 +116,27 @@ async def test_what_cannot_be_asked_is_refused_before_the_network(
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_every_long_is_an_id(value: int) -> None:
     assert checked_id("user_id", value) == value
+
+
+class Whole:
+    """An integer of another library, such as numpy's."""
+
+    def __index__(self) -> int:
+        return 7
+
+
+class Array:
+    """numpy's arrays have the method, too, and refuse."""
+
+    def __index__(self) -> int:
+        raise TypeError
+
+
+def test_integers_of_other_kinds_are_ids() -> None:
+    assert checked_id("user_id", Whole()) == 7
+    assert type(checked_id("user_id", HTTPStatus.OK)) is int
+    with pytest.raises(UsageError, match="64 bits"):
+        checked_id("user_id", Array())
 
 
 @given(st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 1)))  # noqa: DTZ001

@@ -165,6 +165,32 @@ async def test_aclose_returns_when_nothing_is_left(client, held, what: str) -> N
     await nothing_left(client, held)
     with pytest.raises(StopAsyncIteration):
         await anext(loop)
+    assert not tasks_of_pagers()
+
+
+async def test_aclose_ends_an_anext_of_another_task(client, held) -> None:
+    pages = client.events(1, 2).pages()
+    await anext(pages)
+    await all_in_flight(held)
+    waiting = asyncio.create_task(anext(pages, None))
+    await asyncio.sleep(0)
+    await pages.aclose()
+    assert await waiting is None
+    await nothing_left(client, held)
+
+
+async def test_what_an_interrupted_stream_waited_for_is_requested_again(client, held) -> None:
+    pages = client.events(1, 2, prefetch=0).stream()
+    got = [*(await anext(pages)).events]
+    waiting = asyncio.create_task(anext(pages))
+    async with asyncio.timeout(10):
+        await until(lambda: held.waiting)
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    held.go.set()
+    got += [event async for page in pages for event in page.events]
+    assert [event.event_log_id for event in got] == list(range(ROWS))
+    assert len(held.asked) == 12
 
 
 async def test_a_cancelled_loop_takes_its_requests_with_it(client, held) -> None:
