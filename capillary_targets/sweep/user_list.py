@@ -13,9 +13,8 @@ import os
 import re
 import stat
 import zlib
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -37,7 +36,7 @@ _HEAD: Final = 4
 """Bytes that tell what a file is."""
 _MAX_RECORD: Final = 1 << 20
 """Characters of one record, quoted line ends included."""
-_MAX_TRIES: Final = 200
+_MAX_TRIES: Final = 50
 """Lines with a quotation mark on which a quoted field may not end."""
 _MAX_LEADING_BAD_LINES: Final = 1000
 _SHOWN: Final = 80
@@ -154,14 +153,9 @@ class UserListParser:
     line: int = field(init=False, default=0)
     """Lines parsed so far."""
     _rest: str = field(init=False, default="")
-    _lines: deque[str] = field(init=False, factory=deque)
+    _lines: list[str] = field(init=False, factory=list)
     """Whole lines that are not parsed yet."""
-    _open: list[str] = field(init=False, factory=list)
-    """Lines of a record whose quoted field is not closed yet."""
-    _size: int = field(init=False, default=0)
-    _tries: int = field(init=False, default=0)
-    """Its characters, and how often it was parsed."""
-    _delimiter: str | None = field(init=False, default=None)
+    _delimiter: str = field(init=False, default="")
     _index: int | None = field(init=False, default=None)
     _columns: int = field(init=False, default=0)
     _required: int = field(init=False, default=0)
@@ -169,91 +163,89 @@ class UserListParser:
     _bad: int = field(init=False, default=0)
     _first_bad: BadLine | None = field(init=False, default=None)
 
-    def feed(self, text: str) -> list[int | BadLine]:
+    def feed(self, text: str, *, final: bool = False) -> list[int | BadLine]:
         """Take some text, of which line ends are newlines; the ids and bad lines that are complete.
 
         Raises:
             SweepRefused: it is no list of ids, or does not say which column has them.
         """
-        *lines, self._rest = (self._rest + text).split("\n")
+        *lines, self._rest = (self._rest + text + "\n" * final).split("\n")
         if len(self._rest) > _MAX_RECORD:
             self._refuse_binary()
         self._lines += lines
         limit = csv.field_size_limit(2 * _MAX_RECORD)  # one for the whole process
         try:
-            return [*self._parse()]
+            found, at = [], 0
+            while at < len(self._lines):
+                end, one = self._parse(at, final=final)
+                if not end:
+                    break
+                if one is not None:
+                    found.append(one)
+                self.line += end - at
+                at = end
         finally:
             csv.field_size_limit(limit)
-
-    def finish(self) -> list[int | BadLine]:
-        """The list has ended; what is left of it.
-
-        Raises:
-            SweepRefused: it held no id.
-        """
-        found = self.feed("\n") if self._rest else []
-        while self._open:
-            found.append(self._give_up(_NOT_CLOSED))
-            found += self.feed("")
-        self._refuse_without_ids()
+        del self._lines[:at]
+        if final:
+            self._refuse_without_ids()
         return found
 
-    def _refuse_binary(self) -> None:
-        raise SweepRefused(
-            f"the users file {self.name} is no text of lines; put one user id on each line"
-        )
+    def _parse(self, at: int, *, final: bool) -> tuple[int, int | BadLine | None]:
+        """What the record gives that begins with a line, and where the next one begins.
 
-    def _refuse_without_ids(self) -> None:
-        if self.good:
-            return
-        bad = self._first_bad
-        why = f"line {bad.number} is {bad.text!r}: {bad.reason}" if bad else "it is empty"
-        raise SweepRefused(
-            f"the users file {self.name} holds no user id ({why}); put one id on each line, or "
-            "name the column of a CSV file with --column"
-        )
-
-    def _parse(self) -> Iterator[int | BadLine]:
-        """The records that end in `_lines`.
-
-        Where a quoted field is not closed, or goes on over what look like rows, only the line that
-        it begins on is bad, and parsing goes on behind that: no other user is lost to it.
+        That is 0 if more lines are needed. Where a quoted field is not closed, or goes on over what
+        look like rows, only its first line is bad: no other user is lost to it.
         """
-        while self._lines:
-            line = self._lines.popleft()
-            if not self._open and self._is_no_record(line):
-                self.line += 1
+        line, reason, size, tries = self._lines[at], _NOT_CLOSED, 0, 0
+        if self._is_no_record(line):
+            return at + 1, None
+        if '"' not in line:
+            return at + 1, self._take(line, line.split(self._delimiter))
+        for end in range(at + 1, len(self._lines) + 1):
+            last = self._lines[end - 1]
+            size += len(last) + 1
+            tries += '"' in last
+            if size > _MAX_RECORD or tries > _MAX_TRIES:
+                break
+            if '"' not in last:
                 continue
-            self._open.append(line)
-            self._size += len(line) + 1
-            if len(self._open) > 1 and '"' not in line and self._size <= _MAX_RECORD:
-                continue
-            found: int | BadLine | None
+            first, *rest = self._lines[at:end]
             try:
-                fields = self._fields("\n".join(self._open))
+                (fields,) = self._rows(["\n".join((first, *rest))], strict=True)
             except csv.Error as error:
-                unclosed = "end of data" in str(error)
-                self._tries += 1
-                if unclosed and self._size <= _MAX_RECORD and self._tries < _MAX_TRIES:
+                if "end of data" in str(error):
                     continue
-                several = unclosed or len(self._open) > 1
-                found = self._give_up(_NOT_CLOSED if several else str(error))
-            else:
-                if self._are_rows(self._open[1:], fields):
-                    found = self._give_up("a quoted field goes on over other rows: close it")
-                else:
-                    first, lines = self._open[0], len(self._open)
-                    self._open, self._size, self._tries = [], 0, 0
-                    found = self._take(first, fields)
-                    self.line += lines
-            if found is not None:
-                yield found
+                reason = reason if rest else str(error)
+                break
+            if not self._are_rows(rest, fields):
+                return end, self._take(line, fields)
+            reason = "a quoted field goes on over other rows: close it"
+            break
+        else:
+            if not final:
+                return 0, None
+        return at + 1, self._bad_line(line, reason)
+
+    def _rows(self, records: Sequence[str], *, strict: bool = False) -> list[list[str]]:
+        """The fields of each record. Raises `csv.Error`."""
+        options: Any = {"delimiter": self._delimiter, "skipinitialspace": True, "strict": strict}
+        return [*csv.reader(records, **options)]
+
+    def _are_rows(self, lines: Sequence[str], fields: Sequence[str]) -> bool:
+        """Whether lines of a quoted field are rows: ids, or all of several columns and an id."""
+        if len(fields) == 1:
+            return any(map(_is_user_id, lines))
+        at = self._index
+        return bool(lines and at is not None) and all(
+            len(row) == self._columns and _is_user_id(row[at or 0]) for row in self._rows(lines)
+        )
 
     def _is_no_record(self, line: str) -> bool:
         """Whether a line does not count: blank, a comment, Excel's `sep=;`."""
         if line.startswith("#") or not line:
             return True
-        if self._delimiter is None:
+        if not self._delimiter:
             plain = line.translate(_INVISIBLE).strip()
             if not plain or plain.startswith("#"):
                 return True
@@ -262,39 +254,31 @@ class UserListParser:
                 return True
             if plain[0] in "[{<":  # its commas would make columns of what is none
                 kind = "HTML or XML" if plain[0] == "<" else "JSON"
-                raise SweepRefused(
-                    f"the users file {self.name} looks like {kind}; put one user id on each line"
-                )
-            self._delimiter = self._likely_delimiter(plain)
+                raise self._refusal(f"looks like {kind}; put one user id on each line")
+            self._delimiter = max(_DELIMITERS, key=lambda one: self._rank(plain, one))
         return False
 
-    def _fields(self, record: str) -> list[str]:
-        """The fields of a record. Raises `csv.Error`."""
-        delimiter = self._delimiter or ","
-        if '"' not in record:
-            return record.split(delimiter)
-        reader = csv.reader([record], delimiter=delimiter, skipinitialspace=True, strict=True)
-        return next(reader)
+    def _rank(self, line: str, delimiter: str) -> tuple[bool, int]:
+        """How likely a delimiter is: a known heading is there, fields of the first line."""
+        fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+        names = [*map(_letters, fields)]
+        wanted = self.column is not None and _letters(self.column) in names
+        return len(fields) > 1 and (wanted or _usual(names)[1] != []), len(fields)
 
-    def _give_up(self, reason: str) -> BadLine:
-        """The first line of the open record is bad; the others are parsed on their own."""
-        first, *rest = self._open
-        self._open, self._size, self._tries = [], 0, 0
-        self._lines.extendleft(reversed(rest))
-        bad = self._bad_line(first, reason)
-        self.line += 1
-        return bad
+    def _refusal(self, why: str) -> SweepRefused:
+        return SweepRefused(f"the users file {self.name} {why}")
 
-    def _are_rows(self, lines: Sequence[str], fields: Sequence[str]) -> bool:
-        """Whether lines of a quoted field are rows: ids, or all of several columns and an id."""
-        if len(fields) == 1:
-            return any(map(_is_user_id, lines))
-        if not lines or self._index is None:
-            return False
-        rows = (next(csv.reader([line], delimiter=self._delimiter or ","), []) for line in lines)
-        return all(
-            len(fields) == self._columns and _is_user_id(fields[self._index]) for fields in rows
-        )
+    def _refuse_binary(self) -> None:
+        raise self._refusal("is no text of lines; put one user id on each line")
+
+    def _refuse_without_ids(self) -> None:
+        if not self.good:
+            bad = self._first_bad
+            why = f"line {bad.number} is {bad.text!r}: {bad.reason}" if bad else "it is empty"
+            raise self._refusal(
+                f"holds no user id ({why}); put one id on each line, or name the column of a CSV "
+                "file with --column"
+            )
 
     def _take(self, line: str, record: list[str]) -> int | BadLine | None:
         """The id of a record, why there is none, or None for one that does not count."""
@@ -327,17 +311,6 @@ class UserListParser:
             self._refuse_without_ids()
         return found
 
-    def _likely_delimiter(self, line: str) -> str:
-        """The one that makes the most fields of the first line, or rather a known heading."""
-
-        def rank(delimiter: str) -> tuple[bool, int]:
-            fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
-            names = [*map(_letters, fields)]
-            wanted = self.column is not None and _letters(self.column) in names
-            return len(fields) > 1 and (wanted or _usual(names)[1] != []), len(fields)
-
-        return max(_DELIMITERS, key=rank)
-
     def _find_column(self, fields: list[str]) -> bool:
         """Choose the column by the first record. Returns whether that is a heading."""
         ids = [place for place, text in enumerate(fields) if _is_user_id(text)]
@@ -368,11 +341,9 @@ class UserListParser:
         wanted = (self.column or "").strip()
         if wanted.isascii() and wanted.isdigit() and 0 < int(wanted) <= len(fields):
             return [int(wanted) - 1], False
-        names = [text.casefold() for text in fields]
-        exact = [place for place, text in enumerate(names) if text == wanted.casefold()]
+        exact = [at for at, text in enumerate(fields) if text.casefold() == wanted.casefold()]
         letters = _letters(wanted) or None
-        alike = [place for place, text in enumerate(fields) if _letters(text) == letters]
-        return exact or alike, True
+        return exact or [at for at, text in enumerate(fields) if _letters(text) == letters], True
 
     def _refuse_column(self, fields: list[str], found: list[int]) -> None:
         if any(map(_NO_TEXT.search, fields)):
@@ -387,9 +358,9 @@ class UserListParser:
             shown = [f"{place + 1}" for place in found]
         else:
             why = f"has no column {_short(self.column)}: name one with --column, of"
-        if more := len(shown) - _SHOWN_NAMES:
-            shown[_SHOWN_NAMES:] = [f"... ({more} more)"] * (more > 0)
-        raise SweepRefused(f"the users file {self.name} {why} {', '.join(shown)}")
+        if more := len(shown[_SHOWN_NAMES:]):
+            shown[_SHOWN_NAMES:] = [f"... ({more} more)"]
+        raise self._refusal(f"{why} {', '.join(shown)}")
 
 
 def _short(name: str) -> str:
@@ -478,21 +449,20 @@ async def _read_file(users: UsersFile) -> AsyncGenerator[list[int | BadLine], No
     parser = UserListParser(name, users.column, users.on_column)
     decoder = ListDecoder(name)
     try:
-        with _opened(users.path) as handle:
-            async with aclosing(_chunks(handle)) as chunks:
-                async for chunk in chunks:
-                    for text in decoder.feed(chunk):
-                        yield parser.feed(text)
+        async with aclosing(_chunks(users.path)) as chunks:
+            async for chunk in chunks:
+                for text in decoder.feed(chunk):
+                    yield parser.feed(text)
         for text in decoder.feed(b"", final=True):
             yield parser.feed(text)
-        yield parser.finish()
+        yield parser.feed("", final=True)
     except (EOFError, zlib.error) as error:
         why = "is cut off" if isinstance(error, EOFError) else "is damaged"
+        told = f"the users file {name} {why} ({error})"
         if not parser.good:
-            raise SweepRefused(f"the users file {name} {why} ({error}); make it again") from None
+            raise SweepRefused(f"{told}; make it again") from None
         raise SweepStopped(
-            f"the users file {name} {why} ({error}) behind line {parser.line}: make it again, then "
-            "run the same command to go on"
+            f"{told} behind line {parser.line}: make it again, then run the same command to go on"
         ) from None
     except OSError as error:
         raise SweepRefused(
@@ -559,32 +529,26 @@ def _decoder(name: str, head: bytes) -> io.IncrementalNewlineDecoder:
     return io.IncrementalNewlineDecoder(decoder, translate=True)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """A file descriptor to read from. A named pipe is opened without waiting for its writer."""
-    if str(path) == "-":
-        yield _STDIN
-        return
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-async def _chunks(handle: int) -> AsyncGenerator[bytes, None]:
+async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
     """Bytes as they come. Waiting for a pipe or a keyboard does not block the event loop."""
-    waits = not stat.S_ISREG(os.fstat(handle).st_mode)
-    while True:
-        if waits:
-            await _readable(handle)
-        try:
-            chunk = os.read(handle, _CHUNK)
-        except BlockingIOError:  # another process read it first
-            continue
-        if not chunk:
-            return
-        yield chunk
+    opened = str(path) != "-"
+    # A named pipe is opened without waiting for its writer.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if opened else _STDIN
+    try:
+        waits = not stat.S_ISREG(os.fstat(handle).st_mode)
+        while True:
+            if waits:
+                await _readable(handle)
+            try:
+                chunk = os.read(handle, _CHUNK)
+            except BlockingIOError:  # another process read it first
+                continue
+            if not chunk:
+                return
+            yield chunk
+    finally:
+        if opened:
+            os.close(handle)
 
 
 async def _readable(handle: int) -> None:

@@ -233,7 +233,7 @@ def test_what_is_no_id_and_why(text: str, reason: str):
 )
 def test_a_row_that_is_wrong_is_one_bad_line(content: str, found: list[int | BadLine]):
     parser = UserListParser("x")
-    assert parser.feed(content) + parser.finish() == found
+    assert parser.feed(content, final=True) == found
 
 
 async def test_the_first_line_may_be_bad(tmp_path: Path):
@@ -265,7 +265,7 @@ def test_a_list_that_comes_byte_by_byte(encoding: str):
         texts = [text for byte in data for text in decoder.feed(bytes([byte]))]
         texts += decoder.feed(b"", final=True)
         found = [one for text in texts for one in parser.feed(text)]
-        assert found + parser.finish() == [1, 2]
+        assert found + parser.feed("", final=True) == [1, 2]
 
 
 def test_what_a_cut_gzip_holds_is_read():
@@ -336,7 +336,7 @@ def test_every_csv_that_python_writes_is_read(rows, delimiter, quoting, data):
         size = data.draw(st.integers(1, len(text)))
         found += parser.feed(text[:size])
         text = text[size:]
-    assert found + parser.finish() == [user for user, _ in rows]
+    assert found + parser.feed("", final=True) == [user for user, _ in rows]
 
 
 async def test_gzip_of_several_members(tmp_path: Path):
@@ -461,7 +461,7 @@ def test_no_line_with_an_id_is_lost(texts: list[int | str]):
     ids = [text for text in texts if isinstance(text, int) and -(2**63) <= text < 2**63]
     text = io.IncrementalNewlineDecoder(None, translate=True).decode("\n".join(lines), final=True)
     try:
-        found = parser.feed(text) + parser.finish()
+        found = parser.feed(text, final=True)
     except SweepRefused:
         assert not ids or any(set(line) & set(",;\t|=") for line in lines)
         return
