@@ -9,10 +9,11 @@ column `overflow`. Keys that the client does not know are JSON text, in `extra`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
@@ -119,6 +120,10 @@ def batch_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
         if name.endswith("_iso"):
             pairs = zip(column, columns[name.removesuffix("_iso")], strict=True)
             column = [twin or moment for twin, moment in pairs]
+        again = name == "event_processed_date" and column == columns["event_date"]
+        if again and not _zoned(column):  # so it is for transactions
+            made[name] = made["event_date"]
+            continue
         made[name], unfit = _array(column, kind.type)
         for place in unfit:
             overflow.setdefault(place, {})[name] = column[place]
@@ -132,9 +137,9 @@ def batch_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
     """The column, and the places of values that it cannot hold: they are null there."""
-    if kind == _INSTANT and not any(map(_zone, values)):
+    plain = kind in _PLAIN or (kind in {_CLOCK, _INSTANT} and not _zoned(values))
+    if plain and kind == _INSTANT:
         return pa.nulls(len(values), kind), []
-    plain = kind in _PLAIN or (kind == _CLOCK and not any(map(_zone, values)))
     try:
         return pa.array(values if plain else [_fit(value, kind) for value in values], kind), []
     except _UNFIT:
@@ -149,8 +154,8 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int
     return pa.concat_arrays(arrays), unfit
 
 
-def _zone(moment: datetime | None) -> object:
-    return moment and moment.tzinfo
+def _zoned(moments: Iterable[datetime | None]) -> bool:
+    return any(map(attrgetter("tzinfo"), filter(None, moments)))
 
 
 def _amount(amount: Decimal) -> Decimal:

@@ -94,34 +94,33 @@ def collect(ledger: Ledger) -> ReportData:
 
 
 def grouped_by_time(
-    days: Mapping[tuple[int, str], int], most_names: int
+    days: Mapping[str, Counter[int]], most_names: int
 ) -> tuple[str, list[str], dict[str, list[int]]]:
     """Events by day, week, month or year, whichever gives a readable number of bars.
 
     Returns the step, the bars' labels in order without gaps, and for each event name, the most
     frequent first, its counts; the rarer names come together as "other".
     """
-    dated = {(date.fromordinal(day), name): number for (day, name), number in days.items() if day}
-    if not dated:
+    dated = {name: +Counter({**found, 0: 0}) for name, found in days.items()}
+    if not any(dated.values()):
         return "day", [], {}
-    totals: Counter[str] = Counter()
-    for (_, name), number in dated.items():
-        totals[name] += number
-    first, last = min(dated)[0], max(dated)[0]
-    shown = [name for name, _ in totals.most_common(most_names)]
-    span = (last - first).days
+    ordinals = {day for found in dated.values() for day in found}
+    first, last = min(ordinals), max(ordinals)
+    span = last - first
     step = next((s for s, days in _STEPS.items() if span <= days * (_MOST_BARS - 1)), "year")
-    passed = (*range(0, span, _STEPS[step]), span)
-    bars = [*dict.fromkeys(_bar(first + timedelta(days=days), step) for days in passed)]
-    place = {bar: number for number, bar in enumerate(bars)}
-    series: dict[str, list[int]] = {name: [0] * len(bars) for name in shown}
-    for (day, name), number in dated.items():
-        row = series.setdefault(name if name in shown else "other", [0] * len(bars))
-        row[place[_bar(day, step)]] += number
-    return step, bars, series
+    passed = (*range(first, last, _STEPS[step]), last)
+    bars = [*dict.fromkeys(_bar(day, step) for day in passed)]
+    series: dict[str, Counter[str]] = {}
+    ranked = sorted(dated.items(), key=lambda item: -item[1].total())
+    for rank, (name, found) in enumerate(ranked):
+        row = series.setdefault(name if rank < most_names else "other", Counter())
+        for day, number in found.items():
+            row[_bar(day, step)] += number
+    return step, bars, {name: [row[bar] for bar in bars] for name, row in series.items()}
 
 
-def _bar(day: date, step: str) -> str:
+def _bar(ordinal: int, step: str) -> str:
+    day = date.fromordinal(ordinal)
     if step == "week":
         day -= timedelta(days=day.weekday())
     return day.isoformat()[: {"month": 7, "year": 4}.get(step, 10)]
@@ -281,7 +280,7 @@ def _totals(data: ReportData, stats: EventStats) -> str:
     everything = {
         "Users complete": sum(number for _, number in data.users_by_events),
         "Users failed": sum(cause.users for cause in data.failures.values()),
-        "Events": stats.days.total(),
+        "Events": stats.events.total(),
         "Sum of amounts": _amount(sum(_amounts(stats).values(), Decimal(0))),
     }
     parts = {"This run": run, "All runs together": everything}

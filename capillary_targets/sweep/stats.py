@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
-from itertools import zip_longest
+from itertools import compress, zip_longest
 from typing import Any, Final, Self, TypeAlias
 
 from attrs import define, field
@@ -35,11 +35,11 @@ _EMPTY: Final[Bucket] = (0, 0, 0.0, 0.0)
 class EventStats:
     """Counts and exact sums over the events of a user, a run or a directory.
 
-    `days` counts events by day (ordinal; 0: without a date) and event name. `events` and `values`
+    `days` counts events by name, then by day (ordinal; 0: without a date). `events` and `values`
     are by target id, `names` are the targets' names.
     """
 
-    days: Counter[tuple[int, str]] = field(factory=Counter)
+    days: dict[str, Counter[int]] = field(factory=dict)
     events: Counter[int] = field(factory=Counter)
     values: dict[int, Decimal] = field(factory=dict)
     names: dict[int, str] = field(factory=dict)
@@ -59,16 +59,23 @@ class EventStats:
         dates, names = columns["event_date"], columns["event_name"]
         self.events[rule] += len(dates)
         self._add_value(rule, _sum(columns["target_value"]))
-        days: Iterable[int] = map(datetime.toordinal, dates)  # in a third of the time
-        if not all(dates):
-            days = (moment.toordinal() if moment else 0 for moment in dates)
+        if all(dates):  # nearly always, and in a third of the time
+            days = [*map(datetime.toordinal, dates)]
+        else:
+            days = [moment.toordinal() if moment else 0 for moment in dates]
         if not all(names):
             names = [name or "" for name in names]
-        self.days.update(zip(days, names, strict=True))
+        for name in {*names}:
+            alone = names.count(name) == len(names)
+            self._count(name, days if alone else compress(days, map(name.__eq__, names)))
+
+    def _count(self, name: str, days: Iterable[int]) -> None:
+        self.days.setdefault(name, Counter()).update(days)
 
     def merge(self, other: Self) -> None:
         """Add what `other` has counted."""
-        self.days.update(other.days)
+        for name, days in other.days.items():
+            self._count(name, days)
         self.events.update(other.events)
         for rule, value in other.values.items():
             self._add_value(rule, value)
@@ -79,10 +86,8 @@ class EventStats:
 
     def bound(self) -> None:
         """Count the event names beyond the first forty together: the API leaves names open."""
-        names = dict.fromkeys(name for _, name in self.days if name != _OTHER_NAMES)
-        rare = {*[*names][_MAX_NAMES:]}
-        for day, name in [key for key in self.days if key[1] in rare]:
-            self.days[day, _OTHER_NAMES] += self.days.pop((day, name))
+        for name in [name for name in self.days if name != _OTHER_NAMES][_MAX_NAMES:]:
+            self._count(_OTHER_NAMES, self.days.pop(name))
 
 
 def _sum(amounts: Sequence[Decimal | None]) -> Decimal:

@@ -43,13 +43,10 @@ def stats(names: list[str], days: int, values: dict[int, str], title: str) -> Ev
     """Events of each name on each day; the sums by target id."""
     first = date(2025, 3, 1).toordinal()
     made = EventStats()
-    made.days = Counter(
-        {
-            (first + day, name): 3 + (day * 7 + n * 5) % 11
-            for day in range(days)
-            for n, name in enumerate(names)
-        }
-    )
+    made.days = {
+        name: Counter({first + day: 3 + (day * 7 + n * 5) % 11 for day in range(days)})
+        for n, name in enumerate(names)
+    }
     made.values = {rule: Decimal(value) for rule, value in values.items()}
     made.events = Counter(dict.fromkeys(values, 42))
     made.names = {rule: title.format(rule) for rule in values}
