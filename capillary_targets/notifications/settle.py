@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from capillary_targets import lookups
 from capillary_targets.errors import UsageError
@@ -90,8 +90,8 @@ class _Known:
     """The ids of a pair's latest events, all of which stand before `row`."""
 
     row: int = 0
-    event_log_ids: dict[object, None] = field(factory=dict)
-    unique_ids: dict[object, None] = field(factory=dict)
+    ids: dict[object, None] = field(factory=dict)
+    """Of log ids, which are numbers, and unique ids, which are texts."""
 
 
 class Settler:
@@ -155,9 +155,7 @@ class Settler:
         known = self._known.get(key)
         if known is None or start is None or start.row < known.row:
             return None
-        return _proof_by(
-            notification, known.event_log_ids.__contains__, known.unique_ids.__contains__
-        )
+        return _proof_by(notification, known.ids)
 
     async def _fetch(
         self, notification: Notification, rule: int, start: Checkpoint | None, arrived: int
@@ -170,14 +168,9 @@ class Settler:
                 if (
                     latest is not None
                     and latest.start == start
-                    and (
-                        latest.began > arrived
-                        or _proof_among(notification, latest.events) is not None
-                    )
+                    and (latest.began > arrived or _proof_among(notification, latest.events))
                 ):
-                    return _Fetched(
-                        latest.began, start, latest.events, latest.checkpoint, latest.rewound, 0
-                    )
+                    return evolve(latest, requests=0)
                 self._fetches += 1
                 pair.latest = await self._walk(key, start, self._fetches)
                 self._remember(key, pair.latest)
@@ -212,12 +205,9 @@ class Settler:
         known = self._known.setdefault(key, _Known())
         self._known.move_to_end(key)
         known.row = max(known.row, fetched.checkpoint.row)
-        for event in fetched.events[-_REMEMBERED_EVENTS:]:
-            known.event_log_ids[event.event_log_id] = None
-            known.unique_ids[event.unique_id] = None
-        for ids in (known.event_log_ids, known.unique_ids):
-            while len(ids) > _REMEMBERED_EVENTS:
-                ids.pop(next(iter(ids)))
+        known.ids |= dict.fromkeys(_ids_of(fetched.events[-_REMEMBERED_EVENTS:]))
+        while len(known.ids) > 2 * _REMEMBERED_EVENTS:
+            del known.ids[next(iter(known.ids))]
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 
@@ -227,7 +217,8 @@ class Settler:
         """The proof, and the requests that it took."""
         events = [event for one in found.values() for event in one.events]
         proof = _proof_among(notification, events)
-        if proof is not None or _names_an_id(notification):
+        named = notification.event_log_id is not None or _numbers(notification)
+        if proof is not None or named:
             return proof, 0
         expected = {
             (target.rule_id, target.period_id): value
@@ -251,28 +242,22 @@ def _first(value: Decimal | None, other: Decimal | None) -> Decimal | None:
     return other if value is None else value
 
 
-def _names_an_id(notification: Notification) -> bool:
-    return (
-        notification.event_log_id is not None
-        or notification.transaction_id is not None
-        or notification.return_id is not None
-    )
+def _ids_of(events: Iterable[TargetEvent]) -> Iterator[object]:
+    return (one for event in events for one in (event.event_log_id, event.unique_id))
 
 
 def _proof_among(notification: Notification, events: Iterable[TargetEvent]) -> Proof | None:
-    pairs = [(event.event_log_id, event.unique_id) for event in events]
-    ids, unique_ids = {one for one, _ in pairs}, {one for _, one in pairs}
-    return _proof_by(notification, ids.__contains__, unique_ids.__contains__)
+    return _proof_by(notification, set(_ids_of(events)))
 
 
-def _proof_by(
-    notification: Notification,
-    has_event: Callable[[int], bool],
-    has_unique_id: Callable[[str], bool],
-) -> Proof | None:
+def _numbers(notification: Notification) -> list[int]:
+    """The transaction's and the return's id, where the vendor sent them."""
+    numbers = (notification.return_id, notification.transaction_id)
+    return [one for one in numbers if one is not None]
+
+
+def _proof_by(notification: Notification, ids: Container[object]) -> Proof | None:
     """The announced event's own id decides where the vendor sent one; else the transaction's."""
     if notification.event_log_id is not None:
-        return "event" if has_event(notification.event_log_id) else None
-    numbers = (notification.return_id, notification.transaction_id)
-    found = any(number is not None and has_unique_id(str(number)) for number in numbers)
-    return "transaction" if found else None
+        return "event" if notification.event_log_id in ids else None
+    return "transaction" if any(str(one) in ids for one in _numbers(notification)) else None

@@ -66,15 +66,10 @@ class Announced(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def by(cls, notification: Notification, position: int = 0) -> Announced:
         """What a notification announces."""
-        return cls(
-            position=position,
-            event_id=notification.event_id,
-            name=notification.name,
-            rule_ids=notification.rule_ids,
-            event_log_id=notification.event_log_id,
-            transaction_id=notification.transaction_id,
-            return_id=notification.return_id,
-        )
+        return cls(position=position, **{name: getattr(notification, name) for name in _FACTS})
+
+
+_FACTS: Final = Announced.__struct_fields__[1:]
 
 
 class AnnouncementSource(Protocol):
@@ -229,23 +224,14 @@ class SQLiteStore:
                     return "done"
                 if ends is not None and ends > now:
                     return "busy"
-            rules = msgspec.json.encode(notification.rule_ids).decode()
+            columns = (*_FACTS, "user_id", "received_at", "lease_ends")
+            values = {name: getattr(notification, name) for name in _FACTS}
+            values["rule_ids"] = msgspec.json.encode(notification.rule_ids).decode()
             db.execute(
-                "INSERT INTO notifications (event_id, name, user_id, rule_ids, event_log_id,"
-                " transaction_id, return_id, received_at, lease_ends)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                f"INSERT INTO notifications ({', '.join(columns)})"  # noqa: S608 - our own names
+                f" VALUES ({', '.join('?' * len(columns))})"
                 " ON CONFLICT (event_id) DO UPDATE SET lease_ends = excluded.lease_ends",
-                (
-                    notification.event_id,
-                    notification.name,
-                    notification.user_id,
-                    rules,
-                    notification.event_log_id,
-                    notification.transaction_id,
-                    notification.return_id,
-                    now,
-                    now + self._lease,
-                ),
+                (*values.values(), notification.user_id, now, now + self._lease),
             )
         return "new"
 
@@ -258,18 +244,20 @@ class SQLiteStore:
             # Read-only: a store that is not there must not count as an empty one.
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
             with closing(sqlite3.connect(uri, uri=True, timeout=10)) as db:
+                db.row_factory = sqlite3.Row
                 rows = db.execute(
-                    "SELECT position, event_id, name, rule_ids, event_log_id, transaction_id,"
-                    " return_id FROM notifications WHERE user_id = ? AND position > ?"
-                    " ORDER BY position",
+                    f"SELECT position, {', '.join(_FACTS)} FROM notifications"  # noqa: S608
+                    " WHERE user_id = ? AND position > ? ORDER BY position",
                     (user_id, after),
                 ).fetchall()
         except sqlite3.Error as error:
             failure = StoreUnavailable(f"the store of notifications failed: {self.path}: {error}")
         else:
-            names = Announced.__struct_fields__
-            rows = [(*row[:3], msgspec.json.decode(row[3]), *row[4:]) for row in rows]
-            return [msgspec.convert(dict(zip(names, row, strict=True)), Announced) for row in rows]
+            rules = [msgspec.json.decode(row["rule_ids"]) for row in rows]
+            return msgspec.convert(
+                [{**row, "rule_ids": ids} for row, ids in zip(rows, rules, strict=True)],
+                list[Announced],
+            )
         raise failure
 
     async def _execute(self, statement: str, values: tuple[object, ...]) -> None:
