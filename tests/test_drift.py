@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from attrs import evolve
 
 from capillary_targets import BasicAuth, CapillaryError, TargetsClient, UsageError
 from capillary_targets.contract import Finding
@@ -333,7 +332,7 @@ async def test_a_hundred_thousand_honest_answers() -> None:
 
 async def test_signs_of_removal_are_told(caplog: pytest.LogCaptureFixture) -> None:
     sandbox = Sandbox(users=4)
-    leaving = evolve(Fault.edited("x^", ""), headers={"Deprecation": "@1767225600"})
+    leaving = Fault.edited("x^", "", headers={"Deprecation": "@1767225600"})
     sandbox.faults.add(leaving, times=3, path_contains="enrolledTargets")
     async with opened(sandbox, drift=1) as (client, told):
         with caplog.at_level(logging.WARNING):
@@ -411,9 +410,7 @@ def test_what_is_known_is_no_news_and_news_are_bounded() -> None:
     assert len(told) == 999
 
 
-@pytest.mark.parametrize("wrong", ["1", 1.5, -1, True])
+@pytest.mark.parametrize("wrong", [1.5, -1, True])
 def test_drift_must_be_a_number_of_answers(wrong: Any) -> None:
-    if wrong == "1":
-        return
     with pytest.raises(UsageError, match="drift"):
         TargetsClient("eu", BasicAuth("a", "b"), drift=wrong)

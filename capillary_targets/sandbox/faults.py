@@ -228,8 +228,10 @@ class Fault:
         return cls(name, _edited(*ODD_BODIES[name]))
 
     @classmethod
-    def edited(cls, pattern: str, replacement: str) -> Self:
-        """The right answer with each match of a regular expression in its text replaced.
+    def edited(
+        cls, pattern: str, replacement: str, *, headers: Mapping[str, str] | None = None
+    ) -> Self:
+        """The right answer with each match of a regular expression replaced, and more headers.
 
         Raises:
             ValueError: the expression, or what replaces it, cannot be read.
@@ -238,7 +240,7 @@ class Fault:
             re.sub(pattern, replacement, "")
         except (re.error, IndexError) as error:
             raise ValueError(f"edited: {error}") from None
-        return cls("edited", _edited(pattern.encode(), replacement.encode()))
+        return cls("edited", _edited(pattern.encode(), replacement.encode(), headers))
 
     @classmethod
     def huge(cls, megabytes: float = 256) -> Self:
@@ -271,11 +273,11 @@ async def _reset(call: Call) -> None:
         transport.abort()
 
 
-def _edited(pattern: bytes, replacement: bytes) -> Send:
+def _edited(pattern: bytes, replacement: bytes, headers: Mapping[str, str] | None = None) -> Send:
     async def send(call: Call) -> web.Response:
         right = await call.answer()
         body = re.sub(pattern, replacement, _body(right), flags=re.DOTALL)
-        return web.Response(status=right.status, body=body, content_type=_JSON)
+        return web.Response(status=right.status, body=body, content_type=_JSON, headers=headers)
 
     return send
 

@@ -20,7 +20,7 @@ from capillary_targets import RateLimit
 from capillary_targets.cli.progress import ProgressDisplay
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sweep import Summary
-from tests.conftest import users_file, variables_of
+from tests.conftest import examples, users_file, variables_of
 
 from .terminal import ROOT, environment, on_terminal, read_until, resize
 
@@ -75,6 +75,7 @@ def test_elapsed_and_left_stand_on_eighty_columns_and_the_line_gets_shorter_with
     assert shown[39] == "9%: 34656 users (4/s), 26:16:58 left"
 
 
+@examples(40)
 @given(
     width=st.integers(1, 200),
     numbers=st.tuples(*[st.integers(0, 10**9)] * 6),

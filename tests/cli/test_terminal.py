@@ -20,6 +20,7 @@ from rich.cells import cell_len
 
 from capillary_targets.cli import output
 from capillary_targets.cli.output import NoWrap, printable, show_records
+from tests.conftest import examples
 
 from .terminal import captured, session
 
@@ -80,6 +81,7 @@ def shown_at(columns: int, records: list[dict]) -> list[str]:
     return written.getvalue().split("\n")
 
 
+@examples(50)
 @given(columns=st.integers(1, 200), records=st.lists(RECORD, max_size=4))
 def test_nothing_is_cut_or_wrapped_within(columns: int, records: list[dict]):
     lines = shown_at(columns, records)
@@ -91,8 +93,7 @@ def test_nothing_is_cut_or_wrapped_within(columns: int, records: list[dict]):
             assert any(shown in line for line in lines)
         if record["amount"] is not None and abs(record["amount"].adjusted()) < 40:
             assert any(f"{record['amount']:f}" in line for line in lines)
-        for character in "".join(lines):
-            assert unicodedata.category(character) not in {"Cc", "Cs", "Zl", "Zp"}
+    assert not {*map(unicodedata.category, "".join(lines))} & {"Cc", "Cs", "Zl", "Zp"}
     if columns >= 60 and "─" * 10 in "".join(lines):
         assert max(map(cell_len, lines)) <= columns
 

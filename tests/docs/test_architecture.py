@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def test_the_drawing_is_what_the_import_contract_enforces() -> None:
     assert [set(re.findall(r"\w+", layer)) & rooms() for layer in layers] == drawn()
 
 
+@cache
 def said(path: Path) -> str:
     """The docstrings of a file, and the names that it defines."""
     nodes = [

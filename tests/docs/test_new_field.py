@@ -20,18 +20,23 @@ LINES = {
     ),
     "sandbox/model.py": ("    target_value: Decimal | None\n", '    store_code: str = "S-7"\n'),
 }
-TYPED = """
+SCRIPT = """
 import asyncio
 from capillary_targets import BasicAuth, TargetsClient
+from capillary_targets.cli import main as run
 from capillary_targets.sandbox import Sandbox
 
 async def main():
     sandbox = Sandbox()
     async with sandbox as url, TargetsClient(url, BasicAuth(*sandbox.credentials)) as client:
         events = await client.events(564332013, 1986).collect()
-        print([event.store_code for event in events])
+        assert {event.store_code for event in events} == {"S-7"}
 
 asyncio.run(main())
+assert run(["events", "1000001", "3004", "--sandbox"]) == 0
+for form in ("jsonl", "parquet"):
+    sweep = ["sweep", "users.txt", "--sandbox", "--out", form, "--format", form, "--quiet"]
+    assert run(sweep) == 0
 """
 
 
@@ -46,21 +51,15 @@ def package(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(package: Path, *arguments: str) -> str:
-    environment = os.environ | {"PYTHONPATH": str(package)}
-    command = [sys.executable, *arguments]
-    return subprocess.check_output(command, env=environment, cwd=package, text=True)
-
-
 def test_a_new_field_of_an_event_takes_two_lines_of_code(package: Path) -> None:
-    command = ("-m", "capillary_targets.cli")
-    assert "S-7" in run(package, "-c", TYPED)
-    (event, *_) = run(package, *command, "events", "1000001", "3004", "--sandbox").splitlines()
-    assert json.loads(event)["store_code"] == "S-7"
     (package / "users.txt").write_text("1000001\n1000002\n")
-    sweep = (*command, "sweep", "users.txt", "--sandbox")
-    for form in ("jsonl", "parquet"):
-        run(package, *sweep, "--out", form, "--format", form)
+    (event, *_) = subprocess.check_output(
+        [sys.executable, "-c", SCRIPT],
+        env=os.environ | {"PYTHONPATH": str(package)},
+        cwd=package,
+        text=True,
+    ).splitlines()
+    assert json.loads(event)["store_code"] == "S-7"
     lines = [
         line
         for part in (package / "jsonl/events").iterdir()
