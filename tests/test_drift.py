@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,229 +16,94 @@ from capillary_targets.pagination import Dialect
 from capillary_targets.sandbox import Fault, Sandbox
 from tests.conftest import is_nightly
 
-NUMBER = r"-?[\d.]+"
-TEXT = r'"[^"]*"'
+# Call, place, what stands before it or the old value, what is new, and what is seen of that.
+PLANTED = r"""
+missing key
+  trackedTargetEvents  data[].eventName
+  trackedTargetEvents  data[].customerId
+  trackedTargetEvents  data[].eventDate
+  trackedTargetEvents  data[].periodId
+  trackedTargetEvents  data[].targetGroupId
+  trackedTargetEvents  data[].targetRuleId
+  trackedTargetEvents  data[].targetValue
+  trackedTargetEvents  errors
+  enrolledTargets  data[].id
+  enrolledTargets  data[].name
+  enrolledTargets  data[].targetType
+  enrolledTargets  data[].targetEntity
+  enrolledTargets  data[].targetGroupId
+  enrolledTargets  data[].active
+  targetPeriods  data[].startDate
+  targetGroups  data.targetGroups[].targets[].targetRuleId
+  targetGroups  data.targetGroups[].targets[].targetAchievedValue
+  targetGroups  data.userId
+  targetGroups  data.targetGroups[].targets
+new key
+  trackedTargetEvents  data[].storeId  eventName  "storeId":7  integer
+  trackedTargetEvents  pagination.hasMore  limit  "hasMore":true  boolean
+  trackedTargetEvents  meta  errors  "meta":{}  object
+  trackedTargetEvents  data[].currency  uniqueId  "currency":"INR"  string
+  trackedTargetEvents  data[].lines  uniqueId  "lines":[]  array
+  enrolledTargets  data[].tags  targetType  "tags":["a"]  array
+  enrolledTargets  data[].attribution.createdAt  createdOn  "createdAt":1  integer
+  enrolledTargets  next  errors  "next":null  null
+  targetGroups  data.targetGroups[].targets[].rank  periodId  "rank":1.5  number
+  targetGroups  data.targetGroups[].v  trackingType  "v":{}  object
+  targetPeriods  data[].holiday  refCode  "holiday":false  boolean
+changed type
+  trackedTargetEvents  data[].eventLogId  (\d+)  "\1"  string
+  trackedTargetEvents  data[].eventLogId  (\d+)  \1.5  number
+  trackedTargetEvents  data[].customerId  (\d+)  "\1"  string
+  trackedTargetEvents  data[].customerId  \d+  null  null
+  trackedTargetEvents  data[].targetValue  (-?[\d.]+)  "\1"  string
+  trackedTargetEvents  data[].targetValue  (-?[\d.]+)  {"amount":\1}  object
+  trackedTargetEvents  data[].uniqueId  "[^"]*"  7  integer
+  trackedTargetEvents  data[].eventDate  "[^"]*"  1723193084000  integer
+  trackedTargetEvents  data[].eventName  "[^"]*"  4  integer
+  trackedTargetEvents  pagination.total  \d+  [1]  array
+  trackedTargetEvents  errors  \[\]  false  boolean
+  trackedTargetEvents  warnings  \[\]  "none"  string
+  enrolledTargets  data[].active  true  "true"  string
+  enrolledTargets  data[].active  true  1  integer
+  enrolledTargets  data[].emfRuleSetId  (\d+)  "\1"  string
+  enrolledTargets  data[].name  "[^"]*"  {"en":"x"}  object
+  enrolledTargets  data[].targetGroupId  (\d+)  "\1"  string
+  targetGroups  data.targetGroups[].targets[].targetAchievedValue  (-?[\d.]+)  "\1"  string
+  targetGroups  data.targetGroups[].targets[].currentPeriod  true  "Y"  string
+  targetPeriods  data[].id  (\d+)  "\1"  string
+new value
+  trackedTargetEvents  data[].eventName  "[^"]*"  "POINTS_EXPIRED"  POINTS_EXPIRED
+  trackedTargetEvents  data[].eventName  "[^"]*"  "TransactionAdd"  another spelling
+  enrolledTargets  data[].targetType  "[^"]*"  "NET_SALES"  NET_SALES
+  enrolledTargets  data[].targetEntity  "[^"]*"  "BASKET"  BASKET
+  enrolledTargets  data[].enrolmentMethod  "[^"]*"  "API"  API
+  targetGroups  data.targetGroups[].trackingType  "[^"]*"  "SPIN"  SPIN
+  targetPeriods  data[].periodStatus  "[^"]*"  "FROZEN"  FROZEN
+changed form
+  trackedTargetEvents  data[].eventDate  "[^"]*"  "2025-01-01T00:00:00Z"  no longer a server time
+  trackedTargetEvents  data[].eventProcessedDate  "[^"]*"  "01/02/2025"  no longer a server time
+  enrolledTargets  data[].attribution.createdOn  "[^"]*"  "Jan 1, 2025"  no longer a stamp
+  targetPeriods  data[].endDate  "[^"]*"  "2025-01-01T00:00:00Z"  no longer a day
+"""
+PATHS = {"targetGroups": "targetGroups?", "targetPeriods": "targetGroups/"}
 
 
-def renamed(key: str) -> tuple[str, str]:
-    return f'"{key}":', f'"{key}New":'
-
-
-def valued(key: str, old: str, new: str) -> tuple[str, str]:
-    return f'"{key}":\\s*{old}', f'"{key}":{new}'
-
-
-def added(before: str, what: str) -> tuple[str, str]:
-    return f'"{before}":', f'{what},"{before}":'
-
-
-EVENTS = "trackedTargetEvents: data[]."
-TARGETS = "enrolledTargets: data[]."
-GROUPS = "targetGroups: data.targetGroups[]."
-OF_USER = f"{GROUPS}targets[]."
-PERIODS = "targetPeriods: data[]."
-
-PLANTED: list[tuple[str, tuple[str, str], str]] = [
-    # --- keys that vanish, under another name ---
-    *[
-        ("trackedTargetEvents", renamed(key), f"missing key: {EVENTS}{key}")
-        for key in ("eventName", "customerId", "eventDate", "periodId", "targetGroupId")
-    ],
-    ("trackedTargetEvents", renamed("targetRuleId"), f"missing key: {EVENTS}targetRuleId"),
-    ("trackedTargetEvents", renamed("targetValue"), f"missing key: {EVENTS}targetValue"),
-    ("trackedTargetEvents", renamed("errors"), "missing key: trackedTargetEvents: errors"),
-    *[
-        ("enrolledTargets", renamed(key), f"missing key: {TARGETS}{key}")
-        for key in ("id", "name", "targetType", "targetEntity", "targetGroupId", "active")
-    ],
-    ("targetGroups/", renamed("startDate"), f"missing key: {PERIODS}startDate"),
-    ("targetGroups?", renamed("targetRuleId"), f"missing key: {OF_USER}targetRuleId"),
-    ("targetGroups?", renamed("targetAchievedValue"), f"missing key: {OF_USER}targetAchievedValue"),
-    ("targetGroups?", renamed("userId"), "missing key: targetGroups: data.userId"),
-    ("targetGroups?", renamed("targets"), f"missing key: {GROUPS}targets"),
-    # --- keys that are new ---
-    (
-        "trackedTargetEvents",
-        added("eventName", '"storeId":7'),
-        f"new key: {EVENTS}storeId (integer)",
-    ),
-    (
-        "trackedTargetEvents",
-        added("limit", '"hasMore":true'),
-        "new key: trackedTargetEvents: pagination.hasMore (boolean)",
-    ),
-    (
-        "trackedTargetEvents",
-        added("errors", '"meta":{}'),
-        "new key: trackedTargetEvents: meta (object)",
-    ),
-    (
-        "trackedTargetEvents",
-        added("uniqueId", '"currency":"INR"'),
-        f"new key: {EVENTS}currency (string)",
-    ),
-    ("trackedTargetEvents", added("uniqueId", '"lines":[]'), f"new key: {EVENTS}lines (array)"),
-    ("enrolledTargets", added("targetType", '"tags":["a"]'), f"new key: {TARGETS}tags (array)"),
-    (
-        "enrolledTargets",
-        added("createdOn", '"createdAt":1'),
-        f"new key: {TARGETS}attribution.createdAt (integer)",
-    ),
-    ("enrolledTargets", added("errors", '"next":null'), "new key: enrolledTargets: next (null)"),
-    ("targetGroups?", added("periodId", '"rank":1.5'), f"new key: {OF_USER}rank (number)"),
-    ("targetGroups?", added("trackingType", '"v":{}'), f"new key: {GROUPS}v (object)"),
-    ("targetGroups/", added("refCode", '"holiday":false'), f"new key: {PERIODS}holiday (boolean)"),
-    # --- types ---
-    (
-        "trackedTargetEvents",
-        valued("eventLogId", "(\\d+)", r'"\1"'),
-        f"changed type: {EVENTS}eventLogId (string)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("eventLogId", "(\\d+)", r"\1.5"),
-        f"changed type: {EVENTS}eventLogId (number)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("customerId", "(\\d+)", r'"\1"'),
-        f"changed type: {EVENTS}customerId (string)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("customerId", "\\d+", "null"),
-        f"changed type: {EVENTS}customerId (null)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("targetValue", f"({NUMBER})", r'"\1"'),
-        f"changed type: {EVENTS}targetValue (string)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("targetValue", f"({NUMBER})", r'{"amount":\1}'),
-        f"changed type: {EVENTS}targetValue (object)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("uniqueId", TEXT, "7"),
-        f"changed type: {EVENTS}uniqueId (integer)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("eventDate", TEXT, "1723193084000"),
-        f"changed type: {EVENTS}eventDate (integer)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("eventName", TEXT, "4"),
-        f"changed type: {EVENTS}eventName (integer)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("total", "\\d+", "[1]"),
-        "changed type: trackedTargetEvents: pagination.total (array)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("errors", "\\[\\]", "false"),
-        "changed type: trackedTargetEvents: errors (boolean)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("warnings", "\\[\\]", '"none"'),
-        "changed type: trackedTargetEvents: warnings (string)",
-    ),
-    (
-        "enrolledTargets",
-        valued("active", "true", '"true"'),
-        f"changed type: {TARGETS}active (string)",
-    ),
-    ("enrolledTargets", valued("active", "true", "1"), f"changed type: {TARGETS}active (integer)"),
-    (
-        "enrolledTargets",
-        valued("emfRuleSetId", "(\\d+)", r'"\1"'),
-        f"changed type: {TARGETS}emfRuleSetId (string)",
-    ),
-    (
-        "enrolledTargets",
-        valued("name", TEXT, '{"en":"x"}'),
-        f"changed type: {TARGETS}name (object)",
-    ),
-    (
-        "enrolledTargets",
-        valued("targetGroupId", "(\\d+)", r'"\1"'),
-        f"changed type: {TARGETS}targetGroupId (string)",
-    ),
-    (
-        "targetGroups?",
-        valued("targetAchievedValue", f"({NUMBER})", r'"\1"'),
-        f"changed type: {OF_USER}targetAchievedValue (string)",
-    ),
-    (
-        "targetGroups?",
-        valued("currentPeriod", "true", '"Y"'),
-        f"changed type: {OF_USER}currentPeriod (string)",
-    ),
-    ("targetGroups/", valued("id", "(\\d+)", r'"\1"'), f"changed type: {PERIODS}id (string)"),
-    # --- enumerations ---
-    (
-        "trackedTargetEvents",
-        valued("eventName", TEXT, '"POINTS_EXPIRED"'),
-        f"new value: {EVENTS}eventName (POINTS_EXPIRED)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("eventName", TEXT, '"TransactionAdd"'),
-        f"new value: {EVENTS}eventName (another spelling)",
-    ),
-    (
-        "enrolledTargets",
-        valued("targetType", TEXT, '"NET_SALES"'),
-        f"new value: {TARGETS}targetType (NET_SALES)",
-    ),
-    (
-        "enrolledTargets",
-        valued("targetEntity", TEXT, '"BASKET"'),
-        f"new value: {TARGETS}targetEntity (BASKET)",
-    ),
-    (
-        "enrolledTargets",
-        valued("enrolmentMethod", TEXT, '"API"'),
-        f"new value: {TARGETS}enrolmentMethod (API)",
-    ),
-    (
-        "targetGroups?",
-        valued("trackingType", TEXT, '"SPIN"'),
-        f"new value: {GROUPS}trackingType (SPIN)",
-    ),
-    (
-        "targetGroups/",
-        valued("periodStatus", TEXT, '"FROZEN"'),
-        f"new value: {PERIODS}periodStatus (FROZEN)",
-    ),
-    # --- how times are written ---
-    (
-        "trackedTargetEvents",
-        valued("eventDate", TEXT, '"2025-01-01T00:00:00Z"'),
-        f"changed form: {EVENTS}eventDate (no longer a server time)",
-    ),
-    (
-        "trackedTargetEvents",
-        valued("eventProcessedDate", TEXT, '"01/02/2025"'),
-        f"changed form: {EVENTS}eventProcessedDate (no longer a server time)",
-    ),
-    (
-        "enrolledTargets",
-        valued("createdOn", TEXT, '"Jan 1, 2025"'),
-        f"changed form: {TARGETS}attribution.createdOn (no longer a stamp)",
-    ),
-    (
-        "targetGroups/",
-        valued("endDate", TEXT, '"2025-01-01T00:00:00Z"'),
-        f"changed form: {PERIODS}endDate (no longer a day)",
-    ),
-]
+def planted() -> Iterator[tuple[str, tuple[str, str], str]]:
+    """Where in paths to plant what, and the finding that it must be."""
+    kind = ""
+    for line in PLANTED.strip().splitlines():
+        if not line.startswith(" "):
+            kind = line
+            continue
+        call, place, *change = line.strip().split("  ")
+        key = place.rpartition(".")[2]
+        was, new, seen = change or ("", "", "")
+        edit = f'"{key}":\\s*{was}', f'"{key}":{new}'
+        if kind == "missing key":
+            edit = f'"{key}":', f'"{key}New":'
+        elif kind == "new key":
+            edit = f'"{was}":', f'{new},"{was}":'
+        yield PATHS.get(call, call), edit, f"{kind}: {call}: {place}{f' ({seen})' if seen else ''}"
 
 
 @asynccontextmanager
@@ -277,10 +142,10 @@ async def swept(client: TargetsClient) -> None:
 
 
 def test_there_are_sixty_of_them() -> None:
-    assert len(PLANTED) >= 60
+    assert len([*planted()]) >= 60
 
 
-@pytest.mark.parametrize(("path", "edit", "expected"), PLANTED, ids=[one[2] for one in PLANTED])
+@pytest.mark.parametrize(("path", "edit", "expected"), [*planted()])
 async def test_a_planted_change_is_told_once(
     path: str, edit: tuple[str, str], expected: str
 ) -> None:

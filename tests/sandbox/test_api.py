@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from capillary_targets.sandbox import Sandbox, SandboxSettings, World, samples
+from capillary_targets.sandbox import Event, Sandbox, SandboxSettings, World, samples
 from capillary_targets.sandbox.responses import identifiers
 from capillary_targets.sandbox.world import total
 
@@ -266,6 +266,16 @@ async def groups_of(caller: Caller, sandbox: Sandbox, user: int) -> list[dict[st
     return list(answer.json["data"]["targetGroups"])
 
 
+async def cycles(
+    caller: Caller, sandbox: Sandbox
+) -> AsyncIterator[tuple[dict[str, Any], list[Event]]]:
+    """Each cycle of each seeded user's targets, and its true rows."""
+    for user in sandbox.world.user_ids():
+        for group in await groups_of(caller, sandbox, user):
+            for target in group["targets"]:
+                yield target, sandbox.world.events(user, target["targetRuleId"], target["periodId"])
+
+
 async def test_no_target_id_means_no_record_of_events(caller: Caller) -> None:
     seen = set()
     async with (sandbox := Sandbox(users=40)) as url:
@@ -359,15 +369,12 @@ async def test_a_purchase_and_its_return_leave_the_value_and_move_last_updated_o
 async def test_cycles_start_from_what_is_carried_over(caller: Caller) -> None:
     started = 0
     async with (sandbox := Sandbox(users=2, carry_over=Decimal("-150.25"))):
-        for user in sandbox.world.user_ids():
-            for group in await groups_of(caller, sandbox, user):
-                for target in group["targets"]:
-                    rows = sandbox.world.events(user, target["targetRuleId"], target["periodId"])
-                    if target["targetId"] is None:
-                        assert (rows, target["targetAchievedValue"]) == ([], 0)
-                        continue
-                    assert target["targetAchievedValue"] == total(rows) - Decimal("150.25")
-                    started += not rows
+        async for target, rows in cycles(caller, sandbox):
+            if target["targetId"] is None:
+                assert (rows, target["targetAchievedValue"]) == ([], 0)
+                continue
+            assert target["targetAchievedValue"] == total(rows) - Decimal("150.25")
+            started += not rows
     assert started
 
 
@@ -384,16 +391,13 @@ async def test_what_is_achieved_may_be_no_sum(
 ) -> None:
     differs = 0
     async with (sandbox := Sandbox(users=10, achieved_by=by, signed_returns=False)):
-        for user in sandbox.world.user_ids():
-            for group in await groups_of(caller, sandbox, user):
-                for target in group["targets"]:
-                    rows = sandbox.world.events(user, target["targetRuleId"], target["periodId"])
-                    rows = [row for row in rows if row.target_value is not None]
-                    value = made_of(rows)
-                    if by == "capped":
-                        value = min(value, Decimal(str(target["targetValue"])))
-                    assert target["targetAchievedValue"] == value
-                    differs += value != total(rows)
+        async for target, rows in cycles(caller, sandbox):
+            valued = [row for row in rows if row.target_value is not None]
+            value = made_of(valued)
+            if by == "capped":
+                value = min(value, Decimal(str(target["targetValue"])))
+            assert target["targetAchievedValue"] == value
+            differs += value != total(valued)
     assert differs
 
 
@@ -411,18 +415,15 @@ async def test_a_share_of_the_enrolments_has_no_record() -> None:
 async def test_a_target_is_achieved_by_the_row_that_reached_its_value(caller: Caller) -> None:
     reached = 0
     async with (sandbox := Sandbox(users=10)):
-        for user in sandbox.world.user_ids():
-            for group in await groups_of(caller, sandbox, user):
-                for target in group["targets"]:
-                    rows = sandbox.world.events(user, target["targetRuleId"], target["periodId"])
-                    ids = [row.event_log_id for row in rows]
-                    if target["targetAchievedEventLogId"] is None:
-                        assert target["targetAchievedDateTime"] is None
-                        assert target["targetAchievedValue"] < target["targetValue"]
-                        continue
-                    index = ids.index(target["targetAchievedEventLogId"])
-                    assert total(rows[: index + 1]) >= target["targetValue"] > total(rows[:index])
-                    reached += 1
+        async for target, rows in cycles(caller, sandbox):
+            ids = [row.event_log_id for row in rows]
+            if target["targetAchievedEventLogId"] is None:
+                assert target["targetAchievedDateTime"] is None
+                assert target["targetAchievedValue"] < target["targetValue"]
+                continue
+            index = ids.index(target["targetAchievedEventLogId"])
+            assert total(rows[: index + 1]) >= target["targetValue"] > total(rows[:index])
+            reached += 1
     assert reached
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -60,6 +61,14 @@ def pushing(receiver: Receiver, **settings: Any) -> Sandbox:
     return Sandbox(notify=receiver.url, exact_events=True, **settings)
 
 
+@asynccontextmanager
+async def pushed(receiver: Receiver, **settings: Any) -> AsyncIterator[Sandbox]:
+    """One that runs until all is delivered."""
+    async with (sandbox := pushing(receiver, **settings)):
+        yield sandbox
+        await sandbox.notifications.drained()
+
+
 def rule_of(sandbox: Sandbox, *, behavioural: bool) -> int:
     rules = sandbox.world.targets(1_000_001)
     return next(rule.id for rule in rules if rule.behavioural is behavioural)
@@ -73,9 +82,8 @@ def add(sandbox: Sandbox, *, behavioural: bool = False, **fields: Any) -> Event:
 
 async def test_a_written_event_is_announced_in_the_vendors_words(receiver: Receiver) -> None:
     headers = {"X-Webhook-Secret": "s3cret"}
-    async with (sandbox := pushing(receiver, notify_headers=headers)):
+    async with pushed(receiver, notify_headers=headers) as sandbox:
         event = add(sandbox, value="14")
-        await sandbox.notifications.drained()
     rule = sandbox.world.rule(event.target_rule_id)
     (body,), (sent,) = receiver.bodies, receiver.headers
     assert sent["X-Webhook-Secret"] == "s3cret"
@@ -103,9 +111,8 @@ async def test_a_written_event_is_announced_in_the_vendors_words(receiver: Recei
 async def test_the_enriched_envelope_wraps_the_raw_one_and_holds_personal_data(
     receiver: Receiver,
 ) -> None:
-    async with (sandbox := pushing(receiver, notify_envelope="enriched")):
+    async with pushed(receiver, notify_envelope="enriched") as sandbox:
         event = add(sandbox)
-        await sandbox.notifications.drained()
     (body,) = receiver.bodies
     assert body["eventType"] == "100_targetAchievedValueUpdated"
     assert "eventId" not in body["attributes"]
@@ -125,10 +132,9 @@ async def test_the_enriched_envelope_wraps_the_raw_one_and_holds_personal_data(
 async def test_where_the_log_id_stands(
     receiver: Receiver, setting: str, *, loyalty: bool, identifier: bool
 ) -> None:
-    async with (sandbox := pushing(receiver, notify_log_id=setting)):
+    async with pushed(receiver, notify_log_id=setting) as sandbox:
         event = add(sandbox)
         add(sandbox, event_log_id=None)
-        await sandbox.notifications.drained()
     log_id = str(event.event_log_id)
     assert receiver.log_ids == [log_id if loyalty else "", ""]
     keys = [
@@ -140,10 +146,9 @@ async def test_where_the_log_id_stands(
 
 @pytest.mark.parametrize("value", ["25.5", "-25.5"])
 async def test_a_return_is_unsigned_and_decreases_the_sum(receiver: Receiver, value: str) -> None:
-    async with (sandbox := pushing(receiver)):
+    async with pushed(receiver) as sandbox:
         add(sandbox, value="100")
         add(sandbox, value=value, event_name="RETURN_BILL", unique_id="77")
-        await sandbox.notifications.drained()
     before, data = (body["data"] for body in receiver.bodies)
     assert data["currentEventTargetValue"] == "25.500"
     assert data["returnId"] == 77
@@ -153,9 +158,8 @@ async def test_a_return_is_unsigned_and_decreases_the_sum(receiver: Receiver, va
 
 
 async def test_a_behavioural_event_names_no_transaction(receiver: Receiver) -> None:
-    async with (sandbox := pushing(receiver)):
+    async with pushed(receiver) as sandbox:
         add(sandbox, behavioural=True)
-        await sandbox.notifications.drained()
     (body,) = receiver.bodies
     assert not {"transactionId", "returnId"} & set(body["data"])
 
@@ -163,7 +167,7 @@ async def test_a_behavioural_event_names_no_transaction(receiver: Receiver) -> N
 async def test_reaching_the_target_and_enrolling_have_names_of_their_own(
     receiver: Receiver,
 ) -> None:
-    async with (sandbox := pushing(receiver)):
+    async with pushed(receiver) as sandbox:
         event = add(sandbox, value="10000000")
         add(sandbox)
         other = next(
@@ -172,7 +176,6 @@ async def test_reaching_the_target_and_enrolling_have_names_of_their_own(
         sandbox.world.enrol(1_000_001, other.id)
         sandbox.world.enrol(1_000_001, other.id)  # nothing new
         add(sandbox, value=None, event_name="ENROL")  # adds nothing
-        await sandbox.notifications.drained()
     assert [body["eventName"] for body in receiver.bodies] == [
         "targetAchievedValueUpdated",
         "targetValueAchieved",
@@ -278,14 +281,13 @@ async def test_what_each_change_announces(
 
 
 async def test_a_unified_group_is_told_with_all_its_targets(receiver: Receiver) -> None:
-    async with (sandbox := pushing(receiver, events=0)):
+    async with pushed(receiver, events=0) as sandbox:
         world = sandbox.world
         first = tracked(world, "UNIFIED")
         second = next(one for one in world.rules() if one.group == first.group and one != first)
         world.enrol(USER, second.id)
         world.add_event(USER, first.id, value="1.5")
         world.add_event(USER, second.id, value=first.target_value - 1)
-        await sandbox.notifications.drained()
     (body,) = [one for one in receiver.bodies if one["eventName"] == "unifiedTargetsAchieved"]
     data = body["data"]
     assert [
@@ -325,11 +327,9 @@ async def test_stray_blanks_stand_in_keys_only(receiver: Receiver) -> None:
     bodies = []
     for share in (0.0, 0.3):
         receiver.bodies.clear()
-        async with (
-            sandbox := pushing(receiver, notify_envelope="enriched", notify_stray_blanks=share)
-        ):
+        settings = {"notify_envelope": "enriched", "notify_stray_blanks": share}
+        async with pushed(receiver, **settings) as sandbox:
             add(sandbox)
-            await sandbox.notifications.drained()
         bodies += receiver.bodies
     plain, blanked = ([*keys(body)] for body in bodies)
     assert 0 < sum(" " in key for key in blanked) < len(blanked)
@@ -338,9 +338,8 @@ async def test_stray_blanks_stand_in_keys_only(receiver: Receiver) -> None:
 
 async def test_the_same_seed_pushes_the_same_bytes(receiver: Receiver) -> None:
     for _ in range(2):
-        async with (sandbox := pushing(receiver)):
+        async with pushed(receiver) as sandbox:
             add(sandbox)
-            await sandbox.notifications.drained()
     first, second = receiver.bodies
     assert first == second
 
@@ -348,9 +347,8 @@ async def test_the_same_seed_pushes_the_same_bytes(receiver: Receiver) -> None:
 @pytest.mark.parametrize("status", [400, 401, 404, 302])
 async def test_a_refusal_is_final(receiver: Receiver, status: int) -> None:
     receiver.statuses = [status]
-    async with (sandbox := pushing(receiver)):
+    async with pushed(receiver) as sandbox:
         add(sandbox)
-        await sandbox.notifications.drained()
     assert len(receiver.bodies) == 1
     assert sandbox.notifications.counts == {"refused": 1}
     assert [one.status for one in sandbox.notifications.attempts] == [status]
@@ -359,9 +357,8 @@ async def test_a_refusal_is_final(receiver: Receiver, status: int) -> None:
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_what_is_repeated_holds_the_queue_up(receiver: Receiver, status: int) -> None:
     receiver.statuses = [status, status, 200]
-    async with (sandbox := pushing(receiver)):
+    async with pushed(receiver) as sandbox:
         first, second = add(sandbox), add(sandbox)
-        await sandbox.notifications.drained()
     assert receiver.log_ids == [str(first.event_log_id)] * 3 + [str(second.event_log_id)]
     assert len({body["eventId"] for body in receiver.bodies[:3]}) == 1
     assert sandbox.notifications.counts == {"delivered": 2}
@@ -369,13 +366,12 @@ async def test_what_is_repeated_holds_the_queue_up(receiver: Receiver, status: i
 
 async def test_a_time_out_and_a_lost_connection_are_repeated(receiver: Receiver) -> None:
     receiver.gate = asyncio.Event()
-    async with (sandbox := pushing(receiver, notify_timeout=0.05)):
+    async with pushed(receiver, notify_timeout=0.05) as sandbox:
         add(sandbox)
         await until(lambda: len(sandbox.notifications.attempts) >= 2)
         assert {one.status for one in sandbox.notifications.attempts} == {None}
         receiver.gate.set()
         sandbox.settings.notify_timeout = 10
-        await sandbox.notifications.drained()
     assert sandbox.notifications.counts == {"delivered": 1}
     assert len(receiver.bodies) >= 3
 
@@ -398,9 +394,8 @@ async def test_the_back_off_doubles_up_to_an_hour_for_seven_days(
     receiver: Receiver, waits: list[float]
 ) -> None:
     receiver.statuses = [503] * 1000
-    async with (sandbox := pushing(receiver, notify_time_scale=1.0)):
+    async with pushed(receiver, notify_time_scale=1.0) as sandbox:
         add(sandbox)
-        await sandbox.notifications.drained()
     backoffs = [one for one in waits if one >= 1]
     assert backoffs[:13] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600]
     assert set(backoffs[13:]) == {3600}
@@ -408,35 +403,30 @@ async def test_the_back_off_doubles_up_to_an_hour_for_seven_days(
     assert sandbox.notifications.counts == {"given up": 1}
 
     waits.clear()
-    async with (
-        sandbox := pushing(receiver, notify_time_scale=1.0, notify_backoff=300, notify_give_up=900)
-    ):
+    settings = {"notify_time_scale": 1.0, "notify_backoff": 300, "notify_give_up": 900}
+    async with pushed(receiver, **settings) as sandbox:
         add(sandbox)
-        await sandbox.notifications.drained()
     assert [one for one in waits if one >= 1] == [300, 600]
 
 
 async def test_the_delay_is_scaled(receiver: Receiver, waits: list[float]) -> None:
-    async with (sandbox := pushing(receiver, notify_delay=86_400, notify_time_scale=0.5)):
+    async with pushed(receiver, notify_delay=86_400, notify_time_scale=0.5) as sandbox:
         add(sandbox)
-        await sandbox.notifications.drained()
     assert 43_100 < waits[0] <= 43_200
 
 
 async def test_duplicates_have_the_same_id(receiver: Receiver) -> None:
-    async with (sandbox := pushing(receiver, notify_duplicates=0.5)):
+    async with pushed(receiver, notify_duplicates=0.5) as sandbox:
         for _ in range(40):
             add(sandbox)
-        await sandbox.notifications.drained()
     times = Counter(body["eventId"] for body in receiver.bodies)
     assert len(times) == 40
     assert set(times.values()) == {1, 2}
 
 
 async def test_lost_ones_are_never_sent(receiver: Receiver) -> None:
-    async with (sandbox := pushing(receiver, notify_losses=0.5)):
+    async with pushed(receiver, notify_losses=0.5) as sandbox:
         events = [add(sandbox) for _ in range(40)]
-        await sandbox.notifications.drained()
     counts = sandbox.notifications.counts
     assert counts["lost"] + counts["delivered"] == 40
     assert 5 < counts["lost"] < 35
@@ -444,9 +434,8 @@ async def test_lost_ones_are_never_sent(receiver: Receiver) -> None:
 
 
 async def test_shuffled_ones_all_come(receiver: Receiver) -> None:
-    async with (sandbox := pushing(receiver, notify_shuffled=True)):
+    async with pushed(receiver, notify_shuffled=True) as sandbox:
         written = [str(add(sandbox).event_log_id) for _ in range(40)]
-        await sandbox.notifications.drained()
     assert receiver.log_ids != written
     assert sorted(receiver.log_ids) == sorted(written)
 

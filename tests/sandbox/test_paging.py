@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -38,26 +40,25 @@ class Pages:
         return ids, answer.json.get("pagination")
 
 
-def one_user(**settings: Any) -> Sandbox:
-    return Sandbox(users=1, events=ROWS, exact_events=True, **settings)
+@asynccontextmanager
+async def paged(caller: Caller, **settings: Any) -> AsyncIterator[Pages]:
+    async with (sandbox := Sandbox(users=1, events=ROWS, exact_events=True, **settings)):
+        yield Pages(caller, sandbox)
 
 
 async def test_offset_as_rows(caller: Caller) -> None:
-    async with (sandbox := one_user(offset_mode="row")):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, offset_mode="row") as pages:
         assert await pages.page(1) == (pages.true[1:11], {"limit": 10, "offset": 1, "total": 25})
         assert (await pages.page(20))[0] == pages.true[20:]
 
 
 async def test_offset_ignored(caller: Caller) -> None:
-    async with (sandbox := one_user(offset_mode="ignored")):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, offset_mode="ignored") as pages:
         assert (await pages.page(0))[0] == (await pages.page(7))[0] == pages.true[:10]
 
 
 async def test_offset_clamped_to_the_last_page(caller: Caller) -> None:
-    async with (sandbox := one_user(offset_mode="clamped")):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, offset_mode="clamped") as pages:
         assert await pages.page(9) == (pages.true[20:], {"limit": 10, "offset": 2, "total": 25})
         assert (await pages.page(1))[0] == pages.true[10:20]
 
@@ -77,8 +78,7 @@ async def test_offset_clamped_to_the_last_page(caller: Caller) -> None:
     ],
 )
 async def test_totals(caller: Caller, mode: Any, pagination: Any) -> None:
-    async with (sandbox := one_user(total_mode=mode)):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, total_mode=mode) as pages:
         assert await pages.page(1) == (pages.true[10:20], pagination)
         if mode == "float":
             assert b'"total":25.0' in (await pages.answer(1)).body
@@ -86,8 +86,7 @@ async def test_totals(caller: Caller, mode: Any, pagination: Any) -> None:
 
 @pytest.mark.parametrize(("mode", "rows", "echoed"), [("capped", 8, 8), ("capped-silent", 8, 20)])
 async def test_limits_above_the_cap(caller: Caller, mode: Any, rows: int, echoed: int) -> None:
-    async with (sandbox := one_user(limit_mode=mode, max_limit=8)):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, limit_mode=mode, max_limit=8) as pages:
         ids, pagination = await pages.page(1, limit=20)
         assert ids == pages.true[rows : 2 * rows]
         assert pagination["limit"] == echoed
@@ -95,30 +94,28 @@ async def test_limits_above_the_cap(caller: Caller, mode: Any, rows: int, echoed
 
 
 async def test_limits_above_the_cap_refused(caller: Caller) -> None:
-    async with (sandbox := one_user(limit_mode="refused", max_limit=8)):
-        assert (await Pages(caller, sandbox).answer(0, limit=9)).code == 11029
+    async with paged(caller, limit_mode="refused", max_limit=8) as pages:
+        assert (await pages.answer(0, limit=9)).code == 11029
 
 
 @pytest.mark.parametrize(
     ("mode", "status", "code"), [("310149", 400, 310149), ("error", 400, 11003)]
 )
 async def test_past_the_end_as_an_error(caller: Caller, mode: Any, status: int, code: int) -> None:
-    async with (sandbox := one_user(past_end=mode)):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, past_end=mode) as pages:
         assert (await pages.page(2))[0] == pages.true[20:]
         answer = await pages.answer(3)
         assert (answer.status, answer.code) == (status, code)
 
 
 async def test_past_the_end_without_an_envelope(caller: Caller) -> None:
-    async with (sandbox := one_user(past_end="404")):
-        answer = await Pages(caller, sandbox).answer(3)
+    async with paged(caller, past_end="404") as pages:
+        answer = await pages.answer(3)
     assert (answer.status, answer.body) == (404, b"")
 
 
 async def test_an_endless_server_never_repeats_and_never_ends(caller: Caller) -> None:
-    async with (sandbox := one_user(past_end="endless")):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, past_end="endless") as pages:
         rows: list[int] = []
         for number in range(8):
             ids, pagination = await pages.page(number)
@@ -130,8 +127,7 @@ async def test_an_endless_server_never_repeats_and_never_ends(caller: Caller) ->
 
 
 async def test_a_hole(caller: Caller) -> None:
-    async with (sandbox := one_user(empty_page=1)):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, empty_page=1) as pages:
         assert [(await pages.page(number))[0] for number in range(3)] == [
             pages.true[:10],
             [],
@@ -140,19 +136,17 @@ async def test_a_hole(caller: Caller) -> None:
 
 
 async def test_a_short_page(caller: Caller) -> None:
-    async with (sandbox := one_user(short_page=0)):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, short_page=0) as pages:
         assert (await pages.page(0))[0] == pages.true[:7]
         assert (await pages.page(1))[0] == pages.true[10:20]
 
 
 async def test_repeated_rows(caller: Caller) -> None:
-    async with (sandbox := one_user(repeat_rows="extra")):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, repeat_rows="extra") as pages:
         assert (await pages.page(0))[0] == pages.true[:10]
         assert (await pages.page(1))[0] == pages.true[9:20]
         assert (await pages.page(3))[0] == []
-        sandbox.settings.repeat_rows = "instead"
+        pages.sandbox.settings.repeat_rows = "instead"
         assert (await pages.page(1))[0] == [pages.true[9], *pages.true[11:20]]
 
 
@@ -170,8 +164,7 @@ async def test_dialects_reach_the_printed_users(caller: Caller) -> None:
 
 
 async def test_rows_appended_between_requests(caller: Caller) -> None:
-    async with (sandbox := one_user(append_per_request=2)):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, append_per_request=2) as pages:
         assert (await pages.page(0))[1]["total"] == 27
         assert (await pages.page(2)) == (
             pages.current()[20:],
@@ -181,26 +174,24 @@ async def test_rows_appended_between_requests(caller: Caller) -> None:
 
 
 async def test_a_late_row_shifts_what_follows(caller: Caller) -> None:
-    async with (sandbox := one_user(insert_per_request=1)):
-        pages = Pages(caller, sandbox)
-        sandbox.settings.insert_per_request = 0
+    async with paged(caller, insert_per_request=1) as pages:
+        pages.sandbox.settings.insert_per_request = 0
         first = (await pages.page(0))[0]
-        sandbox.settings.insert_per_request = 1
+        pages.sandbox.settings.insert_per_request = 1
         await pages.page(0)
-        sandbox.settings.insert_per_request = 0
+        pages.sandbox.settings.insert_per_request = 0
         assert (await pages.page(0))[0] == first
         assert (await pages.page(2))[0] == pages.current()[20:]
         assert pages.current()[20] == pages.true[19]
 
 
 async def test_rows_deleted_at_the_head_and_anywhere(caller: Caller) -> None:
-    async with (sandbox := one_user(delete_head_per_request=3)):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, delete_head_per_request=3) as pages:
         assert (await pages.page(0))[0] == pages.true[3:13]
-        sandbox.settings.delete_head_per_request = 0
-        sandbox.settings.delete_any_per_request = 2
+        pages.sandbox.settings.delete_head_per_request = 0
+        pages.sandbox.settings.delete_any_per_request = 2
         assert (await pages.page(0))[1]["total"] == 20
-        sandbox.settings.delete_any_per_request = 30
+        pages.sandbox.settings.delete_any_per_request = 30
         assert (await pages.answer(0)).code == 310149
 
 
@@ -212,8 +203,7 @@ async def test_the_hook_sees_the_world_and_counts_requests(caller: Caller) -> No
         if number == 1:
             world.delete_events(pages.user, pages.rule, slice(0, 20))
 
-    async with (sandbox := one_user(between_requests=hook)):
-        pages = Pages(caller, sandbox)
+    async with paged(caller, between_requests=hook) as pages:
         assert (await pages.page(0))[1]["total"] == 25
         assert (await pages.page(0))[1]["total"] == 5
     assert seen == [0, 1]
