@@ -259,7 +259,14 @@ class AuthError(CapillaryError):
     @property
     def token_rejected(self) -> bool:
         """Whether a new token may help: 401 or 498, as HTTP status or inside a body."""
-        return (self.status if self.code is None else self.code) in {401, 498}
+        return self._reason in {401, 498}
+
+    @property
+    def _reason(self) -> int | None:
+        return self.status if self.code is None else self.code
+
+    def _where(self) -> str:
+        return f"{_TO_CHECK.get(self._reason, '')}{super()._where()}"
 
 
 class EndpointGone(CapillaryError):
@@ -369,6 +376,14 @@ class PaginationError(CapillaryError):
         self.report = report
 
 
+_NO_ACCESS: Final = ": the access group of these credentials has to allow this call"
+_TO_CHECK: Final[Mapping[int | None, str]] = {
+    **dict.fromkeys((401, 498), ": check user name, password (or MD5) and cluster"),
+    320001: ": check client key, client secret and cluster",
+    403: _NO_ACCESS,
+    4000: _NO_ACCESS,
+}
+
 _BY_CODE: Final[Mapping[int, type[ApiError]]] = {
     310011: InvalidUser,
     310130: InvalidEnrollmentType,
@@ -386,12 +401,10 @@ _BY_CODE: Final[Mapping[int, type[ApiError]]] = {
     4001: AuthorizationUnavailable,
 }
 
-_AUTH_CODES: Final = frozenset({401, 403, 498, 4000, 320001})
-
 
 def api_error(code: int | None, message: str, *, status: int | None = None) -> CapillaryError:
     """The exception for an error code found inside a body, whatever HTTP status carried it."""
-    if code in _AUTH_CODES:
+    if code in _TO_CHECK and code is not None:
         return AuthError(message, code=code, status=status)
     if code == 429:
         return RateLimited(message, status=status)

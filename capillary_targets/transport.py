@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -349,11 +350,35 @@ def _translated(
         failed = UsageError(f"the aiohttp session cannot be used here: {said}")
         failed.scope = "client"
     else:
-        failed = ConnectionFailed(f"the connection failed: {name}: {said}" if said else name)
+        failed = ConnectionFailed(_what_to_check(error, said or name))
         failed.retryable = not isinstance(error, _LASTING)
     # aiohttp's response errors carry the request's headers: they stay behind.
     failed.__cause__ = None if isinstance(error, aiohttp.ClientResponseError) else error
     return failed
+
+
+def _what_to_check(error: Exception, said: str) -> str:
+    """Why there is no connection, in one line that ends with what to check."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = getattr(error.certificate_error, "verify_message", "") or error.certificate_error
+        return (
+            f"the certificate of {error.host}:{error.port} is not trusted ({why}): behind a "
+            "company's proxy, set SSL_CERT_FILE to a file with its authorities"
+        )
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return f"the connection broke: {said}"
+    place = f"{error.host}:{error.port}"
+    number = error.errno or 0
+    why = os.strerror(number) if number > 0 else error.strerror
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        why = getattr(error.os_error, "reason", why)
+        return f"no TLS with {place} ({why}): check that it speaks https, and not http"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"no connection to the proxy {place} ({why}): check HTTPS_PROXY and ALL_PROXY"
+    return (
+        f"no connection to {place} ({why}): check the base URL, that the server runs, and whether "
+        "a proxy is needed (HTTPS_PROXY; in Python with trust_env=True)"
+    )
 
 
 def _deadline_exceeded(call: _Call) -> RequestTimeout:

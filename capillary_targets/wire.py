@@ -248,7 +248,10 @@ def success(answer: Answer) -> dict[str, Any]:
         raise _error_by_status(answer, document)
     if isinstance(document, dict):
         return document
-    what = "an empty body" if not answer.body.strip() else "something that is not the API's JSON"
+    start = answer.body.lstrip()[:1]
+    what = "something that is not the API's JSON" if start else "an empty body"
+    if start == b"<":
+        what = "an HTML page: check the base URL, and that no proxy answers in its place"
     raise BadResponse(
         f"the server answered {what}",
         excerpt=_excerpt(answer.body),
@@ -338,9 +341,12 @@ _BY_STATUS: Final[Mapping[int, tuple[type[CapillaryError], str]]] = {
     403: (AuthError, "access denied, by the service or a gateway before it"),
     **dict.fromkeys(
         (404, 410),
-        (EndpointGone, "nothing is served at this address: wrong host, or the endpoint is gone"),
+        (
+            EndpointGone,
+            "nothing is served here: check the base URL (without /v3), or the endpoint is gone",
+        ),
     ),
-    407: (ConnectionFailed, "the proxy wants other credentials"),
+    407: (ConnectionFailed, "the proxy wants other credentials: check HTTPS_PROXY"),
     429: (RateLimited, "too many requests"),
     461: (ServerBusy, "the service is busy"),
     **dict.fromkeys(

@@ -43,6 +43,9 @@ async def test_an_unknown_certificate_is_refused_and_not_retried(
     async with TargetsClient(url, BasicAuth("till", "secret")) as client:
         with pytest.raises(ConnectionFailed, match="certificate") as caught:
             await client.active_targets(1)
+    place = url.removeprefix("https://")
+    assert f"the certificate of {place} is not trusted (self-signed cert" in str(caught.value)
+    assert "set SSL_CERT_FILE" in str(caught.value)
     assert not caught.value.retryable
     assert caught.value.attempts == 1
     assert not reached

@@ -88,7 +88,7 @@ async def test_a_passing_fault_is_retried(sandbox: Sandbox, fault: Fault) -> Non
         (Fault.http(400), ApiError, "HTTP 400"),
         (Fault.http(403), AuthError, "denied"),
         (Fault.authorisation(4000), AuthError, "Not authorized"),
-        (Fault.not_found(), EndpointGone, "wrong host"),
+        (Fault.not_found(), EndpointGone, "base URL"),
         (Fault.redirect(), BadResponse, "redirect"),
         *(
             (Fault.api_code(310018, status=status), ApiError, "310018")

@@ -169,6 +169,25 @@ def test_the_proxy_variables_are_kept_to(cli: Cli, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:1", "no connection to 127.0.0.1:1 (Connection refused): check"),
+        (None, "Unauthorized: check user name, password (or MD5) and cluster"),
+    ],
+)
+def test_a_first_command_that_fails_says_what_to_check(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, url: str | None, words: str
+):
+    with in_thread(Sandbox(users=1)) as sandbox:
+        for name, value in TILL.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("CAPILLARY_BASE_URL", url or sandbox.url)
+        ran = cli("targets", 1, "--timeout", 1)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (1, "", 1)
+    assert ran.err.startswith(f"error: {words}")
+
+
+@pytest.mark.parametrize(
     ("text", "limit"), [("0", 0), ("100", 100), ("5%", 0.05), ("0.05", 0.05), ("12.5%", 0.125)]
 )
 def test_max_failures_is_a_number_or_a_share(text: str, limit: float):

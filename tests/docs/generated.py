@@ -48,7 +48,7 @@ def codes() -> str:
     """Codes and statuses, each with its exception."""
     rows = [("code or status", "where", "raises", "says")]
     known = contract().codes
-    wanted = {*known, *errors._BY_CODE, *errors._AUTH_CODES}
+    wanted = {*known, *errors._BY_CODE, *errors._TO_CHECK}
     for code in sorted(wanted, key=lambda code: (code < 1000, str(code))):
         kind = type(errors.api_error(code, ""))
         message = known.get(code, {}).get("message", "(wording unknown)")
