@@ -203,7 +203,7 @@ class RequestLimiter:
 
         """
         now = self._clock() if ended is None else ended
-        queued = bool(self._foreground or self._background)
+        queued = self._foreground or self._background
         self.in_flight -= 1
         if permit.probe:
             self.breaker.probe_ended()
@@ -216,7 +216,7 @@ class RequestLimiter:
             paused = self.breaker.refused(now, permit.sent, retry_after)
             # Without a hint it takes many refusals to pause, which a lack of requests has not.
             busy = 2 * permit.in_flight >= max(4, min(self.limit, self.rate.burst))
-            saturated = retry_after is None or queued or busy
+            saturated = retry_after is None or bool(queued) or busy
             self.rate.refused(now, permit.sent, paused=paused, saturated=saturated)
         elif outcome == "overload":
             self.breaker.failed(now, permit.sent, retry_after)
@@ -259,7 +259,7 @@ class RequestLimiter:
 
     def _blocked_by(self, now: float, *, background: bool) -> tuple[WaitReason | None, float]:
         """What holds a lane's next request back, and for how many seconds (inf: until told)."""
-        if self.in_flight >= self.limit:
+        if self.in_flight >= self._concurrency.limit:
             return "slot", math.inf
         wait = self.breaker.delay(now, background=background)
         if wait or (wait := self.rate.delay(now, self.in_flight)):

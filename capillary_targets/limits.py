@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import define, field, frozen
@@ -108,7 +109,7 @@ class ConcurrencyController:
 
     The samples of about one round trip make a window. Its median latency is held against the
     unloaded latency, the least window median of the last seconds: while the two agree the limit
-    grows (doubling at first), where requests queue it shrinks in proportion. To keep the unloaded
+    grows (by half at first), where requests queue it shrinks in proportion. To keep the unloaded
     latency honest the limit is halved for two windows now and then.
 
     When the share of overloads (a time-out, a broken connection, a 5xx) passes a fifth, a smaller
@@ -121,9 +122,9 @@ class ConcurrencyController:
     limit: int = field(init=False)
     """Requests allowed in flight now."""
     _limit: float = field(init=False)
-    _doubling: bool = field(init=False, default=True)
-    _samples: list[float] = field(init=False, factory=list)
-    _peak_in_flight: int = field(init=False, default=0)
+    _ramping: bool = field(init=False, default=True)
+    _samples: list[tuple[float, int]] = field(init=False, factory=list)
+    """Seconds that a request took, and how many were in flight when it was sent."""
     _base: float = field(init=False, default=math.inf)
     _base_at: float = field(init=False, default=-math.inf)
     _probing: int = field(init=False, default=0)
@@ -153,14 +154,13 @@ class ConcurrencyController:
             overload: whether it met an overload, or no server.
 
         """
-        self._peak_in_flight = max(self._peak_in_flight, in_flight)
         if not overload:
             self._served += 1
-            self._samples.append(now - sent)
-            if len(self._samples) >= max(4, self.limit):
-                self._window(now, _median(self._samples))
+            self._samples.append((now - sent, in_flight))
+            if len(self._samples) >= self.limit and len(self._samples) >= 4:
+                latencies, in_flights = zip(*self._samples, strict=True)
+                self._window(now, _median(latencies), max(in_flights))
                 self._samples.clear()
-                self._peak_in_flight = 0
         if sent < self._ignore_until:
             return  # it was sent under another limit
         if self._trial is not None:
@@ -168,7 +168,7 @@ class ConcurrencyController:
         elif overload:
             share = self._overloads.add(self._served)
             noise = 2 * self._noise if now < self._noise_until else 0.0
-            if self._doubling and share > max(_OVERLOADED / 2, noise):
+            if self._ramping and share > max(_OVERLOADED / 2, noise):
                 self._overloads.value = 0.0
                 self._shrink(now, 0.5)  # one step too far
             elif share > max(_OVERLOADED, noise):
@@ -178,7 +178,7 @@ class ConcurrencyController:
     def restart(self) -> None:
         """After an outage: start as in the beginning, in case the server is not itself yet."""
         self._set(-math.inf, min(self._limit, self.settings.initial))
-        self._doubling = True
+        self._ramping = True
         self._probing = 0
         self._trial = None
         self._overloads.value = 0.0
@@ -195,7 +195,7 @@ class ConcurrencyController:
             self._ceiling = max(self.settings.minimum, trial.limit * 0.95)
             self._ceiling_until = now + max(4 * _HORIZON, _CALM_ROUNDS * seconds)
             self._overloads.value = share
-            self._doubling = True
+            self._ramping = True
         elif self._limit > max(self.settings.minimum, trial.limit / 8):
             trial.responses = trial.overloads = 0
             self._shrink(now, 0.5)
@@ -206,12 +206,12 @@ class ConcurrencyController:
             self._set(now, trial.limit)
 
     def _shrink(self, now: float, factor: float) -> None:
-        self._doubling = False
+        self._ramping = False
         self._probing = 0
         self._ignore_until = now
         self._set(now, self._limit * factor)
 
-    def _window(self, now: float, latency: float) -> None:
+    def _window(self, now: float, latency: float, peak_in_flight: int) -> None:
         horizon = max(_HORIZON, _CALM_ROUNDS * latency)
         if self._probing:
             self._probe(now, latency)
@@ -224,13 +224,13 @@ class ConcurrencyController:
             self._probing = 2
             self._set(now, self._limit / 2)
             return
-        if self._trial is not None or self._peak_in_flight < self._limit / 2:
+        if self._trial is not None or peak_in_flight < self._limit / 2:
             return  # the limit was not what held the requests back
         gradient = (_TOLERANCE * self._base + _SLACK) / latency
-        if gradient >= 1.0 and self._doubling:
-            self._set(now, self._limit * 2)
+        if gradient >= 1.0 and self._ramping:
+            self._set(now, self._limit * 1.5)
             return
-        self._doubling = False
+        self._ramping = False
         headroom = max(1.0, math.sqrt(self._limit) / 2)
         self._set(now, self._limit * min(1.0, max(0.5, gradient)) + headroom)
 
@@ -240,9 +240,9 @@ class ConcurrencyController:
         if self._probing:
             return
         # Much slower than before, though unloaded: another server, so to speak. Start over.
-        self._doubling = latency > 1.5 * self._base
+        self._ramping = latency > 1.5 * self._base
         self._base, self._base_at = latency, now
-        self._set(now, self._limit if self._doubling else self._limit_before_probe)
+        self._set(now, self._limit if self._ramping else self._limit_before_probe)
 
     def _set(self, now: float, limit: float) -> None:
         if now < self._ceiling_until:
@@ -251,7 +251,7 @@ class ConcurrencyController:
         self.limit = int(self._limit)
 
 
-def _median(samples: list[float]) -> float:
+def _median(samples: Iterable[float]) -> float:
     ordered = sorted(samples)
     middle = len(ordered) // 2
     return (ordered[middle] + ordered[~middle]) / 2  # of an odd number, twice the same
@@ -372,7 +372,7 @@ class RateController:
         """Seconds until the pace lets a request through; inf: when another has ended."""
         if in_flight >= self._burst and in_flight >= self.burst:
             return math.inf
-        return max(0.0, self._next - now)
+        return self._next - now if self._next > now else 0.0
 
     def sent(self, now: float) -> None:
         """A request was let through."""
