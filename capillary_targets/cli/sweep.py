@@ -320,6 +320,8 @@ def _planned(plan: Plan, *, rated: bool) -> dict[str, str]:
         facts["hours"] = _about(plan.hours, 1, 2)
     elif not rated:
         facts["hours"] = "say --rate to know"
+    if plan.requests.low != plan.requests.high:
+        facts["in brackets"] = "the bounds of 95 in 100 such samples: a sample tells no more"
     return facts
 
 

@@ -29,9 +29,9 @@ from capillary_targets.pagination import START, Checkpoint, PagingReport
 from .announced import EventIds, columns, compare
 from .groups import GroupsReader, MemberGroups
 from .ledger import Ledger, Mark, States, UserRecord, UserState, WrittenRow
-from .options import Summary, SweepOptions
+from .options import RunState, Summary, SweepOptions
 from .rows import EncodedRows, Format, StoredRow, encode, event_key, plain, raw_rows
-from .store import Directory, UserResult
+from .store import Directory, UserResult, format_named
 
 __all__ = ["Reconciled", "UserFetcher", "reconcile"]
 
@@ -52,7 +52,16 @@ class UserFetcher:
     directory: Directory
     format: Format
     options: SweepOptions
-    groups: GroupsReader | None = None
+    groups: GroupsReader | None
+
+    @classmethod
+    def of(cls, directory: Directory, options: SweepOptions, state: RunState) -> UserFetcher:
+        """A fetcher for the ledger's run; `state` is what earlier ones learned of the server."""
+        run = directory.ledger.run
+        row_format = format_named(options.format, raw=options.raw, run=run)
+        is_asked = options.detect == "groups"
+        groups = GroupsReader(options, run, state.sends_ids) if is_asked else None
+        return cls(directory, row_format, options, groups)
 
     async def fetch(self, user: int, fan: FanOut[UserResult]) -> UserResult:
         """Everything of one user that is not in files yet. Failures are in `UserResult.error`.

@@ -8,8 +8,9 @@ that (double sampling: Cochran, Sampling Techniques, chapter 12).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, aclosing
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, aclosing, closing
 from itertools import pairwise
 from math import inf, sqrt
 from pathlib import Path
@@ -27,18 +28,18 @@ from capillary_targets.limits import RateLimit
 from capillary_targets.pagination import Dialect
 
 from .fetch import UserFetcher
-from .groups import GroupsReader, decide, is_due, stable_hash
-from .ledger import Ledger, PartRecord
+from .groups import decide, is_due, stable_hash
+from .ledger import Ledger, PartRecord, UserRecord
 from .options import RunState, SweepOptions, SweepRefused
-from .store import LEDGER, Directory, PartWriter, UserResult, format_named, open_directory
+from .store import LEDGER, PartWriter, open_directory
 from .user_list import BadLine, Users, read_batches
 
 __all__ = ["Estimate", "Plan", "choose", "estimate", "plan", "seconds_for"]
 
 _SAMPLE: Final = 100
 _FRAME: Final = 10_000
-_PAGE: Final = 4096
-"""Bytes by which the ledger grows at least: a page of SQLite."""
+_RANGE: Final = (1 << 20, 1 << 10)
+"""A place in a part, in as many bytes as most take."""
 _CERTAIN: Final = 1.96
 """Standard errors within which 95 of 100 samples lie."""
 
@@ -98,7 +99,9 @@ def estimate(
 
     The error is that of neighbours in a sample spread evenly over the list (Wolter, Introduction to
     Variance Estimation, 8.2). Two members are made up, one above and one below: else a sample in
-    which nothing has happened would prove that nothing has.
+    which nothing has happened would prove that nothing has. Where few members have most, a sample
+    lacks them more often than not, so the upper bound is higher (Hall, The Bootstrap and Edgeworth
+    Expansion, 3.6).
 
     Args:
         frame: requests that the ledger foresees for users drawn from the list by chance; 0: it does
@@ -112,7 +115,7 @@ def estimate(
     asked = fixed + sum(found.values())
     if len(found) == users:
         return Estimate(asked, asked, asked)
-    corrections, variance = {}, 0.0
+    corrections, variance, skewed = {}, 0.0, 0.0
     for known in {*map(bool, frame)}:
         mine = sum(bool(one) is known for one in frame) * users / len(frame)
         off = [
@@ -122,12 +125,15 @@ def estimate(
         ]
         corrections[known] = fmean(off)
         spread = sum((a - b) ** 2 for a, b in pairwise(off)) / 2 + 2 * unit**2
-        variance += mine**2 * spread / (len(off) + 1) / len(off) * max(0, 1 - len(off) / mine)
+        left = max(0, 1 - len(off) / mine)
+        variance += mine**2 * spread / (len(off) + 1) / len(off) * left
+        skewed += mine**3 * fmean((one - fmean(off)) ** 3 for one in off) / len(off) ** 2 * left
     values = [weight * one + corrections[bool(one)] for one in frame]
     variance += users**2 * pvariance(values) / len(frame) * (1 - len(frame) / users)
     total = fixed + users * fmean(values)
     bound = (_CERTAIN + 2.4 / len(found)) * sqrt(variance)
-    return Estimate(total, max(asked, total - bound), total + bound)
+    more = max(0, skewed) / variance * (2 * _CERTAIN**2 + 1) / 6 if variance else 0
+    return Estimate(total, max(asked, total - bound), total + bound + more)
 
 
 def seconds_for(
@@ -183,49 +189,72 @@ async def plan(
         if not new:
             directory = stack.enter_context(open_directory(Path(out), settings))
         fresh.ledger.start_run(settings, "", new=False)
-        run = _select_run(directory.ledger, again=options.incremental)
+        state = _select_run(directory.ledger, again=options.incremental)
         count, members = await _read(users, directory.ledger)
         frame = [_foreseen(directory.ledger, user, options) for user in members]
         chosen = {members[place]: place for place in choose(frame, sample)}
         session = client.session.with_options(wait_for_limits=True)
-        latest = next(directory.ledger.runs(), None)
-        state = RunState() if latest is None else latest.state
+        asked = -session.counts.requests
         session.dialect = session.dialect.fill_from(Dialect.from_dict(state.dialect))
-        before = session.counts.requests
-        row_format = format_named(options.format, raw=options.raw, run=run)
-        groups = None
-        if options.detect == "groups":
-            groups = GroupsReader(options, run, state.sends_ids)
-        fetcher = UserFetcher(directory, row_format, options, groups)
-        fan = FanOut(session, [*chosen], options, fetcher.fetch)
-        async with aclosing(fan.results()) as found:
+        fetcher = UserFetcher.of(directory, options, state)
+        async with aclosing(FanOut(session, [*chosen], options, fetcher.fetch).results()) as found:
             results = {chosen[one.record.user_id]: one async for one in found}
-        asked = session.counts.requests - before
-        empty = _ledger_size(fresh) if new else _PAGE
-        writer = PartWriter(fresh, row_format, options.limits, RunState())
-        sizes, row, once = _sizes(fresh, writer, directory.ledger.parts(), results, frame)
+        asked += session.counts.requests
+        good = {at: one for at, one in sorted(results.items()) if one.error is None}
+        state = RunState()
+        writer = PartWriter(fresh, fetcher.format, options.limits, state)
+        for some in ([*good.values()][::2], good.values()):
+            for one in some:
+                writer.add(one, 0.0)
+            writer.sync()
+            writer.commit()
+        lines = _lines([*fresh.ledger.parts(), *directory.ledger.parts()])
+        then = {at: _as_known(directory.ledger, members[at]) for at in good if frame[at]}
+        now = {
+            at: evolve(one.record, range=_RANGE if one.record.events else None)
+            for at, one in good.items()
+        }
+        alike = (_alike(records, members, frame) for records in (then, now))
+        old, grown = _ledger_sizes(fresh.path / "grown.sqlite", state, *alike)
     per_user = {place: float(one.sums.requests) for place, one in results.items()}
     requests = estimate(frame, per_user, count, fixed=asked - sum(per_user.values()))
     hours = [
         seconds_for(each, known.rate) for each in (requests.value, requests.low, requests.high)
     ]
+    counts = {at: good[at].rows.counts if at in good else Counter() for at in results}
+    share, limits = count / max(1, len(results)), options.limits
+    rows = share * sum(each.total() for each in counts.values())
+    files = max(1, count / limits.users, rows / limits.rows, (hours[0] or 0) / limits.seconds)
+    written = {"events", "progress"}.union(*counts.values())
+    fixed = files * sum(lines[kind][0] for kind in written & lines.keys())
+    sizes = {at: sum(lines[kind][1] * n for kind, n in each.items()) for at, each in counts.items()}
+    size = estimate(
+        frame,
+        sizes,
+        count,
+        fixed=fixed + new * old + (grown - old) * count / max(1, len(members)),
+        unit=sum(row for _, row in lines.values()),
+        weight=0.0,
+    )
     return Plan(
         count,
         len(results),
         asked,
         requests,
-        estimate(frame, sizes, count, fixed=once + empty, unit=row, weight=0.0),
+        size,
         None if None in hours else Estimate(*(each / 3600 for each in hours if each is not None)),
     )
 
 
-def _select_run(ledger: Ledger, *, again: bool) -> int:
-    """The number of the run that a sweep would begin or go on with."""
+def _select_run(ledger: Ledger, *, again: bool) -> RunState:
+    """Select the run that a sweep would begin or go on with; the state of the latest one."""
     latest = next(ledger.runs(), None)
-    number, finished = (latest.number, latest.finished is not None) if latest else (1, False)
-    ledger.run = number + (again and finished)
     ledger.session += 1  # who failed in the latest one is asked again
-    return ledger.run
+    if latest is None:
+        ledger.run = 1
+        return RunState()
+    ledger.run = latest.number + (again and latest.finished is not None)
+    return latest.state
 
 
 async def _read(users: Users, ledger: Ledger) -> tuple[int, list[int]]:
@@ -266,54 +295,50 @@ def _foreseen(ledger: Ledger, user: int, options: SweepOptions) -> float:
     return 1 + len(decide(held, {*held}, state.progress, state.progress, held, full=full).read)
 
 
-def _sizes(
-    fresh: Directory,
-    writer: PartWriter,
-    parts: Sequence[PartRecord],
-    results: Mapping[int, UserResult],
-    frame: Sequence[float],
-) -> tuple[dict[int, float], float, float]:
-    """Bytes for each user, of an average row, and of files before any row is in them.
+def _lines(parts: Iterable[PartRecord]) -> dict[str, tuple[float, float]]:
+    """Bytes of a file before its rows, and of a row, by kind.
 
-    Writes one of the users to a part and the others to the next: that tells rows from files, and
-    the parts that there are tell it better.
-
-    Args:
-        fresh: a directory for them.
-        writer: to that directory.
-        parts: of the sweep's directory.
-        results: of users, by their place in `frame`.
-        frame: see `estimate`.
+    From the smallest part to the largest: what is in both, such as names, is compressed away.
     """
-    good = {place: one for place, one in results.items() if one.error is None}
-    counts = {place: one.rows.counts for place, one in good.items()}
-    some = sorted((place for place in good if counts[place]), key=lambda at: counts[at].total())
-    first = some[(len(some) - 1) // 2 :][:1]
-    empty = _ledger_size(fresh)
-    for places in (first, good.keys() - first):
-        for place in places:
-            writer.add(good[place], 0.0)
-        writer.sync()
-        writer.commit()
-    writer.state.timeline = (1.0, [(1, 0, 1.0, 1.0)])  # SQLite copies a state of another length
-    fresh.ledger.save(writer.state, None)
-    records = {place: 1 + len(one.record.state.marks) for place, one in good.items()}
-    record = (_ledger_size(fresh) - empty) / max(1, sum(records.values()))
-    sizes = {at: 0.0 if frame[at] else record * records.get(at, 0) for at in results}
-    mine, once = fresh.ledger.parts(), 0.0
-    for kind in {one.kind for one in mine}:
-        (few, small), *_ = files = [(one.rows, one.size) for one in mine if one.kind == kind]
-        many, large = max(files + [(one.rows, one.size) for one in parts if one.kind == kind])
-        row = sum(size for _, size in files) / sum(rows for rows, _ in files)
-        if many > few and (slope := (large - small) / (many - few)) < row:
-            row = slope
-            once += small - few * slope
-        for place, count in counts.items():
-            sizes[place] += row * count[kind]
-    rows = sum(count.total() for count in counts.values())
-    return sizes, sum(sizes.values()) / max(1, rows), once
+    found = defaultdict(list)
+    for part in parts:
+        found[part.kind].append((part.rows, part.size))
+    lines = {}
+    for kind, points in found.items():
+        (few, small), (many, large) = min(points), max(points)
+        row = (large - small) / (many - few) if large > small else large / many
+        lines[kind] = (large - row * many, row)
+    return lines
 
 
-def _ledger_size(directory: Directory) -> int:
-    directory.ledger.checkpoint()
-    return (directory.path / LEDGER).stat().st_size
+def _alike(
+    records: Mapping[int, UserRecord], members: Sequence[int], frame: Sequence[float]
+) -> list[UserRecord]:
+    """A record for each member, like one of the `records`, which are by place in `frame`."""
+    like: dict[bool, list[UserRecord]] = {False: [], True: []}
+    for place, record in sorted(records.items()):
+        like[bool(frame[place])].append(record)
+    return [
+        evolve(records.get(place) or mine[place % len(mine)], user_id=user)
+        for place, user in enumerate(members)
+        if (mine := like[bool(frame[place])])
+    ]
+
+
+def _as_known(ledger: Ledger, user: int) -> UserRecord:
+    state = ledger.state(user)
+    held = any(mark.row for mark in state.marks.values())
+    return UserRecord(user, 1, state, ledger.written(user), True, _RANGE if held else None)
+
+
+def _ledger_sizes(path: Path, state: RunState, *runs: Sequence[UserRecord]) -> list[int]:
+    """Bytes of a ledger after each run with those users: pages fill and split as they will."""
+    sizes = []
+    with closing(Ledger(path)) as ledger:
+        for number, users in enumerate(runs):
+            ledger.start_run({}, "", new=True)
+            ledger.commit(number, (), users, {}, state)
+            ledger.save(state, "finished" if users else None)
+            ledger.checkpoint()
+            sizes.append(path.stat().st_size)
+    return sizes

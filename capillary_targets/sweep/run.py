@@ -31,7 +31,6 @@ from capillary_targets.session import Session
 
 from .atomic import AtomicFile, sync_directory
 from .fetch import UserFetcher
-from .groups import GroupsReader
 from .ledger import Ledger, is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
 from .report import collect, write_report
@@ -182,7 +181,6 @@ class _Run:
     _state: RunState
     _writer: PartWriter = field(init=False)
     _fetcher: UserFetcher = field(init=False)
-    _groups: GroupsReader | None = field(init=False, default=None)
     _summary: Summary = field(init=False)
     _whole: bool = field(init=False)
     """Whether the run is finished with this session's users."""
@@ -201,12 +199,9 @@ class _Run:
         summary.bad_lines = summary.skipped = summary.failed = summary.refused = 0
         summary.finished = False
         self._timeline.resume(state.timeline, summary.seconds)
-        row_format = format_named(options.format, raw=options.raw, run=summary.run)
         summary.groups_off = None
-        if options.detect == "groups":
-            self._groups = GroupsReader(options, summary.run, state.sends_ids)
-        self._fetcher = UserFetcher(self._directory, row_format, options, self._groups)
-        self._writer = PartWriter(self._directory, row_format, options.limits, state)
+        self._fetcher = UserFetcher.of(self._directory, options, state)
+        self._writer = PartWriter(self._directory, self._fetcher.format, options.limits, state)
 
     @property
     def _ledger(self) -> Ledger:
@@ -316,7 +311,8 @@ class _Run:
             self._summary.refused += 1
         else:
             self._summary.failed += 1
-        self._summary.groups_off = None if self._groups is None else self._groups.off
+        groups = self._fetcher.groups
+        self._summary.groups_off = None if groups is None else groups.off
 
     def _check_failures(self, result: UserResult) -> None:
         """Raise `SweepStopped` where going on is of no use."""
@@ -361,8 +357,8 @@ class _Run:
         self._measure()
         state, watch = self._state, self._session.watch
         state.timeline, state.dialect = self._timeline.saved(), self._session.dialect.to_dict()
-        if self._groups is not None:
-            state.sends_ids = self._groups.sends_ids
+        if self._fetcher.groups is not None:
+            state.sends_ids = self._fetcher.groups.sends_ids
         known = [Finding.from_dict(one) for one in state.drift]
         for one in () if watch is None else watch.found:
             if one not in known:

@@ -94,7 +94,7 @@ def test_a_plan_says_what_a_sweep_would_cost_and_leaves_it(cli: Cli, tmp_path: P
     ran = cli("sweep", "--sandbox", "--out", out, "--plan", *groups)
     assert (ran.status, ran.err) == (0, "")
     lines = dict(line.split(": ", 1) for line in ran.out.splitlines())
-    assert list(lines) == ["users", "requests", "size", "hours"]
+    assert list(lines) == ["users", "requests", "size", "hours", "in brackets"]
     assert lines["users"].startswith("204 (100 of them")
     assert not out.exists()
     for wrong in (["--retry-failed"], ["--engine", "ray"]):
