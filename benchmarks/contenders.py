@@ -17,15 +17,15 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from functools import cache
+from functools import partial
 from pathlib import Path
 from timeit import timeit
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from .server import Work, events_answer
+from .server import FIRST_USER, Work, events_answer
 
 if TYPE_CHECKING:
     from capillary_targets import TargetsClient
@@ -41,19 +41,22 @@ Readers: TypeAlias = tuple[Callable[[bytes], list[int]], Callable[[bytes], Page]
 """What reads bytes: the ids of targets, and a page."""
 
 HEADERS = {"Authorization": "Basic dGlsbDo1ZjRkY2MzYjVhYTc2NWQ2MWQ4MzI3ZGViODgyY2Y5OQ=="}
-FIELDS: dict[str, Any] = dict.fromkeys(
-    ("eventLogId", "customerId", "periodId", "targetGroupId", "targetRuleId"), int
-) | {"eventName": str, "eventDisplayName": str | None, "uniqueId": str}
+PAGINATION: dict[str, Any] = dict.fromkeys(("limit", "offset", "total"), int)
+TARGET: dict[str, Any] = {"id": int, "name": str, "active": bool}
+EVENT: dict[str, Any] = {
+    **dict.fromkeys(("eventLogId", "customerId", "periodId", "targetGroupId", "targetRuleId"), int),
+    **dict.fromkeys(("eventName", "uniqueId"), str),
+    **dict.fromkeys(("eventDate", "eventProcessedDate"), datetime),
+    "eventDisplayName": str | None,
+    "targetValue": Decimal,
+}
+"""The fields of the models that are made by hand, as the server names them."""
 
 
-# What is written by hand, with one library or another.
-
-
-async def by_hand(
-    work: Work, get: Get, target_ids: Callable[[bytes], list[int]], read: Callable[[bytes], Page]
-) -> Proof:
+async def by_hand(work: Work, get: Get, readers: Readers) -> Proof:
     """Workers over one iterator of users."""
-    users = iter(range(1, work.users + 1))
+    target_ids, read = readers
+    users = iter(work.user_ids)
     events, total = 0, Decimal()
 
     async def worker() -> None:
@@ -120,13 +123,12 @@ async def pyreqwest_get(base: str, work: Work) -> AsyncGenerator[Get]:
 
 
 @asynccontextmanager
-async def estuary_get(base: str, work: Work) -> AsyncGenerator[Get]:
+async def estuary_get(base: str, _: Work) -> AsyncGenerator[Get]:
     """GET by the HTTP client of estuary-cdk, whose pace begins with a request a second."""
     import logging
 
     from estuary_cdk.http import HTTPMixin
 
-    del work
     client, log = HTTPMixin(), logging.getLogger("estuary")
     await client._mixin_enter(log)
     client.rate_limiter.delay = 0.0
@@ -141,34 +143,31 @@ async def estuary_get(base: str, work: Work) -> AsyncGenerator[Get]:
         await client._mixin_exit(log)
 
 
-@cache
-def attrs_classes() -> tuple[Any, Any]:
-    """A page of events and one of targets, as frozen attrs classes under the server's names."""
-    from attrs import make_class
-
-    dated = {"eventDate": datetime, "eventProcessedDate": datetime, "targetValue": Decimal}
-    event: Any = _made(make_class, "Event", FIELDS | dated)
-    numbers: Any = _made(make_class, "Numbers", dict.fromkeys(("limit", "offset", "total"), int))
-    target: Any = _made(make_class, "Target", {"id": int, "name": str, "active": bool})
-    page = _made(make_class, "Page", {"data": list[event], "pagination": numbers})
-    return page, _made(make_class, "Targets", {"data": list[target]})
+def models(make: Callable[[str, dict[str, Any]], Any]) -> tuple[Any, Any]:
+    """A page of events and one of targets, as classes that `make` makes of a name and fields."""
+    events, targets = (
+        list.__class_getitem__(make(name, fields))
+        for name, fields in (("Event", EVENT), ("Target", TARGET))
+    )
+    page = {"data": events, "pagination": make("Pagination", PAGINATION)}
+    return make("Page", page), make("Targets", {"data": targets})
 
 
-def _made(make: Callable[..., Any], name: str, fields: dict[str, Any]) -> Any:
-    from attrs import field
+def attrs_class(name: str, fields: dict[str, Any]) -> Any:
+    """A frozen attrs class."""
+    from attrs import field, make_class
 
-    return make(name, {one: field(type=kind) for one, kind in fields.items()}, frozen=True)
+    return make_class(name, {one: field(type=type_) for one, type_ in fields.items()}, frozen=True)
 
 
-def of_attrs(decode: Callable[[bytes, Any], Any]) -> Readers:
-    """The readers of bytes, given what makes bytes an object of an attrs class."""
-    page_class, targets_class = attrs_classes()
+def of_models(read_page: Callable[[bytes], Any], read_targets: Callable[[bytes], Any]) -> Readers:
+    """The readers of bytes, given what makes bytes a page of events, and one of targets."""
 
     def target_ids(body: bytes) -> list[int]:
-        return [target.id for target in decode(body, targets_class).data]
+        return [target.id for target in read_targets(body).data]
 
     def read(body: bytes) -> Page:
-        page = decode(body, page_class)
+        page = read_page(body)
         value = sum([event.targetValue for event in page.data], Decimal())
         return len(page.data), value, page.pagination.total
 
@@ -179,20 +178,37 @@ def msgspec_readers() -> Readers:
     """By msgspec, into attrs classes: exact."""
     import msgspec
 
-    decoders = {kind: msgspec.json.Decoder(kind).decode for kind in attrs_classes()}
-    return of_attrs(lambda body, kind: decoders[kind](body))
+    page, targets = models(attrs_class)
+    return of_models(msgspec.json.Decoder(page).decode, msgspec.json.Decoder(targets).decode)
 
 
-def cattrs_readers(loads: Callable[[bytes], Any]) -> Readers:
-    """cattrs, tuned: no detailed validation, plain hooks."""
+def cattrs_readers(loads: Callable[[bytes], Any] | None = None) -> Readers:
+    """By cattrs, tuned: no detailed validation, plain hooks; of what orjson has read."""
+    import orjson
     from cattrs import Converter
 
+    read = loads or orjson.loads
     converter = Converter(detailed_validation=False, prefer_attrib_converters=False)
     converter.register_structure_hook(datetime, lambda text, _: datetime.fromisoformat(text))
     converter.register_structure_hook(
         Decimal, lambda value, _: Decimal(repr(value)) if type(value) is float else Decimal(value)
     )
-    return of_attrs(lambda body, kind: converter.structure(loads(body), kind))
+    page, targets = models(attrs_class)
+    return of_models(
+        lambda body: converter.structure(read(body), page),
+        lambda body: converter.structure(read(body), targets),
+    )
+
+
+def pydantic_readers() -> Readers:
+    """By pydantic v2: bytes validated into frozen models."""
+    from pydantic import ConfigDict, create_model
+
+    def make(name: str, fields: dict[str, Any]) -> Any:
+        return create_model(name, __config__=ConfigDict(frozen=True), **fields)
+
+    page, targets = models(make)
+    return of_models(page.model_validate_json, targets.model_validate_json)
 
 
 def orjson_readers() -> Readers:
@@ -210,21 +226,7 @@ def orjson_readers() -> Readers:
     return target_ids, read
 
 
-def pydantic_readers() -> Readers:
-    """By pydantic v2: bytes validated into frozen models."""
-    from pydantic import ConfigDict, create_model
-
-    dated = {"eventDate": datetime, "eventProcessedDate": datetime, "targetValue": Decimal}
-    row: Any = create_model("Row", __config__=ConfigDict(frozen=True), **(FIELDS | dated))
-    numbers: Any = create_model("Numbers", limit=int, offset=int, total=int)
-    page: Any = create_model("Page", data=list[row], pagination=numbers)
-    target: Any = create_model("Target", id=int, name=str, active=bool)
-    targets: Any = create_model("Targets", data=list[target])
-    models = dict(zip(attrs_classes(), (page, targets), strict=True))
-    return of_attrs(lambda body, kind: models[kind].model_validate_json(body))
-
-
-async def dlt_extract(base: str, work: Work) -> Proof:
+async def dlt(base: str, work: Work) -> Proof:
     """dlt: its REST client in a parallel transformer, extracted to its files. Untyped, floats."""
     directory = tempfile.mkdtemp(prefix="benchmark-")
     os.environ |= {
@@ -239,21 +241,21 @@ async def dlt_extract(base: str, work: Work) -> Proof:
 
     counted: list[tuple[int, float]] = []
 
-    def pages(path: str, params: dict[str, Any], paginator: Any) -> Iterator[Any]:
+    def pages(path: str, paginator: Any) -> Iterator[Any]:
         client = RESTClient(base, headers=HEADERS, data_selector="data")
-        yield from client.paginate(path, params=params, paginator=paginator)
+        yield from client.paginate(path, params={}, paginator=paginator)
 
     @dlt.resource(name="users")
     def users() -> Iterator[int]:
-        yield from range(1, work.users + 1)
+        yield from work.user_ids
 
     @dlt.transformer(name="events", parallelized=True)
     def events(user: int) -> Iterator[Any]:
-        for targets in pages(f"v3/users/{user}/enrolledTargets", {}, SinglePagePaginator()):
+        for targets in pages(f"v3/users/{user}/enrolledTargets", SinglePagePaginator()):
             for target in targets:
                 path = f"v3/users/{user}/trackedTargetEvents/{target['id']}"
-                paginator = OffsetPaginator(work.page_size, total_path="pagination.total")
-                for rows in pages(path, {}, paginator):
+                by_offset = OffsetPaginator(work.page_size, total_path="pagination.total")
+                for rows in pages(path, by_offset):
                     counted.append((len(rows), sum(row["targetValue"] for row in rows)))
                     yield rows
 
@@ -264,63 +266,26 @@ async def dlt_extract(base: str, work: Work) -> Proof:
     return sum(rows for rows, _ in counted), sum(value for _, value in counted)
 
 
-def orjson_cattrs() -> Readers:
-    """By orjson and cattrs: amounts are floats on the way."""
-    import orjson
-
-    return cattrs_readers(orjson.loads)
-
-
-@dataclass(frozen=True)
-class Peer:
-    """What one would write instead, with these ways to GET and to read (None: see `dlt_extract`).
-
-    `users` are as many as it does in a few seconds; `needs` is a package that the group `bench`
-    has not.
-    """
-
-    what: str
-    users: int
-    get: Callable[[str, Work], AbstractAsyncContextManager[Get]] | None
-    readers: Callable[[], Readers] | None
-    because: str = ""
-    reach: float = 1.0
-    needs: str | None = None
-
-    async def __call__(self, base: str, work: Work) -> Proof:
-        """The loop that all of them share."""
-        if self.get is None or self.readers is None:
-            return await dlt_extract(base, work)
-        async with self.get(base, work) as get:
-            return await by_hand(work, get, *self.readers())
-
-
-RAW = Peer("*raw*", 500, aiohttp_get, orjson_readers)
-RUST = "its HTTP client is written in Rust; the rest of the loop is the same"
-PEERS = {
-    "pyreqwest_msgspec": Peer(
-        "pyreqwest + msgspec into attrs", 500, pyreqwest_get, msgspec_readers, RUST, reach=0.77
-    ),
-    "aiohttp_msgspec": Peer("aiohttp + msgspec into attrs", 500, aiohttp_get, msgspec_readers),
-    "orjson_cattrs": Peer(
-        "aiohttp + orjson + tuned cattrs (floats on the way)", 200, aiohttp_get, orjson_cattrs
-    ),
-    "json_cattrs": Peer(
-        "aiohttp + json + tuned cattrs",
-        200,
-        aiohttp_get,
-        lambda: cattrs_readers(lambda body: json.loads(body, parse_float=Decimal)),
-    ),
-    "httpx_pydantic": Peer("httpx + pydantic v2", 100, httpx_get, pydantic_readers),
-    "estuary_pydantic": Peer(
-        "estuary-cdk's HTTP client + pydantic v2",
-        100,
-        estuary_get,
-        pydantic_readers,
-        needs="estuary_cdk",
-    ),
-    "dlt": Peer("dlt: REST client, extract only (untyped, floats)", 60, None, None),
+exact_json = partial(json.loads, parse_float=Decimal)
+PEERS: dict[
+    str, tuple[Callable[[str, Work], AbstractAsyncContextManager[Get]], Callable[[], Readers]]
+] = {
+    "raw": (aiohttp_get, orjson_readers),
+    "pyreqwest + msgspec into attrs": (pyreqwest_get, msgspec_readers),
+    "aiohttp + msgspec into attrs": (aiohttp_get, msgspec_readers),
+    "aiohttp + orjson + tuned cattrs (floats on the way)": (aiohttp_get, cattrs_readers),
+    "aiohttp + json + tuned cattrs": (aiohttp_get, lambda: cattrs_readers(exact_json)),
+    "httpx + pydantic v2": (httpx_get, pydantic_readers),
+    "estuary-cdk's HTTP client + pydantic v2": (estuary_get, pydantic_readers),
 }
+"""What GETs and what reads, in the loop that all of them share; dlt has a loop of its own."""
+
+
+async def peer(name: str, base: str, work: Work) -> Proof:
+    """One of the peers."""
+    get, readers = PEERS[name]
+    async with get(base, work) as request:
+        return await by_hand(work, request, readers())
 
 
 # The package.
@@ -338,11 +303,12 @@ async def typed(base: str, work: Work, concurrency: int | None = None) -> Proof:
     """An outcome for each user, sums exact."""
     events, total = 0, Decimal()
     async with client_of(base, work, concurrency) as client:
-        async for outcome in client.sweep(range(1, work.users + 1)):
+        async for outcome in client.sweep(work.user_ids):
             if outcome.error:
                 raise outcome.error
             events += len(outcome.events)
-            total += sum([event.target_value or 0 for event in outcome.events])
+            values: list[Any] = [event.target_value for event in outcome.events]
+            total += sum(values, Decimal())
     return events, total
 
 
@@ -355,7 +321,7 @@ async def flat(base: str, work: Work) -> Proof:
     """The same as one flat stream of events."""
     events, total = 0, Decimal()
     async with client_of(base, work) as client:
-        async for event in client.sweep(range(1, work.users + 1)).events():
+        async for event in client.sweep(work.user_ids).events():
             events += 1
             total += event.target_value or 0
     return events, total
@@ -365,7 +331,7 @@ async def discarded(base: str, work: Work) -> Proof:
     """The same sweep, whose outcomes are only counted."""
     events = 0
     async with client_of(base, work) as client:
-        async for outcome in client.sweep(range(1, work.users + 1)):
+        async for outcome in client.sweep(work.user_ids):
             events += len(outcome.events)
     return events, work.total
 
@@ -377,7 +343,7 @@ async def jsonl(base: str, work: Work, form: Literal["jsonl", "parquet"] = "json
     out = Path(tempfile.mkdtemp(prefix="benchmark-"))
     try:
         async with client_of(base, work) as client:
-            summary = await run(client, range(1, work.users + 1), out, SweepOptions(format=form))
+            summary = await run(client, work.user_ids, out, SweepOptions(format=form))
         return summary.events, work.total
     finally:
         shutil.rmtree(out)
@@ -397,12 +363,12 @@ async def one_call(base: str, work: Work) -> Figures:
     found: dict[str, list[float]] = {"ours": [], "by hand": []}
     async with client_of(base, work) as client, aiohttp_get(base, work) as get:
 
-        async def by_hand_() -> object:
-            return target_ids(await get("/v3/users/1/enrolledTargets"))
+        async def call_by_hand() -> object:
+            return target_ids(await get(f"/v3/users/{FIRST_USER}/enrolledTargets"))
 
         calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "ours": lambda: client.active_targets(1),
-            "by hand": by_hand_,
+            "ours": lambda: client.active_targets(FIRST_USER),
+            "by hand": call_by_hand,
         }
         for number in range(31):
             for name, call in calls.items():
@@ -416,10 +382,9 @@ async def one_call(base: str, work: Work) -> Figures:
 
 async def resident(base: str, work: Work) -> Figures:
     """Megabytes in use after a tenth of the users, and after all."""
-    done = 0
-    found = {}
+    done, found = 0, {}
     async with client_of(base, work) as client:
-        async for _ in client.sweep(range(1, work.users + 1)):
+        async for _ in client.sweep(work.user_ids):
             done += 1
             if done in {work.users // 10, work.users}:
                 found[f"{done:,}"] = megabytes()
@@ -432,18 +397,17 @@ def megabytes() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-async def decoding(base: str, work: Work) -> Figures:
+async def decoding(_: str, __: Work) -> Figures:
     """Microseconds an event, for a page of 100: ours, and `orjson.loads` alone."""
     import orjson
 
     from capillary_targets.structuring import structurer
     from capillary_targets.wire import Answer, read_events
 
-    del base, work
-    answer, plain = Answer(200, events_answer(2001, 100, 0, 250)), structurer()
+    body, plain = events_answer(2001, 100, 0, 250), structurer()
     calls: dict[str, Callable[[], Any]] = {
-        "ours": lambda: read_events(answer, plain, 564332013, 2001),
-        "orjson": lambda: orjson.loads(answer.body),
+        "ours": lambda: read_events(Answer(200, body), plain, FIRST_USER, 2001),
+        "orjson": lambda: orjson.loads(body),
     }
     for call in calls.values():
         timeit(call, number=100)  # warm
@@ -454,10 +418,10 @@ async def decoding(base: str, work: Work) -> Figures:
 def main() -> None:
     """Run a contender in this process, as told by JSON, and print its figures as JSON."""
     name, base, given = json.loads(sys.argv[1])
-    work, (name, _, loop) = Work(**given), name.partition("+")
-    contender = {"raw": RAW, **PEERS}.get(name) or globals()[name]
+    work, name, uv = Work(**given), name.removesuffix(" on uvloop"), name.endswith(" on uvloop")
+    contender = partial(peer, name) if name in PEERS else globals()[name]
     factory = None
-    if loop:
+    if uv:
         import uvloop
 
         factory = uvloop.new_event_loop

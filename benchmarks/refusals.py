@@ -198,6 +198,20 @@ async def measure(client: str, server: str, seconds: int) -> list[Counter[int | 
     return statuses
 
 
+async def swept(users: int, fault: str, share: float) -> float:
+    """Seconds of a sweep in which a share of the requests meets a fault: 503, reset or 429."""
+    kind = {"503": Fault.http(503), "reset": Fault.reset(), "429": Fault.http(429)}[fault]
+    sandbox = Sandbox(users=users, targets=3, events=2, exact_events=True)
+    async with sandbox, TargetsClient(sandbox.url, BasicAuth(*sandbox.credentials)) as client:
+        sandbox.settings.latency = LATENCY
+        if share:
+            sandbox.faults.add(kind, times=None, probability=share)
+        started = time.monotonic()
+        async for outcome in client.sweep(sandbox.world.user_ids()):
+            assert outcome.complete, outcome.error
+        return time.monotonic() - started
+
+
 async def main(seconds: int) -> None:
     """Print the table."""
     print(f"{seconds} s each; refused: after the first 10 s\n")

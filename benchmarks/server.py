@@ -15,13 +15,14 @@ from functools import lru_cache
 from typing import Final, cast
 from urllib.parse import parse_qs
 
-__all__ = ["Work", "events_answer", "main"]
+__all__ = ["FIRST_USER", "Work", "events_answer", "main"]
 
 _PATH: Final = re.compile(
-    rb"GET /(\d+)x(\d+)/(\d+)ms/v3/users/\d+/(?:(enrolledTargets)|trackedTargetEvents/(\d+))"
+    rb"GET /(\d+)x(\d+)/(\d+)ms/v3/users/(\d{9})/(?:(enrolledTargets)|trackedTargetEvents/(\d+))"
     rb"(?:\?([^ ]*))? HTTP/1\.1\r\n"
 )
 _END: Final = b"\r\n\r\n"
+FIRST_USER: Final = 564_332_013
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Work:
     def prefix(self) -> str:
         """The path's prefix that asks the server for this work."""
         return f"/{self.targets}x{self.events}/{self.latency_ms}ms"
+
+    @property
+    def user_ids(self) -> range:
+        """Nine digits each."""
+        return range(FIRST_USER, FIRST_USER + self.users)
 
     @property
     def requests(self) -> int:
@@ -69,7 +75,7 @@ def _row(rule: int, row: int) -> str:
     return (
         f'{{"eventLogId":{rule * 1_000_000 + row},'
         f'"eventName":"{"GENERIC_EVENT" if behavioural else "ADD_TRANSACTION"}",'
-        f'"customerId":564332013,'
+        f'"customerId":{FIRST_USER},'
         f'"eventDisplayName":{json.dumps("Store visit" if behavioural else None)},'
         f'"uniqueId":"{"6621dee9-6c2a-43ad-aa41-be2bf138d" if behavioural else "880616"}{row:03d}",'
         f'"eventDate":"{time}","eventProcessedDate":"{time}",'
@@ -156,11 +162,12 @@ class _Connection(asyncio.Protocol):
             self._transport.write(_http(b'{"message":"no such path"}', b"404 Not Found"))
             return
         _Connection.served += 1
-        targets, events, latency, enrolled, rule, query = match.groups()
+        targets, events, latency, user, enrolled, rule, query = match.groups()
         if enrolled:
             answer = _http(_targets_answer(int(targets)))
         else:
-            answer = _http(events_answer(int(rule), *_limit_and_offset(query), int(events)))
+            page = events_answer(int(rule), *_limit_and_offset(query), int(events))
+            answer = _http(page.replace(b"%d" % FIRST_USER, user))
         if latency == b"0":
             self._transport.write(answer)
         else:
