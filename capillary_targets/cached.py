@@ -18,6 +18,7 @@ from attrs import define, evolve, field, frozen
 
 from . import endpoints, lookups
 from .errors import BadResponse, CapillaryError, UsageError
+from .models import short_repr
 from .progress import progress
 from .retry import whole_number
 from .session import Session
@@ -46,6 +47,7 @@ class Cached(Generic[T]):
     value: T
     fetched_at: datetime
     error: CapillaryError | None = None
+    __repr__ = short_repr
 
     @property
     def stale(self) -> bool:

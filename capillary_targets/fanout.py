@@ -285,9 +285,6 @@ class UserOutcome(Frame):
     reports: Mapping[int, PagingReport] = field(factory=dict, hash=False)
     error: CapillaryError | None = field(default=None, eq=False)
 
-    def __repr__(self) -> str:
-        return short_repr(self)
-
     def to_arrow(self) -> pa.Table:
         """The events, as `EventList.to_arrow()`."""
         return EventList(self.events, self.user_id).to_arrow()
@@ -336,6 +333,7 @@ class Sweep:
     _counted: SweepStats = field(init=False, factory=SweepStats, repr=False)
     _started: float = field(init=False, factory=time.monotonic, repr=False)
     _scope: Scope | None = field(init=False, default=None, repr=False)
+    __repr__ = short_repr
 
     def __attrs_post_init__(self) -> None:
         users = self._users

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import UsageError
-from .models import ApiWarning, Target, TargetEvent
+from .models import ApiWarning, Target, TargetEvent, short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,7 @@ class Frame:
     """
 
     __slots__ = ()
+    __repr__ = short_repr
 
     @abstractmethod
     def to_arrow(self) -> pa.Table:
@@ -56,7 +57,7 @@ class Frame:
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
 
-class EventList(list[TargetEvent], Frame):
+class EventList(Frame, list[TargetEvent]):
     """Events of one user towards one target, in chronological order."""
 
     def __init__(self, events: Iterable[TargetEvent], user_id: int) -> None:
@@ -71,7 +72,7 @@ class EventList(list[TargetEvent], Frame):
             return events_table(self.user_id, self)
 
 
-class TargetList(list[Target], Frame):
+class TargetList(Frame, list[Target]):
     """The targets of one user, with the `warnings` of the service and this client's notes."""
 
     def __init__(

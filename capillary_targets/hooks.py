@@ -16,6 +16,7 @@ from attrs import field, frozen
 
 from .contract import Finding
 from .errors import CapillaryError
+from .models import short_repr
 
 __all__ = [
     "Details",
@@ -92,6 +93,7 @@ class SessionDetails:
     url: str
     """The base URL."""
     state: Callable[[], LimiterState]
+    __repr__ = short_repr
 
 
 @frozen(kw_only=True)
@@ -107,6 +109,7 @@ class RequestDetails:
     error: CapillaryError | None = None
     scope: Scope | None = None
     """The walk or sweep that it was made for."""
+    __repr__ = short_repr
 
 
 @frozen(kw_only=True)
@@ -118,6 +121,7 @@ class RetryDetails:
     attempt: int
     wait: float
     error: CapillaryError
+    __repr__ = short_repr
 
 
 @frozen(kw_only=True)
@@ -154,6 +158,7 @@ class ScopeDetails:
     outcome: object = None
     """When over: the `PagingReport` of a walk, the `SweepStats` of a sweep."""
     error: BaseException | None = None
+    __repr__ = short_repr
 
 
 @frozen(kw_only=True)

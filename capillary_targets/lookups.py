@@ -18,7 +18,7 @@ from attrs import evolve
 
 from .endpoints import checked_id, with_query
 from .errors import BadResponse, UnknownPeriod, UsageError
-from .members import TargetPeriod, UserTarget, UserTargetGroups
+from .members import PeriodList, TargetPeriod, UserTarget, UserTargetGroups
 from .models import ApiWarning
 from .session import Session
 from .structuring import Structurer
@@ -121,7 +121,7 @@ async def target_groups(
     return await get(session, with_query(path, query), partial(_read_target_groups, user_id))
 
 
-async def target_periods(session: Session, target_group_id: int) -> list[TargetPeriod]:
+async def target_periods(session: Session, target_group_id: int) -> PeriodList:
     """The periods (cycles) of a target group, all of them (API page "Get target periods").
 
     Raises `TargetGroupNotFound`, and whatever any request can raise.
@@ -192,12 +192,10 @@ def _read_target_groups(user_id: int, answer: Answer, structurer: Structurer) ->
     return evolve(found, warnings=warnings, request_id=answer.request_id)
 
 
-def _read_target_periods(
-    group_id: int, answer: Answer, structurer: Structurer
-) -> list[TargetPeriod]:
+def _read_target_periods(group_id: int, answer: Answer, structurer: Structurer) -> PeriodList:
     """The answer of "Get target periods"."""
     data = data_of(success(answer), answer)
-    found = list(structurer.structure(data, tuple[TargetPeriod, ...], "data"))
+    found = PeriodList(structurer.structure(data, tuple[TargetPeriod, ...], "data"))
     if found and all(one.target_group_id not in {group_id, None} for one in found):
         raise BadResponse(
             f"an answer to another call: no period is of target group {group_id}",

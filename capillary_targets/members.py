@@ -14,13 +14,14 @@ from typing import Any
 
 from attrs import field, frozen
 
-from .models import ApiWarning, Attribution, Model
+from .models import ApiWarning, Attribution, Model, short_repr
 
 __all__ = [
     "CommChannel",
     "Customer",
     "LoyaltyInfo",
     "Milestone",
+    "PeriodList",
     "Profile",
     "Streak",
     "TargetGroup",
@@ -209,3 +210,9 @@ class TargetPeriod(Model):
     description: str | None = None
     attribution: Attribution | None = None
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
+
+
+class PeriodList(list[TargetPeriod]):
+    """The periods of a target group."""
+
+    __repr__ = short_repr

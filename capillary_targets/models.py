@@ -65,6 +65,7 @@ _BYTES: Final = frozenset({"raw", "body"})
 
 
 _LONGEST_TEXT: Final = 60
+_LONGEST_REPR: Final = 220
 
 JSON: Final = msgspec.json.Encoder(decimal_format="number")
 """The encoder of all JSON for users: amounts with their own digits, times as ISO 8601."""
@@ -89,6 +90,40 @@ def wire_name(name: str) -> str:
     return head + "".join("ISO" if part == "iso" else part.capitalize() for part in rest)
 
 
+def short_repr(shown: Any) -> str:
+    """A repr of one line and some 200 characters: texts cut, rows counted, empty fields left out.
+
+    Of many fields, the longest go. For attrs classes and for lists with attributes.
+    """
+    kind = type(shown)
+    if attrs.has(kind):
+        fields = {one.alias: getattr(shown, one.name) for one in attrs.fields(kind) if one.repr}
+    else:
+        fields = vars(shown)
+    parts = [f"<{len(shown)}>"] if isinstance(shown, list) else []
+    parts += [f"{name}={text}" for name, value in fields.items() if (text := _brief(value))]
+    whole = len(parts)
+    while len(", ".join(parts)) > _LONGEST_REPR:
+        parts.remove(max(parts, key=len))
+    if len(parts) < whole:
+        parts.append("…")
+    return f"{kind.__name__}({', '.join(parts)})"
+
+
+def _brief(value: object) -> str:
+    """A field in a repr; nothing where there is nothing in it."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple | Mapping):
+        return f"<{len(value)}>" if value else ""
+    if isinstance(value, str):
+        return repr(value if len(value) <= _LONGEST_TEXT else f"{value[: _LONGEST_TEXT - 1]}…")
+    text = str(value)
+    if isinstance(value, Exception) or attrs.has(type(value)):
+        text = repr(value)
+    return text if len(text) <= _LONGEST_TEXT else f"{type(value).__name__}(…)"
+
+
 class Model:
     """Base of everything the API answers: as a dict, as JSON, and a short repr."""
 
@@ -109,31 +144,7 @@ class Model:
         """`to_dict` as JSON on one line: amounts are numbers, times ISO 8601 text."""
         return JSON.encode(self.to_dict()).decode()
 
-    def __repr__(self) -> str:
-        return short_repr(self)
-
-
-def short_repr(model: Any) -> str:
-    """A repr of one line: texts cut, collections counted, empty fields left out."""
-    shown = ", ".join(
-        f"{one.name}={text}"
-        for one in attrs.fields(type(model))
-        if one.repr and (text := _shown(getattr(model, one.name)))
-    )
-    return f"{type(model).__name__}({shown})"
-
-
-def _shown(value: object) -> str:
-    """A field in a repr: short, and empty where there is nothing in it."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return repr(value if len(value) <= _LONGEST_TEXT else f"{value[: _LONGEST_TEXT - 1]}…")
-    if isinstance(value, tuple | Mapping):
-        return f"<{len(value)}>" if value else ""
-    if isinstance(value, Exception):
-        return repr(value)
-    return "<…>" if attrs.has(type(value)) else str(value)
+    __repr__ = short_repr
 
 
 if TYPE_CHECKING:

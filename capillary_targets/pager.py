@@ -15,7 +15,7 @@ from .errors import CapillaryError, UsageError
 from .frames import EventList
 from .hooks import Scope, ScopeDetails, within
 from .lookups import checked_period, resolve_period
-from .models import EventsPage, TargetEvent
+from .models import EventsPage, TargetEvent, short_repr
 from .pagination import (
     START,
     UNKNOWN,
@@ -82,6 +82,7 @@ class EventPager:
     dialect: Dialect = UNKNOWN
     _walk: Walk | None = field(init=False, default=None, repr=False)
     _cursor: Cursor | None = field(init=False, default=None, repr=False)
+    __repr__ = short_repr
 
     def __attrs_post_init__(self) -> None:
         checked_id("user_id", self.user_id)

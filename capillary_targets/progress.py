@@ -20,7 +20,7 @@ from .endpoints import checked_id
 from .errors import UnknownPeriod, UsageError
 from .lookups import CURRENT, target_groups
 from .members import Milestone, TargetGroup, UserTarget, UserTargetGroups, achieved_share
-from .models import ApiWarning, Model, TargetEvent
+from .models import ApiWarning, Model, TargetEvent, short_repr
 from .pager import EventPager
 from .session import Session
 
@@ -85,6 +85,8 @@ class TargetProgress(Model):
 
 class UserProgress(list[TargetProgress]):
     """A member's progress, target by target, with the `warnings` of the service."""
+
+    __repr__ = short_repr
 
     def __init__(
         self,

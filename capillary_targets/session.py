@@ -23,6 +23,7 @@ from .drift import DriftWatch
 from .errors import ClientClosed, UsageError
 from .hooks import DriftDetails, Hooks, SessionDetails
 from .limiter import RequestLimiter
+from .models import short_repr
 from .pagination import UNKNOWN, Dialect
 from .retry import RetryQuota
 from .settings import Observer, Options, Settings
@@ -53,7 +54,7 @@ class Counts:
 
     requests: int = 0
     retries: int = 0
-    _parent: Counts | None = None
+    _parent: Counts | None = field(default=None, repr=False)
 
     def requested(self) -> None:
         """A request is sent."""
@@ -136,11 +137,11 @@ class _State:
 class Session:
     """An open session, the first argument of the endpoint coroutines. Made by `open_session`."""
 
-    settings: Settings
+    settings: Settings = field(repr=False)
     http: aiohttp.ClientSession = field(repr=False)
     limiter: RequestLimiter = field(repr=False)
     structurer: Structurer = field(repr=False)
-    prefix: str = field(repr=False)
+    prefix: str
     """The base URL as text, to show."""
     url: Callable[..., URL] = field(repr=False)
     """The URL of a `path` and a `query_string`, both encoded."""
@@ -161,6 +162,7 @@ class Session:
     """What compares answers with the contract."""
     observers: tuple[Observer, ...] = field(init=False, repr=False)
     """What is shown each answer: the watch, and the caller's own."""
+    __repr__ = short_repr
 
     def __attrs_post_init__(self) -> None:
         watch = () if self.watch is None else (self.watch,)

@@ -15,6 +15,7 @@ from .budget import Budget
 from .errors import UsageError
 from .hooks import Hook
 from .limits import AdaptiveConcurrency, RateLimit
+from .models import short_repr
 from .pagination import UNKNOWN, Dialect
 from .retry import NUMBER, WHOLE_NUMBER, RetryPolicy, checked, whole_number
 
@@ -181,6 +182,7 @@ class Settings:
     1,000 in sweeps, none elsewhere."""
     observers: tuple[Observer, ...] = field(default=(), converter=_observers)
     """Called with each whole answer: path and query, status, headers, body. Personal data."""
+    __repr__ = short_repr
 
     @property
     def attempt_timeout(self) -> float:

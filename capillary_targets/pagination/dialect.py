@@ -13,6 +13,7 @@ import attrs
 from attrs import field, frozen, validators
 
 from capillary_targets.errors import UsageError
+from capillary_targets.models import short_repr
 
 __all__ = ["UNKNOWN", "Dialect", "LimitKind", "OffsetKind", "PastEndKind", "TotalKind"]
 
@@ -45,6 +46,7 @@ class Dialect:
     limit: LimitKind | None = field(default=None, validator=_one_of(LimitKind))
     cap: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
     past_end: PastEndKind | None = field(default=None, validator=_one_of(PastEndKind))
+    __repr__ = short_repr
 
     def fill_from(self, other: Dialect) -> Dialect:
         """A dialect with what is unknown here taken from `other`."""

@@ -13,7 +13,7 @@ import attrs
 from attrs import define, field, frozen
 
 from capillary_targets.errors import UsageError
-from capillary_targets.models import EventsPage, TargetEvent
+from capillary_targets.models import EventsPage, TargetEvent, short_repr
 
 from .dialect import UNKNOWN, Dialect
 
@@ -100,6 +100,7 @@ class PagingReport:
     restarts: int = 0
     moved: bool = False
     dialect: Dialect = UNKNOWN
+    __repr__ = short_repr
 
 
 @define(eq=False)
@@ -141,6 +142,7 @@ class Checkpoint:
     last: tuple[int, ...] = ()
     date: datetime | None = None
     dialect: Dialect = UNKNOWN
+    __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
