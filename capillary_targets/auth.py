@@ -10,7 +10,7 @@ import re
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, NoReturn, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from attrs import frozen
 
@@ -81,12 +81,12 @@ class BasicAuth:
     password may look like a hash.
     """
 
-    __slots__ = ("_headers", "_secrets", "username")
+    __slots__ = ("account", "cached_headers", "secrets")
 
     def __init__(
         self, username: str, password: str | None = None, *, password_md5: str | None = None
     ) -> None:
-        self.username: str = username
+        self.account: str = username
         problem = None
         if not username or ":" in username:
             problem = "the till id must be given and must not contain a colon"
@@ -100,37 +100,23 @@ class BasicAuth:
             )
         if problem is not None:
             password = password_md5 = None  # a traceback that shows locals shows no secret
-            _refuse(problem)
-        digest = (password_md5 or _md5(password or "")).lower()
+            raise UsageError(problem)
+        hashed = hashlib.md5((password or "").encode(), usedforsecurity=False).hexdigest()
+        digest = (password_md5 or hashed).lower()
         token = b64encode(f"{username}:{digest}".encode()).decode()
-        self._headers = SecretHeaders({"Authorization": f"Basic {token}"})
-        self._secrets = tuple(text for text in (password, digest, token) if text)
+        self.cached_headers = SecretHeaders({"Authorization": f"Basic {token}"})
+        self.secrets: tuple[str, ...] = tuple(text for text in (password, digest, token) if text)
 
     def __repr__(self) -> str:
-        return f"BasicAuth({self.username!r}, ...)"
-
-    @property
-    def account(self) -> str:
-        """The till id."""
-        return self.username
-
-    @property
-    def cached_headers(self) -> SecretHeaders:
-        """The `Authorization` header; the same one each time."""
-        return self._headers
+        return f"BasicAuth({self.account!r}, ...)"
 
     async def headers(self, fetch: FetchToken) -> SecretHeaders:  # noqa: ARG002 - needs no token
         """The `Authorization` header; the same one each time."""
-        return self._headers
+        return self.cached_headers
 
     def rejected(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002
         """False: a wrong password stays wrong."""
         return False
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """The password, its hash and the encoded header."""
-        return self._secrets
 
 
 class OAuth:
@@ -143,23 +129,13 @@ class OAuth:
     gives monotonic seconds.
     """
 
-    __slots__ = (
-        "_client_secret",
-        "_clock",
-        "_failures",
-        "_issued",
-        "_refreshing",
-        "_retry_at",
-        "client_key",
-    )
-
     def __init__(
         self, client_key: str, client_secret: str, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.client_key: str = client_key
+        self.account: str = client_key
         if not client_key or not client_secret:
             client_secret = ""
-            _refuse("both the client key and the client secret must be given")
+            raise UsageError("both the client key and the client secret must be given")
         self._client_secret = client_secret
         self._clock = clock
         self._issued = _NO_TOKEN
@@ -168,12 +144,7 @@ class OAuth:
         self._refreshing: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"OAuth({self.client_key!r}, ...)"
-
-    @property
-    def account(self) -> str:
-        """The client key."""
-        return self.client_key
+        return f"OAuth({self.account!r}, ...)"
 
     @property
     def cached_headers(self) -> SecretHeaders | None:
@@ -198,7 +169,7 @@ class OAuth:
             pause = self._retry_at - self._clock()
             if pause > 0 and not waiting_disabled.get():
                 await asyncio.sleep(pause)
-            body = SecretHeaders({"key": self.client_key, "secret": self._client_secret})
+            body = SecretHeaders({"key": self.account, "secret": self._client_secret})
             token = await fetch(body)
         except CapillaryError as error:
             pause = min(_BACKOFF * 2.0 ** min(self._failures, 60), _BACKOFF_MAX)
@@ -253,11 +224,3 @@ class _Issued:
 
 
 _NO_TOKEN: Final = _Issued(None, -math.inf, -math.inf)
-
-
-def _md5(password: str) -> str:
-    return hashlib.md5(password.encode(), usedforsecurity=False).hexdigest()
-
-
-def _refuse(problem: str) -> NoReturn:
-    raise UsageError(problem)

@@ -84,16 +84,15 @@ class SharedBudget:
         self._on_error = on_error
         self._clock = clock
         self._part = Window(rate) if isinstance(rate, RateLimit) else None
-        self._tickets: deque[str] = deque()
+        self._ticket = ""
         self._free_at = {False: -math.inf, True: -math.inf}  # by lane: for the background?
         self._wanted: bool | None = None  # for which lane, as above
-        self._unreported: deque[str] = deque()
-        self._pause = 0.0
+        self._reports: deque[Callable[[], Awaitable[None]]] = deque()
         self._task: asyncio.Task[None] | None = None
 
     def delay(self, now: float, *, background: bool) -> float:
         """Seconds until there may be a ticket: 0 with one in hand, inf: one is asked for."""
-        if self._tickets:
+        if self._ticket:
             return 0.0
         if (wait := self._free_at[background] - now) > 0:
             return wait
@@ -105,14 +104,14 @@ class SharedBudget:
         """The ticket in hand, which `delay` has found."""
         if self._part is not None:
             self._part.acquire(now, background=background)
-        return self._tickets.popleft()
+        ticket, self._ticket = self._ticket, ""
+        return ticket
 
     def release(self, now: float, ticket: str) -> None:
         """Report that the request of this ticket is over."""
         if self._part is not None:
             self._part.release(now, ticket)
-        self._unreported.append(ticket)
-        self._start()
+        self._report(partial(self._budget.release, ticket))
 
     def used(self, now: float) -> int | None:
         """Places that this process has taken, where the budget's window is known."""
@@ -120,19 +119,19 @@ class SharedBudget:
 
     def pause(self, seconds: float) -> None:
         """Tell everybody who shares the budget to send nothing for so long."""
-        self._pause = max(self._pause, seconds)
-        self._start()
+        self._report(partial(self._budget.pause, seconds))
 
     async def aclose(self) -> None:
         """Deliver what is unreported, and close the budget unless it is the caller's."""
         self._wanted = None
-        self._unreported.extend(self._tickets)
-        self._tickets.clear()
-        self._start()
         if self._task is not None:
             await self._task
         if self._own:
             await self._budget.close()
+
+    def _report(self, delivery: Callable[[], Awaitable[None]]) -> None:
+        self._reports.append(delivery)
+        self._start()
 
     def _start(self) -> None:
         if self._task is None:
@@ -141,24 +140,16 @@ class SharedBudget:
     async def _exchange(self) -> None:
         """Reports first: a place given back may be the one that is waited for."""
         try:
-            while True:
-                if self._unreported:
-                    await self._report(self._budget.release(self._unreported.popleft()))
-                elif self._pause:
-                    seconds, self._pause = self._pause, 0.0
-                    await self._report(self._budget.pause(seconds))
-                elif self._wanted is not None:
+            while self._reports or self._wanted is not None:
+                if self._wanted is not None and not self._reports:
                     await self._fetch(background=self._wanted)
-                else:
-                    break
+                    continue
+                try:
+                    await self._reports.popleft()()
+                except Exception as error:  # noqa: BLE001 - the request it belongs to is over
+                    _log.warning("not reported to the rate budget: %s", _unavailable(error))
         finally:
             self._task = None
-
-    async def _report(self, delivery: Awaitable[None]) -> None:
-        try:
-            await delivery
-        except Exception as error:  # noqa: BLE001 - the request it belongs to is over
-            _log.warning("not reported to the rate budget: %s", _unavailable(error))
 
     async def _fetch(self, *, background: bool) -> None:
         try:
@@ -167,14 +158,13 @@ class SharedBudget:
             self._wanted = None
             self._on_error(_unavailable(error))
         else:
-            self._wanted = None
-            if ticket:
-                self._tickets.append(ticket)
-            else:
+            self._wanted, self._ticket = None, ticket
+            if not ticket:
                 self._free_at[background] = self._clock() + wait
         self._on_change()
-        self._unreported.extend(self._tickets)  # of those who have given up meanwhile
-        self._tickets.clear()
+        if self._ticket:  # whoever was queued for it has given up
+            self._report(partial(self._budget.release, self._ticket))
+            self._ticket = ""
 
 
 def _unavailable(error: Exception) -> CapillaryError:

@@ -270,8 +270,6 @@ _GROWTH: Final = 0.06
 """With the square of the time it doubles in 3.4 s, and is a few percent higher after the first."""
 _STRIKES: Final = 4
 """Refusals before a pace has held, less those after, from which on it is none."""
-_FORGOTTEN: Final = 100
-"""A pace that has grown so many times is none."""
 _LATE: Final = 0.01
 """Seconds by which a timer may fire late, and which the next request makes up for."""
 
@@ -442,15 +440,13 @@ class RateController:
         self._since, self._served_before, self._saturated = now, self._served, True
 
     def _slow_down(self, now: float, pace: _Pace) -> None:
-        forgotten = pace.rate(now) > _FORGOTTEN * pace.start
         pace.slow_down(now)
         if pace.strikes >= _STRIKES:
             self._needed = min(2 * self._needed, 100)
-        elif not pace.strikes:
-            self._needed = _MEASUREMENTS
-        if forgotten or pace.strikes >= _STRIKES:
             self._pace, self._next, self._burst = None, -math.inf, math.inf
             self._measure(now)
+        elif not pace.strikes:
+            self._needed = _MEASUREMENTS
 
 
 _FAILURES: Final = 8

@@ -76,7 +76,7 @@ async def main(out):
                 rule = world.targets(user)[0].id
                 world.add_event(user, rule)
                 world.delete_events(user, rule, 1)
-    settings = options.settings("", client._settings.auth.username)
+    settings = options.settings("", client._settings.auth.account)
     Path(sys.argv[2]).write_text(json.dumps([written, settings]))
 
 asyncio.run(main(sys.argv[1]))
