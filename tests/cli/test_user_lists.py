@@ -12,7 +12,7 @@ from capillary_targets.sandbox import World
 
 from .conftest import Cli
 
-MANY = list(World().user_ids()[:200])
+MANY = list(World().user_ids()[:80])
 USERS = MANY[:20]
 
 
