@@ -9,11 +9,11 @@ are known to the recorder only, and forgotten with it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -22,7 +22,7 @@ from attrs import define, field
 from .contract import NAME, WORD, Node, contract, is_written_as
 from .errors import UsageError
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "recording"]
 
 _DECODE: Final = msgspec.json.Decoder(float_hook=Decimal).decode
 _ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
@@ -126,60 +126,50 @@ def _is_harmless(node: Node, text: str) -> bool:
     return text in {facts["message"] for facts in contract().codes.values()}
 
 
-@define(eq=False)
-class Recorder:
-    """A context manager around a session that has it among its `observers`.
-
-    Args:
-        path: the cassette to write; it must not exist.
+@contextmanager
+def recording(path: Path) -> Iterator[Recorder]:
+    """The observer that writes a new cassette, for as long as the block lasts.
 
     Raises:
-        UsageError: there is one already, or it cannot be written.
+        UsageError: there is a file already, or none can be written.
+        OSError: at the end: an answer could not be written.
     """
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        raise UsageError(f"{path} exists: name a new file") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    with file:
+        recorder = Recorder(file)
+        recorder.write({"cassette": 1})
+        yield recorder
+    if recorder.error is not None:
+        raise recorder.error
 
-    path: Path = field(converter=Path)
+
+@define(eq=False)
+class Recorder:
+    """An observer of a session: writes each answer to a cassette."""
+
+    file: BinaryIO
     pseudonyms: Pseudonyms = field(factory=Pseudonyms)
     answers: int = 0
     """Answers written so far."""
-    _file: BinaryIO | None = None
-    _error: OSError | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._file = self.path.open("xb")
-        except FileExistsError:
-            raise UsageError(f"{self.path} exists: name a new file") from None
-        except OSError as error:
-            raise UsageError(f"{self.path} cannot be written: {error.strerror}") from None
-        self._write({"cassette": 1})
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except OSError as failed:
-                self._error = self._error or failed
-        if self._error is not None and error is None:
-            raise self._error
+    error: OSError | None = None
+    """Why no more are written. The work itself goes on."""
 
     def __call__(self, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Write one answer. What is no JSON object is kept as its status alone."""
         call = contract().call_at(path)
-        if call is None or self._error is not None:
+        if call is None or self.error is not None:
             return
         try:
             document = _DECODE(body)
         except (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError):
             document = None
         known = isinstance(document, dict)
-        self._write(
+        self.write(
             {
                 "path": self.pseudonyms.path(path),
                 "status": status,
@@ -189,11 +179,10 @@ class Recorder:
         )
         self.answers += 1
 
-    def _write(self, line: Mapping[str, Any]) -> None:
-        if self._file is None:
-            return
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write one line, at once."""
         try:
-            self._file.write(_ENCODE(line) + b"\n")
-            self._file.flush()
-        except OSError as error:  # told at the end: the work itself goes on
-            self._error = error
+            self.file.write(_ENCODE(line) + b"\n")
+            self.file.flush()
+        except OSError as error:
+            self.error = error

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets import ApiError, BasicAuth, TargetsClient, UsageError
-from capillary_targets.cassette import Pseudonyms, Recorder
+from capillary_targets.cassette import Pseudonyms, recording
 from capillary_targets.contract import contract
 from capillary_targets.sandbox import Fault, Sandbox
 
@@ -23,7 +23,7 @@ MOBILE = "919001000001"
 
 async def recorded(path: Path, sandbox: Sandbox, users: int = 4) -> list[list[Decimal | None]]:
     """Everything asked of some users, into a cassette; the amounts of each walk."""
-    with Recorder(path) as recorder:
+    with recording(path) as recorder:
         async with (
             sandbox as url,
             TargetsClient(url, BasicAuth(*sandbox.credentials), observers=[recorder]) as client,
@@ -150,23 +150,26 @@ async def test_what_the_server_said_in_other_forms_is_kept_as_a_status(tmp_path:
 
 def test_tokens_are_not_recorded_and_files_not_overwritten(tmp_path: Path) -> None:
     tape = tmp_path / "tape.jsonl"
-    with Recorder(tape) as recorder:
+    with recording(tape) as recorder:
         recorder("/v3/oauth/token/generate", 200, {}, b'{"data": {"accessToken": "t"}}')
     assert tape.read_text().count("\n") == 1
-    with pytest.raises(UsageError, match="exists"), Recorder(tape):
+    with pytest.raises(UsageError, match="exists"), recording(tape):
         pass
-    with pytest.raises(UsageError, match="cannot be written"), Recorder(tmp_path / "no" / "tape"):
+    with pytest.raises(UsageError, match="cannot be written"), recording(tmp_path / "no" / "tape"):
         pass
     with pytest.raises(ValueError, match="is no cassette"):
         Sandbox.replay(__file__)
 
 
-def test_a_full_disk_is_told_at_the_end() -> None:
-    recorder = Recorder(Path("unused"))
-    with Path("/dev/full").open("wb", buffering=0) as recorder._file:
-        recorder("/v3/users/1/enrolledTargets", 200, {}, b'{"data": []}')
+def test_a_full_disk_is_told_at_the_end(tmp_path: Path) -> None:
+    def record() -> None:
+        with recording(tmp_path / "tape") as recorder:
+            with Path("/dev/full").open("wb", buffering=0) as recorder.file:
+                recorder("/v3/users/1/enrolledTargets", 200, {}, b'{"data": []}')
+            recorder("/v3/users/1/enrolledTargets", 200, {}, b'{"data": []}')
+
     with pytest.raises(OSError, match="No space"):
-        recorder.__exit__(None, None, None)
+        record()
 
 
 def test_what_stands_for_a_text_is_of_its_kind_and_ids_of_a_brand_stay() -> None:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
-from capillary_targets.cassette import Recorder
+from capillary_targets.cassette import recording
 from capillary_targets.errors import ApiError, CapillaryError, UsageError
 from capillary_targets.session import __version__
 
@@ -93,7 +93,7 @@ async def _record(*command: Annotated[str, Parameter(allow_leading_hyphen=True)]
             "record: give the command that asks the API, after --: record --out F -- user ..."
         )
     inner, bound, _ = _parsed(command)
-    with Recorder(out) as recorder, connection.observed_by(recorder):
+    with recording(out) as recorder, connection.observed_by(recorder):
         result: Any = inner(*bound.args, **bound.kwargs)
         status: int = _OK if result is None else await result
     output.note(f"{out}: {recorder.answers} answers")
