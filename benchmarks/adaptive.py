@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import aclosing
 
 from attrs import asdict, frozen
 
@@ -53,8 +54,8 @@ async def run(
     ) as client:
         sweep = client.sweep(sandbox.world.user_ids(), target_rule_ids=[rule], fetch_targets=False)
         started = time.monotonic()
-        async with sweep:
-            async for _ in sweep:
+        async with aclosing(aiter(sweep)) as outcomes:
+            async for _ in outcomes:
                 now = time.monotonic() - started
                 meanwhile(now)
                 seconds_of[int(now)] += 1

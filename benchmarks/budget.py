@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -71,8 +72,8 @@ async def ours(url: str, seconds: float, shared: str | None = None) -> None:
         users = sandbox.world.user_ids()
         sweep = client.sweep(users, target_rule_ids=[rule], fetch_targets=False)
         until = time.monotonic() + seconds
-        async with sweep:
-            async for _ in sweep:
+        async with aclosing(aiter(sweep)) as outcomes:
+            async for _ in outcomes:
                 if time.monotonic() > until:
                     break
 

@@ -156,9 +156,8 @@ async def ours(sandbox: Sandbox, _: float) -> None:
     auth = BasicAuth(*sandbox.credentials)
     async with TargetsClient(sandbox.url, auth, concurrency=PLACES) as client:
         users = sandbox.world.user_ids()
-        async with client.sweep(users, target_rule_ids=[rule], fetch_targets=False) as sweep:
-            async for _outcome in sweep:
-                pass
+        async for _outcome in client.sweep(users, target_rule_ids=[rule], fetch_targets=False):
+            pass
 
 
 CLIENTS: dict[str, Callable[[Sandbox, float], Awaitable[None]]] = {

@@ -210,8 +210,7 @@ async def _exchange(call: _Call, headers: Mapping[str, str]) -> Answer:
     path, _, query = call.path.partition("?")
     url = session.url(path=session.root + path, query_string=query)
     response: aiohttp.ClientResponse | None = None
-    chunks: list[bytes] = []
-    room = settings.max_body
+    answer: Answer | None = None
     asleep = session.timer.asleep
     # Not aiohttp's own timers, which a connection with an answer from before can escape.
     timed = session.timer.start(min(call.deadline.left(), settings.attempt_timeout))
@@ -230,23 +229,26 @@ async def _exchange(call: _Call, headers: Mapping[str, str]) -> Answer:
                 )
             except UnreadRequest:
                 continue
-        while room >= 0 and not (chunks and response.content.at_eof()):
+        chunks = [await response.content.readany()]
+        room = settings.max_body - len(chunks[0])
+        while room >= 0 and not response.content.at_eof():
             chunks.append(await response.content.readany())
             room -= len(chunks[-1])
+        if room < 0:
+            raise BadResponse(
+                f"the body is larger than the limit of {settings.max_body} bytes",
+                status=response.status,
+            )
+        answer = Answer(response.status, b"".join(chunks), response.headers)
     finally:
         cut_off = session.timer.stop(timed)
         if session.wait_for_limits:  # a sweep: time asleep is none of its deadline
             call.deadline.ends += session.timer.asleep - asleep
-        if response is not None and not response.content.at_eof():
+        if response is not None and answer is None:
             response.close()
         if cut_off:
             raise TimeoutError
-    if room < 0:
-        raise BadResponse(
-            f"the body is larger than the limit of {settings.max_body} bytes",
-            status=response.status,
-        )
-    return Answer(response.status, b"".join(chunks), response.headers)
+    return answer
 
 
 def _credentials(session: Session, headers: Mapping[str, str]) -> dict[str, Any]:
