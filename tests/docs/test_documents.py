@@ -23,6 +23,7 @@ import pytest
 import capillary_targets
 from capillary_targets import BasicAuth, CapillaryError, TargetsClient
 from capillary_targets.cli import main
+from capillary_targets.environment import _OAUTH, _TILL
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.settings import CLUSTERS
 from tests.conftest import variables_of
@@ -167,6 +168,16 @@ def test_every_error_and_code_is_on_one_page() -> None:
     ]
     for name in [*kinds, "429", "310011", "503", "320001"]:
         assert name in page
+
+
+def test_every_environment_variable_is_on_the_page_of_settings() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    sources = "\n".join(path.read_text() for path in (ROOT / "capillary_targets").rglob("*.py"))
+    names = {f"CAPILLARY_{name}" for name in (*_TILL, *_OAUTH)}
+    names |= set(re.findall(r'environ(?:ment)?(?:\.\w+\(|\[)"([A-Z_]+)"', sources))
+    names |= set(re.findall(r"\b(?:CAPILLARY_[A-Z0-9_]*[A-Z0-9]|[A-Z]+_PROXY)\b", sources))
+    assert {"TERM", "CAPILLARY_TIMEZONE", "NO_PROXY"} <= names
+    assert not [name for name in names if f"`{name}`" not in page]
 
 
 def test_blocks_know_their_line_and_what_keeps_them_from_running(tmp_path: Path) -> None:
