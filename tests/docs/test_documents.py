@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import re
 import shlex
 from collections.abc import AsyncIterator
 from functools import partial
