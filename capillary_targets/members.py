@@ -89,11 +89,6 @@ class Milestone(Model):
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
 
 
-def achieved_share(achieved: Decimal | None, target: Decimal | None) -> Decimal | None:
-    """Achieved over target; None where one of them is not known, or the target is 0."""
-    return None if achieved is None or not target else achieved / target
-
-
 @frozen(repr=False)
 class UserTarget(Model):
     """How far a user is with one target in one period.
@@ -135,11 +130,6 @@ class UserTarget(Model):
     period_end_date_with_time_stamp_iso: datetime | None = field(default=None, repr=False)
     target_achieved_date_time_iso: datetime | None = None
     extra: Mapping[str, Any] = field(factory=dict, hash=False)
-
-    @property
-    def share(self) -> Decimal | None:
-        """Achieved over target: 0.5 is half way, above 1 more than enough. None: not known."""
-        return achieved_share(self.target_achieved_value, self.target_value)
 
 
 @frozen(repr=False)

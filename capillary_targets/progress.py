@@ -19,7 +19,7 @@ from attrs import field, frozen
 from .endpoints import checked_id
 from .errors import UnknownPeriod, UsageError
 from .lookups import CURRENT, target_groups
-from .members import Milestone, TargetGroup, UserTarget, UserTargetGroups, achieved_share
+from .members import Milestone, TargetGroup, UserTarget, UserTargetGroups
 from .models import ApiWarning, Model, TargetEvent, short_repr
 from .pager import EventPager
 from .session import Session
@@ -80,7 +80,9 @@ class TargetProgress(Model):
     @property
     def share(self) -> Decimal | None:
         """Achieved over target: 0.5 is half way, above 1 more than enough. None: not known."""
-        return achieved_share(self.achieved_value, self.target_value)
+        if self.achieved_value is None or not self.target_value:
+            return None
+        return self.achieved_value / self.target_value
 
 
 class UserProgress(list[TargetProgress]):
@@ -128,19 +130,22 @@ async def progress(
         include_inactive=all_periods or None,
         target_rule_id=target_rule_id,
     )
-    rows = [
-        (group, one)
-        for group in groups.target_groups
-        for one in group.targets
-        if target_rule_id in {None, one.target_rule_id}  # the server may ignore what was asked
-    ]
-    running = {one.target_rule_id for _, one in rows if one.current_period}
+    rows = _rows(groups, target_rule_id)
+    running = {one.target_rule_id for one in rows if one.is_current}
     found = [
-        progress_of(group, one)
-        for group, one in rows
-        if all_periods or one.current_period or one.target_rule_id not in running
+        one for one in rows if all_periods or one.is_current or one.target_rule_id not in running
     ]
     return UserProgress(user_id, found, groups.warnings, groups.request_id)
+
+
+def _rows(groups: UserTargetGroups, target_rule_id: int | None) -> list[TargetProgress]:
+    """The rows of a target, or of all: the server may ignore for which one was asked."""
+    return [
+        progress_of(group, one)
+        for group in groups.target_groups
+        for one in group.targets
+        if target_rule_id in {None, one.target_rule_id}
+    ]
 
 
 def progress_of(group: TargetGroup, target: UserTarget) -> TargetProgress:
@@ -152,7 +157,10 @@ def progress_of(group: TargetGroup, target: UserTarget) -> TargetProgress:
         with localcontext(_WIDE):
             remaining = max(goal - value, _ZERO)
         is_achieved = not remaining
-    ahead = [one for one in target.milestones if not one.is_achieved]
+    steps = sorted(
+        (one for one in target.milestones if not one.is_achieved),
+        key=lambda one: Decimal("Infinity") if one.trigger_value is None else one.trigger_value,
+    )
     return TargetProgress(
         target_rule_id=target.target_rule_id,
         target_name=target.target_name,
@@ -173,14 +181,10 @@ def progress_of(group: TargetGroup, target: UserTarget) -> TargetProgress:
         achieved_on=achieved_on,
         achieved_event_log_id=target.target_achieved_event_log_id,
         milestones_reached=tuple(one for one in target.milestones if one.is_achieved),
-        next_milestone=min(ahead, key=_trigger_value, default=None),
+        next_milestone=steps[0] if steps else None,
         enrolled_on=target.enrolled_on_iso or target.enrolled_on,
         last_updated_on=target.last_updated_on,
     )
-
-
-def _trigger_value(milestone: Milestone) -> Decimal:
-    return Decimal("Infinity") if milestone.trigger_value is None else milestone.trigger_value
 
 
 # --- events beside the service's own value ---
@@ -202,15 +206,14 @@ class Explanation(Model):
     by: Decimal | None = None
 
     def __str__(self) -> str:
-        if self.then is None:
+        if self.then is None or self.by is None:
             return self.basis
-        by = f"to {self.by:.4g}" if self.then == "prorated" else f"{_OF[self.then]} {self.by:f}"
-        then = f"{self.then} {by}"
+        then = f"{self.then} {_BY[self.then].format(self.by)}"
         return then if self.basis == PLAIN_SUM else f"{self.basis}, {then}"
 
 
 PLAIN_SUM: Final = "plain sum"
-_OF: Final = {"carried-over start": "of", "capped": "at"}
+_BY: Final = {"carried-over start": "of {:f}", "capped": "at {:f}", "prorated": "to {:.4g}"}
 
 
 @frozen(repr=False)
@@ -251,17 +254,16 @@ class Cycle(Model):
 
 @frozen(repr=False)
 class Reconciliation(Model):
-    """The cycles of one member's target that have a record or events, oldest first."""
+    """The cycles of one member's target that have a record or events, oldest first.
+
+    `is_member`: the target is in the member's groups.
+    """
 
     user_id: int
     target_rule_id: int
     cycles: tuple[Cycle, ...] = ()
+    is_member: bool = True
     warnings: tuple[ApiWarning, ...] = ()
-
-    @property
-    def explained(self) -> bool:
-        """Whether each cycle has an explanation."""
-        return all(cycle.explanations for cycle in self.cycles)
 
 
 async def reconcile(
@@ -293,20 +295,28 @@ async def reconcile(
     checked_id("target_rule_id", target_rule_id)
     if isinstance(period, str) and not period.strip():
         raise UsageError('period must be "current", a refCode or an id')
-    found = await _reconcile(session, user_id, target_rule_id, page_size)
-    if not found.explained:
-        found = await _reconcile(session, user_id, target_rule_id, page_size)
-    if period is None:
-        return found
-    named = tuple(cycle for cycle in found.cycles if is_period(cycle.progress, period))
-    if not named:
-        known = [one.progress.period for one in found.cycles if one.progress.period]
-        raise UnknownPeriod(
-            f"user {user_id} has nothing in a period {period!r} of target {target_rule_id}; there "
-            f"are: {', '.join(known) or 'none at all'}",
-            known=known,
+    for _ in range(2):
+        groups = await target_groups(
+            session,
+            user_id,
+            target_rule_id=target_rule_id,
+            include_inactive=True,
+            include_inactive_targets=True,
         )
-    return Reconciliation(user_id, target_rule_id, named, found.warnings)
+        rows = _rows(groups, target_rule_id)
+        if rows and not any(is_period(one, period) for one in rows):
+            known = [one.period for one in rows if one.period]
+            raise UnknownPeriod(
+                f"user {user_id} has no period {period!r} in target {target_rule_id}; there are: "
+                f"{', '.join(known) or 'none with a name'}",
+                known=known,
+            )
+        pager = EventPager(session, user_id, target_rule_id, page_size=page_size)
+        events = await pager.collect() if rows else []
+        cycles = tuple(one for one in explain(rows, events) if is_period(one.progress, period))
+        if all(cycle.explanations for cycle in cycles):
+            break
+    return Reconciliation(user_id, target_rule_id, cycles, bool(rows), groups.warnings)
 
 
 def is_period(one: TargetProgress, period: int | str | None) -> bool:
@@ -314,26 +324,6 @@ def is_period(one: TargetProgress, period: int | str | None) -> bool:
     if isinstance(period, str):
         return bool(one.is_current) if period == CURRENT else one.period == period.strip()
     return period in {None, one.period_id}
-
-
-async def _reconcile(session: Session, user_id: int, rule: int, page_size: int) -> Reconciliation:
-    groups: UserTargetGroups = await target_groups(
-        session,
-        user_id,
-        target_rule_id=rule,
-        include_inactive=True,
-        include_inactive_targets=True,
-    )
-    rows = [
-        progress_of(group, one)
-        for group in groups.target_groups
-        for one in group.targets
-        if one.target_rule_id == rule
-    ]
-    if not rows:
-        return Reconciliation(user_id, rule, (), groups.warnings)
-    events = await EventPager(session, user_id, rule, page_size=page_size).collect()
-    return Reconciliation(user_id, rule, tuple(explain(rows, events)), groups.warnings)
 
 
 def explain(rows: Sequence[TargetProgress], events: Iterable[TargetEvent]) -> list[Cycle]:
@@ -349,7 +339,10 @@ def explain(rows: Sequence[TargetProgress], events: Iterable[TargetEvent]) -> li
         by_cycle.setdefault(_cycle_of(event, rows), []).append(event)
     mine = [by_cycle.get(row.period_id, []) for row in rows]
     with localcontext(_WIDE):
-        sums = [_sums(these) for these in mine]
+        sums = [
+            {name: sum(map(added, these), _ZERO) for name, added in _BASES.items()}
+            for these in mine
+        ]
         shared = _shared_starts(rows, sums)
         found = []
         for place, (row, these, amounts) in enumerate(zip(rows, mine, sums, strict=True)):
@@ -392,33 +385,18 @@ _BASES: Final[Mapping[str, Callable[[TargetEvent], Decimal]]] = {
 }
 
 
-def _sums(events: Sequence[TargetEvent]) -> dict[str, Decimal]:
-    """What the events come to on each basis."""
-    return {name: sum(map(added, events), _ZERO) for name, added in _BASES.items()}
-
-
-def _distinct(events: Sequence[TargetEvent]) -> list[str]:
-    """The bases that add something else than an earlier one for at least one event."""
-    first: dict[tuple[Decimal, ...], str] = {}
-    for name, added in _BASES.items():
-        first.setdefault(tuple(map(added, events)), name)
-    return [*first.values()]
-
-
 def _shared_starts(
     rows: Sequence[TargetProgress], sums: Sequence[Mapping[str, Decimal]]
 ) -> set[Decimal]:
-    """Differences that several cycles have in common: the same start, carried into each."""
-    values = [(row.achieved_value, amounts) for row, amounts in zip(rows, sums, strict=True)]
-    counts = [
-        Counter(
-            value - amounts[name]
-            for row, (value, amounts) in zip(rows, values, strict=True)
-            if value is not None and row.recorded
-        )
-        for name in _BASES
-    ]
-    return {start for counted in counts for start, number in counted.items() if number > 1}
+    """Differences that cycles of several sums have in common: the same start, carried into each."""
+    found = {
+        (name, base, row.achieved_value - base)
+        for row, amounts in zip(rows, sums, strict=True)
+        for name, base in amounts.items()
+        if row.achieved_value is not None and row.recorded
+    }
+    counts = Counter((name, start) for name, _, start in found)
+    return {start for (_, start), number in counts.items() if number > 1}
 
 
 def _starts_after(before: TargetProgress | None) -> Iterator[Decimal]:
@@ -438,13 +416,17 @@ def _fits(
     starts: set[Decimal],
 ) -> list[Explanation]:
     """The simplest explanations that give the service's value: a basis, else one with a change."""
-    value, goal, names = row.achieved_value, row.target_value, _distinct(events)
+    value, goal = row.achieved_value, row.target_value
     if value is None:
         return []
+    first: dict[tuple[Decimal, ...], str] = {}
+    for name, added in _BASES.items():  # of those that add the same for each event, the first
+        first.setdefault(tuple(map(added, events)), name)
+    names = first.values()
     if plain := [Explanation(name) for name in names if sums[name] == value]:
         return plain
     share = _enrolled_share(row)
-    changed = []
+    changed: list[Explanation] = []
     for name in names:
         base = sums[name]
         if value - base in starts:

@@ -198,14 +198,13 @@ async def test_groups_are_read_whole(mocked: aioresponses, client: TargetsClient
     assert first.period_end_date_with_time_stamp == datetime(2024, 7, 5, 23, 59, 59, tzinfo=UTC)
     assert str(first.target_value) == "1000.000"
     assert str(first.target_achieved_value) == "250.125"
-    assert first.share == Decimal("0.250125")
     assert (first.un_enrolled, first.program_id) == (False, 5)
     assert first.target_achieved_event_log_id == 31748166
     assert first.enrolled_on.microsecond == 741000
     assert first.extra == {"fresh": "key"}
     (milestone,) = first.milestones
     assert (milestone.trigger_name, milestone.is_achieved) == ("half", False)
-    assert (second.milestones, second.share, second.period_id) == ((), None, None)
+    assert (second.milestones, second.period_id) == ((), None)
 
     (streak,) = group.streaks
     assert (streak.streak_id, streak.status) == (5731, "NOT_STARTED")

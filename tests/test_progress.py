@@ -243,6 +243,23 @@ def test_what_nothing_explains_is_named_to_the_last_digit(seed: int, beyond: int
     assert cycle.verdict == f"unexplained by {odd:f}"
 
 
+def test_what_two_alike_cycles_have_in_common_is_no_start() -> None:
+    """Capped at 2000 with fifteen events each: not fifteen and a start of 1985."""
+    rows, events = [], []
+    for first, last, period in CYCLES[:2]:
+        about = {"period_start": first, "period_end": last, "recorded": True}
+        goal = D(2000)
+        rows.append(
+            TargetProgress(3, period_id=period, target_value=goal, achieved_value=goal, **about)
+        )
+        amounts = range(first.month, first.month + 15)
+        events += [
+            TargetEvent(period_id=period, event_name="A", target_value=D(500 + one))
+            for one in amounts
+        ]
+    assert [cycle.verdict for cycle in explain(rows, events)] == ["capped at 2000"] * 2
+
+
 def test_a_cycle_can_start_with_what_the_one_before_left() -> None:
     rows, _ = world_of("plain sum", random.Random(1))
     first, second = rows[:2]
@@ -293,7 +310,8 @@ async def test_reconcile_finds_the_services_setting(truth: str, dialect: dict[st
     world.add_event(user, rule, value=value, event_name="RETURN_BILL")
     async with sandbox, client_of(sandbox) as client:
         found = await client.reconcile(user, rule)
-        assert found.explained
+        assert found.is_member
+        assert all(cycle.explanations for cycle in found.cycles)
         assert sum(len(one.events) for one in found.cycles) == world.count(user, rule)
         named = [{words(e) for e in cycle.explanations} for cycle in found.cycles]
         assert {truth} in named
@@ -307,7 +325,12 @@ async def test_reconcile_finds_the_services_setting(truth: str, dialect: dict[st
             await client.reconcile(user, rule, "never")
         with pytest.raises(UsageError):
             await client.reconcile(user, rule, " ")
-        assert (await client.reconcile(user, 1986)).cycles == ()
+        other = await client.reconcile(user, 1986)
+        assert (other.cycles, other.is_member) == ((), False)
+        rest = [one for one in world.rule(rule).group.periods if one.start >= "2026"]
+        if not sandbox.settings.carry_over:
+            none_yet = await client.reconcile(user, rule, rest[-1].id)
+            assert (none_yet.cycles, none_yet.is_member) == ((), True)
 
 
 async def test_a_sale_between_the_two_requests_is_no_riddle() -> None:
@@ -323,7 +346,7 @@ async def test_a_sale_between_the_two_requests_is_no_riddle() -> None:
     sandbox.settings.between_requests = sell
     async with sandbox, client_of(sandbox) as client:
         found = await client.reconcile(user, rule)
-    assert found.explained
+    assert all(cycle.explanations for cycle in found.cycles)
     assert sandbox.counts["targetGroups"] == 2
 
 

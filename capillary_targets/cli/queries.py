@@ -10,9 +10,9 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from capillary_targets.errors import UsageError
-from capillary_targets.members import Customer, Streak, UserTarget, UserTargetGroups
+from capillary_targets.members import Customer, Streak, UserTargetGroups
 from capillary_targets.models import Target, TargetEvent
-from capillary_targets.progress import Cycle
+from capillary_targets.progress import Cycle, TargetProgress, progress_of
 
 from . import output
 from .connection import DEFAULT, Connection, period_of
@@ -171,8 +171,11 @@ async def explain(
     elif found.cycles:
         title = f"Target {rule} of user {user}: {found.cycles[0].progress.target_name or ''}"
         output.show_records(title, [_explained(one) for one in found.cycles])
-    if not found.cycles:
-        output.note(f"user {user} has no record and no events in target {rule}")
+    if not found.is_member:
+        output.note(f"user {user} is not in target {rule}; `targets {user}` shows theirs")
+    elif not found.cycles:
+        which = "" if period is None else f" in period {period}"
+        output.note(f"user {user} is in target {rule}, without a record or events{which}")
     for warning in found.warnings:
         connection.warn(f"the service says: {warning.message} [{warning.code}]")
     return 0
@@ -262,7 +265,7 @@ def _show_user(groups: UserTargetGroups, *, show_profile: bool, sandbox: bool) -
     if show_profile and groups.customer is not None:
         for line in _profile(groups.customer):
             output.write(f"  {output.printable(line)}\n")
-    targets = list(groups.targets())
+    targets = [progress_of(group, one) for group in groups.target_groups for one in group.targets]
     rules = dict.fromkeys(one.target_rule_id for one in targets)
     if targets:
         output.show_records(f"Targets: {len(rules)}", [_progress(one) for one in targets])
@@ -273,7 +276,7 @@ def _show_user(groups: UserTargetGroups, *, show_profile: bool, sandbox: bool) -
     if rules:
         output.write("Next, the events that counted:\n")
     for rule in rules:
-        running = any(one.current_period for one in targets if one.target_rule_id == rule)
+        running = any(one.is_current for one in targets if one.target_rule_id == rule)
         flags = " --period current" * running + " --sandbox" * sandbox
         output.write(f"  capillary-targets events {groups.user_id} {rule}{flags}\n")
 
@@ -288,13 +291,13 @@ def _profile(customer: Customer) -> list[str]:
     return lines
 
 
-def _progress(one: UserTarget) -> Mapping[str, object]:
+def _progress(one: TargetProgress) -> Mapping[str, object]:
     return {
         "rule": one.target_rule_id,
         "target": one.target_name,
-        "period": NoWrap(one.period_ref_code or one.period_id or ""),
-        "ends": one.period_end_date,
-        "achieved": one.target_achieved_value,
+        "period": NoWrap(one.period or one.period_id or ""),
+        "ends": one.period_end,
+        "achieved": one.achieved_value,
         "of": one.target_value,
         "progress": NoWrap(_bar(one.share)),
     }

@@ -171,7 +171,7 @@ def test_explain_on_a_terminal_is_a_table(terminal: Cli):
 def test_explain_where_there_is_nothing(cli: Cli):
     ran = cli("explain", 564332013, 3001, "--sandbox")
     assert (ran.status, ran.out) == (0, "")
-    assert ran.err == "user 564332013 has no record and no events in target 3001\n"
+    assert ran.err == "user 564332013 is not in target 3001; `targets 564332013` shows theirs\n"
     refused = cli("explain", 5, 3001, "--sandbox")
     assert (refused.status, refused.err.count("\n")) == (3, 1)
     unknown = cli("explain", 564332013, 1986, "--period", "never", "--sandbox")
