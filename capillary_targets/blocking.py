@@ -28,6 +28,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
+_NOT_OPEN: Final = "this client is not open: use `with BlockingClient(...)`"
+
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     with asyncio.Runner(loop_factory=lambda: loop) as runner:  # cancels what is left
@@ -45,6 +47,8 @@ def _method(
 ) -> Callable[Concatenate[BlockingClient, P], R]:
     @wraps(call)
     def method(self: BlockingClient, /, *args: P.args, **options: P.kwargs) -> R:
+        if self._loop is None:
+            raise ClientClosed(_NOT_OPEN)
         return adapt(self, call(self.client, *args, **options))
 
     return method
@@ -110,7 +114,7 @@ class BlockingClient:
     def run(self, made: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine of `client`; interrupted (Ctrl-C), it is cancelled."""
         if self._loop is None or not self._stop.alive:
-            refusal: Exception = ClientClosed("not open: use `with BlockingClient(...)`")
+            refusal: Exception = ClientClosed(_NOT_OPEN)
         elif os.getpid() != self._pid:
             refusal = UsageError("this client was opened before a fork: open one in each process")
         elif asyncio._get_running_loop() is not None:  # noqa: SLF001 - the public one raises

@@ -76,7 +76,7 @@ class TargetsClient:
         session: aiohttp.ClientSession | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self._settings = Settings(base_url=base_url, auth=auth, **options)
+        self._settings = Settings.of(base_url, auth, options, "page_size", "session")
         self.page_size: int = whole_number("page_size", page_size)
         self._http = session
         self._settler: Settler | None = None

@@ -96,7 +96,7 @@ async def sweep(
             died again and again.
     """
     started = time.monotonic()
-    Settings(base_url=base_url, auth=auth, **settings)  # refused before anything is begun
+    Settings.of(base_url, auth, settings)  # refused before anything is begun
     options, out = options or SweepOptions(), Path(out)
     if not ray.is_initialized():
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}

@@ -240,7 +240,7 @@ async def open_session(
     if isinstance(base_url, Settings):
         settings = base_url
     else:
-        settings = Settings(base_url=base_url, auth=auth, **options)
+        settings = Settings.of(base_url, auth, options, "session")
     hooks, base = Hooks(settings.hooks), settings.base_url
     # Freed at once: from then on glibc keeps the 256 KiB that asyncio allocates for each read,
     # and does not map them anew.

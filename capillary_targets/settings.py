@@ -7,7 +7,7 @@ from datetime import tzinfo
 from ipaddress import ip_address
 from typing import Any, Final, TypeAlias, TypedDict
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, field, fields, frozen
 from yarl import URL
 
 from .auth import Auth
@@ -183,6 +183,24 @@ class Settings:
     observers: tuple[Observer, ...] = field(default=(), converter=_observers)
     """Called with each whole answer: path and query, status, headers, body. Personal data."""
     __repr__ = short_repr
+
+    @classmethod
+    def of(
+        cls, base_url: str | URL, auth: Auth | None, options: Mapping[str, Any], *beside: str
+    ) -> Settings:
+        """Settings of keyword arguments; `beside` are others that the caller knows.
+
+        Raises:
+            UsageError: an option that does not exist, or a value that cannot work.
+        """
+        known = [one.name for one in fields(cls)]
+        for name in options.keys() - known:
+            from difflib import get_close_matches  # noqa: PLC0415 - only now
+
+            near = get_close_matches(name, [*known, *beside], 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UsageError(f"there is no option {name}: {hint}")
+        return cls(base_url=base_url, auth=auth, **options)
 
     @property
     def attempt_timeout(self) -> float:

@@ -116,8 +116,13 @@ def test_it_ends_its_thread(sandbox: Sandbox) -> None:
 
 def test_before_it_is_opened() -> None:
     client = BlockingClient("eu", BasicAuth("till", "password"))
-    with pytest.raises(ClientClosed, match="with BlockingClient"):
-        client.progress(1)
+    for call in (
+        lambda: client.progress(1),
+        lambda: client.events(1, 2),
+        lambda: client.sweep([1]),
+    ):
+        with pytest.raises(ClientClosed, match="use `with BlockingClient"):
+            call()
     with pytest.raises(UsageError):
         BlockingClient("nowhere", BasicAuth("till", "password"))
     assert threads() == 0

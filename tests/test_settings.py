@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -17,7 +18,9 @@ from capillary_targets import (
     RetryPolicy,
     TargetsClient,
     UsageError,
+    open_session,
 )
+from capillary_targets.blocking import BlockingClient
 from capillary_targets.settings import Settings
 
 AUTH = BasicAuth("till", "secret")
@@ -115,6 +118,24 @@ def test_a_page_size_is_read_too() -> None:
         assert TargetsClient("eu", AUTH, page_size=given).page_size == 50
     with pytest.raises(UsageError, match="concurrency"):
         settings(concurrency=Decimal("1.5"))
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("page_sise", "did you mean page_size?"),
+        ("Timeout", "did you mean timeout?"),
+        ("max_concurrency", "did you mean concurrency?"),
+        ("zzz", "there are base_url, auth, timeout, retry"),
+    ],
+)
+async def test_an_unknown_option_names_the_nearest(option: str, says: str) -> None:
+    for kind in (TargetsClient, BlockingClient):
+        with pytest.raises(UsageError, match=f"no option {option}: {re.escape(says)}"):
+            kind("eu", AUTH, **{option: 5})
+    with pytest.raises(UsageError, match="there is no option page_size"):
+        async with open_session("eu", AUTH, page_size=5):
+            pass
 
 
 @pytest.mark.parametrize("given", ["users.txt", b"1,2", 5, None])
