@@ -279,6 +279,23 @@ async def test_a_refusal_without_a_pause_is_retried_after_a_backoff(hint: str | 
     assert all(0 < wait < 0.2 for wait in waits)
 
 
+@pytest.mark.parametrize(("refusals", "attempts"), [(16, 17), (100, 17)])
+async def test_a_user_of_a_sweep_is_refused_more_often_than_it_may_fail(
+    refusals: int, attempts: int
+) -> None:
+    """Where three of ten requests are refused, five attempts would lose two users in a thousand."""
+    sandbox = Sandbox(users=1, targets=1)
+    sandbox.faults.add(Fault.http(429, retry_after="0.001"), times=refusals)
+    async with sandbox, client_of(sandbox, retry=RetryPolicy(attempts=5)) as client:
+        (outcome,) = [one async for one in client.sweep(sandbox.world.user_ids())]
+        assert outcome.complete is (refusals < attempts)
+        if outcome.error is not None:
+            assert outcome.error.attempts == attempts
+            with pytest.raises(RateLimited) as caught:  # a person would rather know
+                await client.active_targets(outcome.user_id)
+            assert caught.value.attempts == 5
+
+
 @pytest.mark.parametrize("outcome", ["429", "503"])
 async def test_a_sweep_does_not_wait_for_a_pause_of_an_hour(outcome: str) -> None:
     sandbox = Sandbox(users=5)
