@@ -161,12 +161,18 @@ async def sweep(
             found = await make_plan(client, users, out, options)
         output.show_facts("Plan", _planned(found, rated=rate is not None))
         return _OK
+    expected = users.expected() if isinstance(users, UsersFile) else len(users)
+    rate_limit = client_settings["rate"]
     try:
-        if engine == "ray":
-            client_settings["address"] = address
-            summary = await _sweep_by_ray(connection, client_settings, users, out, options)
-        else:
-            summary = await _sweep(connection, client_settings, users, out, options)
+        with ProgressDisplay(expected, rate=rate_limit, quiet=connection.quiet) as display:
+            if engine == "ray":
+                client_settings |= {"address": address, "progress": display.update}
+                summary = await _sweep_by_ray(connection, client_settings, users, out, options)
+            else:
+                client_settings["log"] = display.log
+                summary = await _sweep(
+                    connection, client_settings, users, out, options, display=display
+                )
     except asyncio.CancelledError:
         raise asyncio.CancelledError(
             f"the users done so far are safe in {out}; run the same command again to go on"
@@ -190,22 +196,20 @@ async def _sweep(
     users: UsersFile | Collection[int],
     out: Path,
     options: SweepOptions,
+    *,
+    display: ProgressDisplay,
 ) -> Summary:
-    timeline = RequestTimeline()
-    rate = client_settings["rate"]
-    with ProgressDisplay(_expected(users), rate=rate, quiet=connection.quiet) as display:
-        settings = client_settings | {"hooks": (timeline,), "log": display.log}
-        async with connection.client(**settings) as client:
-            told = False
+    timeline, told = RequestTimeline(), False
+    async with connection.client(**client_settings, hooks=(timeline,)) as client:
 
-            def progress(summary: Summary) -> None:
-                nonlocal told
-                if summary.groups_off and not told:
-                    told = True
-                    display.log(f"going on without target groups: {summary.groups_off}")
-                display.update(summary, client.session.limiter.limit)
+        def progress(summary: Summary) -> None:
+            nonlocal told
+            if summary.groups_off and not told:
+                told = True
+                display.log(f"going on without target groups: {summary.groups_off}")
+            display.update(summary, client.session.limiter.limit)
 
-            return await run(client, users, out, options, timeline=timeline, progress=progress)
+        return await run(client, users, out, options, timeline=timeline, progress=progress)
 
 
 async def _sweep_by_ray(
@@ -220,12 +224,9 @@ async def _sweep_by_ray(
         from capillary_targets import ray  # noqa: PLC0415 - the extra, which loads slowly
     except ImportError as error:
         raise UsageError(str(error)) from error
-    settings = connection.settings(**client_settings)
     async with connection.server() as (base_url, auth):
-        rate = settings.get("rate")
-        with ProgressDisplay(_expected(users), rate=rate, quiet=connection.quiet) as display:
-            settings |= {"base_url": base_url, "auth": auth, "progress": display.update}
-            return await ray.sweep(users, out, options, **settings)
+        settings = connection.settings(**client_settings) | {"base_url": base_url, "auth": auth}
+        return await ray.sweep(users, out, options, **settings)
 
 
 async def report(out: Directory, /) -> int:
@@ -262,10 +263,6 @@ def _users(
     if not sandbox:
         raise UsageError("USERS_FILE is missing: name a file with one user id a line")
     return [*Sandbox().world.all_user_ids()]
-
-
-def _expected(users: UsersFile | Collection[int]) -> int | None:
-    return users.expected() if isinstance(users, UsersFile) else len(users)
 
 
 def _note_column(column: str) -> None:

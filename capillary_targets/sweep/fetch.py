@@ -12,8 +12,8 @@ from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 import attrs
-import msgspec
 from attrs import define, field, frozen
+from msgspec.structs import replace
 
 from capillary_targets.errors import (
     CapillaryError,
@@ -96,7 +96,7 @@ class _UserFetch:
         self._ledger = self._shared.directory.ledger
         self._rows = EncodedRows(self._user, self._shared.format)
         self._before = self._ledger.state(self._user)
-        self._state = msgspec.structs.replace(self._before, marks={**self._before.marks})
+        self._state = replace(self._before, marks={**self._before.marks})
 
     async def fetch(self) -> UserResult:
         """All of it."""
@@ -116,13 +116,7 @@ class _UserFetch:
         self._sums.events = self._rows.counts["events"]
         self._sums.value_sum = self._rows.stats.value_sum
         proven = self._look is None or not self._look.decision.by_value
-        record = UserRecord(
-            self._user,
-            self._sums.events,
-            self._state,
-            self._written,
-            proven,
-        )
+        record = UserRecord(self._user, self._sums.events, self._state, self._written, proven)
         return UserResult(self._rows, record, self._sums, error)
 
     async def _fetch(self) -> None:
@@ -189,9 +183,8 @@ class _UserFetch:
 
         def written(announced: Announced) -> Iterator[EventIds]:
             for rule in announced.rule_ids:
-                for row in self._stored_rows(rule):
-                    log_id, number = (_value(row, name) for name in ("event_log_id", "unique_id"))
-                    yield EventIds(rule, log_id, number)
+                for _, _, row in self._stored_rows(rule):
+                    yield EventIds(rule, row["event_log_id"], row.get("unique_id"))
 
         def wanted(announced: Sequence[Announced]) -> list[Announced]:
             return [
@@ -235,9 +228,9 @@ class _UserFetch:
         )
         for rule in rules:
             mark = marks.get(rule, Mark())
-            marks[rule] = _with_target(mark, digests.get(rule, mark.target))
+            marks[rule] = replace(mark, target=digests.get(rule, mark.target))
         for rule in left:
-            marks[rule] = _with_target(marks[rule], None)
+            marks[rule] = replace(marks[rule], target=None)
 
     async def _fetch_target(self, rule: int) -> None:
         """Encode a target's new events, and those that vanished or came back.
@@ -344,18 +337,9 @@ def _with_rule(events: Sequence[TargetEvent], rule: int) -> Sequence[TargetEvent
     ]
 
 
-def _value(row: StoredRow, column: str) -> Any:
-    value = row.columns.get(column)
-    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
-
-
 def _digest(before: bytes, target: Target) -> bytes:
     row = encode(plain(target)) if target.raw is None else target.raw
     return blake2b(before + row, digest_size=8).digest()
-
-
-def _with_target(mark: Mark, digest: bytes | None) -> Mark:
-    return Mark(mark.row, mark.last, mark.date, digest)
 
 
 def _without_empty(by_rule: Mapping[int, Any]) -> dict[int, Any]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from attrs import define, evolve, field
 
@@ -25,7 +25,7 @@ from capillary_targets.errors import (
     ServiceUnavailable,
 )
 from capillary_targets.fanout import FanOut
-from capillary_targets.notifications.store import AnnouncementSource, StoreUnavailable
+from capillary_targets.notifications.store import StoreUnavailable
 from capillary_targets.pagination import Dialect
 from capillary_targets.session import Session
 
@@ -100,7 +100,12 @@ async def run(
     format_named(options.format, raw=options.raw)  # refused before anything is written
     known = client.session.settings
     if options.notifications is not None:
-        await _check_notifications(options.notifications)
+        try:
+            await options.notifications.announced(0)
+        except StoreUnavailable as error:
+            raise SweepRefused(
+                f"{error.message}; name the store that your handler writes"
+            ) from error
     settings = options.settings(str(known.base_url), known.auth.account)
     if options.retry_failed and not (Path(out) / LEDGER).exists():
         raise SweepRefused(f"{out} holds no sweep whose failed users could be asked again")
@@ -117,25 +122,10 @@ async def run(
                 f"the ledger in {out} cannot be used: {error}; stop the program that locks it, or "
                 "name another directory"
             ) from error
-        sweep = _Run(
-            client.session.with_options(wait_for_limits=True),
-            directory,
-            options,
-            timeline or RequestTimeline(clock),
-            progress,
-            clock,
-            state,
-        )
-        if options.retry_failed:
-            return await sweep.run(directory.ledger.failed_users())
-        return await sweep.run(users)
-
-
-async def _check_notifications(source: AnnouncementSource) -> None:
-    try:
-        await source.announced(0)
-    except StoreUnavailable as error:
-        raise SweepRefused(f"{error.message}; name the store that your handler writes") from error
+        session = client.session.with_options(wait_for_limits=True)
+        timeline = timeline or RequestTimeline(clock)
+        sweep = _Run(session, directory, options, timeline, progress, clock, state)
+        return await sweep.run(directory.ledger.failed_users() if options.retry_failed else users)
 
 
 def _now() -> str:
@@ -186,8 +176,8 @@ class _Run:
     """Whether the run is finished with this session's users."""
     _started: float = field(init=False)
     _earlier: tuple[int, int, float] = field(init=False)
-    _unreached: int = field(init=False, default=0)
-    """Users in a row whom no answer reached."""
+    _unreached: list[Exception] = field(init=False, factory=list)
+    """Of the latest users, whom no answer reached."""
     _reached: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
@@ -260,6 +250,8 @@ class _Run:
                     self._check_failures(result)
                     if self._writer.is_full(self._clock()):
                         await self._commit()
+            if not self._reached and all(isinstance(e, ConnectionFailed) for e in self._unreached):
+                self._check_reached(1)
         except BaseException as error:
             if isinstance(error, OSError | sqlite3.Error) and not isinstance(error, CapillaryError):
                 raise
@@ -276,7 +268,8 @@ class _Run:
                 for user in batch:
                     if isinstance(user, BadLine):
                         self._summary.bad_lines += 1
-                        failures.write(encode(_bad_line(user)) + b"\n")
+                        told = {"line": user.number, "text": user.text, "error": user.reason}
+                        failures.write(encode(told) + b"\n")
                     else:
                         ids.append(user)
                 # No await from here to the last `add`: a commit in between would move users from
@@ -316,14 +309,11 @@ class _Run:
 
     def _check_failures(self, result: UserResult) -> None:
         """Raise `SweepStopped` where going on is of no use."""
-        unreached = isinstance(result.error, ConnectionFailed | RequestTimeout | ServiceUnavailable)
-        self._unreached = self._unreached + 1 if unreached else 0
-        self._reached = self._reached or not unreached
-        if self._unreached >= (_UNREACHABLE if self._reached else _NEVER_REACHED):
-            raise SweepStopped(
-                f"the server cannot be reached: {self._unreached} users in a row failed, the last "
-                f"with: {result.error}; run the same command again to resume"
-            )
+        if isinstance(result.error, ConnectionFailed | RequestTimeout | ServiceUnavailable):
+            self._unreached.append(result.error)
+        else:
+            self._unreached, self._reached = [], True
+        self._check_reached(_UNREACHABLE if self._reached else _NEVER_REACHED)
         most, failed = self._options.max_failures, self._summary.failed + self._summary.refused
         if most is None or result.error is None:
             return
@@ -334,6 +324,13 @@ class _Run:
             raise SweepStopped(
                 f"{failed} of {self._summary.users} users failed, more than max_failures allows, "
                 f"the last with: {result.error}; run the same command again to resume"
+            )
+
+    def _check_reached(self, enough: int) -> None:
+        if len(self._unreached) >= enough:
+            raise SweepStopped(
+                f"the server cannot be reached: {len(self._unreached)} users in a row failed, the "
+                f"last with: {self._unreached[-1]}; run the same command again to resume"
             )
 
     def _report_progress(self) -> None:
@@ -377,10 +374,6 @@ class _Run:
         await _while_locked(lambda: self._ledger.save(self._state, _now() if finished else None))
         with AtomicFile(self._directory.path / "summary.json") as file:
             file.write(encode(self._summary.as_dict()) + b"\n")
-
-
-def _bad_line(line: BadLine) -> dict[str, Any]:
-    return {"line": line.number, "text": line.text, "error": line.reason}
 
 
 def _reason(error: Exception) -> str:

@@ -61,16 +61,17 @@ def test_too_many_failures_end_a_sweep_early(
     assert not summary["finished"]
 
 
+@pytest.mark.parametrize("users", [2, 2000])
 def test_a_server_that_cannot_be_reached_is_not_asked_for_every_user(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: int
 ):
     with in_thread(Sandbox(users=1)) as sandbox:
         variables = variables_of(sandbox)  # its port is free again afterwards
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    users = users_file(tmp_path, range(1, 2001))
+    path = users_file(tmp_path, range(1, users + 1))
     tokens = ("--out", tmp_path / "out", "--timeout", 1, "--concurrency", 50)
-    status, shown, said = cli("sweep", users, *tokens)
+    status, shown, said = cli("sweep", path, *tokens)
     assert (status, shown) == (1, "")
     assert "the server cannot be reached" in said
     assert said.count("\n") == 1
