@@ -75,21 +75,14 @@ class Look:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The objects in `data`, if that is an array."""
-        data = (self.document or {}).get("data")
-        return [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+        return _objects((self.document or {}).get("data"))
 
     @property
     def user_targets(self) -> list[dict[str, Any]]:
         """The targets in all of a member's groups."""
         data = (self.document or {}).get("data")
         groups = data.get("targetGroups") if isinstance(data, dict) else None
-        return [
-            target
-            for group in groups or ()
-            if isinstance(group, dict)
-            for target in group.get("targets") or ()
-            if isinstance(target, dict)
-        ]
+        return [one for group in _objects(groups) for one in _objects(group.get("targets"))]
 
     @property
     def limit(self) -> int:
@@ -110,8 +103,15 @@ class Look:
         return f"code {self.code}, HTTP {self.status}" if self.code else f"HTTP {self.status}"
 
 
+def _objects(value: object) -> list[dict[str, Any]]:
+    """The objects in an array, if that is one."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
 Looks: TypeAlias = Mapping[str, Look]
 Told: TypeAlias = tuple[str | None, str] | tuple[str | None, str, dict[str, Any]]
+Judge: TypeAlias = Callable[[Looks], Told]
+_JUDGES: Final[dict[str, Judge]] = {}
 
 
 def judge(looks: Looks, kind: str, host: str) -> tuple[list[Verdict], list[Finding]]:
@@ -153,21 +153,22 @@ def _host(looks: Looks, host: str) -> Told:
     return family if answered else None, f"{host}: {answered} answers in the API's form"
 
 
-def _of_events(least: int) -> Callable[[Callable[[Looks], Told]], Callable[[Looks], Told]]:
-    """For a question that needs so many events; with fewer, it cannot be told."""
+def _question(*, events: int = 0) -> Callable[[Judge], Judge]:
+    """A question, named as the function is; with fewer events than it needs, it cannot be told."""
 
-    def decorate(judged: Callable[[Looks], Told]) -> Callable[[Looks], Told]:
+    def decorate(judged: Judge) -> Judge:
         def told(looks: Looks) -> Told:
             full = looks.get("full")
             if full is None:
                 return None, "no target to ask for" if "targets" in looks else _NO_MEMBER
             if full.failure is not None:
                 return None, f"the events were refused ({full.says}): give another --rule ID"
-            if len(full.rows) < least:
-                return None, f"{len(full.rows)} events, {least} are needed: give another member"
+            if len(full.rows) < events:
+                return None, f"{len(full.rows)} events, {events} are needed: give another member"
             return judged(looks)
 
-        return told
+        _JUDGES[judged.__name__.removeprefix("_")] = told if events else judged
+        return judged
 
     return decorate
 
@@ -175,7 +176,7 @@ def _of_events(least: int) -> Callable[[Callable[[Looks], Told]], Callable[[Look
 # --- pagination ---
 
 
-@_of_events(FEW)
+@_question(events=FEW)
 def _offset(looks: Looks) -> Told:
     asked = "limit=2&offset=1"
     kinds = _kinds_of_offset(looks)
@@ -197,7 +198,7 @@ def _kinds_of_offset(looks: Looks) -> list[str] | None:
     return [kind for kind, at in _BEGINS.items() if rows[at : at + size] == second.rows]
 
 
-@_of_events(FEW)
+@_question(events=FEW)
 def _total(looks: Looks) -> Told:
     full, second = looks["full"], looks.get("second")
     if second is None:
@@ -262,7 +263,7 @@ def _ends_at(looks: Looks, total: int) -> bool:
     return last is not None and len(last.rows) == (1 if by_row else total % limit)
 
 
-@_of_events(1)
+@_question(events=1)
 def _limit(looks: Looks) -> Told:
     full, default, refused = looks["full"], looks.get("default"), looks.get("refused")
     count, asked, echoed = len(full.rows), f"limit={full.limit}", full.number("limit")
@@ -296,7 +297,7 @@ def _limit(looks: Looks) -> Told:
     return ", ".join(answers) or None, "; ".join(evidence), sandbox
 
 
-@_of_events(1)
+@_question(events=1)
 def _past_end(looks: Looks) -> Told:
     behind = looks.get("behind")
     if behind is None or not behind.status:
@@ -320,6 +321,7 @@ def _past_end(looks: Looks) -> Told:
 # --- errors, rows, times ---
 
 
+@_question()
 def _error_status(looks: Looks) -> Told:
     look, other = looks["nobody"], looks.get("no rule")
     evidence = f"a user id that nobody has: {look.says}"
@@ -330,6 +332,7 @@ def _error_status(looks: Looks) -> Told:
     return f"HTTP {look.status}", evidence, {"error_status": look.status}
 
 
+@_question()
 def _no_record(looks: Looks) -> Told:
     look = looks.get("unrecorded")
     if look is None:
@@ -338,7 +341,7 @@ def _no_record(looks: Looks) -> Told:
     return answer, f"a target without a record: {look.says}"
 
 
-@_of_events(1)
+@_question(events=1)
 def _log_ids(looks: Looks) -> Told:
     rows = looks["full"].rows
     known = [row["eventLogId"] for row in rows if row.get("eventLogId") is not None]
@@ -354,13 +357,14 @@ def _log_ids(looks: Looks) -> Told:
     return " and ".join(kinds) or "one each", evidence, sandbox
 
 
-@_of_events(1)
+@_question(events=1)
 def _iso(looks: Looks) -> Told:
     rows = looks["full"].rows
     twins = sum(bool(row.get("eventDateISO")) for row in rows)
     return "sent" if twins else "not sent", f"{twins} of {len(rows)} events", {"iso": twins > 0}
 
 
+@_question()
 def _zone(looks: Looks) -> Told:
     if "targets" not in looks:
         return None, _NO_MEMBER
@@ -422,7 +426,7 @@ def _moment(text: object) -> datetime | None:
         return None
 
 
-@_of_events(1)
+@_question(events=1)
 def _returns(looks: Looks) -> Told:
     values = [
         value
@@ -442,6 +446,7 @@ def _returns(looks: Looks) -> Told:
 # --- the other calls, headers, fields ---
 
 
+@_question()
 def _groups(looks: Looks) -> Told:
     look = looks.get("groups")
     if look is None:
@@ -451,6 +456,7 @@ def _groups(looks: Looks) -> Told:
     return "allowed" if look.failure is None else None, look.says
 
 
+@_question()
 def _last_updated(looks: Looks) -> Told:
     if "groups" not in looks:
         return None, _NO_MEMBER
@@ -463,6 +469,7 @@ def _last_updated(looks: Looks) -> Told:
     return answer, f"keys of {len(targets)} targets", sent
 
 
+@_question()
 def _rate_limit(looks: Looks) -> Told:
     names = {name.lower() for look in looks.values() for name in look.headers}
     told = sorted(name for name in names if "ratelimit" in name.replace("-", ""))
@@ -471,6 +478,7 @@ def _rate_limit(looks: Looks) -> Told:
     return None, f"no header tells, and none of {len(looks)} answers was a refusal"
 
 
+@_question()
 def _request_id(looks: Looks) -> Told:
     names = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
     found = [name for name in names if any(look.headers.get(name) for look in looks.values())]
@@ -493,22 +501,6 @@ def _fields(looks: Looks, found: Iterable[Finding]) -> Told:
     return f"{len(others)} not in the contract", "; ".join(others[:3]) + more
 
 
-_JUDGES: Final[Mapping[str, Callable[[Looks], Told]]] = {
-    "offset": _offset,
-    "total": _total,
-    "limit": _limit,
-    "past_end": _past_end,
-    "error_status": _error_status,
-    "no_record": _no_record,
-    "log_ids": _log_ids,
-    "iso": _iso,
-    "zone": _zone,
-    "returns": _returns,
-    "groups": _groups,
-    "last_updated": _last_updated,
-    "rate_limit": _rate_limit,
-    "request_id": _request_id,
-}
 QUESTIONS: Final = ("auth", "host", *_JUDGES, "phase_out", "fields")
 """What is judged, by the names that verdicts and `contract.toml` use."""
 

@@ -130,10 +130,8 @@ class Sandbox(Listener):
         except (KeyError, TypeError, tomllib.TOMLDecodeError, UnicodeDecodeError):
             raise ValueError(f"{path} is no cluster.toml of `capillary-targets doctor`") from None
 
-    @staticmethod
-    def replay(path: str | PathLike[str], *, host: str = "127.0.0.1", port: int = 0) -> Replay:
-        """The recorded answers of a cassette as a local server: see `Replay`."""
-        return Replay(path, host=host, port=port)
+    replay = Replay
+    """The recorded answers of a cassette as a local server."""
 
     @property
     def credentials(self) -> tuple[str, str]:
