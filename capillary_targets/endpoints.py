@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -61,18 +61,15 @@ async def active_targets(
         CapillaryError: whatever any request can raise.
 
     """
-    query: dict[str, str] = {}
+    if tracking_date is not None and tracking_date.tzinfo is None:
+        raise UsageError("tracking_date must have a time zone: the API takes an instant")
     rules = [str(checked_id("target_rule_ids", rule)) for rule in target_rule_ids]
-    if rules:
-        query["targetRuleIds"] = ",".join(rules)
-    if enrollment_type is not None:
-        query["enrollmentType"] = enrollment_type
-    if tracking_date is not None:
-        if tracking_date.tzinfo is None:
-            raise UsageError("tracking_date must have a time zone: the API takes an instant")
-        query["trackingDate"] = str((tracking_date - _EPOCH) // timedelta(milliseconds=1))
-    if only_user_created is not None:
-        query["includeOnlyUserCreated"] = "true" if only_user_created else "false"
+    query = {
+        "targetRuleIds": ",".join(rules) or None,
+        "enrollmentType": enrollment_type,
+        "trackingDate": tracking_date and (tracking_date - _EPOCH) // timedelta(milliseconds=1),
+        "includeOnlyUserCreated": only_user_created,
+    }
     path = f"/v3/users/{checked_id('user_id', user_id)}/enrolledTargets"
     try:
         return await get(session, with_query(path, query), read_targets)
@@ -128,7 +125,12 @@ async def target_events(
     return await get(session, path, read)
 
 
-def with_query(path: str, query: dict[str, str]) -> str:
-    """`path` with what was asked for behind it, percent-encoded."""
+def with_query(path: str, query: Mapping[str, object]) -> str:
+    """`path` with what is not None behind it, percent-encoded; booleans as true and false."""
+    given = {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in query.items()
+        if value is not None
+    }
     # urlencode spells the comma %2C, as the API's own example does.
-    return f"{path}?{urlencode(query)}" if query else path
+    return f"{path}?{urlencode(given)}" if given else path

@@ -99,8 +99,9 @@ class CapillaryError(Exception):
     `retryable` and `scope` say what to do: `"request"` errors concern this request alone,
     `"server"` errors everything asked of the service now, `"credentials"` everything until the
     credentials are right, `"client"` this process or its configuration. `retry_after` is the number
-    of seconds to wait that the server asked for, or None. The transport fills in `method`, `url`,
-    `status`, `request_id` and `attempts`, the pager the `checkpoint` to go on from.
+    of seconds to wait that the server asked for, or None, and `code` the error code in its answer.
+    The transport fills in `method`, `url`, `status`, `request_id` and `attempts`, the pager the
+    `checkpoint` to go on from.
     """
 
     retryable: bool = False
@@ -110,6 +111,7 @@ class CapillaryError(Exception):
         self,
         message: str,
         *,
+        code: int | None = None,
         status: int | None = None,
         request_id: str | None = None,
         method: str | None = None,
@@ -120,6 +122,7 @@ class CapillaryError(Exception):
     ) -> None:
         super().__init__(message)
         self.message: str = message
+        self.code = code
         self.status = status
         self.request_id = request_id
         self.method = method
@@ -151,6 +154,13 @@ class CapillaryError(Exception):
         return f" ({', '.join(facts)})" if facts else ""
 
 
+class Transient(CapillaryError):
+    """Base of errors of the server that another attempt may not meet."""
+
+    retryable = True
+    scope: ErrorScope = "server"
+
+
 class UsageError(CapillaryError, ValueError):
     """The caller's argument or setting cannot be used: nothing went over the network."""
 
@@ -163,10 +173,6 @@ class ClientClosed(CapillaryError, RuntimeError):
 
 class ApiError(CapillaryError):
     """The service refused and said why: `code` (int) and `message` as it sent them."""
-
-    def __init__(self, message: str, *, code: int | None = None, **context: Any) -> None:
-        super().__init__(message, **context)
-        self.code = code
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]{self._where()}"
@@ -230,18 +236,12 @@ class UnknownPeriod(CapillaryError):
         self.known: tuple[str, ...] = tuple(known)
 
 
-class ServerBusy(ApiError):
+class ServerBusy(Transient, ApiError):
     """461 or 521: "search engine is busy", "multiple actions are running for the same customer"."""
 
-    retryable = True
-    scope: ErrorScope = "server"
 
-
-class AuthorizationUnavailable(ApiError):
+class AuthorizationUnavailable(Transient, ApiError):
     """4001: the authorisation status is unavailable for now."""
-
-    retryable = True
-    scope: ErrorScope = "server"
 
 
 class AuthError(CapillaryError):
@@ -251,10 +251,6 @@ class AuthError(CapillaryError):
     """
 
     scope: ErrorScope = "credentials"
-
-    def __init__(self, message: str, *, code: int | None = None, **context: Any) -> None:
-        super().__init__(message, **context)
-        self.code = code
 
     @property
     def token_rejected(self) -> bool:
@@ -275,15 +271,12 @@ class EndpointGone(CapillaryError):
     scope: ErrorScope = "server"
 
 
-class RateLimited(CapillaryError):
+class RateLimited(Transient):
     """The budget is used up and waiting would pass the deadline, or every attempt was refused.
 
     `retry_after` is the number of seconds to wait as the server, or our own budget, gave it, or
     None if neither gave one; `retry_at` the same as an aware UTC time.
     """
-
-    retryable = True
-    scope: ErrorScope = "server"
 
     def __init__(self, message: str, **context: Any) -> None:
         super().__init__(message, **context)
@@ -301,25 +294,16 @@ class RateLimited(CapillaryError):
         return f"{when}{super()._where()}"
 
 
-class ServiceUnavailable(CapillaryError):
+class ServiceUnavailable(Transient):
     """The server, or a gateway before it, failed: 408, 425, 5xx."""
 
-    retryable = True
-    scope: ErrorScope = "server"
 
-
-class RequestTimeout(CapillaryError, TimeoutError):
+class RequestTimeout(Transient, TimeoutError):
     """The deadline passed before a whole answer had come."""
 
-    retryable = True
-    scope: ErrorScope = "server"
 
-
-class ConnectionFailed(CapillaryError, ConnectionError):
+class ConnectionFailed(Transient, ConnectionError):
     """No connection, or it broke before a whole answer had come."""
-
-    retryable = True
-    scope: ErrorScope = "server"
 
 
 class BudgetUnavailable(CapillaryError):

@@ -18,7 +18,7 @@ from attrs import evolve
 
 from .endpoints import checked_id, with_query
 from .errors import BadResponse, UnknownPeriod, UsageError
-from .members import PeriodList, TargetPeriod, UserTarget, UserTargetGroups
+from .members import PeriodList, TargetPeriod, UserTargetGroups
 from .models import ApiWarning
 from .session import Session
 from .structuring import Structurer
@@ -110,13 +110,13 @@ async def target_groups(
         CapillaryError: whatever any request can raise.
 
     """
-    query: dict[str, str] = {}
-    if include_inactive is not None:
-        query["includeInactive"] = _flag(include_inactive)
     if target_rule_id is not None:
-        query["targetRuleId"] = str(checked_id("target_rule_id", target_rule_id))
-    if include_inactive_targets is not None:
-        query["includeInactiveTargets"] = _flag(include_inactive_targets)
+        checked_id("target_rule_id", target_rule_id)
+    query = {
+        "includeInactive": include_inactive,
+        "targetRuleId": target_rule_id,
+        "includeInactiveTargets": include_inactive_targets,
+    }
     path = f"/v3/users/{checked_id('user_id', user_id)}/targetGroups"
     return await get(session, with_query(path, query), partial(_read_target_groups, user_id))
 
@@ -149,10 +149,6 @@ def _check(name: str, value: str, source: str, account_id: str | None) -> None:
 
 def _lookup(query: dict[str, str]) -> str:
     return f"/v2/customers/lookup?{urlencode(query, quote_via=quote, safe='')}"
-
-
-def _flag(value: bool) -> str:  # noqa: FBT001 - it is the value
-    return "true" if value else "false"
 
 
 def _spellings(value: str) -> tuple[str, ...]:
@@ -255,19 +251,21 @@ async def resolve_period(session: Session, user_id: int, target_rule_id: int, na
         include_inactive_targets=True,
     )
     # The server may ignore targetRuleId.
-    held = {
-        group.id: [one for one in group.targets if one.target_rule_id == target_rule_id]
+    held = [
+        (group.id, one)
         for group in answer.target_groups
-    }
-    groups = [group for group, targets in held.items() if targets]
-    if not groups:
+        for one in group.targets
+        if one.target_rule_id == target_rule_id
+    ]
+    if not held:
         raise UnknownPeriod(
             f"user {user_id} is not in target {target_rule_id}: it has no period {name!r} for them"
         )
-    found = _of_targets(name, (one for group in groups for one in held[group]))
+    found = _named(name, [(o.period_id, o.period_ref_code, o.current_period) for _, o in held])
     if not found:
+        groups = dict.fromkeys(group for group, _ in held)
         periods = [one for group in groups for one in await target_periods(session, group)]
-        found = _of_periods(name, periods)
+        found = _named(name, [(o.id, o.ref_code, o.period_status in _RUNNING) for o in periods])
         if not found:
             raise _none(name, target_rule_id, periods)
     if len(found) > 1:
@@ -276,28 +274,17 @@ async def resolve_period(session: Session, user_id: int, target_rule_id: int, na
     return only
 
 
-def _of_targets(name: str, targets: Iterable[UserTarget]) -> dict[int, str | None]:
-    """The periods of that name among a user's targets: id to refCode."""
+def _named(
+    name: str, periods: Iterable[tuple[int | None, str | None, bool | None]]
+) -> dict[int, str | None]:
+    """The periods of that name, id to refCode, of ids, refCodes and whether they are current."""
     return {
-        one.period_id: one.period_ref_code
-        for one in targets
-        if one.period_id is not None
-        and (one.current_period if name == CURRENT else _same(one.period_ref_code, name))
+        number: code
+        for number, code, current in periods
+        # A refCode has been printed with a blank at its end.
+        if number is not None
+        and (current if name == CURRENT else code and code.strip() == name.strip())
     }
-
-
-def _of_periods(name: str, periods: Iterable[TargetPeriod]) -> dict[int, str | None]:
-    """The periods of that name among a group's: id to refCode."""
-    return {
-        one.id: one.ref_code
-        for one in periods
-        if (one.period_status in _RUNNING if name == CURRENT else _same(one.ref_code, name))
-    }
-
-
-def _same(ref_code: str | None, name: str) -> bool:
-    """Whether a refCode is that name: one has been printed with a blank at its end."""
-    return ref_code is not None and ref_code.strip() == name.strip()
 
 
 def _none(name: str, target_rule_id: int, periods: Sequence[TargetPeriod]) -> UnknownPeriod:

@@ -38,6 +38,8 @@ _SUCCESS_REFUND: Final = 1
 
 def whole_number(name: str, given: object, least: int = 1) -> int:
     """`given` as a whole number of at least `least`: also `8.0`, or "8". Raises `UsageError`."""
+    if type(given) is int and given >= least:
+        return given
     number = given
     if isinstance(given, str | float):
         with suppress(ValueError, OverflowError):
