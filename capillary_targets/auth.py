@@ -61,8 +61,11 @@ class Auth(Protocol):
     async def headers(self, fetch: FetchToken) -> SecretHeaders:
         """Headers that authorise one request; `fetch` requests a token."""
 
-    def rejected(self, headers: Mapping[str, str]) -> bool:
-        """Note that the server rejected these headers; True if another try may be accepted."""
+    def rejected(self, headers: Mapping[str, str], *, again: bool) -> bool:
+        """Note that the server rejected these headers; True if another try may be accepted.
+
+        `again`: the same call had tried the same ones before.
+        """
 
     @property
     def account(self) -> str:
@@ -114,7 +117,7 @@ class BasicAuth:
         """The `Authorization` header; the same one each time."""
         return self.cached_headers
 
-    def rejected(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002
+    def rejected(self, headers: Mapping[str, str], *, again: bool) -> bool:  # noqa: ARG002
         """False: a wrong password stays wrong."""
         return False
 
@@ -198,13 +201,13 @@ class OAuth:
         if error is not None:
             raise copy.copy(error)
 
-    def rejected(self, headers: Mapping[str, str]) -> bool:
+    def rejected(self, headers: Mapping[str, str], *, again: bool = False) -> bool:
         """Drop the token if it is still the one in use; True, for a new one may be accepted.
 
-        A token that was issued just now is kept: not every node may know it yet.
+        A token that was issued just now is kept at first: not every node may know it yet.
         """
         issued = self._issued
-        if headers is issued.headers and self._clock() - issued.at >= _PROPAGATION:
+        if headers is issued.headers and (again or self._clock() - issued.at >= _PROPAGATION):
             self._issued = _NO_TOKEN
         return True
 

@@ -80,6 +80,8 @@ class _Call:
     attempts: int = 0
     rejections: int = 0
     """Attempts whose token was rejected."""
+    rejected: Mapping[str, str] | None = field(default=None, repr=False)
+    """The headers of the latest of them."""
     quota: int = 0
     """Tokens of the retry quota that the latest retry took."""
     last: CapillaryError | None = None
@@ -318,9 +320,9 @@ def _is_renewed(call: _Call, error: CapillaryError, headers: Mapping[str, str]) 
     if not isinstance(error, AuthError) or not error.token_rejected:
         return False
     auth = call.session.settings.auth
-    others = auth.rejected(headers)
+    others = auth.rejected(headers, again=headers is call.rejected)
     error.retryable = others and (call.session.state.authorised or call.rejections < 2)
-    call.rejections += 1
+    call.rejections, call.rejected = call.rejections + 1, headers
     if error.retryable and auth.cached_headers is headers:
         error.retry_after = _TOKEN_PROPAGATION
     return error.retryable and call.rejections == 1 and error.retry_after is None

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -53,8 +52,6 @@ __all__ = [
 
 _JSON: Final = msgspec.json.Decoder(float_hook=Decimal)
 _EXCERPT: Final = 200
-_customer_id: Final = attrgetter("customer_id")
-_period_id: Final = attrgetter("period_id")
 _BUSY: Final = frozenset({408, 425, 500, 502, 503, 504, *range(520, 531)})
 _TEXT_ERROR: Final = re.compile(r"errorMessage=(?P<message>.*?)\s+errorCode=(?P<code>\d{1,9})")
 _CHARSET: Final = re.compile(r"charset\s*=\s*\"?([\w.:+-]+)", re.IGNORECASE)
@@ -163,9 +160,10 @@ def read_events(
         warnings = warnings_of(document.get("warnings"), notes)
     if events and user_id is not None:
         _check_target(events, target_rule_id)
-        warnings += _others("customerId", user_id, map(_customer_id, events))
+        customers = [e.customer_id for e in events if e.customer_id != user_id]
+        warnings += _others("customerId", user_id, customers)
         if period_id is not None:
-            warnings += _others("periodId", period_id, map(_period_id, events))
+            warnings += _others("periodId", period_id, [e.period_id for e in events])
     return EventsPage(events, pagination, warnings, answer.request_id, answer.body)
 
 
@@ -192,7 +190,7 @@ def _check_target(events: tuple[TargetEvent, ...], target_rule_id: int | None) -
 
 def _others(name: str, asked: int, found: Iterable[int | None]) -> tuple[ApiWarning, ...]:
     """A note of rows with another id than the one asked for: there may be a reason for them."""
-    others = {one for one in set(found) if one is not None and one != asked}
+    others = {one for one in found if one is not None and one != asked}
     if not others:
         return ()
     named = ", ".join(map(str, sorted(others)[:3]))

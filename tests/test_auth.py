@@ -134,6 +134,9 @@ async def test_a_token_is_kept_while_not_every_node_may_know_it() -> None:
     desk.now += 0.5
     assert oauth.rejected(token)
     assert oauth.cached_headers is None
+    token = await oauth.headers(desk.fetch)
+    assert oauth.rejected(token, again=True)  # the waits may be switched off
+    assert oauth.cached_headers is None
 
 
 async def test_failed_token_requests_pause_and_the_pause_doubles(

@@ -146,7 +146,7 @@ class Credentials:
     async def headers(self, fetch: object) -> Any:
         raise self.error
 
-    def rejected(self, headers: object) -> bool:
+    def rejected(self, headers: object, *, again: bool) -> bool:
         return True
 
 
