@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,6 @@ from yarl import URL
 
 from capillary_targets import BasicAuth, EventsPage, TargetsClient, pager
 from capillary_targets.pagination import START, Cursor, Dialect, Walk
-from capillary_targets.pagination.seen import SeenEvents
 from capillary_targets.structuring import structurer
 from capillary_targets.wire import Answer, read_events
 
@@ -38,7 +37,6 @@ CASES: Final = (
     "pager",
     "walk",
     "walk of 1,000",
-    "identity of 1,000",
     "reading 100",
 )
 _TOTALS: Final = re.compile(r"^totals: (\d+)", re.MULTILINE)
@@ -78,15 +76,6 @@ def pages_of(total: int) -> dict[int, EventsPage]:
         offset: read(page_text(total, offset, min(100, total - offset)))
         for offset in range(0, total - 1, 99)
     }
-
-
-def aligned(pages: Iterable[EventsPage]) -> None:
-    """What a walk does to know the rows of its pages."""
-    seen = SeenEvents()
-    for page in pages:
-        anchor = seen.align(page.events)
-        at, taken = (-1, -1) if anchor is None else anchor
-        seen.add(page.events[at + 1 :], taken)
 
 
 class Answered:
@@ -145,7 +134,6 @@ def run(case: str, runs: int) -> None:
     work: dict[str, Callable[[], object]] = {
         "walk": lambda: walked(one),
         "walk of 1,000": lambda: walked(many),
-        "identity of 1,000": lambda: aligned(many.values()),
         "reading 100": lambda: read(text),
     }
     for _ in range(runs):

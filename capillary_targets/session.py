@@ -200,21 +200,17 @@ class Session:
             raise ClientClosed("this client is closed; open a new one")
         if self.http.closed:
             raise ClientClosed("the aiohttp session given to this client has been closed")
-        loop = _running_loop()
-        if loop is not self.state.loop and loop is not None:
+        try:
+            here = asyncio.get_running_loop() is self.state.loop
+        except RuntimeError:
+            return  # not asked by a coroutine
+        if not here:
             error = UsageError(
                 "this client was opened in another event loop: open one client in each loop, "
                 "inside the coroutine that asyncio.run is given"
             )
             error.scope = "client"
             raise error
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 @asynccontextmanager
