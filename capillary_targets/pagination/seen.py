@@ -63,12 +63,17 @@ class SeenEvents:
     """The most rows alike that follow each other."""
 
     @classmethod
+    def of(cls, rows: Sequence[TargetEvent | int], skipped: int = 0) -> SeenEvents:
+        """These rows."""
+        seen = cls(skipped)
+        seen.restore(list(rows))
+        return seen
+
+    @classmethod
     def at(cls, checkpoint: Checkpoint) -> SeenEvents:
         """The rows that a checkpoint remembers."""
         last = checkpoint.last[-checkpoint.row :] if checkpoint.row else ()
-        seen = cls(checkpoint.row - len(last))
-        seen.rows += last
-        return seen
+        return cls.of(last, checkpoint.row - len(last))
 
     @property
     def count(self) -> int:

@@ -30,11 +30,9 @@ class ServerModel:
     page_size: int
     votes: int = field(init=False)
     """Observations in favour of page numbers, less those in favour of rows. The documented reading
-    counts as one, a cached one as four."""
-    confirmed: bool = field(init=False, default=False)
-    """Whether a page began where the reading of `offset` has it."""
+    counts as one, a cached one as two; a given one is not put to the vote."""
     doubted: bool = field(init=False, default=False)
-    """Whether a page did not."""
+    """Whether a page was not where a certain reading of `offset` has it."""
     cap: int | None = field(init=False)
     cap_echoed: bool = field(init=False, default=False)
     largest: int = field(init=False, default=LEAST_CAP)
@@ -49,17 +47,17 @@ class ServerModel:
     """Whether every response named the same total, and one that was a count."""
     avoided: frozenset[int] = field(init=False, default=frozenset())
     """Page numbers that came back short."""
+    stretches: bool = field(init=False, default=True)
+    """Whether pages a little above the size asked for may be tried."""
+    heads: int = field(init=False, default=0)
+    """Pages in a row that began at the head of the list, though they were asked for elsewhere."""
     _totals: dict[int, int] = field(init=False, factory=dict)
     """The latest total by rows on a page: a count of pages differs, a count of rows does not."""
     _silent: TotalKind | None = field(init=False, default=None)
-    heads: int = field(init=False, default=0)
-    """Pages in a row that began at the head of the list, though they were asked for elsewhere."""
-    stretches: bool = field(init=False, default=True)
-    """Whether pages a little above the size asked for may be tried."""
 
     def __attrs_post_init__(self) -> None:
         known = self.given.fill_from(self.cached)
-        self.votes = {"row": -_MOST, "page": _MOST}.get(known.offset or "", 1)
+        self.votes = {"row": -_CERTAIN, "page": _CERTAIN}.get(known.offset or "", 1)
         self.cap = known.cap
         # Whether a total is absent or 0 shows with each response.
         cached = self.cached.total if self.cached.total in {"rows", "pages", "wrong"} else None
@@ -98,8 +96,7 @@ class ServerModel:
             return True  # neither: rows moved
         vote = 1 if by_page < by_row else -1
         agrees = vote * self.votes > 0
-        self.confirmed |= agrees
-        self.doubted |= not agrees
+        self.doubted |= self.certain and not agrees
         if not agrees and not (self.certain and near):
             self.votes = vote
         else:
@@ -107,9 +104,9 @@ class ServerModel:
         return agrees
 
     def doubt(self) -> None:
-        """A page was not where a reading has it that no page of this walk has confirmed yet."""
-        if not self.confirmed and self.given.offset is None:
-            self.doubted = True
+        """A page was not where a reading has it that hardly any page of this walk has confirmed."""
+        if abs(self.votes) <= _CERTAIN and self.given.offset is None:
+            self.doubted |= self.certain
             self.votes = 1 if self.by_page else -1
 
     def flip(self) -> None:
@@ -124,6 +121,26 @@ class ServerModel:
     def start(self, limit: int, offset: int) -> int:
         """The row that a page should begin with."""
         return offset * self.served(limit) if self.by_page else offset
+
+    def is_full(self, window: Window) -> bool:
+        """Whether a page has as many rows as were asked for, or as the server's cap lets pass."""
+        return window.size >= self.served(window.request.limit)
+
+    def shows_end(self, window: Window) -> bool:
+        """Whether a page's last row must be the list's: it is not full, and by no silent cap."""
+        short = 0 < window.size < self.served(window.request.limit)
+        return short and (window.request.limit <= self.largest or window.size < LEAST_CAP)
+
+    def is_placed(self, window: Window) -> bool:
+        """Whether it is known which rows of the list a page shows.
+
+        The reading of `offset` must be beyond doubt, and a silent cap, which would move a page
+        asked for by number, ruled out.
+        """
+        if not window.request.offset:
+            return True
+        uncapped = self.is_full(window) or self.shows_end(window) or not self.by_page
+        return self.certain and not self.doubted and uncapped
 
     def page_at(
         self, row: int, limit: int, *, stretch: bool = False, least: int = 0
@@ -147,6 +164,7 @@ class ServerModel:
 
     def avoid(self, request: PageRequest) -> None:
         """Ask no more for the page of that number: it may be the number that lacks rows."""
+        self.stretches = False
         if request.offset and self.by_page:
             self.avoided |= {request.offset}
 
