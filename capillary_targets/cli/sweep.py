@@ -311,10 +311,10 @@ def _planned(plan: Plan, *, rated: bool) -> dict[str, str]:
     facts = {
         "users": f"{plan.users} ({plan.sampled} of them asked for this, {plan.asked} requests)",
         "requests": _about(plan.requests),
-        "size": f"{_about(plan.size, 1e6, 1)} MB",
+        "size": f"{_about(plan.size.scaled(1e-6), 1)} MB",
     }
     if plan.hours is not None:
-        facts["hours"] = _about(plan.hours, 1, 2)
+        facts["hours"] = _about(plan.hours, 2)
     elif not rated:
         facts["hours"] = "say --rate to know"
     if plan.requests.low != plan.requests.high:
@@ -322,6 +322,6 @@ def _planned(plan: Plan, *, rated: bool) -> dict[str, str]:
     return facts
 
 
-def _about(given: Estimate, unit: float = 1.0, places: int = 0) -> str:
-    value, low, high = (f"{one / unit:.{places}f}" for one in (given.value, given.low, given.high))
+def _about(given: Estimate, places: int = 0) -> str:
+    value, low, high = (f"{one:.{places}f}" for one in (given.value, given.low, given.high))
     return value if low == high else f"about {value} ({low} to {high})"

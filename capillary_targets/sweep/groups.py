@@ -36,9 +36,7 @@ __all__ = [
     "decide",
     "is_due",
     "next_states",
-    "row_of",
     "stable_hash",
-    "state_of",
 ]
 
 _log = logging.getLogger("capillary_targets")
@@ -147,10 +145,7 @@ def stable_hash(user_id: int) -> int:
     return int.from_bytes(blake2b(user_id.to_bytes(8, "big", signed=True), digest_size=8).digest())
 
 
-# --- rows of progress/ ---
-
-
-def row_of(one: TargetProgress) -> dict[str, Any]:
+def _row_of(one: TargetProgress) -> dict[str, Any]:
     """A row of `progress/`, but for when and of whom."""
     row = {name: getattr(one, name) for name in PROGRESS_FIELDS}
     step = one.next_milestone
@@ -161,25 +156,18 @@ def row_of(one: TargetProgress) -> dict[str, Any]:
     }
 
 
-def state_of(one: TargetProgress, now: int) -> CycleState:
+def _state_of(one: TargetProgress, now: int) -> CycleState:
     """A row of progress as the ledger keeps it, first seen `now`."""
     steps = sorted((step.id or 0, step.trigger_name or "") for step in one.milestones_reached)
-    updated = one.last_updated_on
-    # A spelling is no change: 1.50 is 1.500, and the client may be told the zone tomorrow.
-    plain = {
-        name: f"{value.normalize(EXACT):f}" if isinstance(value, Decimal) else _clock(value)
-        for name, value in row_of(one).items()
-    }
-    return CycleState(
-        plain["achieved_value"],
-        None if updated is None else updated.replace(tzinfo=None).isoformat(),
-        _digest(steps, one.achieved_event_log_id),
-        _digest(plain),
-        now,
-    )
+    row = {name: _plain(value) for name, value in _row_of(one).items()}
+    rest = _digest(steps, one.achieved_event_log_id)
+    return CycleState(row["achieved_value"], row["last_updated_on"], rest, _digest(row), now)
 
 
-def _clock(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """A spelling is no change: 1.50 is 1.500, and the client may be told the zone tomorrow."""
+    if isinstance(value, Decimal):
+        return f"{value.normalize(EXACT):f}"
     return value.replace(tzinfo=None).isoformat() if isinstance(value, datetime) else value
 
 
@@ -213,10 +201,10 @@ class MemberGroups:
             was = self._before.get(rule, {})
             for cycle, state in {**was, **cycles}.items():
                 if cycle not in cycles:
-                    row = {"target_rule_id": rule, "period_id": max(cycle, 0) or None}
-                    row["recorded"] = False
+                    gone = {"target_rule_id": rule, "period_id": max(cycle, 0) or None}
+                    row = gone | {"recorded": False}
                 elif cycle not in was or was[cycle].row != state.row:
-                    row = row_of(self._rows[rule, cycle])
+                    row = _row_of(self._rows[rule, cycle])
                 else:
                     continue
                 rows.append({**row, "first_seen": datetime.fromtimestamp(state.first_seen, UTC)})
@@ -306,7 +294,7 @@ class GroupsReader:
                     continue
                 listed.add(rule)
                 if one.recorded or one.achieved_value:
-                    cycle, state = _cycle(one), state_of(one, now)
+                    cycle, state = _cycle(one), _state_of(one, now)
                     if (rule, cycle) in rows:  # neither of two records tells of the other
                         state = state._replace(achieved=None, updated=None)
                     states.setdefault(rule, {})[cycle] = state

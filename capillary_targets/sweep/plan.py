@@ -52,6 +52,10 @@ class Estimate:
     low: float
     high: float
 
+    def scaled(self, by: float) -> Estimate:
+        """The same in another unit."""
+        return Estimate(self.value * by, self.low * by, self.high * by)
+
 
 @frozen
 class Plan:
@@ -93,7 +97,6 @@ def estimate(
     *,
     fixed: float = 0.0,
     unit: float = 1.0,
-    weight: float = 1.0,
 ) -> Estimate:
     """The sum over all users. Pure.
 
@@ -104,13 +107,12 @@ def estimate(
     Expansion, 3.6).
 
     Args:
-        frame: requests that the ledger foresees for users drawn from the list by chance; 0: it does
-            not know the user.
+        frame: what the ledger foresees for users drawn from the list by chance; 0: it does not know
+            the user.
         found: values of those of them who were asked, by their place in `frame`.
         users: how many there are.
         fixed: what comes once, however many they are.
         unit: by what users differ at least.
-        weight: of a foreseen request, in values.
     """
     asked = fixed + sum(found.values())
     if len(found) == users:
@@ -118,17 +120,13 @@ def estimate(
     corrections, variance, skewed = {}, 0.0, 0.0
     for known in {*map(bool, frame)}:
         mine = sum(bool(one) is known for one in frame) * users / len(frame)
-        off = [
-            found[place] - weight * frame[place]
-            for place in sorted(found)
-            if bool(frame[place]) is known
-        ]
-        corrections[known] = fmean(off)
+        off = [found[at] - frame[at] for at in sorted(found) if bool(frame[at]) is known]
+        corrections[known] = mean = fmean(off)
         spread = sum((a - b) ** 2 for a, b in pairwise(off)) / 2 + 2 * unit**2
         left = max(0, 1 - len(off) / mine)
         variance += mine**2 * spread / (len(off) + 1) / len(off) * left
-        skewed += mine**3 * fmean((one - fmean(off)) ** 3 for one in off) / len(off) ** 2 * left
-    values = [weight * one + corrections[bool(one)] for one in frame]
+        skewed += mine**3 * fmean((one - mean) ** 3 for one in off) / len(off) ** 2 * left
+    values = [one + corrections[bool(one)] for one in frame]
     variance += users**2 * pvariance(values) / len(frame) * (1 - len(frame) / users)
     total = fixed + users * fmean(values)
     bound = (_CERTAIN + 2.4 / len(found)) * sqrt(variance)
@@ -218,32 +216,25 @@ async def plan(
         old, grown = _ledger_sizes(fresh.path / "grown.sqlite", state, *alike)
     per_user = {place: float(one.sums.requests) for place, one in results.items()}
     requests = estimate(frame, per_user, count, fixed=asked - sum(per_user.values()))
-    hours = [
-        seconds_for(each, known.rate) for each in (requests.value, requests.low, requests.high)
-    ]
+    seconds = seconds_for(1, known.rate)
     counts = {at: good[at].rows.counts if at in good else Counter() for at in results}
     share, limits = count / max(1, len(results)), options.limits
     rows = share * sum(each.total() for each in counts.values())
-    files = max(1, count / limits.users, rows / limits.rows, (hours[0] or 0) / limits.seconds)
-    written = {"events", "progress"}.union(*counts.values())
-    fixed = files * sum(lines[kind][0] for kind in written & lines.keys())
+    parts = requests.value * (seconds or 0) / limits.seconds
+    parts = max(1, parts, count / limits.users, rows / limits.rows)
+    kinds = lines.keys() & {"events", "progress"}.union(*counts.values())
     sizes = {at: sum(lines[kind][1] * n for kind, n in each.items()) for at, each in counts.items()}
     size = estimate(
-        frame,
+        [float(one > 0) for one in frame],
         sizes,
         count,
-        fixed=fixed + new * old + (grown - old) * count / max(1, len(members)),
+        fixed=parts * sum(lines[kind][0] for kind in kinds)
+        + new * old
+        + (grown - old) * count / max(1, len(members)),
         unit=sum(row for _, row in lines.values()),
-        weight=0.0,
     )
-    return Plan(
-        count,
-        len(results),
-        asked,
-        requests,
-        size,
-        None if None in hours else Estimate(*(each / 3600 for each in hours if each is not None)),
-    )
+    hours = None if seconds is None else requests.scaled(seconds / 3600)
+    return Plan(count, len(results), asked, requests, size, hours)
 
 
 def _select_run(ledger: Ledger, *, again: bool) -> RunState:
