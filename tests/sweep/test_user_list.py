@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from capillary_targets.errors import UsageError
 from capillary_targets.sweep import BadLine, SweepRefused, SweepStopped, UsersFile
 from capillary_targets.sweep.user_list import ListDecoder, UserListParser, read_batches
+from tests.conftest import examples
 
 
 async def read(users) -> list[int | BadLine]:
@@ -318,6 +319,7 @@ IDS = st.integers(-(2**63), 2**63 - 1)
 NOTES = st.text(st.characters(codec="utf-8", exclude_characters="\0#"), max_size=6)
 
 
+@examples(40)
 @given(
     st.lists(st.tuples(IDS, NOTES), min_size=1, max_size=20),
     st.sampled_from(",;\t|"),
@@ -455,6 +457,7 @@ async def test_memory_is_flat(tmp_path: Path):
 @given(st.lists(st.one_of(st.integers(), st.text(max_size=12)), max_size=30))
 @example([0, '"', 0, 1, '"'])
 @example(['"', 0, 0, '"'])
+@example(["{", 0])
 def test_no_line_with_an_id_is_lost(texts: list[int | str]):
     parser = UserListParser("x")
     lines = [str(text) for text in texts]
@@ -463,7 +466,7 @@ def test_no_line_with_an_id_is_lost(texts: list[int | str]):
     try:
         found = parser.feed(text, final=True)
     except SweepRefused:
-        assert not ids or any(set(line) & set(",;\t|=") for line in lines)
+        assert not ids or any(set(line) & set(",;\t|=[{<") for line in lines)
         return
     if not any(set(line) & set(",;\t|=") for line in lines):
         assert [user for user in ids if user in found] == ids
