@@ -27,7 +27,6 @@ __all__ = [
     "BATCH_ROWS",
     "EVENT_FIELDS",
     "FORMATS",
-    "KEY_FIELDS",
     "KINDS",
     "PROGRESS_FIELDS",
     "EncodedRows",
@@ -76,17 +75,11 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
 FORMATS: Final = ("jsonl", "parquet")
 EVENT_FIELDS: Final = tuple(columns_of(TargetEvent))
 _TARGET_FIELDS: Final = tuple(columns_of(Target))
-KEY_FIELDS: Final = (
-    "event_log_id",
-    "unique_id",
-    "event_name",
-    "customer_id",
-    "target_value",
-    "event_date",
-)
 BATCH_ROWS: Final = 2_000
 """Rows that are merged into one block: a block of a few costs as much as one of hundreds."""
-_key_values: Final = attrgetter(*KEY_FIELDS)
+_key_values: Final = attrgetter(
+    *("event_log_id", "unique_id", "event_name", "customer_id", "target_value", "event_date")
+)
 _values: Final[Any] = msgspec.structs.astuple  # of which type checkers know no class
 
 
@@ -140,7 +133,7 @@ def _next_row(rows: Iterator[bytes], event: TargetEvent) -> bytes | None:
 def event_key(event: Any) -> int:
     """A digest of 64 bits that tells rows of one target apart, the same before and after writing.
 
-    Several rows may share one event id, so the amount and more belong to it (`KEY_FIELDS`). The
+    Several rows may share one event id, so the amount and more belong to it. The
     date does only where there is no id: whether it has a zone depends on the client's settings.
     """
     event_log_id, *rest, value, date = _key_values(event)
