@@ -15,6 +15,12 @@ __all__ = ["Account", "auth_of", "from_env"]
 _LONGEST_SECRET: Final = 64 * 1024
 _TILL: Final = ("USERNAME", "PASSWORD", "PASSWORD_MD5")
 _OAUTH: Final = ("CLIENT_KEY", "CLIENT_SECRET")
+_WANTED: Final = {
+    "BASE_URL": "your cluster's name (eu, us, apac, apac2) or address",
+    "USERNAME": "your till id (for OAuth set CAPILLARY_CLIENT_KEY and CAPILLARY_CLIENT_SECRET)",
+    "PASSWORD": "the till's password, or CAPILLARY_PASSWORD_MD5 to its MD5",
+    **dict.fromkeys(_OAUTH, "that of your OAuth client"),
+}
 
 
 class Account(TypedDict):
@@ -36,15 +42,9 @@ def from_env(environment: Mapping[str, str] | None = None, *, hint: str = "") ->
     environment = os.environ if environment is None else environment
     base_url = environment.get("CAPILLARY_BASE_URL", "").strip()
     if not base_url:
-        raise UsageError(
-            "CAPILLARY_BASE_URL is not set: set it to your cluster's name (eu, us, apac, apac2) "
-            f"or address{hint}"
-        )
-    return Account(
-        base_url=base_url,
-        auth=auth_of(environment, hint),
-        timezone=environment.get("CAPILLARY_TIMEZONE") or None,
-    )
+        raise _missing("BASE_URL", hint)
+    timezone = environment.get("CAPILLARY_TIMEZONE") or None
+    return Account(base_url=base_url, auth=auth_of(environment, hint), timezone=timezone)
 
 
 def auth_of(environment: Mapping[str, str], hint: str = "") -> Auth:
@@ -60,30 +60,22 @@ def auth_of(environment: Mapping[str, str], hint: str = "") -> Auth:
             f"CAPILLARY_{till[0]} and CAPILLARY_{client[0]} are both set: a till or an OAuth "
             "client, unset the variables of one of them"
         )
-    if client:
-        for name in _OAUTH:
-            if name not in given:
-                raise UsageError(
-                    f"CAPILLARY_{name} is not set: set it to that of your OAuth client{hint}"
-                )
-        return OAuth(given["CLIENT_KEY"], given["CLIENT_SECRET"])
-    if "USERNAME" not in given:
-        raise UsageError(
-            "CAPILLARY_USERNAME is not set: set it to your till id (or, for OAuth, set "
-            f"CAPILLARY_CLIENT_KEY and CAPILLARY_CLIENT_SECRET){hint}"
-        )
     if len(till) > 2:
         raise UsageError(
             "CAPILLARY_PASSWORD and CAPILLARY_PASSWORD_MD5 are both set: unset one of them"
         )
-    if len(till) < 2:
-        raise UsageError(
-            "CAPILLARY_PASSWORD is not set: set it to the till's password, or "
-            f"CAPILLARY_PASSWORD_MD5 to its MD5{hint}"
-        )
+    for name in _OAUTH if client else ("USERNAME", "PASSWORD"):
+        if name not in given and f"{name}_MD5" not in given:
+            raise _missing(name, hint)
+    if client:
+        return OAuth(given["CLIENT_KEY"], given["CLIENT_SECRET"])
     return BasicAuth(
         given["USERNAME"], given.get("PASSWORD"), password_md5=given.get("PASSWORD_MD5")
     )
+
+
+def _missing(name: str, hint: str) -> UsageError:
+    return UsageError(f"CAPILLARY_{name} is not set: set it to {_WANTED[name]}{hint}")
 
 
 def _value(environment: Mapping[str, str], name: str) -> str:

@@ -117,14 +117,14 @@ class _Tracing:
             kind=SpanKind.CLIENT,
             start_time=ended - int(details.seconds * 1e9),
         )
-        span.set_attribute(_METHOD, details.method)
-        span.set_attribute(_URL, details.url)
-        if details.attempt > 1:
-            span.set_attribute(_RESENDS, details.attempt - 1)
-        if details.status is not None:
-            span.set_attribute(_STATUS, details.status)
-        if details.request_id is not None:
-            span.set_attribute("capillary.request_id", details.request_id)
+        known = {
+            _METHOD: details.method,
+            _URL: details.url,
+            _RESENDS: details.attempt - 1 or None,
+            _STATUS: details.status,
+            "capillary.request_id": details.request_id,
+        }
+        span.set_attributes({name: one for name, one in known.items() if one is not None})
         if details.error is not None:
             span.set_attribute(_ERROR, type(details.error).__name__)
             span.set_status(Status(StatusCode.ERROR, type(details.error).__name__))
@@ -199,15 +199,12 @@ class _Metrics:
             "Waits of requests before they were sent.",
             explicit_bucket_boundaries_advisory=(*_SECONDS, 30, 60, 300, 900),
         )
-        self._errors = meter.create_counter(
-            "capillary.errors", "{error}", "Calls that failed after their last attempt."
-        )
-        self._retries = meter.create_counter(
-            "capillary.retries", "{retry}", "Attempts after a failed one."
-        )
-        self._walks = meter.create_counter("capillary.walks", "{walk}", "Walks that are over.")
-        self._pages = meter.create_counter("capillary.pages", "{page}", "Pages that walks read.")
-        self._events = meter.create_counter("capillary.events", "{event}", "Events of walks.")
+        counter = meter.create_counter
+        self._errors = counter("capillary.errors", "{error}", "Calls that failed in the end.")
+        self._retries = counter("capillary.retries", "{retry}", "Attempts after a failed one.")
+        self._walks = counter("capillary.walks", "{walk}", "Walks that are over.")
+        self._pages = counter("capillary.pages", "{page}", "Pages that walks read.")
+        self._events = counter("capillary.events", "{event}", "Events of walks.")
         for name, description, read in _GAUGES:
             observe = partial(self._observe, read)
             meter.create_observable_up_down_counter(name, [observe], "{request}", description)
