@@ -1,8 +1,8 @@
 """Push and pull under kills: `python -m benchmarks.notifications [CHANGES]` (100,000).
 
-A sandbox pushes each change to the example's door; the door publishes on NATS JetStream, the
+A sandbox pushes each change to the example's receiver, which publishes on NATS JetStream; the
 example's worker settles. 10 % of the pushes come twice, 10 % before the API shows the event, 5 % of
-the changes are never announced; door and worker are killed in turns. Then an incremental sweep
+the changes are never announced; receiver and worker are killed in turns. Then an incremental sweep
 compares its new events with what was announced. Prints the figures as JSON.
 """
 
@@ -68,7 +68,7 @@ async def broker(directory: Path) -> AsyncIterator[str]:
 
 
 async def killing(sandbox: Sandbox, environment: dict[str, str], every: int, until: Any) -> int:
-    """Keep door and worker running, and kill one of them after each `every` pushes.
+    """Keep receiver and worker running, and kill one of them after each `every` pushes.
 
     Args:
         sandbox: whose pushes are counted.
@@ -97,7 +97,7 @@ async def killing(sandbox: Sandbox, environment: dict[str, str], every: int, unt
                 kills += not until.done()
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(stay("door", 0))
+        group.create_task(stay("receiver", 0))
         group.create_task(stay("worker", 1))
     return kills
 
@@ -213,7 +213,7 @@ async def measure(
 
 
 def _push_to_door(sandbox: Sandbox, url: str) -> dict[str, str]:
-    """Let the sandbox push to a free port; the environment of the door and the worker there."""
+    """Let the sandbox push to a free port; the environment of the receiver and the worker there."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     sandbox.settings.notify = f"http://127.0.0.1:{port}/capillary"

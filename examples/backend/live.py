@@ -1,6 +1,6 @@
 """Pages that update live: the vendor's notifications in, server-sent events out.
 
-For one process. With several, let the door publish to Redis or NATS and each process subscribe.
+For one process. With several, let the receiver publish to Redis or NATS and each process subscribe.
 """
 
 import os

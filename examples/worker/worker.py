@@ -4,7 +4,7 @@
     CAPILLARY_BASE_URL=eu CAPILLARY_USERNAME=till.id CAPILLARY_PASSWORD=... \
         python -m examples.worker.worker
 
-`members.changed` takes {"userId": 564332013}, `members.notified` what door.py publishes: the
+`members.changed` takes {"userId": 564332013}, `members.notified` what receiver.py publishes: the
 vendor's notification. `events.RULE` gets each new event once; a message that can never succeed goes
 to `members.dead`. README.md says why a kill repeats nothing.
 """

@@ -83,8 +83,8 @@ def worker(nats_url: str, sandbox: Sandbox) -> Worker:
 
 
 @pytest.fixture
-def door(nats_url: str, sandbox: Sandbox) -> Worker:
-    """Starts the door, always on the same port, where the sandbox pushes to."""
+def receiver(nats_url: str, sandbox: Sandbox) -> Worker:
+    """Starts the receiver, always on the same port, where the sandbox pushes to."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     sandbox.settings.notify = f"http://127.0.0.1:{port}/capillary"
@@ -92,7 +92,7 @@ def door(nats_url: str, sandbox: Sandbox) -> Worker:
     sandbox.settings.notify_time_scale = 0.01
     environment = worker_environment(nats_url, sandbox)
     environment |= {"DOOR_PORT": str(port), "WEBHOOK_SECRET": "s3cret"}
-    return _starter("examples.worker.door", environment)
+    return _starter("examples.worker.receiver", environment)
 
 
 def worker_environment(nats_url: str, sandbox: Sandbox) -> dict[str, str]:
@@ -323,7 +323,7 @@ async def letters(js: JetStreamContext, count: int) -> bool:
 
 
 async def test_what_the_vendor_pushes_comes_out_once_whatever_is_killed() -> None:
-    """The benchmark in small: early, repeated and lost pushes, door and worker killed in turns."""
+    """The benchmark in small: early, repeated and lost pushes, both processes killed in turns."""
     found = await measure(96, targets=8, every=40, ack_wait=1)
     assert found["changes"] == 96
     assert found["kills"] >= 2
@@ -337,7 +337,7 @@ async def test_what_the_vendor_pushes_comes_out_once_whatever_is_killed() -> Non
 
 
 async def test_the_door_answers_only_for_what_the_broker_has(
-    js: JetStreamContext, sandbox: Sandbox, door: Worker
+    js: JetStreamContext, sandbox: Sandbox, receiver: Worker
 ) -> None:
     statuses = []
     good = json.dumps({"eventName": "targetValueAchieved", "eventId": "e 1"}).encode()
@@ -351,7 +351,7 @@ async def test_the_door_answers_only_for_what_the_broker_has(
 
     url = sandbox.settings.notify or ""
     secret = {"X-Webhook-Secret": "s3cret"}
-    async with door(), aiohttp.ClientSession() as session:
+    async with receiver(), aiohttp.ClientSession() as session:
         await until(open_)
         huge = good[:-1] + b', "x": "' + 900_000 * b"\xff" + b'"}'
         sent: tuple[tuple[bytes, dict[str, str]], ...] = (

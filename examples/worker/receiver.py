@@ -1,6 +1,6 @@
-"""The door: the vendor's notification in, 200 once the broker has it on disk.
+"""The receiver: the vendor's notification in, 200 once the broker has it on disk.
 
-    WEBHOOK_SECRET=s3cret python -m examples.worker.door
+    WEBHOOK_SECRET=s3cret python -m examples.worker.receiver
 
 It answers 429 while the broker is away: the vendor repeats that for days. Never 400: that is final.
 """
