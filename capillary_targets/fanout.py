@@ -9,14 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    Awaitable,
-    Callable,
-    Iterable,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
@@ -45,13 +38,7 @@ from .session import Session
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "FanOut",
-    "Sweep",
-    "SweepStats",
-    "UserOutcome",
-    "UserQuery",
-]
+__all__ = ["FanOut", "Sweep", "SweepStats", "UserOutcome", "UserQuery"]
 
 F = TypeVar("F", bound="Fetched")
 

@@ -16,16 +16,7 @@ from .frames import EventList
 from .hooks import Scope, ScopeDetails, within
 from .lookups import checked_period, resolve_period
 from .models import EventsPage, TargetEvent, short_repr
-from .pagination import (
-    START,
-    UNKNOWN,
-    Checkpoint,
-    Cursor,
-    Dialect,
-    PageRequest,
-    PagingReport,
-    Walk,
-)
+from .pagination import START, UNKNOWN, Checkpoint, Cursor, Dialect, PageRequest, PagingReport, Walk
 from .retry import whole_number
 from .session import Session
 
@@ -172,8 +163,8 @@ class _RunningWalk:
     error: Exception | None = field(init=False, default=None)
     waiting: bool = field(init=False, default=False)
 
-    async def fill(self) -> bool:
-        """Wait until events are ready; False at the end. An error is raised by each later call."""
+    async def fill(self) -> None:
+        """Wait until events are ready, or the walk is over. An error is raised again each time."""
         if self.waiting:
             raise UsageError("another task is waiting for this iterator: give each its own loop")
         if self.error is not None:
@@ -190,7 +181,6 @@ class _RunningWalk:
             raise
         finally:
             self.waiting = False
-        return bool(self.ready)
 
     async def _step(self) -> None:
         """Feed the walk with the answer to its next request."""
@@ -285,16 +275,17 @@ class Loop(AsyncIterator[T], Generic[T]):
         self._walk = walk
 
     async def __anext__(self) -> T:
-        if not self._walk.ready:
+        walk = self._walk
+        if not walk.ready and (walk.error or not walk.over):
             try:
-                more = await self._walk.fill()
+                await walk.fill()
             except BaseException:
                 del self  # a traceback must not keep it, and its requests, alive
                 raise
-            if not more:
-                raise StopAsyncIteration
-        row, events, item = self._walk.ready.popleft()
-        self._walk.cursor.advance(row, events)
+        if not walk.ready:
+            raise StopAsyncIteration
+        row, events, item = walk.ready.popleft()
+        walk.cursor.advance(row, events)
         return cast(T, item)
 
     async def aclose(self) -> None:
