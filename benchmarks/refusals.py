@@ -5,9 +5,6 @@ whatever the pace, as with a key that is shared with tills. *Used up*: of 100 re
 counted over 6 s, somebody else has spent the first window. *Limit*: 50 requests in any second, and
 after half of the time 100.
 
-*Faults*: a sweep of 600 users with the adaptive limit, a share of whose requests meet one; the time
-that it takes, divided by that without any.
-
 Besides ours: a client that pauses all its requests at each refusal and runs freely between; one
 behind aiolimiter, which is told the limit at the start; and one with the adaptive retry mode of
 botocore (a rate that is cut by refusals and grows as a cube). Server and client share one process,
@@ -23,7 +20,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from statistics import median
 from typing import Protocol
 
 import aiohttp
@@ -201,20 +197,6 @@ async def measure(client: str, server: str, seconds: int) -> list[Counter[int | 
     return statuses
 
 
-async def swept(users: int, fault: str, share: float) -> float:
-    """Seconds of a sweep in which a share of the requests meets a fault: 503, reset or 429."""
-    kind = {"503": Fault.http(503), "reset": Fault.reset(), "429": Fault.http(429)}[fault]
-    sandbox = Sandbox(users=users, targets=3, events=2, exact_events=True)
-    async with sandbox, TargetsClient(sandbox.url, BasicAuth(*sandbox.credentials)) as client:
-        sandbox.settings.latency = LATENCY
-        if share:
-            sandbox.faults.add(kind, times=None, probability=share)
-        started = time.monotonic()
-        async for outcome in client.sweep(sandbox.world.user_ids()):
-            assert outcome.complete, outcome.error
-        return time.monotonic() - started
-
-
 FAULTS = {
     "503": Fault.http(503),
     "connection reset": Fault.reset(),
@@ -222,11 +204,11 @@ FAULTS = {
 }
 
 
-async def wall(fault: Fault | None, share: float) -> float:
-    """Seconds of a sweep of 600 users, none of whom may fail."""
-    sandbox = Sandbox(users=600, targets=1, events=2, exact_events=True, latency=LATENCY)
-    if fault is not None:
-        sandbox.faults.add(fault, times=None, probability=share)
+async def wall(users: int, fault: str = "", share: float = 0.0) -> float:
+    """Seconds of a sweep of so many users, none of whom may fail."""
+    sandbox = Sandbox(users=users, targets=1, events=2, exact_events=True, latency=LATENCY)
+    if fault:
+        sandbox.faults.add(FAULTS[fault], times=None, probability=share)
     async with sandbox, TargetsClient(sandbox.url, BasicAuth(*sandbox.credentials)) as client:
         began = time.monotonic()
         async for outcome in client.sweep(sandbox.world.user_ids()):
@@ -234,21 +216,8 @@ async def wall(fault: Fault | None, share: float) -> float:
         return time.monotonic() - began
 
 
-async def faults() -> None:
-    """Print what a few faults among many good answers cost: the medians of three rounds."""
-    cases = [(name, share) for name in FAULTS for share in (0.01, 0.05)]
-    rounds = [
-        [await wall(None, 0.0), *[await wall(FAULTS[name], share) for name, share in cases]]
-        for _ in range(3)
-    ]
-    clean, *costs = (median(column) for column in zip(*rounds, strict=True))
-    print("\n| fault | share of requests | time ÷ fault-free |\n| --- | --- | --- |")
-    for (name, share), cost in zip(cases, costs, strict=True):
-        print(f"| {name} | {share:.0%} | {cost / clean:.2f} |")
-
-
 async def main(seconds: int) -> None:
-    """Print the tables."""
+    """Print the table."""
     print(f"{seconds} s each; refused: after the first 10 s\n")
     print("| server | client | served/s, first half | second half | refused |")
     print("| --- | --- | --- | --- | --- |")
@@ -263,7 +232,6 @@ async def main(seconds: int) -> None:
             print(
                 f"| {server} | {client} | {first:.1f} | {second:.1f} | {refused:.1%} |", flush=True
             )
-    await faults()
 
 
 if __name__ == "__main__":
