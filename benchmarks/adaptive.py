@@ -10,14 +10,13 @@ the share of the best, and both pay alike.
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 
-from attrs import asdict, frozen
+from attrs import frozen
 
 from capillary_targets import AdaptiveConcurrency, BasicAuth, RetryPolicy, TargetsClient
 from capillary_targets.sandbox import Sandbox
@@ -119,7 +118,7 @@ async def moving_knee(seconds: float) -> dict[str, object]:
 
 
 async def main(seconds: float) -> None:
-    """Print the table, and JSON behind it."""
+    """Print the table."""
     rows = [await one_knee(capacity, line, seconds) for capacity, line in KNEES]
     head = list(rows[0])
     print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
@@ -127,9 +126,8 @@ async def main(seconds: float) -> None:
         print("| " + " | ".join(str(row[name]) for name in head) + " |")
     moved = await moving_knee(30)
     print("\nA knee that moves " + ", ".join(f"to {knee} at {start:g} s" for start, knee in MOVES))
-    print("share by second:", moved["share of the server's capacity, by second"])
-    print("refused:", moved["refused"])
-    print(json.dumps({"knees": rows, "moving": moved, "settings": asdict(AdaptiveConcurrency())}))
+    print("\nshare by second:", moved["share of the server's capacity, by second"])
+    print("\nrefused:", moved["refused"])
 
 
 if __name__ == "__main__":

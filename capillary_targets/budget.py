@@ -79,7 +79,6 @@ class SharedBudget:
         clock: Callable[[], float],
     ) -> None:
         self._budget = open_budget(rate) if isinstance(rate, RateLimit) else rate
-        self._own = isinstance(rate, RateLimit)
         self._on_change = on_change
         self._on_error = on_error
         self._clock = clock
@@ -126,7 +125,7 @@ class SharedBudget:
         self._wanted = None
         if self._task is not None:
             await self._task
-        if self._own:
+        if self._part is not None:  # opened here
             await self._budget.close()
 
     def _report(self, delivery: Callable[[], Awaitable[None]]) -> None:
