@@ -41,37 +41,31 @@ CHANGING: Final = 0.02
 DLT_MEMBERS: Final = 300
 PER_MINUTE: Final = 1_000
 Pair = tuple[int, int]
-Held = Callable[[], dict[Pair, Counter[Any]]]
 
 
 @frozen
 class Way:
     """A way to keep a copy: `night` fetches what it takes to be new, `held` is what it has.
 
-    `plan` says beforehand how many requests a night takes.
+    `night` returns how many requests were planned for it.
     """
 
-    night: Callable[[int], Awaitable[None]]
-    held: Held
-    plan: Callable[[int], Awaitable[float]] | None = None
+    night: Callable[[int], Awaitable[float | None]]
+    held: Callable[[], dict[Pair, Counter[Any]]]
 
 
 def ours(sandbox: Sandbox, out: Path, **options: Any) -> Way:
     """A sweep of this package."""
     auth = BasicAuth(*sandbox.credentials)
 
-    def settings(number: int) -> SweepOptions:
-        return SweepOptions(incremental=number > 0, source="sandbox", **options)
-
-    async def told(number: int) -> float:
+    async def night(number: int) -> float:
+        settings = SweepOptions(incremental=number > 0, source="sandbox", **options)
         async with TargetsClient(sandbox.url, auth, concurrency=16) as client:
-            found = await plan(client, sandbox.world.user_ids(), out, settings(number))
-        return found.requests.value
-
-    async def night(number: int) -> None:
-        async with TargetsClient(sandbox.url, auth, concurrency=16) as client:
-            summary = await run(client, sandbox.world.user_ids(), out, settings(number))
+            told = await plan(client, sandbox.world.user_ids(), out, settings)
+            sandbox.counts.clear()
+            summary = await run(client, sandbox.world.user_ids(), out, settings)
         assert summary.all_complete
+        return told.requests.value
 
     def held() -> dict[Pair, Counter[Any]]:
         found: dict[Pair, Counter[Any]] = {}
@@ -83,7 +77,7 @@ def ours(sandbox: Sandbox, out: Path, **options: Any) -> Way:
                     pair[row["event_log_id"]] += -1 if row.get("deleted") else 1
         return {pair: +rows for pair, rows in found.items()}
 
-    return Way(night, held, told)
+    return Way(night, held)
 
 
 def by_hand(sandbox: Sandbox) -> Way:
@@ -92,8 +86,7 @@ def by_hand(sandbox: Sandbox) -> Way:
     hashed = Ask("", 0, 0, *sandbox.credentials, "pages").hashed
     login = base64.b64encode(f"{sandbox.settings.username}:{hashed}".encode()).decode()
 
-    async def night(number: int) -> None:
-        del number
+    async def night(_: int) -> None:
         places = asyncio.Semaphore(16)
         headers = {"Accept": "application/json", "Authorization": f"Basic {login}"}
         async with (
@@ -127,8 +120,7 @@ def by_dlt(sandbox: Sandbox) -> Way:
     """REST client of dlt: the API takes no date, so each night reads everything and merges it."""
     merged: dict[Pair, set[Any]] = {}
 
-    async def night(number: int) -> None:
-        del number
+    async def night(_: int) -> None:
         await asyncio.to_thread(read_all)
 
     def read_all() -> None:
@@ -209,10 +201,9 @@ async def measure(name: str, members: int, nights: int) -> str:
             for number in range(1 + nights):
                 if number:
                     changes += change(sandbox.world, draw)
-                if way.plan is not None:
-                    planned.append(await way.plan(number) / members)
                 sandbox.counts.clear()
-                await way.night(number)
+                if (expected := await way.night(number)) is not None:
+                    planned.append(expected / members)
                 asked.append(sandbox.counts.total() / members)
             wrong = wrong_pairs(sandbox.world, way.held())
     later = sum(asked[1:]) / max(1, nights)
@@ -221,26 +212,21 @@ async def measure(name: str, members: int, nights: int) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-@frozen
-class Cost:
-    """Requests for each member: of a first sweep, and of a night."""
-
-    first: float
-    night: float
-
-
 def arithmetic(
     targets: float = TARGETS,
     recorded: float = RECORDED,
     changing: float = CHANGING,
     full_every: float = 30,
-) -> dict[str, Cost]:
-    """Requests for each member, each history being one page and each change of one target."""
+) -> dict[str, tuple[float, float]]:
+    """Requests for each member, of a first sweep and of a night.
+
+    Each history is one page, and each change is of one target.
+    """
     read = targets * recorded
     return {
-        "sweep": Cost(1 + targets, 1 + targets),
-        "sweep --detect groups": Cost(1 + read, 1 + changing),
-        "the same, without lastUpdatedOn": Cost(1 + read, 1 + changing + read / full_every),
+        "sweep": (1 + targets, 1 + targets),
+        "sweep --detect groups": (1 + read, 1 + changing),
+        "the same, without lastUpdatedOn": (1 + read, 1 + changing + read / full_every),
     }
 
 
@@ -249,10 +235,8 @@ def simulate(members: int) -> Iterable[str]:
     yield f"| {members:,} members, {PER_MINUTE:,} requests a minute | first sweep | a night |"
     yield "| --- | --- | --- |"
     for name, cost in arithmetic().items():
-        days = [
-            f"{members * each / PER_MINUTE / 1440:.1f} days" for each in (cost.first, cost.night)
-        ]
-        yield f"| {name} | {days[0]} | {days[1]} |"
+        days = [f"{members * each / PER_MINUTE / 1440:.1f} days" for each in cost]
+        yield f"| {name} | {' | '.join(days)} |"
 
 
 def main() -> None:
