@@ -128,13 +128,7 @@ async def sweep(
         raise UsageError("--sandbox is for Ray on this machine: leave out --address")
     if plan and (retry_failed or engine == "ray"):
         raise UsageError("--plan is for a list of users and --engine local")
-    users = _users(
-        users_file,
-        column,
-        sandbox=connection.sandbox,
-        retry_failed=retry_failed,
-        quiet=connection.quiet,
-    )
+    users = _users(users_file, column, connection, retry_failed=retry_failed)
     client_settings: dict[str, Any] = {
         "concurrency": concurrency_of(concurrency),
         "rate": None if rate is None else rate_of(rate),
@@ -247,10 +241,9 @@ async def report(out: Directory, /) -> int:
 def _users(
     users_file: Path | None,
     column: str | None,
+    connection: Connection,
     *,
-    sandbox: bool,
     retry_failed: bool,
-    quiet: bool,
 ) -> UsersFile | Collection[int]:
     if users_file is not None and re.match("-.", str(users_file)):
         raise UsageError(f"Unknown option: {users_file}. See `capillary-targets sweep --help`")
@@ -259,14 +252,11 @@ def _users(
             raise UsageError("--retry-failed takes its users from --out: leave out USERS_FILE")
         return ()
     if users_file is not None:
-        return UsersFile(users_file, column, None if quiet else _note_column)
-    if not sandbox:
+        told = None if connection.quiet else lambda column: output.note(f"user ids: {column}")
+        return UsersFile(users_file, column, told)
+    if not connection.sandbox:
         raise UsageError("USERS_FILE is missing: name a file with one user id a line")
     return [*Sandbox().world.all_user_ids()]
-
-
-def _note_column(column: str) -> None:
-    output.note(f"user ids: {column}")
 
 
 def _facts(summary: Summary, out: Path, *, by_ray: bool) -> dict[str, str]:
