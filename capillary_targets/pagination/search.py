@@ -14,6 +14,8 @@ __all__ = ["EndMarker", "GallopingSearch"]
 
 _FAR: Final = 2**31
 """No history has so many rows: rows at this offset mean an endless server."""
+_TRIES: Final = 64
+_TRIES_BY_TOTAL: Final = 12
 
 
 @define(eq=False, repr=False)
@@ -50,6 +52,7 @@ class EndMarker:
     total: int | None
     last: TargetEvent | None = None
     row: int = 0
+    _tries: int = field(init=False, default=0)
     _search: GallopingSearch = field(init=False, factory=GallopingSearch)
 
     @classmethod
@@ -57,10 +60,15 @@ class EndMarker:
         """Look near the end that the total names; without one, where no list has rows."""
         return cls(max(row, _FAR if total is None else total - limit // 2), total)
 
-    def is_endless(self, window: Window) -> bool:
-        """Whether there are rows where no list has any."""
+    def problem(self, window: Window) -> str | None:
+        """Why the end cannot be found, after a look that did not show it."""
         echo = None if window.page is None else window.page.pagination.offset
-        return self.aim >= _FAR and window.size > 0 and (echo or _FAR) >= window.request.offset
+        self._tries += 1
+        if self.aim >= _FAR and window.size and (echo or _FAR) >= window.request.offset:
+            return "the server never ends: it makes events up"
+        if self._tries > (_TRIES if self.total is None else _TRIES_BY_TOTAL):
+            return "the list moves faster than its end can be found"
+        return None
 
     def look_on(self, window: Window, total: int | None, row: int, limit: int) -> None:
         """A window did not show the end: where to look next.

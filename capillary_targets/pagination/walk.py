@@ -789,7 +789,8 @@ class Walk:
         if self._distance is None and left is not None:
             self._distance = left + read
         pages = _LONG if left is None else _LATE
-        near = left is not None and self._distance is not None and left < self._distance
+        first = self._distance or 0
+        near = left is not None and left < first and read < first + _LATE * self._limit
         if self.done or near or read < pages * self._limit:
             return
         self._markers += 1
@@ -812,7 +813,7 @@ class Walk:
         if server.shows_end(window):
             marker.last, marker.row = window.events[-1], window.end
             self._state = "READ"
-        elif marker.is_endless(window):
-            self._fail("the server never ends: it makes events up")
+        elif (problem := marker.problem(window)) is not None:
+            self._fail(problem)
         else:
             marker.look_on(window, self._exact(server.rows(window)), self._row, self._limit)
