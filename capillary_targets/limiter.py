@@ -1,4 +1,4 @@
-"""Concurrency and rate limits: every request acquires a permit, and releases it when it is over.
+"""Concurrency limit and rate limit: every request acquires a permit, and releases it afterwards.
 
 The sums are in `limits`; here is who waits. Two lanes: calls of people (foreground) go before calls
 of sweeps (background), each lane first come, first served.

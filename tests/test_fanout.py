@@ -156,15 +156,17 @@ async def test_however_it_ends_nothing_is_left(how: str, what: str) -> None:
         sweep = client.sweep(users)
 
         async def consume() -> None:
-            async for _ in sweep if what == "outcomes" else sweep.events():
+            found = aiter(sweep) if what == "outcomes" else sweep.events()
+            async for _ in found:
                 if not sandbox.faults.stalled:
                     continue
                 if how == "break":
                     break
                 if how == "raise":
+                    del found  # the traceback would hold it
                     raise ZeroDivisionError
                 if how == "aclose":
-                    await sweep.aclose()
+                    await found.aclose()
                     break
                 await asyncio.Event().wait()
 

@@ -34,7 +34,8 @@ async def returned(client: TargetsClient, user: int, found: list[object]) -> Non
     sweep = client.sweep([user, 5])
     groups = await client.target_groups(user)
     found += [client, client.session, client.session.settings, client.counts]
-    found += [targets := await client.active_targets(user), *targets, targets[0].attribution]
+    targets = await client.active_targets(user)
+    found += [targets, *targets, targets[0].attribution]
     found += [pager, events := await pager.collect(), events[0], pager.report, pager.checkpoint]
     found += [page := await anext(pager.pages()), page.pagination]
     found += [sweep, *[outcome async for outcome in sweep], sweep.stats]

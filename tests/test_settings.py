@@ -134,7 +134,7 @@ async def test_an_unknown_option_names_the_nearest(option: str, says: str) -> No
         with pytest.raises(UsageError, match=f"no option {option}: {re.escape(says)}"):
             kind("eu", AUTH, **{option: 5})
     with pytest.raises(UsageError, match="there is no option page_size"):
-        async with open_session("eu", AUTH, page_size=5):
+        async with open_session("eu", AUTH, page_size=5):  # type: ignore[call-arg]
             pass
 
 

@@ -20,6 +20,7 @@ from capillary_targets import (
     InvalidUser,
     OAuth,
     PagingReport,
+    PeriodList,
     RateLimit,
     RateLimited,
     Reconciliation,
@@ -32,7 +33,6 @@ from capillary_targets import (
     Target,
     TargetEvent,
     TargetList,
-    TargetPeriod,
     TargetsClient,
     UserOutcome,
     UserProgress,
@@ -56,7 +56,7 @@ async def calls(client: TargetsClient) -> None:
     assert_type(await client.active_targets(1), TargetList)
     assert_type(await client.find_customer(identifier_name="mobile", identifier_value="1"), int)
     assert_type(await client.target_groups(1), UserTargetGroups)
-    assert_type(await client.target_periods(1), list[TargetPeriod])
+    assert_type(await client.target_periods(1), PeriodList)
     assert_type(client.session, Session)
     assert_type(client.counts.requests, int)
 
@@ -84,15 +84,14 @@ async def numbers() -> AsyncIterator[int]:
 async def sweep(client: TargetsClient, many: AsyncIterable[int]) -> None:
     sweep = client.sweep(range(10), target_rule_ids=[1], ordered=True)
     assert_type(sweep, Sweep)
-    async with sweep:
-        async for outcome in sweep:
-            assert_type(outcome, UserOutcome)
-            assert_type(outcome.user_id, int)
-            assert_type(outcome.targets, tuple[Target, ...])
-            assert_type(outcome.events, tuple[TargetEvent, ...])
-            assert_type(outcome.reports, Mapping[int, PagingReport])
-            assert_type(outcome.error, CapillaryError | None)
-            assert_type(outcome.complete, bool)
+    async for outcome in sweep:
+        assert_type(outcome, UserOutcome)
+        assert_type(outcome.user_id, int)
+        assert_type(outcome.targets, tuple[Target, ...])
+        assert_type(outcome.events, tuple[TargetEvent, ...])
+        assert_type(outcome.reports, Mapping[int, PagingReport])
+        assert_type(outcome.error, CapillaryError | None)
+        assert_type(outcome.complete, bool)
     async for event in client.sweep(many).events():
         assert_type(event, TargetEvent)
     client.sweep(numbers())
@@ -108,7 +107,7 @@ def blocking(client: BlockingClient) -> None:
     assert_type(client.active_targets(1, target_rule_ids=[2]), TargetList)
     assert_type(client.find_customer(identifier_name="mobile", identifier_value="1"), int)
     assert_type(client.target_groups(1), UserTargetGroups)
-    assert_type(client.target_periods(1), list[TargetPeriod])
+    assert_type(client.target_periods(1), PeriodList)
     assert_type(client.progress(1), UserProgress)
     assert_type(client.reconcile(1, 2), Reconciliation)
     assert_type(client.settle(parse(b"")), Settlement)
@@ -204,7 +203,7 @@ async def plain_coroutines() -> None:
         assert_type(
             await endpoints.active_targets(session, 1, enrollment_type="IMPORT"), TargetList
         )
-        assert_type(await lookups.target_periods(session, 1), list[TargetPeriod])
+        assert_type(await lookups.target_periods(session, 1), PeriodList)
 
 
 async def in_tests(capillary_sandbox: Sandbox, targets_client: TargetsClient) -> None:
