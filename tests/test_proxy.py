@@ -164,7 +164,7 @@ async def test_a_companys_certificate_authority_is_trusted_by_the_environment(
         "async def main():\n"
         f"    async with c.TargetsClient('https://127.0.0.1:{runner.addresses[0][1]}',"
         " c.BasicAuth('a', 'bb')) as client:\n"
-        "        print(await client.active_targets(1))\n"
+        "        print(list(await client.active_targets(1)))\n"
         "asyncio.run(main())\n"
     )
     try:
