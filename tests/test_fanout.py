@@ -222,7 +222,9 @@ async def test_stats_tell_how_far_it_is(sandbox: Sandbox) -> None:
     async with client_of(sandbox) as client:
         sweep = client.sweep([*sandbox.world.user_ids(), 5])
         with no_waiting():
+            before = sweep.stats
             async for _ in sweep:
+                assert before.users_done == 0  # a value of the moment it was read
                 assert sweep.stats.users_done >= 1
                 assert sweep.stats.limit >= 1
         stats = sweep.stats
