@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from functools import partial
 from pathlib import Path
 
 import pytest
-
-from capillary_targets.sandbox import Sandbox
 
 from .conftest import VARIABLES, Cli
 from .terminal import captured
@@ -21,7 +18,6 @@ NAMES = ("user", "targets", "events", "sweep", "report", "sandbox")
 @pytest.fixture
 def helped(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("capillary_targets.sandbox.Sandbox", partial(Sandbox, users=5))
     return cli
 
 

@@ -14,7 +14,6 @@ import inspect
 import re
 import shlex
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,7 +114,6 @@ async def _run_commands(block: Block, cluster: Sandbox, monkeypatch: pytest.Monk
     for name, value in variables_of(cluster).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("capillary_targets.cli.app._SIGNALS", ())  # a thread cannot handle any
-    monkeypatch.setattr("capillary_targets.sandbox.Sandbox", partial(Sandbox, users=5))
     for line in block.code.replace("\\\n", " ").splitlines():
         command, _, accepted = line.partition(" || [ $? -eq ")
         status = await asyncio.to_thread(main, shlex.split(command, comments=True)[1:])
