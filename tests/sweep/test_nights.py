@@ -253,6 +253,14 @@ def take(out: Path, kept: Path) -> None:
         part.rename(there)
 
 
+def by_id(rows: Counter[Any]) -> Counter[Any]:
+    """Rows without amounts: of one that vanished, parts that left tell no more than the ids."""
+    found: Counter[Any] = Counter()
+    for row, number in rows.items():
+        found[row[:3]] += number
+    return Counter({row: number for row, number in found.items() if number})
+
+
 async def test_killed_nights_whose_parts_leave_miss_nothing(tmp_path: Path) -> None:
     draw = random.Random(9)
     sandbox = Sandbox(users=8, targets=2, events=9, recorded=0.6)
@@ -267,7 +275,7 @@ async def test_killed_nights_whose_parts_leave_miss_nothing(tmp_path: Path) -> N
                 take(out, kept)
             assert await sweeps.run(night) == 0, sweeps.said
             take(out, kept)
-            assert held(kept, world) == true_events(world, users)
+            assert by_id(held(kept, world)) == by_id(true_events(world, users))
             for user in draw.sample(users, 5):
                 change(world, draw, user)
     assert max(written(kept).values()) == 1
