@@ -290,9 +290,9 @@ class Ledger:
     def already_done(self, users: Iterable[int]) -> set[int]:
         """Those of `users` who are complete in this run, or have failed in this session."""
         found = self._db.execute(
-            "WITH asked AS (SELECT value AS id FROM json_each(?1)) "
-            "SELECT user_id FROM users JOIN asked ON user_id = id WHERE run = ?2 "
-            "UNION ALL SELECT user_id FROM failures JOIN asked ON user_id = id WHERE session = ?3",
+            "WITH asked AS (SELECT value AS id FROM json_each(?)) "
+            "SELECT user_id FROM users JOIN asked ON user_id = id WHERE run = ? "
+            "UNION ALL SELECT user_id FROM failures JOIN asked ON user_id = id WHERE session = ?",
             (msgspec.json.encode(list(users)).decode(), self.run, self.session),
         )
         return {row[0] for row in found}
