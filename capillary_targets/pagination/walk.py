@@ -727,22 +727,23 @@ class Walk:
 
     def _check_end(self, first: Window, match: Alignment, window: Window) -> None:
         """CHECK_END: a look across the end of the page that may be the last."""
-        server, taken = self._server, match.taken + 1
-        rows = self._seen.rows[max(0, taken - self._limit) : taken]
-        known = SeenEvents.of([*rows, *first.events[match.at + 1 :]])
+        server, rows, taken = self._server, self._seen.rows, match.taken + 1
+        begin = max(0, taken - self._limit)
+        held = [*rows[begin:taken], *first.events[match.at + 1 :]]
+        known = SeenEvents.of([*held, *rows[taken:]])  # some may be taken behind it already
         shown = known.align(window.events)
         if shown is None and not window.size and not first.size:
             self._release()  # an empty list
             self._conclude(first)
             return
-        self._locate(window, shown, first.end - len(known.rows))
-        if shown is None or shown.taken < len(known.rows) - 1:
+        self._locate(window, shown, first.end - len(held))
+        if shown is None or shown.taken < len(held) - 1:
             self._held, self._state = None, "READ"  # it is not where it was: look for it again
             if shown is None:
                 server.doubt()
                 server.flip()
             return
-        last = Alignment(shown.at, match.taken + first.size - match.at - 1)
+        last = Alignment(shown.at, begin + shown.taken)
         more = shown.at + 1 < window.size
         if server.shows_end(window):
             self._release()
