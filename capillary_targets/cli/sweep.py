@@ -308,7 +308,7 @@ def _planned(plan: Plan, *, rated: bool) -> dict[str, str]:
     elif not rated:
         facts["hours"] = "say --rate to know"
     if plan.requests.low != plan.requests.high:
-        facts["in brackets"] = "the bounds of 95 in 100 such samples: a sample tells no more"
+        facts["in brackets"] = "bounds made for 95 in 100 samples; sizes miss theirs more often"
     return facts
 
 
