@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from capillary_targets import AdaptiveConcurrency, RateLimit, RateLimited, ServiceUnavailable
 from capillary_targets.hooks import Hooks
@@ -176,17 +174,16 @@ def test_a_limit_that_halves_is_found_too(kind: str, hint: str) -> None:
     simulate(main())
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
-@given(
-    kind=st.sampled_from([kind for kind in LIMITS if not kind.endswith("60 s")]),
-    hint=st.sampled_from(["whole", "exact", "none", "short", "long", "3"]),
-    rate=st.integers(5, 15),
-    latency=st.sampled_from([0.005, 0.05, 0.3]),
-    places=st.sampled_from([4, 16, 64]),
-    factor=st.sampled_from([0.5, 1.0, 2.0]),
-    others=st.sampled_from([0.0, 0.3]),
+@pytest.mark.parametrize(
+    ("kind", "hint", "rate", "latency", "places", "factor", "others"),
+    [
+        ("token bucket of a second", "short", 12, 0.05, 16, 2.0, 0.3),
+        ("token bucket of a second", "none", 8, 0.3, 64, 0.5, 0.0),
+        ("fixed window, 1 s", "long", 10, 0.005, 16, 0.5, 0.3),
+        ("fixed window, 1 s", "3", 15, 0.05, 4, 1.0, 0.0),
+    ],
 )
-def test_no_limit_and_no_hint_stop_a_client(
+def test_a_wrong_hint_and_a_limit_that_moves_stop_no_client(
     kind: str, hint: str, rate: int, latency: float, places: int, factor: float, others: float
 ) -> None:
     """Whatever counts, hints that are wrong, a share used by somebody else, a limit that moves."""
