@@ -107,7 +107,7 @@ class BasicAuth:
         hashed = hashlib.md5((password or "").encode(), usedforsecurity=False).hexdigest()
         digest = (password_md5 or hashed).lower()
         token = b64encode(f"{username}:{digest}".encode()).decode()
-        self.cached_headers = SecretHeaders({"Authorization": f"Basic {token}"})
+        self.cached_headers: SecretHeaders = SecretHeaders({"Authorization": f"Basic {token}"})
         self.secrets: tuple[str, ...] = tuple(text for text in (password, digest, token) if text)
 
     def __repr__(self) -> str:
