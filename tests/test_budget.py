@@ -121,6 +121,33 @@ async def test_times_of_before_a_reboot_are_not_believed(tmp_path: Path) -> None
     await budget.close()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_a_sweep_leaves_places_and_spreads_beside_people(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    shared = f"sqlite:///{tmp_path}/b.db"
+    if kind == "redis":
+        shared = request.getfixturevalue("redis_url")
+    budget = open_budget(RateLimit(60, per=600, shared=shared))
+
+    async def ask(*, background: bool) -> tuple[bool, float]:
+        ticket, wait = await budget.acquire(background=background)
+        return bool(ticket), wait
+
+    for _ in range(50):  # alone, it may spend the window at once
+        assert await ask(background=True) == (True, 0)
+    assert await ask(background=False) == (True, 0)
+    got, wait = await ask(background=True)  # from now on one in ten seconds
+    assert not got
+    assert 5 < wait <= 600 / 60 * 1.03
+    for _ in range(9):  # up to the last place, which a sweep cannot have
+        assert await ask(background=False) == (True, 0)
+    got, wait = await ask(background=False)
+    assert not got
+    assert (await ask(background=True))[1] > wait  # goes after the person who waits
+    await budget.close()
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5])
 async def test_people_go_before_the_sweeps_of_other_processes(tmp_path: Path, share: float) -> None:
     """Two sweeps and a backend, each with a connection of its own; 5 requests a second together."""
