@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 waiting_disabled: ContextVar[bool] = ContextVar("capillary_targets_waiting_disabled", default=False)
-"""Whether pauses, pace, budget and back-off are skipped: in tests, see `testing.no_waiting`."""
+"""Whether limits, pauses and back-off are skipped: in tests, see `testing.no_waiting`."""
 
 _RETRY_COST: Final = 5
 _TIMEOUT_COST: Final = 10

@@ -20,8 +20,8 @@ __all__ = ["aioresponses_shim", "no_waiting"]
 def no_waiting() -> Iterator[None]:
     """Within it, retries wait for nothing: as many attempts as configured, at once.
 
-    Pauses, the rate budget and the learned pace are not waited for either. It holds for the
-    running task and those started within it.
+    Pauses, the rate budget, the learned pace and a place under the concurrency limit are not
+    waited for either. It holds for the running task and those started within it.
 
     ```python
     with capillary_targets.testing.no_waiting():
