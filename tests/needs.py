@@ -29,7 +29,7 @@ def required(*modules: str, programs: tuple[str, ...] = ()) -> None:
     missing = [module for module in modules if not _is_there(module)]
     missing += [name for name in programs if not program(name)]
     if missing:
-        reason = f"needs {', '.join(missing)}: pip install --group integrations"
+        reason = f"needs {', '.join(missing)}: pip install --group integrations, or apt install"
         if os.environ.get("CAPILLARY_TESTS_REQUIRE") == "1":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason, allow_module_level=True)
