@@ -90,15 +90,13 @@ class Contract:
     calls: Mapping[str, Call]
     codes: Mapping[int, Mapping[str, Any]]
     contradictions: tuple[Mapping[str, str], ...]
-    patterns: tuple[tuple[re.Pattern[str], str], ...] = field(repr=False)
+    pattern: re.Pattern[str] = field(repr=False)
+    """Of the end of a call's path, in a group of the call's name."""
 
     def call_at(self, path: str) -> Call | None:
         """The call that a path belongs to, wherever a gateway has put it; None: none of these."""
-        path = path.partition("?")[0]
-        for pattern, name in self.patterns:
-            if pattern.search(path):
-                return self.calls[name]
-        return None
+        found = self.pattern.search(path)
+        return None if found is None else self.calls[found.lastgroup or ""]
 
 
 @cache
@@ -116,12 +114,12 @@ def contract() -> Contract:
         calls,
         {int(code): facts for code, facts in given["codes"].items()},
         tuple(given["contradictions"]),
-        tuple((_pattern(call.path), name) for name, call in calls.items()),
+        re.compile("|".join(f"(?P<{one.name}>{_pattern(one.path)})" for one in calls.values())),
     )
 
 
-def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) + "/?$")
+def _pattern(path: str) -> str:
+    return re.sub(r"\\\{\w+\\\}", "[^/?]+", re.escape(path)) + r"/?(?:\?|$)"
 
 
 def _tree(fields: Mapping[str, Any], given: Mapping[str, Any]) -> Node:

@@ -240,25 +240,18 @@ class SQLiteStore:
         return await asyncio.to_thread(self._read, user_id, after)
 
     def _read(self, user_id: int, after: int) -> list[Announced]:
-        try:
-            # Read-only: a store that is not there must not count as an empty one.
-            uri = f"{self.path.absolute().as_uri()}?mode=ro"
-            with closing(sqlite3.connect(uri, uri=True, timeout=10)) as db:
-                db.row_factory = sqlite3.Row
-                rows = db.execute(
-                    f"SELECT position, {', '.join(_FACTS)} FROM notifications"  # noqa: S608
-                    " WHERE user_id = ? AND position > ? ORDER BY position",
-                    (user_id, after),
-                ).fetchall()
-        except sqlite3.Error as error:
-            failure = StoreUnavailable(f"the store of notifications failed: {self.path}: {error}")
-        else:
-            rules = [msgspec.json.decode(row["rule_ids"]) for row in rows]
-            return msgspec.convert(
-                [{**row, "rule_ids": ids} for row, ids in zip(rows, rules, strict=True)],
-                list[Announced],
-            )
-        raise failure
+        # Read-only: a store that is not there must not count as an empty one.
+        with self._connected("ro") as db:
+            db.row_factory = sqlite3.Row
+            rows = db.execute(
+                f"SELECT position, {', '.join(_FACTS)} FROM notifications"  # noqa: S608
+                " WHERE user_id = ? AND position > ? ORDER BY position",
+                (user_id, after),
+            ).fetchall()
+        return [
+            Announced(**{**row, "rule_ids": tuple(msgspec.json.decode(row["rule_ids"]))})
+            for row in rows
+        ]
 
     async def _execute(self, statement: str, values: tuple[object, ...]) -> None:
         def run() -> None:
@@ -269,15 +262,21 @@ class SQLiteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction of its own connection: no connection is shared between threads."""
+        with self._connected("rwc") as db:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN IMMEDIATE")
+            for statement in _TABLES:
+                db.execute(statement)
+            yield db
+            db.execute("COMMIT")
+
+    @contextmanager
+    def _connected(self, mode: str) -> Iterator[sqlite3.Connection]:
+        """A connection for one use: none is shared between threads."""
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         try:
-            with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None)) as db:
-                db.execute("PRAGMA synchronous = FULL")
-                db.execute("BEGIN IMMEDIATE")
-                for statement in _TABLES:
-                    db.execute(statement)
+            with closing(sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None)) as db:
                 yield db
-                db.execute("COMMIT")
         except sqlite3.Error as error:
             failure = StoreUnavailable(f"the store of notifications failed: {self.path}: {error}")
         else:

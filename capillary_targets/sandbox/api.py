@@ -26,7 +26,6 @@ _OTHER_SOURCES = frozenset(
 )
 _ACCOUNT = "sandbox"
 """The one account of each other source."""
-_USER = "/v3/users/{user}"
 
 
 class Api:
@@ -42,20 +41,18 @@ class Api:
 
     def routes(self) -> list[web.RouteDef]:
         """The paths of the calls; a name is what `sandbox.counts` counts by."""
-        return [
-            web.get(f"{_USER}/enrolledTargets", self.enrolled_targets, name="enrolledTargets"),
-            web.get(
-                f"{_USER}/trackedTargetEvents/{{rule}}",
+        calls = {
+            "enrolledTargets": ("/v3/users/{user}/enrolledTargets", self.enrolled_targets),
+            "trackedTargetEvents": (
+                "/v3/users/{user}/trackedTargetEvents/{rule}",
                 self.tracked_target_events,
-                name="trackedTargetEvents",
             ),
-            web.get(f"{_USER}/targetGroups", self.target_groups, name="targetGroups"),
-            web.get(
-                "/v3/targetGroups/{group}/targetPeriods", self.target_periods, name="targetPeriods"
-            ),
-            web.get("/v2/customers/lookup", self.customer_id, name="lookup"),
-            web.post("/v3/oauth/token/generate", self.token, name="token"),
-        ]
+            "targetGroups": ("/v3/users/{user}/targetGroups", self.target_groups),
+            "targetPeriods": ("/v3/targetGroups/{group}/targetPeriods", self.target_periods),
+            "lookup": ("/v2/customers/lookup", self.customer_id),
+        }
+        routes = [web.get(path, handler, name=name) for name, (path, handler) in calls.items()]
+        return [*routes, web.post("/v3/oauth/token/generate", self.token, name="token")]
 
     async def enrolled_targets(self, request: web.Request) -> web.StreamResponse:
         """`GET /v3/users/{user}/enrolledTargets` (contract §6)."""
@@ -100,26 +97,20 @@ class Api:
         offset = _number(request, "offset") or 0
         span = history.span(period)
         page = paging.page_at(settings, history, span, limit, offset)
-        if (
-            printed is not None
-            and not settings.iso
-            and page == paging.page_at(SandboxSettings(), history, span, usual, 0)
-        ):
+        plain = printed and paging.page_at(SandboxSettings(), history, span, usual, 0)
+        if printed and page == plain and not settings.iso:
             return _json(printed)
-        return _json(responses.events_page(page.rows, page.pagination, settings))
+        return _json(responses.events_page(*page, settings))
 
     async def target_groups(self, request: web.Request) -> web.StreamResponse:
         """`GET /v3/users/{user}/targetGroups` (contract §11.2): the running cycle, or all."""
-        user = self._user(request)
+        settings, world, user = self._settings, self._world, self._user(request)
         every_cycle = _flag(request, "includeInactive")
         _flag(request, "includeInactiveTargets")  # every rule of this world is active
         wanted = _number(request, "targetRuleId")
-        rules = [rule for rule in self._world.targets(user) if wanted in {None, rule.id}]
-        return _json(
-            responses.target_groups(
-                self._world, self._settings, user, rules, every_cycle=every_cycle
-            )
-        )
+        rules = [rule for rule in world.targets(user) if wanted in {None, rule.id}]
+        answer = responses.target_groups(world, settings, user, rules, every_cycle=every_cycle)
+        return _json(answer)
 
     async def target_periods(self, request: web.Request) -> web.StreamResponse:
         """`GET /v3/targetGroups/{group}/targetPeriods` (contract §11.3)."""
@@ -132,19 +123,14 @@ class Api:
     async def customer_id(self, request: web.Request) -> web.StreamResponse:
         """`GET /v2/customers/lookup` (contract §11.1): an envelope of its own. All are INSTORE."""
         query = request.query
-        source, name = query.get("source", ""), query.get("identifierName", "")
-        value = query.get("identifierValue", "")
-        if (
-            source not in _ONE_ACCOUNT | _OTHER_SOURCES
-            or name not in responses.IDENTIFIERS
-            or not value
-        ):
+        name, value = query.get("identifierName"), query.get("identifierValue")
+        source = query.get("source")
+        known = source in _ONE_ACCOUNT | _OTHER_SOURCES
+        if not known or name not in responses.IDENTIFIERS or not value:
             raise error_v2(8013)
-        if source not in _ONE_ACCOUNT:
-            if not query.get("accountId"):
-                raise error_v2(8045)
-            if query["accountId"] != _ACCOUNT:
-                raise error_v2(8011)
+        account = _ACCOUNT if source in _ONE_ACCOUNT else query.get("accountId")
+        if account != _ACCOUNT:
+            raise error_v2(8011 if account else 8045)
         user = responses.identified_user(name, value)
         if user is None or not self._world.has_user(user):
             raise error_v2(8015)

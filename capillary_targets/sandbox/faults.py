@@ -323,8 +323,8 @@ TRANSIENT = (
 """What `random_faults` picks from: each is worth another try."""
 
 
-def named(name: str, arguments: Mapping[str, Any]) -> Fault:
-    """A fault by the name of its constructor.
+def named(name: str, arguments: bytes = b"{}") -> Fault:
+    """A fault by the name of its constructor; the arguments are a JSON object.
 
     Raises:
         ValueError: there is none of that name, or it takes other arguments.
@@ -337,8 +337,8 @@ def named(name: str, arguments: Mapping[str, Any]) -> Fault:
         raise ValueError(f"{name}: {error}") from None
 
 
-def order(function: Callable[..., T], given: Mapping[str, Any] | bytes) -> T:
-    """What a function returns for its keywords, read from plain values or from JSON.
+def order(function: Callable[..., T], given: bytes) -> T:
+    """What a function returns for its keywords, read from a JSON object.
 
     Raises:
         ValueError: they are not what its annotations say.
@@ -346,7 +346,7 @@ def order(function: Callable[..., T], given: Mapping[str, Any] | bytes) -> T:
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters
     if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-        return function(**_read(given, dict[str, Any]))
+        return function(**msgspec.json.decode(given, type=dict[str, Any]))
     keywords = msgspec.defstruct(
         function.__name__,
         [
@@ -356,13 +356,7 @@ def order(function: Callable[..., T], given: Mapping[str, Any] | bytes) -> T:
         kw_only=True,
         forbid_unknown_fields=True,
     )
-    return function(**msgspec.structs.asdict(_read(given, keywords)))
-
-
-def _read(given: Mapping[str, Any] | bytes, kind: type[T]) -> T:
-    if isinstance(given, bytes):
-        return msgspec.json.decode(given, type=kind)
-    return msgspec.convert(given, kind)
+    return function(**msgspec.structs.asdict(msgspec.json.decode(given, type=keywords)))
 
 
 @define

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import msgspec
-from attrs import field, frozen
 from msgspec import UNSET, UnsetType
 
 TODAY = datetime(2025, 12, 10, tzinfo=UTC)
@@ -42,8 +41,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     target_value: Decimal | None
 
 
-@frozen(slots=True)
-class Period:
+class Period(msgspec.Struct, frozen=True):
     """One cycle of a target group; both days, `YYYY-MM-DD`, belong to it."""
 
     id: int
@@ -70,8 +68,7 @@ class Period:
         return "RUNNING" if self.start <= today else "NOT_STARTED"
 
 
-@frozen(slots=True, unsafe_hash=True, cache_hash=True)
-class Group:
+class Group(msgspec.Struct, frozen=True, cache_hash=True):
     """A target group: it owns the periods and one rule, or several if unified (contract §11.4)."""
 
     id: int
@@ -89,15 +86,14 @@ class Group:
         return next((one for one in self.periods if moment <= one.last_moment), self.periods[-1])
 
 
-@frozen(slots=True, unsafe_hash=True, cache_hash=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True, cache_hash=True, kw_only=True):
     """A target: `id` is what the events call names `targetRuleId` (contract §6)."""
 
     id: int
     name: str
     target_type: str
     target_entity: str
-    group: Group = field(repr=lambda group: str(group.id))
+    group: Group
     enrolment_method: str
     user_created: bool
     created_ms: int

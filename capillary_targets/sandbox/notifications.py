@@ -8,7 +8,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
-from attrs import define, field, frozen
+from attrs import evolve, field, frozen
 
 from . import announcements
 from .announcements import Announcement
@@ -34,14 +34,12 @@ class PushAttempt:
     event_id: str
     name: str
     body: bytes = field(repr=False)
-    status: int | None
+    status: int | None = None
 
 
-@define(slots=True, eq=False)
+@frozen(eq=False)
 class _Push:
-    event_id: str
-    name: str
-    body: bytes
+    attempt: PushAttempt
     due: float
     """By `time.monotonic`."""
     early: Event | None = None
@@ -161,10 +159,10 @@ class Notifications:
         if share := settings.notify_stray_blanks:
             body = announcements.with_stray_blanks(body, lambda: self._draw(share))
         due = time.monotonic() + settings.notify_delay * settings.notify_time_scale
-        encoded = encode(body)
-        self._pending.append(_Push(event_id, made.name, encoded, due, early))
+        push = _Push(PushAttempt(event_id, made.name, encode(body)), due, early)
+        self._pending.append(push)
         if self._draw(settings.notify_duplicates):
-            self._pending.append(_Push(event_id, made.name, encoded, due))
+            self._pending.append(evolve(push, early=None))
         self._changed()
 
     # --- delivery ---
@@ -173,9 +171,8 @@ class Notifications:
         index = 0
         if self._settings.notify_shuffled:
             self._drawn += 1
-            index = splitmix64(self._settings.seed, self._drawn) % min(
-                len(self._pending), _SHUFFLED
-            )
+            draw = splitmix64(self._settings.seed, self._drawn)
+            index = draw % min(len(self._pending), _SHUFFLED)
         push = self._pending[index]
         del self._pending[index]
         self._delivering = True
@@ -194,7 +191,7 @@ class Notifications:
         waited, backoff = 0.0, self._settings.notify_backoff
         while True:
             status = await self._post(session, push)
-            self.attempts.append(PushAttempt(push.event_id, push.name, push.body, status))
+            self.attempts.append(evolve(push.attempt, status=status))
             self._changed()
             if status is not None and 200 <= status < 300:
                 return "delivered"
@@ -213,7 +210,7 @@ class Notifications:
         try:
             async with session.post(
                 settings.notify or "",
-                data=push.body,
+                data=push.attempt.body,
                 headers={"Content-Type": "application/json", **settings.notify_headers},
                 timeout=ClientTimeout(total=settings.notify_timeout),
                 allow_redirects=False,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def front_page(settings: SandboxSettings, world: World, url: str) -> str:
     """The HTML, with commands that work when pasted."""
     ids = world.user_ids()
-    user = ids[0] if ids else samples.TRANSACTIONAL_USER
+    user = ids[0] if ids else samples.CALLS[0][0]
     rule = next((rule.id for rule in world.targets(user)), 1986)
     texts = {
         "url": url,

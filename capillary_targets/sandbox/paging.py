@@ -23,14 +23,6 @@ _FILTERED = 3
 
 
 @frozen(slots=True)
-class Page:
-    """The rows, and the `pagination` object if there is one."""
-
-    rows: list[Event]
-    pagination: Pagination | None
-
-
-@frozen(slots=True)
 class _Slice:
     """Where a page lies: rows [first, first + limit) of `count`."""
 
@@ -49,8 +41,8 @@ def page_at(
     span: tuple[int, int],
     limit: int,
     offset: int,
-) -> Page:
-    """Cut one page out of a history.
+) -> tuple[list[Event], Pagination | None]:
+    """Cut one page out of a history: its rows, and the `pagination` object if there is one.
 
     Args:
         settings: the dialect.
@@ -69,10 +61,8 @@ def page_at(
     if where.first >= where.count and where.first:
         _check_past_end(settings)
     echoed_limit = limit if settings.limit_mode == "capped-silent" else kept
-    return Page(
-        _rows(settings, history, span, where),
-        _pagination(settings, where, echoed_limit, echoed_offset),
-    )
+    rows = _rows(settings, history, span, where)
+    return rows, _pagination(settings, where, echoed_limit, echoed_offset)
 
 
 def _locate(settings: SandboxSettings, count: int, limit: int, offset: int) -> tuple[_Slice, int]:
@@ -88,13 +78,10 @@ def _locate(settings: SandboxSettings, count: int, limit: int, offset: int) -> t
 
 
 def _check_past_end(settings: SandboxSettings) -> None:
-    match settings.past_end:
-        case "310149":
-            raise error(310149)
-        case "error":
-            raise error(11003)
-        case "404":
-            raise ErrorResponse(404, b"", 404)
+    if settings.past_end == "404":
+        raise ErrorResponse(404, b"", 404)
+    if code := {"310149": 310149, "error": 11003}.get(settings.past_end):
+        raise error(code)
 
 
 def _rows(

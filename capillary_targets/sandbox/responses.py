@@ -10,6 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
+from importlib.resources import files
+from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -277,6 +279,7 @@ def _streak(group: Group, user: int) -> dict[str, Any]:
     }
 
 
+_CUSTOMER = Template((files(__package__) / "customer.template").read_text("utf-8"))
 _FIRST_NAMES = ("Asha", "Ben", "Chloé", "Dmitri", "Eun", "Farah")
 IDENTIFIERS = {"mobile": "919{:09d}", "email": "user{}@example.com", "externalId": "EXT{}"}
 
@@ -298,32 +301,11 @@ def identified_user(name: str, value: str) -> int | None:
     return user if user is not None and identifiers(user)[name] == value else None
 
 
-def _customer(user: int) -> dict[str, Any]:
+def _customer(user: int) -> msgspec.Raw:
     """A made-up person (personal data, where a real service answers)."""
-    known = identifiers(user)
-    channels: list[dict[str, Any]] = [
-        {
-            "type": kind,
-            "accountId": "",
-            "value": known[kind],
-            "primary": True,
-            "verified": kind == "mobile",
-            "subscribed": True,
-            "attributes": {},
-        }
-        for kind in ("mobile", "email")
-    ]
-    profile = {
-        "firstName": _FIRST_NAMES[user % len(_FIRST_NAMES)],
-        "lastName": f"Sample{user % 1000}",
-        "commChannels": channels,
-        "source": "INSTORE",
-        "accountId": "",
-        "userId": user,
-        "orgSourceId": -1,
-    }
-    loyalty = {"loyaltyType": "loyalty", "lifetimePurchases": Decimal("0.000")}
-    return {"id": user, "profiles": [profile], "loyaltyInfo": loyalty, "customFields": {}}
+    name = _FIRST_NAMES[user % len(_FIRST_NAMES)]
+    text = _CUSTOMER.substitute(identifiers(user), user=user, name=name, number=user % 1000)
+    return msgspec.Raw(text.encode())
 
 
 def _attribution(created: datetime) -> dict[str, Any]:

@@ -218,9 +218,8 @@ class Sandbox(Listener):
         # Nobody hears this after a reset; aiohttp wants an answer all the same.
         return web.Response() if response is None else response
 
-    async def _stamp(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def _stamp(self, _: web.Request, response: web.StreamResponse) -> None:
         """Give an answer its request id: 32 hex digits under either spelling (contract §4)."""
-        del request
         self._answered += 1
         key = splitmix64(self.settings.seed, self._answered)
         for name in REQUEST_ID_HEADERS:
@@ -230,9 +229,9 @@ class Sandbox(Listener):
     async def _respond(self, request: web.Request, handler: Handler) -> web.StreamResponse | None:
         """The answer, right or faulty; None: the connection was reset."""
         data_call = request.path.startswith(_DATA_CALLS)
+        answer = partial(self._answer, request, handler, data_call=data_call)
         if not data_call and not request.path.startswith(_TOKEN_CALL):
-            return await self._handle(request, handler)
-        serve = self._serve if data_call else self._handle
+            return await answer()
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
@@ -241,29 +240,26 @@ class Sandbox(Listener):
                 request.path_qs, data_call=data_call, rate=self.settings.random_faults
             )
             if fault is None:
-                return await serve(request, handler)
+                return await answer()
             if fault.code is not None:
                 _CODE.set(fault.code)
-            call = Call(request, partial(serve, request, handler), self.faults.stall)
             with suppress(ConnectionError):  # the other side may leave half way
-                return await fault.send(call)
+                return await fault.send(Call(request, answer, self.faults.stall))
             return None
         finally:
             self.in_flight -= 1
 
-    async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        async with self._capacity.slot() as admitted:
-            if not admitted:
-                return web.Response(status=503)
-            return await self._handle(request, handler, self._authenticator)
-
-    async def _handle(
-        self, request: web.Request, handler: Handler, authenticator: Authenticator | None = None
+    async def _answer(
+        self, request: web.Request, handler: Handler, *, data_call: bool
     ) -> web.StreamResponse:
         try:
-            if authenticator is not None:
-                authenticator.check(request.headers)
-            return await handler(request)
+            if not data_call:
+                return await handler(request)
+            async with self._capacity.slot() as admitted:
+                if not admitted:
+                    return web.Response(status=503)
+                self._authenticator.check(request.headers)
+                return await handler(request)
         except ErrorResponse as error:
             _CODE.set(error.code)
             status = error.status or self.settings.error_status
@@ -273,8 +269,7 @@ class Sandbox(Listener):
 
     # --- its own pages, and control for other processes ---
 
-    async def _index(self, request: web.Request) -> web.StreamResponse:
-        del request
+    async def _index(self, _: web.Request) -> web.StreamResponse:
         page = front_page(self.settings, self.world, self.url)
         return web.Response(text=page, content_type="text/html")
 
@@ -305,13 +300,15 @@ class Sandbox(Listener):
     def _add_fault(
         self,
         fault: str,
-        arguments: dict[str, Any] = {},  # noqa: B006 - never changed
+        arguments: msgspec.Raw = msgspec.Raw(b"{}"),  # noqa: B008 - never changed
         times: int | None = 1,
         path_contains: str | None = None,
         probability: float = 1.0,
     ) -> dict[str, int]:
         """`{"fault": "http", "arguments": {"status": 503}, "times": 2, "path_contains": "/v3"}`."""
-        self.faults.add(named(fault, arguments), times, path_contains, probability=probability)
+        self.faults.add(
+            named(fault, bytes(arguments)), times, path_contains, probability=probability
+        )
         return {"scheduled": len(self.faults)}
 
     def _add_event(
@@ -343,8 +340,7 @@ class Sandbox(Listener):
         """`{"user": 1000001, "rule": 3001, "enrolled": true, "target_value": "500"}`."""
         self._check_known(user, rule, target_value)
         if enrolled is not None:
-            change = self.world.enrol if enrolled else self.world.unenrol
-            change(user, rule)
+            self.world.enrol(user, rule, enrolled=enrolled)
         if target_value is not None:
             self.world.set_target_value(user, rule, target_value)
         return {"targets": [one.id for one in self.world.targets(user)]}

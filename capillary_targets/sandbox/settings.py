@@ -1,18 +1,15 @@
 """Everything that can be set on a sandbox, at construction or while it runs."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from functools import cache
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 from urllib.parse import urlsplit
 
 import attrs
 import msgspec
-from attrs import Attribute, define, field, validators
+from attrs import Attribute, Converter, define, field
 from msgspec import Meta
 
 RequestIdHeaders = Literal["both", "X-Cap-Requestid", "X-CAP-REQUEST-ID", "none"]
@@ -37,37 +34,23 @@ _Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
 _SomeSeconds: TypeAlias = Annotated[float, Meta(ge=0.001)]
 
 
-@cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(SandboxSettings, include_extras=True)
-
-
-def _converted(name: str, value: Any) -> Any:
+def _converted(value: Any, setting: "Attribute[Any]") -> Any:
     """A setting's value from a plain or JSON one. Raises `ValueError` if it does not fit."""
-    hint = _hints()[name]
     try:
         # Callables, which msgspec does not know, are taken as they are.
-        return msgspec.convert(value, hint, dec_hook=lambda _, given: given)
+        return msgspec.convert(value, setting.type, dec_hook=lambda _, given: given)
     except msgspec.ValidationError as error:
         what = str(error).removeprefix("Expected ").partition(", got")[0]
-        if get_origin(hint) is Literal:
-            what = f"one of {', '.join(map(repr, get_args(hint)))}"
-        raise ValueError(f"{name} must be {what}, not {value!r}") from None
+        if get_origin(setting.type) is Literal:
+            what = f"one of {', '.join(map(repr, get_args(setting.type)))}"
+        raise ValueError(f"{setting.name} must be {what}, not {value!r}") from None
 
 
-def _fits(_: Any, attribute: Attribute[Any], value: Any) -> None:
-    """A validator of every setting: what its annotation says."""
-    _converted(attribute.name, value)
+def _all_converted(_: type, fields: "list[Attribute[Any]]") -> "list[Attribute[Any]]":
+    return [one.evolve(converter=Converter(_converted, takes_field=True)) for one in fields]
 
 
-def _all_checked(_: type, fields: list[Attribute[Any]]) -> list[Attribute[Any]]:
-    return [
-        one.evolve(validator=validators.and_(_fits, *filter(None, [one.validator])))
-        for one in fields
-    ]
-
-
-def _web_address(_: Any, attribute: Attribute[Any], value: Any) -> None:
+def _web_address(_: Any, attribute: "Attribute[Any]", value: Any) -> None:
     """A validator: an http or https address, or None."""
     if value is None:
         return
@@ -80,18 +63,18 @@ def _web_address(_: Any, attribute: Attribute[Any], value: Any) -> None:
         raise ValueError(f"{attribute.name} must be like http://127.0.0.1:8000/path, not {value!r}")
 
 
-def _headers(_: Any, attribute: Attribute[Any], value: Any) -> None:
+def _headers(_: Any, attribute: "Attribute[Any]", value: Any) -> None:
     """A validator: headers that go over the wire as they are. The message quotes no value."""
     for name, text in value.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII) or not text.isprintable():
             raise ValueError(f"{attribute.name} must be names and printable values, not {name!r}")
 
 
-def _fixed(_: Any, attribute: Attribute[Any], value: Any) -> Any:
+def _fixed(_: Any, attribute: "Attribute[Any]", value: Any) -> Any:
     raise AttributeError(f"{attribute.name} is fixed: make another sandbox with {value!r}")
 
 
-@define(slots=False, kw_only=True, eq=False, field_transformer=_all_checked)
+@define(slots=False, kw_only=True, eq=False, field_transformer=_all_converted)
 class SandboxSettings:
     """The sandbox's settings. What shapes the world and the socket is fixed once made.
 
@@ -116,9 +99,8 @@ class SandboxSettings:
                 raise ValueError(f"there is no setting {name}")
             if fields[name].on_setattr is _fixed:
                 raise ValueError(f"{name} is fixed: start another sandbox with it")
-        changes = {name: _converted(name, value) for name, value in values.items()}
-        attrs.evolve(self, **changes)  # raises before anything is changed
-        for name, value in changes.items():
+        attrs.evolve(self, **values)  # raises before anything is changed
+        for name, value in values.items():
             setattr(self, name, value)
 
     # --- the world ---
@@ -233,7 +215,7 @@ class SandboxSettings:
 
     random_faults: _Share = 0.0
     """Share of data calls that meet a transient fault, by the seed."""
-    rate_limit: tuple[int, float] | None = None
+    rate_limit: tuple[_Count, _SomeSeconds] | None = None
     """(requests, seconds): more data calls within that time by `clock` are refused with 429."""
     retry_hint: RetryHint = "seconds"
     """The form of `Retry-After` on such a refusal."""

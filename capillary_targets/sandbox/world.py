@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import lru_cache
 from itertools import accumulate, chain
 from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from attrs import evolve, frozen
+from attrs import frozen
 
 from . import samples
 from .model import TODAY, Event, Group, Period, Rule
@@ -39,6 +39,7 @@ _SPAN = int((TODAY - START).total_seconds())
 _DAYS = [(START + timedelta(days=day)).date().isoformat() for day in range(366)]
 _MONTHS = 13
 _WORD = (1 << 64) - 1
+_date = attrgetter("event_date")
 _DISPLAY_NAMES = ("appCheckIn", "Café visit", "surveyAnswered", "referral", 'video "how to"')
 _KINDS = (  # name, targetType, targetEntity, enrolmentMethod
     ("Spend", "GROSS_SALES", "LINEITEM", "TRANSACTION"),
@@ -82,10 +83,6 @@ class TargetChange:
     enrolled: bool | None = None
 
 
-def _nobody_listens(_: object) -> None:
-    pass
-
-
 class World:
     """Users, their targets and their events; changes are kept until `reset`.
 
@@ -95,28 +92,29 @@ class World:
 
     def __init__(self, settings: SandboxSettings | None = None) -> None:
         self._settings = settings or SandboxSettings()
-        self._catalogue = _catalogue(self._rule_count, self._settings.events)
-        self._rules = {rule.id: rule for rule in self._catalogue} | samples.RULES
+        # More rules than one user holds, so that a rule can be foreign.
+        self._rule_count = max(12, 2 * self._settings.targets)
+        catalogue = _catalogue(self._rule_count, self._settings.events)
+        self._rules = {rule.id: rule for rule in catalogue} | samples.RULES
         self._groups = {rule.group.id: rule.group for rule in self._rules.values()}
         self._histories: dict[tuple[int, int], EventHistory] = {}
-        self._cache: OrderedDict[tuple[int, int], EventHistory] = OrderedDict()
-        self._cached_rows = 0
+        """Those that were changed."""
+        kept = _CACHED_ROWS // (1 + self._settings.events)
+        self._seeded = lru_cache(max(1, kept))(self._generated)
         self._enrolments: dict[int, frozenset[int]] = {}
         self._target_values: dict[tuple[int, int], Decimal] = {}
         self._withheld: dict[tuple[int, int], dict[Event, float]] = {}
         """Rows that the API does not show, and how many requests are still to miss each."""
         self._changes = 0
-        self.on_change: Callable[[Event | TargetChange], object] = _nobody_listens
+        self.on_change: Callable[[Event | TargetChange], object] = lambda _: None
         """Called with each event that was written, and each change of a user's targets."""
 
     def reset(self) -> None:
         """Undo every change."""
-        self._histories.clear()
-        self._cache.clear()
-        self._enrolments.clear()
-        self._target_values.clear()
-        self._withheld.clear()
-        self._cached_rows = self._changes = 0
+        self._seeded.cache_clear()
+        for changed in (self._histories, self._enrolments, self._target_values, self._withheld):
+            changed.clear()
+        self._changes = 0
 
     # --- users, targets, events ---
 
@@ -154,15 +152,8 @@ class World:
 
     def history(self, user: int, rule: int) -> EventHistory:
         """The rows of a user's rule, live; empty if the user never was in it."""
-        key = (user, rule)
-        history = self._histories.get(key, self._cache.get(key))
-        if history is None:
-            self._check_user(user)
-            history = self._cache[key] = self._generated(user, self._rules[rule])
-            self._cached_rows += len(history)
-            while self._cached_rows > _CACHED_ROWS and len(self._cache) > 1:
-                self._cached_rows -= len(self._cache.popitem(last=False)[1])
-        return history
+        changed = self._histories.get((user, rule))
+        return self._seeded(user, self._rules[rule]) if changed is None else changed
 
     def events(self, user: int, rule: int, period: int | None = None) -> list[Event]:
         """The true rows in chronological order: what a complete walk has to return."""
@@ -180,19 +171,16 @@ class World:
     def own(self, user: int, rule: Rule) -> Rule:
         """A rule with what this user is to reach."""
         value = self._target_values.get((user, rule.id))
-        return rule if value is None else evolve(rule, target_value=value)
+        return rule if value is None else msgspec.structs.replace(rule, target_value=value)
 
     # --- changes ---
 
-    def enrol(self, user: int, rule: int) -> None:
-        """Enrol a user in a rule. Writes no event: add an `ENROL` one if you want it."""
-        self._enrol(user, rule, enrolled=True)
-
     def unenrol(self, user: int, rule: int) -> None:
         """End an enrolment; the history stays readable."""
-        self._enrol(user, rule, enrolled=False)
+        self.enrol(user, rule, enrolled=False)
 
-    def _enrol(self, user: int, rule: int, *, enrolled: bool) -> None:
+    def enrol(self, user: int, rule: int, *, enrolled: bool = True) -> None:
+        """Enrol a user in a rule. Writes no event: add an `ENROL` one if you want it."""
         before, changed = {one.id for one in self.targets(user)}, self._rules[rule]
         self._enrolments[user] = frozenset(before | {rule} if enrolled else before - {rule})
         if enrolled != (rule in before):
@@ -328,11 +316,6 @@ class World:
 
     # --- what follows from the seed ---
 
-    @cached_property
-    def _rule_count(self) -> int:
-        """Rules in the organisation: more than one user holds, so that a rule can be foreign."""
-        return max(12, 2 * self._settings.targets)
-
     def _seeded_indexes(self, user: int) -> set[int]:
         """Indexes of the rules that a user is enrolled in."""
         count = self._rule_count
@@ -354,6 +337,7 @@ class World:
         return max(count, mean) if user == FIRST_USER else count
 
     def _generated(self, user: int, rule: Rule) -> EventHistory:
+        self._check_user(user)
         if user in samples.ENROLLED:
             return EventHistory(samples.HISTORIES.get((user, rule.id), ()))
         rule_index = rule.id - FIRST_RULE
@@ -375,16 +359,20 @@ class World:
             while date[:10] > period.end:
                 period = next(periods)
             draw >>= 16
-            name = _seeded_name(rule, draw, bill)
-            display_name, unique_id, value = None, str(880_000_000 + draw % 10**8), None
-            if name == "GENERIC_EVENT":
+            name, display_name, value = "ADD_TRANSACTION", None, None
+            unique_id = str(880_000_000 + draw % 10**8)
+            if rule.behavioural:
+                name = "GENERIC_EVENT"
                 display_name = _DISPLAY_NAMES[draw % len(_DISPLAY_NAMES)]
                 unique_id, value = make_uuid(key, bill), Decimal("1.000")
                 processed = _date_at(seconds + draw % (7 * 86_400))
-            elif name != "ENROL":
+            elif bill == 0 and draw & 3 == 0:
+                name = "ENROL"
+            else:
                 value = _seeded_amount(splitmix64(key, index) >> 16)
-                if name == "RETURN_BILL" and settings.signed_returns:
-                    value = -value
+                if (draw >> 40) % 16 == 0:
+                    name = "RETURN_BILL"
+                    value = -value if settings.signed_returns else value
             nameless = lost and splitmix64(key ^ 0x3C, bill) % 10_000 < lost
             rows.append(
                 Event(
@@ -444,10 +432,6 @@ def _counted(row: Event, by: AchievedBy) -> Decimal:
     return -abs(row.target_value) if returned else row.target_value
 
 
-def _date(row: Event) -> str:
-    return row.event_date
-
-
 def parse_date(date: str) -> datetime:
     """A date of the API, whatever its form, taken for UTC."""
     return datetime.fromisoformat(date[:19]).replace(tzinfo=UTC)
@@ -494,28 +478,11 @@ def _date_at(seconds: int) -> str:
     return f"{_DAYS[day]} {rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}.0"
 
 
-def _seeded_name(rule: Rule, draw: int, index: int) -> str:
-    if rule.behavioural:
-        return "GENERIC_EVENT"
-    if index == 0 and draw & 3 == 0:
-        return "ENROL"
-    return "RETURN_BILL" if (draw >> 40) % 16 == 0 else "ADD_TRANSACTION"
-
-
 def _seeded_amount(draw: int) -> Decimal:
     """An amount of 1 to 4,000 with 0 to 3 decimals, trailing zeros kept."""
     units, rest = 1 + (draw >> 8) % (2 * _MEAN_AMOUNT), (draw >> 24) % 1_000
-    match draw % 5:
-        case 0:
-            return Decimal(units)
-        case 1:
-            return Decimal(f"{units}.{rest:03d}")
-        case 2:
-            return Decimal(f"{units}.000")
-        case 3:
-            return Decimal(f"{units}.{rest % 10}")
-        case _:
-            return Decimal(f"{units}.{rest % 100:02d}")
+    forms = ("", f".{rest:03d}", ".000", f".{rest % 10}", f".{rest % 100:02d}")
+    return Decimal(f"{units}{forms[draw % 5]}")
 
 
 def make_uuid(key: int, index: int) -> str:
@@ -551,6 +518,7 @@ def _group(index: int) -> Group:
     )
 
 
+@lru_cache
 def _catalogue(count: int, events: int) -> tuple[Rule, ...]:
     """The organisation's rules; of four in a row the last two share a group.
 

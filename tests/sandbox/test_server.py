@@ -212,9 +212,9 @@ def test_only_this_machine_gives_orders(remote: str, allowed: bool) -> None:
 
 def test_every_named_fault_can_be_made_without_arguments_but_one() -> None:
     needs = {
-        "http": {"status": 500},
-        "api_code": {"code": 461},
-        "odd_body": {"name": "bom"},
-        "edited": {"pattern": "a", "replacement": "b"},
+        "http": b'{"status": 500}',
+        "api_code": b'{"code": 461}',
+        "odd_body": b'{"name": "bom"}',
+        "edited": b'{"pattern": "a", "replacement": "b"}',
     }
-    assert all(named(name, needs.get(name, {})) for name in NAMED)
+    assert all(named(name, needs.get(name, b"{}")) for name in NAMED)

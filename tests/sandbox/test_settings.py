@@ -21,6 +21,8 @@ from capillary_targets.sandbox import Sandbox, SandboxSettings
         ("events", "many", "`int`, not 'many'"),
         ("iso", 1, "`bool`, not 1"),
         ("rate_limit", 100, "not 100"),
+        ("rate_limit", (3, 0), "`float` >= 0.001"),
+        ("rate_limit", (-1, 60), "`int` >= 0"),
         ("clock", 5, "not 5"),
         ("notify", 5, "`str | null`, not 5"),
         ("notify", "localhost:8000", "like http://127.0.0.1:8000/path"),
