@@ -27,7 +27,8 @@ from .contenders import PEERS, Figures
 from .server import Work
 
 LIBRARIES = (
-    "aiohttp attrs cattrs dlt estuary-cdk httpx msgspec orjson pyarrow pydantic pyreqwest uvloop"
+    *("aiohttp", "attrs", "cattrs", "dlt", "estuary-cdk", "httpx", "msgspec", "orjson", "pyarrow"),
+    *("pydantic", "pyreqwest", "uvloop"),
 )
 
 
@@ -80,14 +81,13 @@ class Bench:
 class Row:
     """A line of the table. `values` are the rounds' figures, of which the median counts.
 
-    `reach` bounds the median from above, or below if `least`; `because` says why it is not reached.
+    `reach` bounds the median from above, or below if `least`.
     """
 
     what: str
     how: str
     values: list[float]
     reach: float | None = None
-    because: str = ""
     unit: str = "×"
     least: bool = False
 
@@ -119,25 +119,17 @@ def sweep(bench: Bench) -> Iterator[Row]:
     bench.run("typed", work)
     made = bench.requests() - replace(work, users=min(8, work.users)).requests  # the warm-up's
     walls = bench.turns(["raw", "typed", "flat", "raw on uvloop", "typed on uvloop"], 7)
-    exact = (
-        "*raw* adds up floats that orjson has read; the sweep adds exact `Decimal`s of whole "
-        "models, which are alive together until their user is complete, and proves each walk"
-    )
-    learned = (
-        "the walks that begin before any has learned what `offset` counts ask for a page more each"
-    )
     wall = "wall ÷ *raw*'s"
-    yield Row("typed sweep, CPU-bound", wall, ratios(walls["typed"], walls["raw"]), 1.10, exact)
-    yield Row("... as a flat stream", wall, ratios(walls["flat"], walls["raw"]), 1.10, exact)
+    yield Row("typed sweep, CPU-bound", wall, ratios(walls["typed"], walls["raw"]), 1.10)
+    yield Row("... as a flat stream", wall, ratios(walls["flat"], walls["raw"]), 1.10)
     fast = ratios(walls["typed on uvloop"], walls["raw on uvloop"])
-    yield Row("... with uvloop on both sides", wall, fast, 1.10, exact)
+    yield Row("... with uvloop on both sides", wall, fast, 1.10)
     made_each = [made / work.requests]
-    yield Row("requests of the sweep", "made ÷ fewest possible", made_each, 1.0, learned)
+    yield Row("requests of the sweep", "made ÷ fewest possible", made_each, 1.0)
 
 
 def peers(bench: Bench) -> Iterator[Row]:
     """The same loop written with other libraries: less work for those that take several times."""
-    rust = "its HTTP client is written in Rust; the rest of the loop is the same"
     names = [*PEERS, "dlt"][1:]  # without *raw*
     if not find_spec("estuary_cdk"):
         names = [name for name in names if not name.startswith("estuary")]
@@ -147,22 +139,18 @@ def peers(bench: Bench) -> Iterator[Row]:
     for names, rounds, users in ((quick, 5, 500), (slow, 3, 100)):
         walls = bench.turns(["typed", *names], rounds, users=users)
         for name in names:
-            reach, because = (0.77, rust) if name.startswith("pyreqwest") else (1.0, "")
+            reach = 0.77 if name.startswith("pyreqwest") else 1.0  # its HTTP client is of Rust
             what = f"{name}: REST client, extract only (untyped, floats)" * (name == "dlt") or name
             each = ratios(walls[name], walls["typed"])
-            yield Row(what, "its wall ÷ the typed sweep's", each, reach, because, least=True)
+            yield Row(what, "its wall ÷ the typed sweep's", each, reach, least=True)
 
 
 def call(bench: Bench) -> Iterator[Row]:
     """One call in a backend, one after the other."""
     found = bench.run("one_call", Work(users=bench.users(400)))
     each = ratios(found["ours"], found["by hand"])
-    because = (
-        "limits, a deadline, a look at the pooled connection, and whole targets, where by hand "
-        "three of their fields are read"
-    )
     what, how = "one `await client.active_targets()`", "CPU ÷ aiohttp + msgspec by hand"
-    yield Row(what, how, each, 1.15, because)
+    yield Row(what, how, each, 1.15)
     yield Row("... each", "CPU", [one * 1e6 for one in found["ours"]], unit="µs")
 
 
@@ -173,9 +161,8 @@ def latency(bench: Bench) -> Iterator[Row]:
     least = work.requests * 0.05 / work.in_flight
     how = f"wall ÷ (requests × 50 ms ÷ {work.in_flight})"
     ours, theirs = ([wall / least for wall in each] for each in walls.values())
-    because = "what a request costs comes on top of the 50 ms: compare *raw*"
     what = f"typed sweep, `concurrency={work.in_flight}`, latency-bound"
-    yield Row(what, how, ours, 1.08, because)
+    yield Row(what, how, ours, 1.08)
     yield Row("*raw*, latency-bound", how, theirs)
 
 
@@ -190,10 +177,9 @@ def decode(bench: Bench) -> Iterator[Row]:
 def files(bench: Bench) -> Iterator[Row]:
     """Sweeps into files."""
     walls = bench.turns(["discarded", "jsonl", "parquet"], 5)
-    because = "each amount and time is written as text or as a column, and each part is synced"
     for name, what, reach in (("jsonl", "JSON Lines", 1.25), ("parquet", "Parquet", 1.35)):
         each = ratios(walls[name], walls["discarded"])
-        yield Row(f"to {what}", "wall ÷ the same sweep thrown away", each, reach, because)
+        yield Row(f"to {what}", "wall ÷ the same sweep thrown away", each, reach)
 
 
 def refusals(bench: Bench) -> Iterator[Row]:
@@ -252,7 +238,7 @@ PARTS = {
 
 
 def main() -> None:
-    """Print the table of the parts asked for, and why what is not reached is not."""
+    """Print the table of the parts asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="little work: shows that all runs")
@@ -273,19 +259,12 @@ def main() -> None:
                     rows.append(row)
         finally:
             server.terminate()
-    reasons = {row.because: row.what for row in reversed(rows) if row.missed and row.because}
-    for because, what in reversed(reasons.items()):
-        print(f"\n{what}: {because}.")
-    versions = {name: version(name) for name in LIBRARIES.split() if _installed(name)}
+    versions = {one: version(one) for one in LIBRARIES if find_spec(one.replace("-", "_"))}
     machine = f"CPython {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}"
     print(f"\n{machine}; {', '.join(f'{name} {one}' for name, one in versions.items())}.")
     if asked.json:
         document = {"machine": machine, "versions": versions, "rows": [asdict(row) for row in rows]}
         asked.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-
-def _installed(name: str) -> bool:
-    return find_spec(name.replace("-", "_")) is not None
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ __all__ = [
     "Model",
     "Pagination",
     "PeriodDefault",
+    "ReadOnlyDict",
     "Target",
     "TargetEvent",
     "columns_of",
@@ -54,6 +55,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 Long: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """The API's ids: integers of 64 bits."""
@@ -178,20 +181,23 @@ else:
         return attrs.frozen(made, these=fields, **kept)
 
 
-class _NoKeys(dict[str, Any]):
-    """The `extra` of all events without unknown keys: read-only, for they share it.
+class ReadOnlyDict(dict[K, V]):
+    """A dict that cannot be changed, so that many models may share it.
 
-    A dict for each event would have the garbage collector look through the whole process every
-    few hundred pages.
+    A dict for each event's `extra` would have the garbage collector look through the whole process
+    every few hundred pages.
     """
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("the extra keys of an event cannot be changed")
+        raise TypeError("the fields of a model cannot be changed")
 
-    __setitem__ = setdefault = update = __ior__ = _refuse
+    __setitem__ = __delitem__ = __ior__ = setdefault = update = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
 
 
-_NO_KEYS: Final = _NoKeys()
+_NO_KEYS: Final[ReadOnlyDict[Any, Any]] = ReadOnlyDict()
 
 
 @frozen(repr=False)
@@ -269,7 +275,7 @@ class AudienceFilter(Model):
     last_updated_on: datetime | None = None
 
 
-@frozen(repr=False, slots=False)  # copied by its dict: see `Structurer.targets`
+@frozen(repr=False)
 class Target(Model):
     """A target (rule) that a user is enrolled in. Its `id` is what events ask for as rule id.
 
@@ -293,12 +299,14 @@ class Target(Model):
     event_name: str | None = None
     emf_rule_set_id: int | None = None
     emf_unrolled_ruleset_id: int | None = None
-    target_period_default_values_map: Mapping[int, PeriodDefault] = field(factory=dict, hash=False)
+    target_period_default_values_map: Mapping[int, PeriodDefault] = field(
+        default=_NO_KEYS, hash=False
+    )
     default_values: tuple[PeriodDefault, ...] = ()
     extended_field_info: ExtendedField | None = None
     target_milestone_triggers: tuple[MilestoneTrigger, ...] = ()
     target_audience_filter: tuple[AudienceFilter, ...] = ()
-    extra: Mapping[str, Any] = field(factory=dict, hash=False)
+    extra: Mapping[str, Any] = field(default=_NO_KEYS, hash=False)
     raw: bytes | None = field(default=None, eq=False, repr=False)
 
 

@@ -22,6 +22,7 @@ from typing import (
     Any,
     Final,
     Generic,
+    TypeGuard,
     TypeVar,
     Union,
     cast,
@@ -34,12 +35,12 @@ import attrs
 import msgspec
 
 from .errors import BadResponse
-from .models import Pagination, Target, TargetEvent, wire_name
+from .models import Pagination, ReadOnlyDict, Target, TargetEvent, wire_name
 
 if TYPE_CHECKING:
     from cattrs import Converter
 
-__all__ = ["JsonAnswer", "Structurer", "json_type", "raw_rows", "structurer"]
+__all__ = ["STRUCTURE_ERRORS", "JsonAnswer", "Structurer", "raw_rows", "structurer"]
 
 T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]
@@ -61,12 +62,15 @@ _notes: ContextVar[list[str]] = ContextVar("capillary_targets_notes")
 # --- one plain value ---
 
 
-def json_type(value: object) -> str:
-    """The JSON type of a plain value, with its article."""
-    if isinstance(value, bool):
-        return "a boolean"
-    names = {dict: "an object", list: "an array", str: "a string", type(None): "null"}
-    return names.get(type(value), "a number")
+def _misfit(expected: str, value: object) -> ValueError:
+    """The error for a value of another JSON type than the expected one."""
+    names = {dict: "an object", list: "an array", str: "a string", NoneType: "null"}
+    got = "a boolean" if isinstance(value, bool) else names.get(type(value), "a number")
+    return ValueError(f"expected {expected}, got {got}")
+
+
+def _is_int(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def parse_int(value: object) -> int:
@@ -75,8 +79,8 @@ def parse_int(value: object) -> int:
     is_whole = isinstance(value, Decimal) and -_LONG <= value < _LONG and value % 1 == 0
     if is_whole or (isinstance(value, str) and _DIGITS.fullmatch(value)):
         number = int(value)  # type: ignore[call-overload]
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise ValueError(f"expected an integer, got {json_type(value)}")
+    if not _is_int(number):
+        raise _misfit("an integer", value)
     if not -_LONG <= number < _LONG:
         raise ValueError("expected an integer of 64 bits, got a longer one")
     return number
@@ -86,41 +90,39 @@ def parse_decimal(value: object) -> Decimal:
     """A finite number, exact: JSON numbers are Decimal or int here, siblings send text."""
     if isinstance(value, Decimal):
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return Decimal(value)
-    if isinstance(value, str):
+    if _is_int(value) or isinstance(value, str):
         with suppress(InvalidOperation):
             number = Decimal(value)
             if number.is_finite():
                 return number
-    raise ValueError(f"expected a number, got {json_type(value)}")
+    raise _misfit("a number", value)
 
 
 def parse_str(value: object) -> str:
     """A text, or an integer that siblings send in its place."""
     if isinstance(value, str):
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_int(value):
         return str(value)
-    raise ValueError(f"expected a string, got {json_type(value)}")
+    raise _misfit("a string", value)
 
 
 def parse_bool(value: object) -> bool:
     """True or false; no number or text stands for them."""
     if isinstance(value, bool):
         return value
-    raise ValueError(f"expected true or false, got {json_type(value)}")
+    raise _misfit("true or false", value)
 
 
 def parse_datetime(value: object) -> datetime:
     """Any of the API's forms: `2025-01-22 14:00:00.0`, `…T…Z`, `…+0530`, epoch milliseconds."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_int(value):
         try:
             return datetime.fromtimestamp(value / 1000, UTC)
         except (OverflowError, OSError, ValueError):
             raise ValueError("expected a time, got a number out of range") from None
     if not isinstance(value, str):
-        raise ValueError(f"expected a time, got {json_type(value)}")
+        raise _misfit("a time", value)
     try:
         return msgspec.convert(value, datetime)
     except msgspec.ValidationError:
@@ -130,7 +132,7 @@ def parse_datetime(value: object) -> datetime:
 def parse_date(value: object) -> date:
     """A calendar day, `2024-08-30`. A time of day behind it, as siblings send, is left off."""
     if not isinstance(value, str):
-        raise ValueError(f"expected a date, got {json_type(value)}")
+        raise _misfit("a date", value)
     day, _, _ = value.replace("T", " ").partition(" ")
     try:
         return msgspec.convert(day, date)
@@ -153,7 +155,7 @@ def _is_blank(value: object, type_: Any) -> bool:
 def _object(value: object) -> dict[str, Any]:
     """An object without its nulls: absent and null both mean "not given"."""
     if not isinstance(value, dict):
-        raise ValueError(f"expected an object, got {json_type(value)}")
+        raise _misfit("an object", value)
     return {key: item for key, item in value.items() if item is not None}
 
 
@@ -212,7 +214,7 @@ def _tuple_hook(type_: Any, converter: Converter) -> Hook:
 
     def array(value: object, _: object) -> tuple[Any, ...]:
         if not isinstance(value, list):
-            raise ValueError(f"expected an array, got {json_type(value)}")
+            raise _misfit("an array", value)
         return tuple(inner(value, listed))
 
     return array
@@ -222,11 +224,11 @@ def _mapping_hook(type_: Any, converter: Converter) -> Hook:
     key_type, item_type = get_args(type_)
     item = converter.get_structure_hook(item_type)
 
-    def mapping(value: object, _: object) -> dict[Any, Any]:
-        return {
-            converter.structure(key, key_type): item(entry, item_type)
+    def mapping(value: object, _: object) -> ReadOnlyDict[Any, Any]:
+        return ReadOnlyDict(
+            (converter.structure(key, key_type), item(entry, item_type))
             for key, entry in _object(value).items()
-        }
+        )
 
     return mapping
 
@@ -235,8 +237,8 @@ def _is_optional(type_: Any) -> bool:
     return get_origin(type_) in {Union, UnionType} and NoneType in get_args(type_)
 
 
-def first_error(error: Any, path: str) -> tuple[str, Exception]:
-    """The first bad field of a cattrs error, as a path in the server's spelling."""
+def _first_error(error: Any, path: str, value: Any) -> tuple[Exception, str, object]:
+    """The first bad field of a cattrs error: why, its path in the server's spelling, its value."""
     from cattrs import (  # noqa: PLC0415 - see `Structurer`
         AttributeValidationNote,
         ClassValidationError,
@@ -246,13 +248,14 @@ def first_error(error: Any, path: str) -> tuple[str, Exception]:
     while isinstance(error, ClassValidationError | IterableValidationError):
         noted, others = error.group_exceptions()
         if not noted:
-            return path, others[0]
+            return others[0], path, value
         error, note = noted[0]
         if isinstance(note, AttributeValidationNote):
-            path += f".{wire_name(note.name)}"
+            name = wire_name(note.name)
+            path, value = f"{path}.{name}", value.get(name, value)
         else:
-            path += f"[{note.index}]"
-    return path, error
+            path, value = f"{path}[{note.index}]", value[note.index]
+    return error, path, value
 
 
 class Structurer:
@@ -310,7 +313,7 @@ class Structurer:
         try:
             made = self._converter.structure(value, type_)
         except Exception as error:  # noqa: BLE001 - cattrs groups errors of every kind
-            path, fault = first_error(error, where)
+            fault, path, bad = _first_error(error, where, value)
             reason = "it is missing" if isinstance(fault, KeyError) else str(fault)
         else:
             if notes is not None:
@@ -322,7 +325,7 @@ class Structurer:
         raise BadResponse(
             f"not the documented shape at {path}: {reason}",
             where=path,
-            excerpt=repr(_at(value, path.removeprefix(where)))[:_EXCERPT],
+            excerpt=repr(bad)[:_EXCERPT],
         )
 
     def _assume_timezone(self, time: datetime) -> datetime:
@@ -367,37 +370,18 @@ class Structurer:
         """
         try:
             answer = _ROWS.decode(body)
-            if answer.errors or answer.response is not None or answer.status is not None:
+            if not answer.is_plain or answer.data is None:
                 return None
-            return (
-                None if answer.data is None else [self._target(bytes(row)) for row in answer.data]
-            )
+            return [self._target(bytes(row)) for row in answer.data]
         except Exception:  # noqa: BLE001 - the other way names the error
             return None
 
     def _target(self, row: bytes) -> Target:
         if len(row) > _LARGEST_CACHED:
             return _read_target.__wrapped__(row, self)
-        known = _read_target(row, self)
-        # All else in a target is immutable, so users may share it. `attrs.evolve` takes 20 µs.
-        target = object.__new__(Target)
-        values = target.__dict__
-        values.update(known.__dict__)
-        values["extra"] = deepcopy(known.extra) if known.extra else {}
-        values["target_period_default_values_map"] = {**known.target_period_default_values_map}
-        return target
-
-
-def _at(value: Any, path: str) -> object:
-    """The value at `path`, as far as it can be followed."""
-    for name, index in re.findall(r"\.([^.\[\]]+)|\[([^\]]*)\]", path):
-        if isinstance(value, dict) and name in value:
-            value = value[name]
-        elif isinstance(value, list) and index.isdigit() and int(index) < len(value):
-            value = value[int(index)]
-        else:
-            break
-    return value
+        target = _read_target(row, self)
+        # All else in it is immutable, so users may share it.
+        return attrs.evolve(target, extra=deepcopy(target.extra)) if target.extra else target
 
 
 @lru_cache(maxsize=16)

@@ -228,10 +228,12 @@ def test_users_share_no_mutable_part_of_a_target() -> None:
     (first,) = read_targets(answer, structurer())
     first.extra["brandNew"]["a"].append(2)
     cast("dict[str, Any]", first.extra)["mine"] = 1
-    cast("dict[int, Any]", first.target_period_default_values_map).clear()
+    with pytest.raises(TypeError, match="cannot be changed"):
+        cast("dict[int, Any]", first.target_period_default_values_map).clear()
     (second,) = read_targets(answer, structurer())
     assert second.extra == {"brandNew": {"a": [1]}}
     assert list(second.target_period_default_values_map) == [1]
+    assert pickle.loads(pickle.dumps(second)) == copy.deepcopy(second) == second
 
 
 def test_a_zone_is_part_of_what_is_remembered() -> None:
