@@ -13,8 +13,10 @@ import os
 import re
 import stat
 import zlib
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -36,28 +38,28 @@ _HEAD: Final = 4
 """Bytes that tell what a file is."""
 _MAX_RECORD: Final = 1 << 20
 """Characters of one record, quoted line ends included."""
-_MAX_TRIES: Final = 50
-"""Lines with a quotation mark on which a quoted field may not end."""
 _MAX_LEADING_BAD_LINES: Final = 1000
 _SHOWN: Final = 80
-_SHOWN_NAME, _SHOWN_NAMES = 30, 10
-_NOT_CLOSED: Final = "a quoted field is not closed"
-_DELIMITERS: Final = ",;\t|"
+_IS_NO_TEXT: Final = "is no text of lines; put one user id on each line"
+_SHOWN_NAMES: Final = 300
+_DELIMITERS: Final = ",;\t|\1"
 _NAMES: Final = (
-    {"userid", "userids", "customerid", "customerids", "memberid", "memberids"},
-    {"user", "users", "customer", "customers", "member", "members", "uid", "uids"},
-    {"id", "ids"},
+    r"(user|customer|member)ids?",
+    r"(user|customer|member|uid)s?",
+    r"ids?",
+    r".*(user|customer|member)id",
 )
-"""Headings of a column of user ids, in letters alone; the first set that occurs counts."""
+"""Headings of a column of user ids, in letters alone; the first that occurs counts."""
 _INVISIBLE: Final = dict.fromkeys([0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060])
 """Byte order marks and other characters without a width, to be deleted."""
 _PLAIN_ID: Final = re.compile("[1-9][0-9]{,17}")
-_NUMBER: Final = re.compile(r"([+-]?[0-9]{1,41})(?:\.([0-9]{,30}))?(?:[eE]([+-]?[0-9]{1,3}))?")
-_GROUPED: Final = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f][0-9]{3})+")
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,41}([.,][0-9]{,30})?([eE][+-]?[0-9]{1,3})?")
+_GROUPED: Final = re.compile(
+    r"[+-]?[0-9]{1,3}(?:([,._'\u2019\s])[0-9]{2,3})*([,._'\u2019\s])[0-9]{3}"
+)
+_NO_TEXT: Final = re.compile("[\0\2-\x08\x0e-\x1f]")
 _LONG: Final = 2**63
 _FLOAT_EXACT: Final = 2**53
-_NO_TEXT: Final = re.compile("[\0-\x08\x0e-\x1f]")
-
 _BINARY: Final = {
     b"PK\x03\x04": "an Excel workbook or a zip archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
@@ -68,10 +70,7 @@ _BINARY: Final = {
     b"\xfd7zX": "packed with xz",
     b"\x28\xb5\x2f\xfd": "packed with zstd",
 }
-
-
 _BYTE_ORDER_MARKS: Final = {
-    codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -97,28 +96,25 @@ def parse_user_id(text: str) -> int:
     Raises:
         ValueError: it spells none; says why.
     """
-    text = text.translate(_INVISIBLE).strip()
-    text = text.removeprefix("=").strip("\"'").strip()
+    text = text.translate(_INVISIBLE).strip().removeprefix("=").strip("\"'").strip()
     if not text:
         raise ValueError("empty")
     if _GROUPED.fullmatch(text):
         raise ValueError("digits in groups: write the number without separators")
-    found = _NUMBER.fullmatch(text)
-    if found is None:
+    if not _NUMBER.fullmatch(text):
         raise ValueError("not a user id")
-    whole, places, exponent = found[1], found[2] or "", int(found[3] or 0)
-    if re.match("[+-]?0[0-9]", whole):
+    if re.match("[+-]?0[0-9]", text):
         raise ValueError("leading zeros: not a user id but some other number")
-    if exponent > len(places):
+    number = Decimal(text.replace(",", "."))
+    if int(number.as_tuple().exponent) > 0:
         raise ValueError(f"the number has lost digits ({text}): export the column as text")
-    if exponent < 0 or places[exponent:].strip("0"):
+    if number != number.to_integral_value():
         raise ValueError("not a whole number")
-    number = int(whole + places[:exponent])
-    if whole != text and abs(number) > _FLOAT_EXACT:
+    if not text.lstrip("+-").isdigit() and abs(number) > _FLOAT_EXACT:
         raise ValueError(f"the number may have lost digits ({text}): export the column as text")
     if not -_LONG <= number < _LONG:
         raise ValueError("larger than 64 bits")
-    return number
+    return int(number)
 
 
 def _is_user_id(text: str) -> bool:
@@ -127,6 +123,11 @@ def _is_user_id(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _letters(text: str) -> str:
+    """A heading without case, blanks and punctuation: `User ID` and `user_id` are the same."""
+    return re.sub(r"[\W_]", "", text.translate(_INVISIBLE)).casefold()
 
 
 @define
@@ -153,7 +154,7 @@ class UserListParser:
     line: int = field(init=False, default=0)
     """Lines parsed so far."""
     _rest: str = field(init=False, default="")
-    _lines: list[str] = field(init=False, factory=list)
+    _lines: deque[str] = field(init=False, factory=deque)
     """Whole lines that are not parsed yet."""
     _delimiter: str = field(init=False, default="")
     _index: int | None = field(init=False, default=None)
@@ -171,75 +172,73 @@ class UserListParser:
         """
         *lines, self._rest = (self._rest + text + "\n" * final).split("\n")
         if len(self._rest) > _MAX_RECORD:
-            self._refuse_binary()
+            raise self._refusal(_IS_NO_TEXT)
         self._lines += lines
+        found = []
         limit = csv.field_size_limit(2 * _MAX_RECORD)  # one for the whole process
         try:
-            found, at = [], 0
-            while at < len(self._lines):
-                end, one = self._parse(at, final=final)
-                if not end:
+            while self._lines:
+                size, one = self._parse(self._lines[0], final=final)
+                if not size:
                     break
                 if one is not None:
                     found.append(one)
-                self.line += end - at
-                at = end
+                self.line += size
+                for _ in range(size):
+                    self._lines.popleft()
         finally:
             csv.field_size_limit(limit)
-        del self._lines[:at]
         if final:
             self._refuse_without_ids()
         return found
 
-    def _parse(self, at: int, *, final: bool) -> tuple[int, int | BadLine | None]:
-        """What the record gives that begins with a line, and where the next one begins.
+    def _parse(self, line: str, *, final: bool) -> tuple[int, int | BadLine | None]:
+        """How many lines the next record takes, 0 if more have to come, and what it gives.
 
-        That is 0 if more lines are needed. Where a quoted field is not closed, or goes on over what
-        look like rows, only its first line is bad: no other user is lost to it.
+        Where a quoted field is not closed, or goes on over other rows, only its first line is bad:
+        no other user is lost to it.
         """
-        line, reason, size, tries = self._lines[at], _NOT_CLOSED, 0, 0
         if self._is_no_record(line):
-            return at + 1, None
+            return 1, None
         if '"' not in line:
-            return at + 1, self._take(line, line.split(self._delimiter))
-        for end in range(at + 1, len(self._lines) + 1):
-            last = self._lines[end - 1]
-            size += len(last) + 1
-            tries += '"' in last
-            if size > _MAX_RECORD or tries > _MAX_TRIES:
-                break
-            if '"' not in last:
-                continue
-            first, *rest = self._lines[at:end]
+            return 1, self._take(line, line.split(self._delimiter))
+        # RFC 4180 first; then Spark's and MySQL's way to write a quotation mark.
+        for escape in (None, "\\") if '\\"' in line else (None,):
+            reader = self._reader(self._ahead(final=final), strict=True, escapechar=escape)
             try:
-                (fields,) = self._rows(["\n".join((first, *rest))], strict=True)
-            except csv.Error as error:
-                if "end of data" in str(error):
-                    continue
-                reason = reason if rest else str(error)
-                break
-            if not self._are_rows(rest, fields):
-                return end, self._take(line, fields)
-            reason = "a quoted field goes on over other rows: close it"
-            break
-        else:
-            if not final:
+                fields = next(reader)
+            except EOFError:
                 return 0, None
-        return at + 1, self._bad_line(line, reason)
+            except csv.Error as error:
+                alone = reader.line_num == 1 and "end of data" not in str(error)
+                reason = str(error) if alone else "a quoted field is not closed"
+                continue
+            if not self._has_other_rows(islice(self._lines, 1, reader.line_num), fields):
+                return reader.line_num, self._take(line, fields)
+            reason = "a quoted field goes on over other rows: close it"
+        return 1, self._bad_line(line, reason)
 
-    def _rows(self, records: Sequence[str], *, strict: bool = False) -> list[list[str]]:
-        """The fields of each record. Raises `csv.Error`."""
-        options: Any = {"delimiter": self._delimiter, "skipinitialspace": True, "strict": strict}
-        return [*csv.reader(records, **options)]
-
-    def _are_rows(self, lines: Sequence[str], fields: Sequence[str]) -> bool:
-        """Whether lines of a quoted field are rows: ids, or all of several columns and an id."""
-        if len(fields) == 1:
-            return any(map(_is_user_id, lines))
-        at = self._index
-        return bool(lines and at is not None) and all(
-            len(row) == self._columns and _is_user_id(row[at or 0]) for row in self._rows(lines)
+    def _has_other_rows(self, lines: Iterable[str], fields: Sequence[str]) -> bool:
+        """Whether one of these lines, of a record with those fields, is a row of another user."""
+        at, columns = self._index or 0, self._columns or len(fields)
+        return any(
+            len(row) == columns and row[at] not in fields[at : at + 1] and _is_user_id(row[at])
+            for row in self._reader(lines)
         )
+
+    def _ahead(self, *, final: bool) -> Iterator[str]:
+        """The lines of which the next record may be. Raises `EOFError` if more have to come."""
+        size = 0
+        for line in self._lines:
+            yield f"{line}\n"
+            size += len(line) + 1
+            if size > _MAX_RECORD:
+                return
+        if not final:
+            raise EOFError
+
+    def _reader(self, lines: Iterable[str], **options: Any) -> Any:
+        return csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True, **options)
 
     def _is_no_record(self, line: str) -> bool:
         """Whether a line does not count: blank, a comment, Excel's `sep=;`."""
@@ -249,9 +248,13 @@ class UserListParser:
             plain = line.translate(_INVISIBLE).strip()
             if not plain or plain.startswith("#"):
                 return True
-            if setting := re.fullmatch('"?sep=(.)"?', plain):
-                self._delimiter = setting[1]
+            if setting := re.fullmatch(
+                r'"?sep=([^"\s]|\t)?"?', line.translate(_INVISIBLE), re.IGNORECASE
+            ):
+                self._delimiter = setting[1] or ""
                 return True
+            if _NO_TEXT.search(line):
+                raise self._refusal(_IS_NO_TEXT)
             if plain[0] in "[{<":  # its commas would make columns of what is none
                 kind = "HTML or XML" if plain[0] == "<" else "JSON"
                 raise self._refusal(f"looks like {kind}; put one user id on each line")
@@ -259,17 +262,12 @@ class UserListParser:
         return False
 
     def _rank(self, line: str, delimiter: str) -> tuple[bool, int]:
-        """How likely a delimiter is: a known heading is there, fields of the first line."""
-        fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
-        names = [*map(_letters, fields)]
-        wanted = self.column is not None and _letters(self.column) in names
-        return len(fields) > 1 and (wanted or _usual(names)[1] != []), len(fields)
+        """How likely a delimiter is: the heading is among the fields of the first line, if many."""
+        (fields,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+        return len(fields) > 1 and bool(self._headed(fields)[0]), len(fields)
 
     def _refusal(self, why: str) -> SweepRefused:
         return SweepRefused(f"the users file {self.name} {why}")
-
-    def _refuse_binary(self) -> None:
-        raise self._refusal("is no text of lines; put one user id on each line")
 
     def _refuse_without_ids(self) -> None:
         if not self.good:
@@ -311,23 +309,36 @@ class UserListParser:
             self._refuse_without_ids()
         return found
 
+    def _headed(self, fields: Sequence[str]) -> tuple[list[int], bool]:
+        """The places of headings that are asked for, or usual; whether they are beyond doubt."""
+        names = [*map(_letters, fields)]
+        if self.column is None:
+            for usual in _NAMES:
+                if found := [at for at, name in enumerate(names) if re.fullmatch(usual, name)]:
+                    return found, usual is _NAMES[0]
+            return [], False
+        wanted = self.column.strip().casefold()
+        exact = [at for at, text in enumerate(fields) if text.strip().casefold() == wanted]
+        letters = _letters(wanted) or None
+        return exact or [at for at, name in enumerate(names) if name == letters], True
+
     def _find_column(self, fields: list[str]) -> bool:
         """Choose the column by the first record. Returns whether that is a heading."""
         ids = [place for place, text in enumerate(fields) if _is_user_id(text)]
-        rank, usual = _usual([*map(_letters, fields)])
+        found, certain = self._headed(fields)
         heading = True
-        if self.column is not None:
-            found, heading = self._wanted(fields)
-            heading = heading or found[0] not in ids
-        elif usual and (rank == 0 or not ids):
-            found = usual
-        elif not fields[0] and fields[1:] == [*map(str, range(len(fields) - 1))]:
-            found = [*range(1, len(fields))]  # a pandas index beside columns without names
-        else:
-            found = ids or [*range(len(fields))]
-            heading = not ids and not (len(fields) == 1 and re.search("[0-9]", fields[0]))
+        wanted = self.column or ""
+        if wanted.isascii() and wanted.isdigit() and 0 < int(wanted) <= len(fields):
+            found = [int(wanted) - 1]
+            heading = found[0] not in ids
+        elif self.column is None and not (found and (certain or not ids)):
+            if not fields[0] and fields[1:] == [*map(str, range(len(fields) - 1))]:
+                found = [*range(1, len(fields))]  # a pandas index beside columns without names
+            else:
+                found = ids or [*range(len(fields))]
+                heading = not ids and not (len(fields) == 1 and re.search(r"\d", fields[0]))
         if len(found) != 1:
-            self._refuse_column(fields, found)
+            raise self._refusal(self._unclear(fields, found))
         (self._index,) = found
         if len(fields) > 1 and self.on_column is not None:
             self.on_column(f"column {self._index + 1}, {fields[self._index] or 'without a name'}")
@@ -336,49 +347,19 @@ class UserListParser:
         self._required = max(self._index, *filled) + 1
         return heading
 
-    def _wanted(self, fields: list[str]) -> tuple[list[int], bool]:
-        """The places of the column that was asked for, and whether by its name."""
-        wanted = (self.column or "").strip()
-        if wanted.isascii() and wanted.isdigit() and 0 < int(wanted) <= len(fields):
-            return [int(wanted) - 1], False
-        exact = [at for at, text in enumerate(fields) if text.casefold() == wanted.casefold()]
-        letters = _letters(wanted) or None
-        return exact or [at for at, text in enumerate(fields) if _letters(text) == letters], True
-
-    def _refuse_column(self, fields: list[str], found: list[int]) -> None:
-        if any(map(_NO_TEXT.search, fields)):
-            self._refuse_binary()
-        places = found or [*range(len(fields))]
-        shown = [_short(fields[place]) or f"(column {place + 1})" for place in places]
+    def _unclear(self, fields: list[str], found: list[int]) -> str:
+        """Why several columns, or none, were `found`."""
         if self.column is None:
             why = "may have its ids in several columns: name one with --column, of"
         elif found:
-            name = _short(self.column)
-            why = f"has {len(found)} columns named {name}: give --column the number of one, of"
-            shown = [f"{place + 1}" for place in found]
+            why = (
+                f"has {len(found)} columns named {self.column}: give --column the number of one, of"
+            )
         else:
-            why = f"has no column {_short(self.column)}: name one with --column, of"
-        if more := len(shown[_SHOWN_NAMES:]):
-            shown[_SHOWN_NAMES:] = [f"... ({more} more)"]
-        raise self._refusal(f"{why} {', '.join(shown)}")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME - 3]}..."
-
-
-def _letters(text: str) -> str:
-    """A heading without case, blanks and punctuation: `User ID` and `user_id` are the same."""
-    return re.sub(r"[\W_]", "", text.translate(_INVISIBLE)).casefold()
-
-
-def _usual(names: Sequence[str]) -> tuple[int, list[int]]:
-    """The places of headings that are usual for user ids, and how far down `_NAMES` they stand."""
-    for rank, usual in enumerate(_NAMES):
-        if found := [place for place, name in enumerate(names) if name in usual]:
-            return rank, found
-    ends = ("userid", "customerid", "memberid")
-    return len(_NAMES), [place for place, name in enumerate(names) if name.endswith(ends)]
+            why = f"has no column {self.column}: name one with --column, of"
+        names = [fields[at] or f"(column {at + 1})" for at in found or range(len(fields))]
+        shown = ", ".join([f"{at + 1}" for at in found] if self.column and found else names)
+        return f"{why} {shown if len(shown) <= _SHOWN_NAMES else f'{shown[:_SHOWN_NAMES]}...'}"
 
 
 @frozen
