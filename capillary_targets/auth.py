@@ -76,6 +76,11 @@ class Auth(Protocol):
         """Texts to redact wherever the server repeats them."""
 
 
+def _is_text(*given: object) -> bool:
+    """Whether what is given is text, without line breaks or control characters."""
+    return all(one is None or (isinstance(one, str) and one.isprintable()) for one in given)
+
+
 class BasicAuth:
     """A till's id and password, sent as `Basic base64(id:md5(password))`.
 
@@ -91,16 +96,14 @@ class BasicAuth:
     ) -> None:
         self.account: str = username
         problem = None
-        if not username or ":" in username:
+        if not username or ":" in str(username):
             problem = "the till id must be given and must not contain a colon"
         elif (password is None) == (password_md5 is None):
             problem = "give either the password or password_md5, and only one of them"
+        elif not _is_text(username, password, password_md5):
+            problem = "the till id and the password must be text without control characters"
         elif password_md5 is not None and not _MD5.fullmatch(password_md5):
             problem = "password_md5 must be 32 hexadecimal digits"
-        elif not f"{username}{password or ''}".isprintable():
-            problem = (
-                "the till id and the password cannot contain line breaks or control characters"
-            )
         if problem is not None:
             password = password_md5 = None  # a traceback that shows locals shows no secret
             raise UsageError(problem)
@@ -136,9 +139,12 @@ class OAuth:
         self, client_key: str, client_secret: str, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.account: str = client_key
-        if not client_key or not client_secret:
+        if not client_key or not client_secret or not _is_text(client_key, client_secret):
             client_secret = ""
-            raise UsageError("both the client key and the client secret must be given")
+            raise UsageError(
+                "both the client key and the client secret must be given, as text without control "
+                "characters"
+            )
         self._client_secret = client_secret
         self._clock = clock
         self._issued = _NO_TOKEN

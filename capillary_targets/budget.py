@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 from uuid import uuid4
 
 from .errors import BudgetUnavailable, CapillaryError, UsageError
@@ -38,6 +38,7 @@ _SQLITE_PASSING: Final = frozenset({5, 6, 10, 13, 15})
 _log = logging.getLogger("capillary_targets")
 
 
+@runtime_checkable
 class Budget(Protocol):
     """A place for each request, in any window of the budget's length."""
 
@@ -175,10 +176,12 @@ def _unavailable(error: Exception) -> CapillaryError:
 
 
 _SCHEMA: Final = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS places (ticket TEXT PRIMARY KEY, free_at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS places_free_at ON places (free_at);
 CREATE TABLE IF NOT EXISTS pauses (since REAL NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS lanes (background INTEGER PRIMARY KEY, next_at REAL NOT NULL);
+COMMIT;
 """
 
 
@@ -196,16 +199,14 @@ class SqliteBudget:
 
         self._sqlite = sqlite3
         self._limit = limit
+        self._path = Path(path).absolute()
         self._clock = clock
         try:
-            self._db = sqlite3.connect(
-                path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
-            )
-            # Nothing here is worth an fsync: after a crash of the machine the window is over.
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=OFF")
-            self._db.executescript(_SCHEMA)
+            self._open()
         except sqlite3.Error as error:
+            failed = _file_failed(error)
+            if failed.retryable:
+                raise failed from error
             raise UsageError(f"the shared budget {path!r} cannot be opened: {error}") from error
         # One thread does all the work on the file, in order, whoever stops waiting for it.
         self._thread = ThreadPoolExecutor(1, "capillary-targets-budget")
@@ -218,11 +219,17 @@ class SqliteBudget:
         try:
             return await asyncio.shield(asyncio.wrap_future(work))
         except self._sqlite.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            raise BudgetUnavailable(
-                f"the shared budget's file failed: {error}",
-                retryable=code in _SQLITE_PASSING,
-            ) from error
+            raise _file_failed(error) from error
+
+    def _open(self) -> None:
+        self._db = self._sqlite.connect(
+            self._path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+        )
+        # Nothing here is worth an fsync: after a crash of the machine the window is over. And no
+        # WAL: to begin one while another process opens the file fails without waiting for it.
+        self._db.execute("PRAGMA synchronous=OFF")
+        self._db.executescript(_SCHEMA)
+        self._inode = _inode(self._path)
 
     async def acquire(self, *, background: bool) -> tuple[str, float]:
         """A place in the shared window, or how long to wait for one."""
@@ -236,6 +243,9 @@ class SqliteBudget:
         return ("" if wait else ticket), wait
 
     def _acquire(self, ticket: str, *, background: bool) -> float:
+        if _inode(self._path) != self._inode:  # removed or replaced: others count in another file
+            self._db.close()
+            self._open()
         now, limit, execute = self._clock(), self._limit, self._db.execute
         with self._db:
             execute("BEGIN IMMEDIATE")
@@ -318,6 +328,19 @@ local till = math.max(now + ARGV[1], tonumber(redis.call('GET', KEYS[1]) or '0')
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], tostring(till), 'EX', math.ceil(till - now) + 1)
 """
+
+
+def _inode(path: Path) -> int | None:
+    with suppress(OSError):
+        return path.stat().st_ino
+    return None
+
+
+def _file_failed(error: Exception) -> BudgetUnavailable:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return BudgetUnavailable(
+        f"the shared budget's file failed: {error}", retryable=code in _SQLITE_PASSING
+    )
 
 
 class RedisBudget:

@@ -8,7 +8,6 @@ from functools import wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack
 
-import aiohttp
 from yarl import URL
 
 from . import endpoints, lookups
@@ -57,10 +56,7 @@ class TargetsClient:
         base_url: A cluster's short name ("eu"), or an address, whose path prefix is kept.
         auth: `BasicAuth` or `OAuth`.
         page_size: Events asked for in one page.
-        session: An aiohttp session of yours, which is used and never closed.
-        options: All other settings, see `capillary_targets.settings.Settings`: `concurrency`,
-            `rate`, `timeout`, `retry`, `timezone`, `max_body`, `trust_env`, `allow_insecure`,
-            `hooks`.
+        options: All other settings, see `capillary_targets.settings.Options`.
 
     Raises:
         UsageError: A setting that cannot work.
@@ -73,12 +69,10 @@ class TargetsClient:
         auth: Auth,
         *,
         page_size: int = 100,
-        session: aiohttp.ClientSession | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self._settings = Settings.of(base_url, auth, options, "page_size", "session")
+        self._settings = Settings.of(base_url, auth, options, "page_size")
         self.page_size: int = whole_number("page_size", page_size)
-        self._http = session
         self._settler: Settler | None = None
         self._stack = AsyncExitStack()
         self._session: Session | None = None
@@ -89,9 +83,7 @@ class TargetsClient:
     async def __aenter__(self) -> Self:
         if self._session is not None:
             raise ClientClosed("this client was opened before; make a new one")
-        self._session = await self._stack.enter_async_context(
-            open_session(self._settings, session=self._http)
-        )
+        self._session = await self._stack.enter_async_context(open_session(self._settings))
         return self
 
     async def __aexit__(

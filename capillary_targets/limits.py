@@ -20,7 +20,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from .errors import UsageError
-from .retry import NUMBER, WHOLE_NUMBER, checked
+from .retry import NUMBER, WHOLE_NUMBER, checked, reader
 
 __all__ = [
     "AdaptiveConcurrency",
@@ -45,6 +45,9 @@ class AdaptiveConcurrency:
             raise UsageError("concurrency: minimum <= initial <= maximum must hold")
 
 
+_shared: Final = reader(str, "sqlite:///PATH or redis://HOST:PORT/0")
+
+
 @frozen(field_transformer=checked)
 class RateLimit:
     """A budget: at most `requests` in any `per` seconds, as the server counts them.
@@ -55,7 +58,7 @@ class RateLimit:
 
     requests: int = field(metadata=WHOLE_NUMBER)
     per: float = field(default=60.0, kw_only=True, metadata=NUMBER)
-    shared: str | None = field(default=None, kw_only=True)
+    shared: str | None = field(default=None, kw_only=True, metadata={"read": _shared})
 
 
 _TOLERANCE: Final = 1.2

@@ -17,7 +17,7 @@ from .hooks import Scope, ScopeDetails, within
 from .lookups import checked_period, resolve_period
 from .models import EventsPage, TargetEvent, short_repr
 from .pagination import START, UNKNOWN, Checkpoint, Cursor, Dialect, PageRequest, PagingReport, Walk
-from .retry import whole_number
+from .retry import count, whole_number
 from .session import Session
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class EventPager:
         checked_id("target_rule_id", self.target_rule_id)
         checked_period(self.period)
         self.page_size = whole_number("page_size", self.page_size)
-        self.prefetch = whole_number("prefetch", self.prefetch, 0)
+        self.prefetch = count("prefetch", self.prefetch)
         if self.max_items is not None:
-            self.max_items = whole_number("max_items", self.max_items, 0)
+            self.max_items = count("max_items", self.max_items)
 
     @property
     def report(self) -> PagingReport:

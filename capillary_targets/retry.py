@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from contextvars import ContextVar
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import msgspec
 from attrs import Attribute, Converter, define, field, frozen
+from msgspec import Meta
 
 from .errors import UsageError
 
@@ -23,7 +23,9 @@ __all__ = [
     "RetryPolicy",
     "RetryQuota",
     "checked",
+    "count",
     "parse_retry_after",
+    "reader",
     "waiting_disabled",
     "whole_number",
 ]
@@ -36,45 +38,39 @@ _TIMEOUT_COST: Final = 10
 _SUCCESS_REFUND: Final = 1
 
 
-def whole_number(name: str, given: object, least: int = 1) -> int:
-    """`given` as a whole number of at least `least`: also `8.0`, or "8". Raises `UsageError`."""
-    if type(given) is int and given >= least:
-        return given
-    number = given
-    if isinstance(given, str | float):
-        with suppress(ValueError, OverflowError):
-            number = int(given)
-        if isinstance(given, float) and number != given:
-            number = given
-    if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, not {given!r}")
-    return number
+def reader(kind: Any, must: str) -> Callable[[str, object], Any]:
+    """What reads a setting, by its name, as a type of msgspec's: also from text, as "8".
+
+    It raises `UsageError`, which says what the setting must be.
+    """
+
+    def read(name: str, given: object) -> Any:
+        try:
+            plain = given.strip() if isinstance(given, str) else given
+            return msgspec.convert(plain, kind, strict=False)
+        except msgspec.ValidationError:
+            raise UsageError(f"{name} must be {must}, not {given!r}") from None
+
+    return read
 
 
-def number(name: str, given: object, most: float = sys.float_info.max) -> float:
-    """`given` as a positive number: also "2.5". Raises `UsageError`."""
-    found = math.nan
-    if isinstance(given, int | float | str) and not isinstance(given, bool):
-        with suppress(ValueError, OverflowError):
-            found = float(given)
-    if not 0 < found <= most:
-        raise UsageError(f"{name} must be a positive number, not {given!r}")
-    return found
-
-
+whole_number = reader(Annotated[int, Meta(ge=1)], "a whole number of at least 1")
+count = reader(Annotated[int, Meta(ge=0)], "a whole number of at least 0")
 WHOLE_NUMBER: Final = {"read": whole_number}
-COUNT: Final = {"read": partial(whole_number, least=0)}
-NUMBER: Final = {"read": number}
-NUMBER_OR_INFINITE: Final = {"read": partial(number, most=math.inf)}
+COUNT: Final = {"read": count}
+NUMBER: Final = {
+    "read": reader(Annotated[float, Meta(gt=0, le=sys.float_info.max)], "a positive number")
+}
+NUMBER_OR_INFINITE: Final = {"read": reader(Annotated[float, Meta(gt=0)], "a positive number")}
 """Metadata of fields, for `checked`: how a setting is read."""
 
 
 def checked(_: type, fields: list[Attribute[Any]]) -> list[Attribute[Any]]:
-    """An attrs field transformer: converts fields as their metadata say; None may stay default."""
+    """An attrs field transformer: converts fields as their metadata say; None may be a default."""
 
     def convert(given: object, field: Attribute[Any]) -> Any:
         if given is None and field.default is None:
-            return None
+            return field.metadata.get("none")
         return field.metadata["read"](field.name, given)
 
     converter: Any = Converter(convert, takes_field=True)
@@ -142,9 +138,9 @@ class RetryQuota:
 def parse_retry_after(value: str | None, date: str | None = None) -> float | None:
     """`Retry-After` (RFC 9110, 10.2.3) as seconds from now; None where ordinary back-off is due.
 
-    Seconds, with a fraction or not; an HTTP date; and what servers send besides: a Unix time, in
-    seconds or milliseconds, and the same number several times. None for what is absent, unreadable,
-    zero, negative, or a moment gone by.
+    Seconds, with a fraction or not, and of several the most; an HTTP date; and what servers send
+    besides: a Unix time, in seconds or milliseconds, and an ISO 8601 time. None for what is absent,
+    unreadable, zero, negative, or a moment gone by.
 
     Args:
         value: the header, or None.
@@ -155,7 +151,7 @@ def parse_retry_after(value: str | None, date: str | None = None) -> float | Non
     if value is None:
         return None
     if _SECONDS.fullmatch(value):
-        seconds = float(value.partition(",")[0])
+        seconds = max(map(float, value.strip(" \t,").split(",")))
         if seconds < _UNIX_TIME:
             return seconds or None
         moment = seconds / 1000 if seconds >= 1000 * _UNIX_TIME else seconds
@@ -171,16 +167,18 @@ def parse_retry_after(value: str | None, date: str | None = None) -> float | Non
     return min(wait, _LONGEST) if wait > 0 else None
 
 
-_SECONDS: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:,\s*\1\s*)*", re.ASCII)
+_SECONDS: Final = re.compile(r"(\s*(\d+(\.\d*)?|\.\d+)\s*(,|$))+", re.ASCII)
 _UNIX_TIME: Final = 1e9
 """From here on a number of seconds is a moment, since 2001: 31 years are no pause."""
 _LONGEST: Final = 10 * 365 * 86400.0
 
 
 def _timestamp(text: str) -> float | None:
-    """The Unix time of an HTTP date; None if it is none."""
-    try:
-        when = parsedate_to_datetime(text)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError, TypeError):
-        return None
+    """The Unix time of an HTTP date or an ISO 8601 time; None if it is none."""
+    for read in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            when = read(text.strip())
+            return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError, TypeError):
+            continue
+    return None

@@ -7,7 +7,7 @@ import logging
 import math
 import select
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
-__all__ = ["Counts", "Session", "UnreadRequest", "__version__", "open_session"]
+__all__ = ["HEADERS", "Counts", "Session", "UnreadRequest", "__version__", "open_session"]
 
 __version__ = "0.2.0.dev0"
 _log = logging.getLogger("capillary_targets")
@@ -42,7 +42,7 @@ _log = logging.getLogger("capillary_targets")
 _DRIFT_IN_SWEEPS: Final = 1000
 _ASLEEP: Final = 1.0
 """Seconds that the event loop must be late for the process to count as stopped meanwhile."""
-_HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
+HEADERS: Final = {"Accept": "application/json", "Content-Type": "application/json"}
 
 _reused: ContextVar[bool] = ContextVar("capillary_targets_reused", default=False)
 """Whether the request of the running task went out on a connection that had been used before."""
@@ -147,10 +147,6 @@ class Session:
     """The URL of a `path` and a `query_string`, both encoded."""
     root: str = field(repr=False)
     """The base URL's own path, which comes before each other."""
-    headers: Mapping[str, str] = field(repr=False)
-    """Headers of every request that the aiohttp session does not add itself."""
-    override_auth: bool = field(repr=False)
-    """Whether the aiohttp session would add credentials of its own (`auth=`, a `.netrc`)."""
     quota: RetryQuota = field(repr=False)
     hooks: Hooks = field(repr=False)
     state: _State = field(repr=False)
@@ -217,8 +213,6 @@ class Session:
 async def open_session(
     base_url: str | URL | Settings,
     auth: Auth | None = None,
-    *,
-    session: aiohttp.ClientSession | None = None,
     **options: Unpack[Options],
 ) -> AsyncIterator[Session]:
     """Open a session for the bare endpoint coroutines; the client holds one of these.
@@ -226,17 +220,15 @@ async def open_session(
     Args:
         base_url: a cluster's short name, an address, or checked `Settings`, which hold all else.
         auth: `BasicAuth` or `OAuth`.
-        session: an aiohttp session of the caller's, which is used and never closed.
-        options: the other fields of `Settings`.
+        options: all else, see `Options`.
 
     Raises:
         UsageError: settings that cannot work.
 
     """
-    if isinstance(base_url, Settings):
-        settings = base_url
-    else:
-        settings = Settings.of(base_url, auth, options, "session")
+    settings = base_url
+    if not isinstance(settings, Settings):
+        settings = Settings.of(settings, auth, options)
     hooks, base = Hooks(settings.hooks), settings.base_url
     # Freed at once: from then on glibc keeps the 256 KiB that asyncio allocates for each read,
     # and does not map them anew.
@@ -251,10 +243,9 @@ async def open_session(
         stack.push_async_callback(limiter.aclose)
         timer = AttemptTimer(asyncio.get_running_loop())
         stack.callback(timer.close)
-        if session is None:
+        http = settings.session
+        if http is None:
             http = await stack.enter_async_context(_open_http(settings))
-        else:
-            http = session
         opened = Session(
             settings,
             http,
@@ -263,8 +254,6 @@ async def open_session(
             prefix=str(base).rstrip("/"),
             url=partial(URL.build, scheme=base.scheme, authority=base.raw_authority, encoded=True),
             root=base.raw_path.rstrip("/"),
-            headers={} if session is None else _HEADERS,
-            override_auth=session is not None and (session.trust_env or session.auth is not None),
             quota=RetryQuota(settings.retry.quota),
             hooks=hooks,
             state=_State(asyncio.get_running_loop(), dialect=settings.dialect),
@@ -288,7 +277,7 @@ def _open_http(settings: Settings) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=_Connector(limit=0),  # the limiter bounds what is in flight
         cookie_jar=aiohttp.DummyCookieJar(),  # the API needs none, so none can leak
-        headers={"User-Agent": f"capillary-targets/{__version__}", **_HEADERS},
+        headers={"User-Agent": f"capillary-targets/{__version__}", **HEADERS},
         # Looked up once: aiohttp's own trust_env asks two threads at each request, and lets a
         # .netrc override our credentials.
         proxy=_proxy_from_env(settings.base_url) if settings.trust_env else None,
@@ -298,19 +287,20 @@ def _open_http(settings: Settings) -> aiohttp.ClientSession:
 
 def _proxy_from_env(url: URL) -> URL | None:
     """The proxy that the environment names for an address; its user and password are kept."""
-    if proxy_bypass(url.host or ""):
+    if proxy_bypass(f"{url.host}:{url.port}"):
         return None
     proxies = getproxies()
     found = proxies.get(url.scheme) or proxies.get("all")
     if not found:
         return None
-    proxy = URL(found if "://" in found else f"http://{found}")
-    if proxy.scheme != "http" or not proxy.host:
-        raise UsageError(
-            f"proxy: only http://HOST:PORT can be used, not {proxy.scheme}://{proxy.host or ''}; "
-            "see HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
-        )
-    return proxy
+    with suppress(ValueError):
+        proxy = URL(found if "://" in found else f"http://{found}")
+        if proxy.scheme == "http" and proxy.host:
+            return proxy
+    raise UsageError(
+        f"proxy: only http://HOST:PORT can be used, not {found.rpartition('@')[2]}; "
+        "see HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY"
+    )
 
 
 class UnreadRequest(aiohttp.ClientConnectionError):

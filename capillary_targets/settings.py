@@ -7,7 +7,8 @@ from datetime import tzinfo
 from ipaddress import ip_address
 from typing import Any, Final, TypeAlias, TypedDict
 
-from attrs import Attribute, field, fields, frozen
+from aiohttp import ClientSession
+from attrs import field, fields, frozen
 from yarl import URL
 
 from .auth import Auth
@@ -17,7 +18,7 @@ from .hooks import Hook
 from .limits import AdaptiveConcurrency, RateLimit
 from .models import short_repr
 from .pagination import UNKNOWN, Dialect
-from .retry import NUMBER, WHOLE_NUMBER, RetryPolicy, checked, whole_number
+from .retry import COUNT, NUMBER, WHOLE_NUMBER, RetryPolicy, checked, reader, whole_number
 
 __all__ = ["CLUSTERS", "Observer", "Options", "Settings"]
 
@@ -33,33 +34,35 @@ CLUSTERS: Final = {
 
 
 class Options(TypedDict, total=False):
-    """The settings that client and session share, as keyword arguments; see `Settings`."""
+    """The settings that client and session share, as keyword arguments."""
 
     timeout: float
-    """Deadline of one call in seconds: attempts, waits and the whole body. 30 by default."""
+    """The deadline of one call in seconds: all its attempts and waits, and the whole body."""
     retry: RetryPolicy | None
-    """How often and after what waits a failed request is sent again."""
+    """Attempts, and the waits between them; None is `RetryPolicy()`."""
     concurrency: int | AdaptiveConcurrency | None
-    """Requests in flight at once: a number, or found by itself (the default)."""
+    """Requests in flight at once: a number; or found by itself, which is None, too."""
     rate: RateLimit | Budget | None
-    """The rate budget to keep, or one of the caller's making; none by default."""
+    """A budget to keep, which may be shared with other processes; or one of the caller's making."""
     timezone: tzinfo | str | None
     """The cluster's zone or its name, for aware times where the server sends none."""
     max_body: int
-    """The largest body read, in bytes after decompression. 64 MiB by default."""
+    """The largest body read, in bytes after decompression."""
     allow_insecure: bool
     """Whether credentials may go over plain http to another machine."""
     trust_env: bool
     """Whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are read."""
     hooks: Iterable[Hook] | Hook
-    """Callables that are given details of requests, retries, waits, walks and sweeps."""
+    """Called with the details of requests, retries, waits and scopes."""
     dialect: Dialect
-    """What is known of the server's pagination; the rest is detected."""
+    """What is known of the server's pagination, so that no walk pays to learn it."""
     drift: int | None
-    """One answer of each call in so many is compared with the contract; 0: none. By default one in
+    """One answer of each call in so many is compared with the contract; 0: none; None: one in
     1,000 in sweeps, none elsewhere."""
-    observers: Iterable[Observer]
-    """Callables that are shown each whole answer, personal data included."""
+    observers: Iterable[Observer] | Observer
+    """Called with each whole answer: path and query, status, headers, body. Personal data."""
+    session: ClientSession | None
+    """An aiohttp session of the caller's, which is used and never closed."""
 
 
 def _base_url(given: str | URL) -> URL:
@@ -87,101 +90,83 @@ def _is_loopback(host: str) -> bool:
 
 
 def _auth(given: Auth | None) -> Auth:
-    if given is None or not hasattr(given, "cached_headers"):
+    if not hasattr(given, "cached_headers") or isinstance(given, type):
         raise UsageError("auth must be BasicAuth(...) or OAuth(...)")
     return given
 
 
-def _retry(given: RetryPolicy | None) -> RetryPolicy:
-    if not isinstance(given, RetryPolicy | None):
-        raise UsageError(f"retry must be RetryPolicy(attempts=...), not {given!r}")
-    return given or RetryPolicy()
+def _one_of(kinds: Any, must: str, none: object = None) -> dict[str, Any]:
+    """Metadata of a field whose value is an instance of `kinds`; None is read as `none`."""
+
+    def read(name: str, given: object) -> object:
+        if isinstance(given, kinds):
+            return given
+        raise UsageError(f"{name} must be {must}, not {given!r}")
+
+    return {"read": read, "none": none}
 
 
-def _concurrency(given: int | AdaptiveConcurrency | None) -> int | AdaptiveConcurrency:
-    if given is None:
-        return AdaptiveConcurrency()
-    if isinstance(given, AdaptiveConcurrency):
-        return given
-    return whole_number("concurrency", given)
+def _concurrency(name: str, given: object) -> object:
+    return given if isinstance(given, AdaptiveConcurrency) else whole_number(name, given)
 
 
-def _rate(given: RateLimit | Budget | None) -> RateLimit | Budget | None:
-    if given is None or isinstance(given, RateLimit) or hasattr(given, "acquire"):
-        return given
-    raise UsageError(f"rate must be RateLimit(1000, per=60) or a budget, not {given!r}")
-
-
-def _timezone(given: tzinfo | str | None) -> tzinfo | None:
+def _timezone(name: str, given: object) -> tzinfo:
     if isinstance(given, str):
         from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - few name a zone
 
         try:
             return ZoneInfo(given)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise UsageError(f"timezone: there is no time zone {given!r}") from None
-    if not isinstance(given, tzinfo | None):
-        raise UsageError(f'timezone must be a zone or its name ("Asia/Kolkata"), not {given!r}')
+            raise UsageError(f"{name}: there is no time zone {given!r}") from None
+    if not isinstance(given, tzinfo):
+        raise UsageError(f'{name} must be a zone or its name ("Asia/Kolkata"), not {given!r}')
     return given
 
 
-def _hooks(given: Iterable[Hook] | Hook) -> tuple[Hook, ...]:
-    hooks = (given,) if not isinstance(given, Iterable) else tuple(given)
-    if not all(map(callable, hooks)):
-        raise UsageError(f"hooks must be callables, not {given!r}")
-    return hooks
+def _callables(name: str, given: object) -> tuple[Callable[..., Any], ...]:
+    found = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(map(callable, found)):
+        raise UsageError(f"{name} must be callables, not {given!r}")
+    return found
 
 
-def _dialect(_: Any, __: Attribute[Any], given: object) -> None:
-    if not isinstance(given, Dialect):
-        raise UsageError(
-            f'dialect must be Dialect(...) or Dialect.load("cluster.toml"), not {given!r}'
-        )
-
-
-def _observers(given: Iterable[Observer]) -> tuple[Observer, ...]:
-    observers = tuple(given)
-    if not all(map(callable, observers)):
-        raise UsageError(f"observers must be callables, not {given!r}")
-    return observers
-
-
-def _drift(given: int | None) -> int | None:
-    return given if not given else whole_number("drift", given)
+_BOOLEAN: Final = {"read": reader(bool, "True or False")}
 
 
 @frozen(kw_only=True, field_transformer=checked)
 class Settings:
-    """Settings of a session. One that cannot work raises `UsageError` at once."""
+    """Settings of a session as they are used: `Options`, the base URL and the credentials.
+
+    One that cannot work raises `UsageError` at once.
+    """
 
     base_url: URL = field(converter=_base_url)
     """A cluster's short name (`eu`) or an address, whose path prefix is kept."""
     auth: Auth = field(converter=_auth)
     timeout: float = field(default=30.0, metadata=NUMBER)
-    """The deadline of one call in seconds: all its attempts and waits, and the whole body."""
-    retry: RetryPolicy = field(default=None, converter=_retry)
-    """Attempts, and the waits between them; None is `RetryPolicy()`."""
-    concurrency: int | AdaptiveConcurrency = field(default=None, converter=_concurrency)
-    """Requests in flight at once: a number; or found by itself, which is None, too."""
-    rate: RateLimit | Budget | None = field(default=None, converter=_rate)
-    """A budget to keep, which may be shared with other processes; or one of the caller's making."""
-    timezone: tzinfo | None = field(default=None, converter=_timezone)
-    """The cluster's zone or its name, for aware times where the server sends none."""
+    retry: RetryPolicy = field(
+        default=None, metadata=_one_of(RetryPolicy, "RetryPolicy(attempts=...)", RetryPolicy())
+    )
+    concurrency: int | AdaptiveConcurrency = field(
+        default=None, metadata={"read": _concurrency, "none": AdaptiveConcurrency()}
+    )
+    rate: RateLimit | Budget | None = field(
+        default=None, metadata=_one_of(RateLimit | Budget, "RateLimit(1000, per=60) or a budget")
+    )
+    timezone: tzinfo | None = field(default=None, metadata={"read": _timezone})
     max_body: int = field(default=64 * 2**20, metadata=WHOLE_NUMBER)
-    """The largest body read, in bytes after decompression."""
-    allow_insecure: bool = False
-    """Whether credentials may go over plain http to another machine."""
-    trust_env: bool = False
-    """Whether HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY are read."""
-    hooks: tuple[Hook, ...] = field(default=(), converter=_hooks)
-    """Called with the details of requests, retries, waits and scopes."""
-    dialect: Dialect = field(default=UNKNOWN, validator=_dialect)
-    """What is known of the server's pagination, so that no walk pays to learn it."""
-    drift: int | None = field(default=None, converter=_drift)
-    """One answer of each call in so many is compared with the contract; 0: none; None: one in
-    1,000 in sweeps, none elsewhere."""
-    observers: tuple[Observer, ...] = field(default=(), converter=_observers)
-    """Called with each whole answer: path and query, status, headers, body. Personal data."""
+    allow_insecure: bool = field(default=False, metadata=_BOOLEAN)
+    trust_env: bool = field(default=False, metadata=_BOOLEAN)
+    hooks: tuple[Hook, ...] = field(default=(), metadata={"read": _callables})
+    dialect: Dialect = field(
+        default=UNKNOWN,
+        metadata=_one_of(Dialect, 'Dialect(...) or Dialect.load("cluster.toml")'),
+    )
+    drift: int | None = field(default=None, metadata=COUNT)
+    observers: tuple[Observer, ...] = field(default=(), metadata={"read": _callables})
+    session: ClientSession | None = field(
+        default=None, repr=False, metadata=_one_of(ClientSession, "an aiohttp.ClientSession")
+    )
     __repr__ = short_repr
 
     @classmethod

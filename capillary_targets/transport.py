@@ -32,7 +32,7 @@ from .errors import (
 from .hooks import FailureDetails, RequestDetails, RetryDetails, current_scope
 from .limiter import Deadline, Outcome, Permit, outcome_of
 from .retry import waiting_disabled
-from .session import Session, UnreadRequest
+from .session import HEADERS, Session, UnreadRequest
 from .structuring import Structurer
 from .wire import Answer, NullData, read_token
 
@@ -47,6 +47,8 @@ _TOKEN_PATH: Final = "/v3/oauth/token/generate"  # noqa: S105 - a path
 _TOKEN_PROPAGATION: Final = 0.5
 """Seconds to wait after a new token was rejected: not every node may know it yet."""
 _NO_LIMIT: Final = aiohttp.ClientTimeout(total=None, sock_connect=None)
+_TLS_ALERT: Final = r"b'\x15\x03"
+"""How the parser's error shows what a port for TLS answers to plain http."""
 _LASTING: Final = (aiohttp.ClientConnectorCertificateError, aiohttp.InvalidURL)
 """Errors that another attempt would meet again."""
 
@@ -227,7 +229,7 @@ async def _exchange(call: _Call, headers: Mapping[str, str]) -> Answer:
                     allow_redirects=False,
                     raise_for_status=False,
                     timeout=_NO_LIMIT,
-                    **_credentials(session, headers),
+                    **_headers(session, headers),
                 )
             except UnreadRequest:
                 continue
@@ -253,11 +255,10 @@ async def _exchange(call: _Call, headers: Mapping[str, str]) -> Answer:
     return answer
 
 
-def _credentials(session: Session, headers: Mapping[str, str]) -> dict[str, Any]:
+def _headers(session: Session, headers: Mapping[str, str]) -> dict[str, Any]:
     """The arguments that make aiohttp send these headers, and no credentials of its own."""
-    if not session.override_auth:
-        merged = SecretHeaders({**session.headers, **headers}) if session.headers else headers
-        return {"headers": merged}
+    if session.settings.session is None:
+        return {"headers": headers}
 
     async def override(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -267,7 +268,7 @@ def _credentials(session: Session, headers: Mapping[str, str]) -> dict[str, Any]
         return await handler(request)
 
     given = session.http._middlewares  # noqa: SLF001 - those of a request replace the session's
-    return {"headers": session.headers, "middlewares": (*given, override)}
+    return {"headers": HEADERS, "middlewares": (*given, override)}
 
 
 def _plan_retry(call: _Call, error: CapillaryError, *, authorised: bool) -> float | None:
@@ -370,7 +371,9 @@ def _what_to_check(error: Exception, said: str) -> str:
             "company's proxy, set SSL_CERT_FILE to a file with its authorities"
         )
     if not isinstance(error, aiohttp.ClientConnectorError):
-        return f"the connection broke: {said}"
+        said = " ".join(line.strip() for line in said.splitlines() if line.strip(" ^"))
+        tls = ": the server speaks TLS, check that the base URL is https" * (_TLS_ALERT in said)
+        return f"the connection broke: {said}{tls}"
     place = f"{error.host}:{error.port}"
     number = error.errno or 0
     why = os.strerror(number) if number > 0 else error.strerror

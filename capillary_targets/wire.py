@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 from attrs import define, evolve, field
+from yarl import URL
 
 from .auth import Token
 from .errors import (
@@ -301,12 +302,17 @@ def _raise_error_inside(document: dict[str, Any], answer: Answer) -> None:
                 raise _error(None, message, answer)
         elif item:
             raise _error(None, _text(item), answer)
-    for holder in (document.get("response"), document):
-        status = holder.get("status") if isinstance(holder, dict) else None
-        if isinstance(status, dict):  # v1.1 keeps its status in the body; a gateway does likewise
-            code = _code(status.get("code"))
-            if code is not None and code >= 300:
-                raise _error(code, _text(status.get("message")), answer)
+    response = document.get("response")
+    # v1.1 keeps its status in the body; gateways do likewise, also under an HTTP status of success.
+    reports = [response.get("status") if isinstance(response, dict) else None]
+    reports.append(document.get("status"))
+    if 200 <= answer.status < 300 and "data" not in document:
+        reports += [document.get("error"), document]
+    for report in filter(lambda one: isinstance(one, dict), reports):
+        codes = map(_code, map(report.get, ("code", "statusCode", "status")))
+        code = next((one for one in codes if one is not None), 0)
+        if code >= 300:
+            raise _error(code, _text(report.get("message")), answer)
 
 
 def _error(code: int | None, message: str | None, answer: Answer) -> CapillaryError:
@@ -333,6 +339,9 @@ def _with_retry_after(error: CapillaryError, answer: Answer) -> CapillaryError:
     return error
 
 
+_CHECK_BASE: Final = "check the base URL"
+_WANTS_TLS: Final = re.compile(rb"(?i)plain HTTP|HTTP request to an HTTPS server")
+"""What nginx, Apache and Go answer to http on a port for https."""
 _BY_STATUS: Final[Mapping[int, tuple[type[CapillaryError], str]]] = {
     **dict.fromkeys(_BUSY, (ServiceUnavailable, "the service failed")),
     **dict.fromkeys((401, 498), (AuthError, "credentials or token rejected")),
@@ -349,7 +358,7 @@ _BY_STATUS: Final[Mapping[int, tuple[type[CapillaryError], str]]] = {
     461: (ServerBusy, "the service is busy"),
     **dict.fromkeys(
         range(300, 400),
-        (BadResponse, "the server redirects, which is not followed: check the base URL"),
+        (BadResponse, f"the server redirects, which is not followed: {_CHECK_BASE}"),
     ),
 }
 
@@ -361,6 +370,10 @@ def _error_by_status(answer: Answer, document: object) -> CapillaryError:
     if found:
         return _error(int(found["code"]), found["message"], answer)
     kind, text = _BY_STATUS.get(status, (ApiError, f"the service refused with HTTP {status}"))
+    if status == 400 and _WANTS_TLS.search(answer.body[:4096]):
+        kind, text = BadResponse, f"the server wants https, not http: {_CHECK_BASE}"
+    elif 300 <= status < 400 and (place := _origin(answer.headers.get("Location", ""))):
+        text = f"the server redirects to {place}, which is not followed: {_CHECK_BASE}"
     if isinstance(document, dict) and (message := _text(document.get("message"))):
         text = message if issubclass(kind, ApiError) else f"{text}: {message}"
     error = kind(text, status=status)
@@ -369,6 +382,14 @@ def _error_by_status(answer: Answer, document: object) -> CapillaryError:
     elif isinstance(error, ConnectionFailed):
         error.retryable = False
     return _with_retry_after(error, answer)
+
+
+def _origin(location: str) -> str:
+    """Scheme and host of an address, without what else may be in it; "" where it has none."""
+    try:
+        return str(URL(location).origin())
+    except ValueError:
+        return ""
 
 
 def _code(value: object) -> int | None:

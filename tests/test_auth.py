@@ -45,6 +45,11 @@ async def test_a_password_that_looks_like_a_hash_is_hashed_all_the_same() -> Non
         (("",), {"password": "p"}, "till id"),
         (("a:b", "p"), {}, "colon"),
         (("t",), {"password_md5": "not a hash"}, "32 hexadecimal"),
+        ((5, "p"), {}, "must be text"),
+        (("t", 5), {}, "must be text"),
+        (("t", b"p"), {}, "must be text"),
+        (("t",), {"password_md5": 0}, "must be text"),
+        (("t", "p\n"), {}, "without control characters"),
     ],
 )
 def test_bad_credentials_are_refused_at_once(args: tuple, kwargs: dict, says: str) -> None:
@@ -212,5 +217,6 @@ async def test_oauth_shows_no_secret() -> None:
     for shown in (repr(oauth), repr(headers), repr(Token("t1", 5)), str(headers)):
         assert "hush" not in shown
         assert "t1" not in shown
-    with pytest.raises(UsageError, match="both"):
-        OAuth("key", "")
+    for given in (("key", ""), (1, 2), ("key", b"secret"), ("key\n", "secret")):
+        with pytest.raises(UsageError, match="both"):
+            OAuth(*given)  # type: ignore[arg-type]

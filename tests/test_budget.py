@@ -378,6 +378,33 @@ async def test_a_file_that_fails_is_one_kind_of_error(
             locked.execute("COMMIT")
 
 
+async def test_a_file_that_is_removed_or_replaced_is_opened_again(tmp_path: Path) -> None:
+    limit = RateLimit(2, per=1000.0, shared=f"sqlite:///{tmp_path}/b.db")
+    first = open_budget(limit)
+    assert (await first.acquire(background=False))[0]
+    (tmp_path / "b.db").unlink()
+    second = open_budget(limit)
+    tickets = [(await one.acquire(background=False))[0] for one in (second, first, second, first)]
+    assert [bool(ticket) for ticket in tickets] == [True, True, False, False]
+    shutil.rmtree(tmp_path)
+    with pytest.raises(BudgetUnavailable, match="the shared budget's file failed"):
+        await first.acquire(background=False)
+    tmp_path.mkdir()  # noqa: ASYNC240 - nobody waits for it
+    assert (await first.acquire(background=False))[0]
+    for one in (first, second):
+        await one.close()
+
+
+def test_a_file_that_is_locked_while_it_is_opened_may_be_free_later(
+    tmp_path: Path, locked: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capillary_targets.budget._PATIENCE", 0.01)
+    locked.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(BudgetUnavailable, match="locked") as caught:
+        open_budget(RateLimit(2, shared=f"sqlite:///{tmp_path}/b.db"))
+    assert caught.value.retryable
+
+
 async def test_a_budget_of_the_callers_that_fails_is_the_same_kind() -> None:
     class Broken(OwnBudget):
         async def acquire(self, *, background: bool) -> tuple[str, float]:

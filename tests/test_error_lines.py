@@ -21,6 +21,8 @@ from capillary_targets.auth import Auth
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.settings import Options
 
+from .rawserver import Peer, raw_server
+
 NO_PORT = "http://127.0.0.1:1"
 TILL = BasicAuth("till", "secret")
 
@@ -61,6 +63,16 @@ async def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_https_where_http_is_spoken(sandbox: Sandbox) -> None:
     text = await line_of(ConnectionFailed, sandbox.url.replace("http:", "https:"))
     assert "check that it speaks https" in text
+
+
+async def test_http_to_a_port_of_https() -> None:
+    async def respond(peer: Peer, path: str) -> None:
+        await peer.send(b"\x15\x03\x03\x00\x02\x02\x46")
+        peer.close()
+
+    async with raw_server(respond) as server:
+        text = await line_of(ConnectionFailed, server.url)
+    assert "the server speaks TLS, check that the base URL is https" in text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from capillary_targets import BasicAuth, ConnectionFailed, OAuth, RetryPolicy, TargetsClient
+from capillary_targets import (
+    BasicAuth,
+    ConnectionFailed,
+    OAuth,
+    RetryPolicy,
+    TargetsClient,
+    UsageError,
+)
 
 from .rawserver import Peer, RawServer, answer, raw_server, rows
 
@@ -92,6 +99,22 @@ async def test_a_proxy_that_refuses_or_is_absent_shows_no_password(
                 if url == proxy.url and base.startswith("http:"):
                     assert "proxy wants other credentials" in str(caught.value)
                     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://[::1", "http://me:hidden@h:abc", "http://h:99999", "socks5://h:1", "http://"]
+)
+async def test_a_proxy_that_cannot_be_used_is_named(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(UsageError, match="see HTTP_PROXY") as caught:
+        async with TargetsClient("https://targets.invalid", AUTH, trust_env=True):
+            raise AssertionError
+    assert "hidden" not in str(caught.value)
+    monkeypatch.setenv("NO_PROXY", "targets.invalid:443")
+    async with TargetsClient("https://targets.invalid", AUTH, trust_env=True):
+        pass
 
 
 def netrc(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

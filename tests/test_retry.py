@@ -43,6 +43,9 @@ def test_retry_after_reads_all_forms_alike(seconds: int) -> None:
         ("1.5", 1.5),
         (".5", 0.5),
         ("5, 5", 5),
+        *(("5, 6", 6), ("6,5", 6), ("5,", 5), ("0, 7", 7)),  # of several the longest
+        *(("2026-01-01T00:00:07Z", 7), ("2026-01-01T01:00:07+01:00", 7)),
+        *(("Thursday, 01-Jan-26 00:00:07 GMT", 7), ("Thu Jan  1 00:00:07 2026", 7)),
         ("86400", 86400),  # a day is a pause, however long
         ("Fri, 31 Dec 9999 23:59:59 GMT", 10 * 365 * 86400),
         ("9" * 400, 10 * 365 * 86400),
@@ -56,7 +59,7 @@ def test_odd_but_plain_forms_are_read(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(None, "", "soon", "-5", "1e5", "5, 6", "5,", "٣", "inf", "nan", "Fri, 99 Foo 2026"),
+        *(None, "", "soon", "-5", "1e5", "5, x", ",", "5s", "٣", "inf", "nan", "Fri, 99 Foo 2026"),
         *("0", "0.0", "0, 0"),  # and what is no wait at all is ordinary back-off
         *("Wed, 21 Oct 2015 07:28:00 GMT", "1445412480", "1445412480000", DATE),
     ],

@@ -51,6 +51,10 @@ def settings(**given: Any) -> Settings:
         ("hooks", [print], (print,)),
         ("hooks", (), ()),
         ("hooks", [], ()),
+        ("observers", print, (print,)),
+        ("allow_insecure", "false", False),
+        ("trust_env", 1, True),
+        ("drift", "0", 0),
     ],
 )
 def test_what_is_plain_is_read(name: str, given: object, read: object) -> None:
@@ -67,7 +71,13 @@ def test_what_is_plain_is_read(name: str, given: object, read: object) -> None:
         *[("retry", one) for one in (3, "3", False)],
         *[("max_body", one) for one in (0, math.inf, None, "big")],
         *[("hooks", one) for one in (5, "print", [print, 5])],
-        *[("auth", one) for one in (None, ("till", "secret"), "till:secret")],
+        *[("auth", one) for one in (None, ("till", "secret"), "till:secret", BasicAuth)],
+        *[("observers", one) for one in (5, None, [5])],
+        *[("allow_insecure", one) for one in ("maybe", None, 2)],
+        *[("trust_env", one) for one in ("", [], "y")],
+        *[("dialect", one) for one in (None, "row")],
+        *[("session", one) for one in ("x", 5, True)],
+        *[("drift", one) for one in (-1, "many", True)],
         *[("base_url", one) for one in ("", None, 5, "mars", "ftp://host", "https://", "//host")],
         *[("page_size", one) for one in (0, "", 1.5, math.inf, True, None)],
     ],
@@ -105,6 +115,7 @@ def test_what_is_plain_is_read_in_policies_too(make: Any, read: object) -> None:
         lambda: RetryPolicy(quota=-1),
         *[lambda one=one: RateLimit(one, per=60) for one in (0, 1.5, "", math.inf, None)],
         *[lambda one=one: RateLimit(1, per=one) for one in (0, math.inf, math.nan, "x", None)],
+        *[lambda one=one: RateLimit(1, shared=one) for one in (5, True, b"redis://h")],
         *[lambda one=one: AdaptiveConcurrency(initial=one) for one in (0, "x", 600)],
     ],
 )

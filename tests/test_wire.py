@@ -261,6 +261,12 @@ def test_the_error_samples_raise_their_class() -> None:
             False,
         ),
         (200, '{"status": {"code": 401, "message": "x"}}', errors.AuthError, False),
+        (200, '{"status": 503, "error": "busy"}', errors.ServiceUnavailable, True),
+        (200, '{"statusCode": "429", "message": "slow"}', errors.RateLimited, True),
+        (200, '{"error": {"code": 504, "status": "LATE"}}', errors.ServiceUnavailable, True),
+        (200, '{"code": 401, "message": "x"}', errors.AuthError, False),
+        (200, '{"code": 0, "status": "SUCCESS", "error": "?"}', errors.BadResponse, False),
+        (404, '{"code": 404, "message": "no route"}', errors.EndpointGone, False),
         (
             403,
             "HttpStatusCode=403 errorMessage=Not authorized. errorCode=4000",
@@ -299,6 +305,35 @@ def test_every_refusal_has_its_class(
     assert type(caught.value) is kind
     assert caught.value.retryable is retryable
     assert caught.value.status in {status, None}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<title>400 The plain HTTP request was sent to HTTPS port</title>",
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        b"Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+    ],
+)
+def test_a_server_that_wants_https_is_told(body: bytes) -> None:
+    with pytest.raises(errors.BadResponse, match="wants https, not http: check the base URL"):
+        _events(body, 400)
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("https://eu.example/v3/users/5?mobile=12", "redirects to https://eu.example, which"),
+        ("http://me:hidden@host:81/x", "redirects to http://host:81, which"),
+        *(
+            (odd, "redirects, which is not followed")
+            for odd in ("", "/login", "http://[::bad", "x:")
+        ),
+    ],
+)
+def test_a_redirect_says_where_to_and_no_more(location: str, shown: str) -> None:
+    with pytest.raises(errors.BadResponse, match=f"the server {shown}"):
+        read_events(Answer(301, b"", {"Location": location}), PLAIN)
 
 
 def test_an_error_item_with_code_0_is_no_error() -> None:

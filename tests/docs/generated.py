@@ -77,23 +77,28 @@ def classes() -> str:
 
 
 def options() -> str:
-    """Settings of a client, from the attributes of `Settings` and their docstrings."""
-    (found,) = ast.parse(inspect.getsource(settings.Settings)).body
+    """Settings of a client: types and docstrings of `Options`, defaults of `Settings`."""
+    used, found = (
+        ast.parse(inspect.getsource(kind)).body[0] for kind in (settings.Settings, settings.Options)
+    )
+    assert isinstance(used, ast.ClassDef)
     assert isinstance(found, ast.ClassDef)
+    defaults = {
+        ast.unparse(field.target): ast.unparse(keyword.value)
+        for field in used.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.value, ast.Call)
+        for keyword in field.value.keywords
+        if keyword.arg == "default"
+    }
     rows = [("setting", "type", "default", "")]
     for attribute, after in zip(found.body, [*found.body[1:], None], strict=True):
         if not isinstance(attribute, ast.AnnAssign):
             continue
-        name, value = ast.unparse(attribute.target), attribute.value
+        name = ast.unparse(attribute.target)
         said = ""
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             said = " ".join(str(after.value.value).split())
-        if isinstance(value, ast.Call):
-            given = {keyword.arg: keyword.value for keyword in value.keywords}
-            value = given.get("default")
-        if name in {"base_url", "auth"} or value is None:
-            continue
-        default = "none known" if name == "dialect" else ast.unparse(value)
+        default = "none known" if name == "dialect" else defaults[name]
         kind = ast.unparse(attribute.annotation).replace("|", "\\|")
         rows.append((f"`{name}`", f"`{kind}`", f"`{default}`", said))
     return _table(*rows)
