@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias
 
@@ -78,20 +77,16 @@ class _Fetched:
 
 @define(eq=False)
 class _Pair:
-    """What is shared by the callers that settle one user and rule now."""
+    """A user and a rule: what those who settle it now share, and its latest events' ids."""
 
     lock: asyncio.Lock = field(factory=asyncio.Lock)
     callers: int = 0
     latest: _Fetched | None = None
-
-
-@define
-class _Known:
-    """The ids of a pair's latest events, all of which stand before `row`."""
-
+    """Kept for as long as there are callers."""
     row: int = 0
+    """All of `ids` stand before it."""
     ids: dict[object, None] = field(factory=dict)
-    """Of log ids, which are numbers, and unique ids, which are texts."""
+    """Log ids, which are numbers, and unique ids, which are texts."""
 
 
 class Settler:
@@ -99,8 +94,7 @@ class Settler:
 
     def __init__(self, session: Session, page_size: int) -> None:
         self._session, self._page_size = session, page_size
-        self._pairs: dict[_Key, _Pair] = {}
-        self._known: OrderedDict[_Key, _Known] = OrderedDict()
+        self._pairs: OrderedDict[_Key, _Pair] = OrderedDict()
         self._fetches = 0
 
     async def settle(
@@ -151,18 +145,22 @@ class Settler:
         self, notification: Notification, rule: int, start: Checkpoint | None
     ) -> Proof | None:
         """The proof by an event that an earlier settling brought, if it stands before `start`."""
-        key = (notification.user_id or 0, rule)
-        known = self._known.get(key)
-        if known is None or start is None or start.row < known.row:
+        pair = self._pairs.get((notification.user_id or 0, rule))
+        if pair is None or start is None or start.row < pair.row:
             return None
-        return _proof_by(notification, known.ids)
+        return _proof_by(notification, pair.ids)
 
     async def _fetch(
         self, notification: Notification, rule: int, start: Checkpoint | None, arrived: int
     ) -> _Fetched:
         """The events behind `start`, by a fetch of another caller where that serves."""
         key = (notification.user_id or 0, rule)
-        with self._sharing(key) as pair:
+        pair = self._pairs.setdefault(key, _Pair())
+        self._pairs.move_to_end(key)
+        if len(self._pairs) > _REMEMBERED:
+            self._pairs.popitem(last=False)
+        pair.callers += 1
+        try:
             async with pair.lock:
                 latest = pair.latest
                 if (
@@ -172,9 +170,16 @@ class Settler:
                 ):
                     return evolve(latest, requests=0)
                 self._fetches += 1
-                pair.latest = await self._walk(key, start, self._fetches)
-                self._remember(key, pair.latest)
-                return pair.latest
+                pair.latest = fetched = await self._walk(key, start, self._fetches)
+                pair.row = max(pair.row, fetched.checkpoint.row)
+                pair.ids |= dict.fromkeys(_ids_of(fetched.events[-_REMEMBERED_EVENTS:]))
+                while len(pair.ids) > 2 * _REMEMBERED_EVENTS:
+                    del pair.ids[next(iter(pair.ids))]
+                return fetched
+        finally:
+            pair.callers -= 1
+            if not pair.callers:
+                pair.latest = None
 
     async def _walk(self, key: _Key, start: Checkpoint | None, began: int) -> _Fetched:
         user_id, rule = key
@@ -189,27 +194,6 @@ class Settler:
             events = await pager.collect()
             requests += pager.report.requests
         return _Fetched(began, start, tuple(events), pager.checkpoint, rewound, requests)
-
-    @contextmanager
-    def _sharing(self, key: _Key) -> Iterator[_Pair]:
-        pair = self._pairs.setdefault(key, _Pair())
-        pair.callers += 1
-        try:
-            yield pair
-        finally:
-            pair.callers -= 1
-            if not pair.callers:
-                self._pairs.pop(key, None)
-
-    def _remember(self, key: _Key, fetched: _Fetched) -> None:
-        known = self._known.setdefault(key, _Known())
-        self._known.move_to_end(key)
-        known.row = max(known.row, fetched.checkpoint.row)
-        known.ids |= dict.fromkeys(_ids_of(fetched.events[-_REMEMBERED_EVENTS:]))
-        while len(known.ids) > 2 * _REMEMBERED_EVENTS:
-            del known.ids[next(iter(known.ids))]
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
 
     async def _proof(
         self, notification: Notification, found: Mapping[int, _Fetched]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from attrs import frozen
 
 from .responses import ErrorResponse, error
 
@@ -20,19 +19,6 @@ if TYPE_CHECKING:
 
 _FILTERED = 3
 """Rows that a short page misses, as if filtered after slicing."""
-
-
-@frozen(slots=True)
-class _Slice:
-    """Where a page lies: rows [first, first + limit) of `count`."""
-
-    first: int
-    limit: int
-    count: int
-
-    @property
-    def number(self) -> int:
-        return self.first // self.limit
 
 
 def page_at(
@@ -56,25 +42,28 @@ def page_at(
     """
     if limit > settings.max_limit and settings.limit_mode == "refused":
         raise error(11029)
-    kept = min(limit, settings.max_limit)
-    where, echoed_offset = _locate(settings, span[1] - span[0], kept, offset)
-    if where.first >= where.count and where.first:
+    size, (start, stop) = min(limit, settings.max_limit), span
+    count = stop - start
+    if settings.offset_mode == "clamped":
+        offset = min(offset, max(0, -(-count // size) - 1))
+    first = {"row": offset, "ignored": 0}.get(settings.offset_mode, offset * size)
+    if first >= count and first:
         _check_past_end(settings)
-    echoed_limit = limit if settings.limit_mode == "capped-silent" else kept
-    rows = _rows(settings, history, span, where)
-    return rows, _pagination(settings, where, echoed_limit, echoed_offset)
-
-
-def _locate(settings: SandboxSettings, count: int, limit: int, offset: int) -> tuple[_Slice, int]:
-    """The rows that the offset stands for, and the offset that is echoed."""
-    match settings.offset_mode:
-        case "row":
-            return _Slice(offset, limit, count), offset
-        case "ignored":
-            return _Slice(0, limit, count), offset
-        case "clamped":
-            offset = min(offset, max(0, -(-count // limit) - 1))
-    return _Slice(offset * limit, limit, count), offset
+    at = min(start + first, stop)
+    rows = history[at : min(at + size, stop)]
+    shown = count
+    if settings.past_end == "endless":
+        shown = max(count, first + 2 * size)
+        beyond = range(max(first, count), first + size) if count else ()
+        rows += [_made_up(history[stop - 1], index - count + 1) for index in beyond]
+    if first // size == settings.short_page:
+        rows = rows[:-_FILTERED]
+    if settings.repeat_rows != "no" and first and rows:
+        rows = history[at - 1 : at] + rows[settings.repeat_rows == "instead" :]
+    if first // size == settings.empty_page:
+        rows = []
+    echoed = limit if settings.limit_mode == "capped-silent" else size
+    return rows, _pagination(settings, {"limit": echoed, "offset": offset, "total": shown}, size)
 
 
 def _check_past_end(settings: SandboxSettings) -> None:
@@ -84,52 +73,27 @@ def _check_past_end(settings: SandboxSettings) -> None:
         raise error(code)
 
 
-def _rows(
-    settings: SandboxSettings, history: EventHistory, span: tuple[int, int], where: _Slice
-) -> list[Event]:
-    if where.number == settings.empty_page:
-        return []
-    start, stop = span
-    first = min(start + where.first, stop)
-    rows = history[first : min(first + where.limit, stop)]
-    if settings.past_end == "endless" and stop > start:
-        beyond = range(max(where.first, where.count), where.first + where.limit)
-        rows += [_made_up(history[stop - 1], index - where.count + 1) for index in beyond]
-    if where.number == settings.short_page:
-        rows = rows[:-_FILTERED]
-    if settings.repeat_rows != "no" and where.first and rows:
-        kept = rows[1:] if settings.repeat_rows == "instead" else rows
-        rows = history[first - 1 : first] + kept
-    return rows
-
-
 def _made_up(last: Event, number: int) -> Event:
     """A row past the last one: its copy, with a log id that goes on rising."""
     return msgspec.structs.replace(last, event_log_id=(last.event_log_id or 0) + number)
 
 
-def _pagination(
-    settings: SandboxSettings, where: _Slice, limit: int, offset: int
-) -> Pagination | None:
-    count = where.count
-    if settings.past_end == "endless":
-        count = max(count, where.first + 2 * where.limit)
-    pagination: Pagination = {"limit": limit, "offset": offset, "total": count}
+def _pagination(settings: SandboxSettings, right: dict[str, int], size: int) -> Pagination | None:
+    """The object as this server sends it, from the right one and the size of its pages."""
+    total = right["total"]
     match settings.total_mode:
         case "none":
             return None
         case "absent":
-            del pagination["total"]
+            return {"limit": right["limit"], "offset": right["offset"]}
         case "text":
-            return {name: str(number) for name, number in pagination.items()}
-        case "float":
-            pagination["total"] = float(count)
-        case "pages":
-            pagination["total"] = -(-count // where.limit)
-        case "zero":
-            pagination["total"] = 0
-        case "wrong":
-            pagination["total"] = max(1, count // 2)
-        case "wrong-high":
-            pagination["total"] = 2 * count
-    return pagination
+            return {name: str(number) for name, number in right.items()}
+        case mode:
+            totals = {
+                "float": float(total),
+                "pages": -(-total // size),
+                "zero": 0,
+                "wrong": max(1, total // 2),
+                "wrong-high": 2 * total,
+            }
+            return {**right, "total": totals.get(mode, total)}
