@@ -51,7 +51,11 @@ class Api:
             "targetPeriods": ("/v3/targetGroups/{group}/targetPeriods", self.target_periods),
             "lookup": ("/v2/customers/lookup", self.customer_id),
         }
-        routes = [web.get(path, handler, name=name) for name, (path, handler) in calls.items()]
+        # No HEAD: it would go through faults that send bodies.
+        routes = [
+            web.get(path, handler, name=name, allow_head=False)
+            for name, (path, handler) in calls.items()
+        ]
         return [*routes, web.post("/v3/oauth/token/generate", self.token, name="token")]
 
     async def enrolled_targets(self, request: web.Request) -> web.StreamResponse:

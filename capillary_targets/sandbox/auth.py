@@ -54,8 +54,8 @@ class Authenticator:
         sent = headers.get(TOKEN_HEADER)
         if sent is None:
             expected = basic_header(self._settings.username, self._settings.password)
-            given = headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(), expected.encode()):
+            given = headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, expected.encode()):
                 raise unauthorized(401, "Unauthorized", 401)
         elif not self._knows(sent):
             in_body, _, code = self._settings.token_rejection.rpartition("-")
@@ -75,7 +75,7 @@ class Authenticator:
         try:
             parsed = json.loads(body)
             key, secret = parsed["key"], parsed["secret"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise error(300004) from None
         if (key, secret) != (self._settings.client_key, self._settings.client_secret):
             raise error(320001)

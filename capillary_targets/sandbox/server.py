@@ -177,7 +177,8 @@ class Sandbox(Listener):
         app.on_response_prepare.append(self._stamp)
         app.add_routes(Api(self.settings, self.world, self._authenticator).routes())
         app.add_routes([web.get("/", self._index, name="index")])
-        app.add_routes([web.get("/sandbox/users.txt", self._users, name="users.txt")])
+        users = web.get("/sandbox/users.txt", self._users, name="users.txt", allow_head=False)
+        app.add_routes([users])
         app.add_routes([web.get("/sandbox/state", _control(self._state), name="state")])
         controls: dict[str, Callable[..., Any]] = {
             "faults": self._add_fault,
@@ -264,8 +265,11 @@ class Sandbox(Listener):
             _CODE.set(error.code)
             status = error.status or self.settings.error_status
             return web.Response(body=error.body, status=status, content_type="application/json")
+        except web.RequestPayloadError as problem:
+            return web.Response(text=f"{problem}\n", status=400)
         except web.HTTPException as problem:
-            return web.Response(text=problem.text, status=problem.status)
+            kept = {name: problem.headers[name] for name in ("Allow",) if name in problem.headers}
+            return web.Response(text=problem.text, status=problem.status, headers=kept)
 
     # --- its own pages, and control for other processes ---
 
@@ -368,7 +372,7 @@ def _control(control: Callable[..., Any]) -> Handler:
         _check_local(request)
         try:
             status, made = 200, order(control, await request.read() or b"{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             status, made = 400, {"error": str(error)}
         return web.Response(body=encode(made), status=status, content_type="application/json")
 

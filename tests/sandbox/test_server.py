@@ -81,6 +81,33 @@ async def test_the_journal_notes_requests_codes_and_counts(caller: Caller) -> No
     assert sandbox.world.count(564_332_013, 1986) == 10
 
 
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "body", "status"),
+    [
+        ("GET", "v3/users/1/enrolledTargets", {"Authorization": "Basic \udcff"}, None, 401),
+        ("HEAD", "v3/users/1/enrolledTargets", {}, None, 405),
+        ("PUT", "v3/users/1/enrolledTargets", {}, b"{}", 405),
+        ("HEAD", "sandbox/users.txt", {}, None, 405),
+        ("POST", "v3/oauth/token/generate", {}, DEEP, 400),
+        ("POST", "sandbox/events", {}, DEEP, 400),
+        ("POST", "sandbox/reset", {"Content-Encoding": "gzip"}, b"{}", 400),
+    ],
+)
+async def test_odd_requests_are_refused_and_nothing_breaks(
+    caller: Caller, method: str, path: str, headers: dict[str, str], body: Any, status: int
+) -> None:
+    async with Sandbox(users=1) as url:
+        async with caller.session.request(
+            method, f"{url}/{path}", headers=caller.authorization | headers, data=body
+        ) as response:
+            assert response.status == status
+            assert (status == 405) == ("Allow" in response.headers)
+        assert (await caller.get(f"{url}/sandbox/state")).status == 200
+
+
 async def test_all_users_are_listed_one_a_line(caller: Caller) -> None:
     sandbox = Sandbox(users=25_000)
     async with sandbox as url:
