@@ -164,7 +164,7 @@ class ServerModel:
 
     def avoid(self, request: PageRequest) -> None:
         """Ask no more for the page of that number: it may be the number that lacks rows."""
-        self.stretches = False
+        self.stretches &= request.limit <= self.page_size
         if request.offset and self.by_page:
             self.avoided |= {request.offset}
 

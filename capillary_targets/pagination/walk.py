@@ -560,10 +560,10 @@ class Walk:
         elif self._joined and (new or full):
             self._join(window, match)
         elif full:
-            if self._short == (window.size, window.start) and window.size == window.request.limit:
-                self._server.cap = (
-                    self._server.cap or window.size
-                )  # as many came when more were due
+            server, size = self._server, window.size
+            again = self._short == (size, window.start) and size == window.request.limit
+            if again and server.largest <= max(size, LEAST_CAP):  # as many as when more were due
+                server.cap = server.cap or size
             self._take(window, match)
             self._watch_end(rows)
         elif enough or (self._marker is not None and self._marker.last in window.events):
@@ -574,6 +574,7 @@ class Walk:
             self._join(window, match)
         else:
             self._server.avoid(window.request)
+            self._server.stretches = False
             self._held, self._state = (window, match), "CHECK_END"
 
     def _why_last(

@@ -178,15 +178,20 @@ class Server:
 
     def _total(self, kept: int) -> int | None:
         count = len(self.rows)
-        return {
-            "rows": count,
-            "pages": -(-count // kept),
-            "absent": None,
-            "zero": 0,
-            "half": max(1, count // 2),
-            "double": 2 * count,
-            "visible": sum(number not in self.speech.filtered for number, _ in self.rows),
-        }[self.speech.total]
+        match self.speech.total:
+            case "pages":
+                return -(-count // kept)
+            case "absent":
+                return None
+            case "zero":
+                return 0
+            case "half":
+                return max(1, count // 2)
+            case "double":
+                return 2 * count
+            case "visible":
+                return sum(number not in self.speech.filtered for number, _ in self.rows)
+        return count
 
 
 def seen(answer: EventsPage | CapillaryError) -> object:

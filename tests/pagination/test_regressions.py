@@ -143,20 +143,6 @@ def test_a_tail_deleted_before_a_checkpoint_is_told_in_one_request() -> None:
     assert again.walk.report.requests == 1
 
 
-@pytest.mark.parametrize("speech", SPEECHES, ids=str)
-@pytest.mark.parametrize("size", [10, 100])
-@pytest.mark.parametrize("count", [10, 25, 101, 250, 1000])
-def test_requests_of_a_client_that_knows_the_server(speech: Speech, size: int, count: int) -> None:
-    first = drive(Walk(size, prefetch=4), Server.of(count, speech))
-    lesson = first.walk.lesson
-    later = drive(Walk(size, prefetch=4, cached=lesson), Server.of(count, speech))
-    assert first.ids == later.ids == list(range(count))
-    fewest = 1 if count <= size else 1 + -(-(count - size) // (size - 1))
-    fewest += speech.total in {"absent", "zero", "half"}
-    assert later.walk.report.requests <= fewest * 1.15 + 1
-    assert first.walk.report.requests <= fewest * 1.15 + 4
-
-
 def test_a_server_that_refuses_pages_above_the_size_asked_for() -> None:
     """Limits a little above `page_size` are an attempt, which may be refused."""
     server, walk, got = Server.of(500), Walk(20), []
