@@ -130,7 +130,14 @@ class EventPager:
 
     def _begin(self, *, by_event: bool = False, in_task: bool = True) -> _RunningWalk:
         start, known, hooks = self.start or START, self.session.dialect, self.session.hooks
-        walk = Walk(self.page_size, self.max_items, self.prefetch or 1, self.dialect, known, start)
+        walk = Walk(
+            self.page_size,
+            self.max_items,
+            prefetch=self.prefetch or 1,
+            dialect=self.dialect,
+            cached=known,
+            start=start,
+        )
         self._walk, self._cursor = walk, Cursor(start)
         scope = hooks.begin("walk", user_id=self.user_id, target_rule_id=self.target_rule_id)
         return _RunningWalk(

@@ -46,11 +46,8 @@ class SeenEvents:
     skipped: int = 0
     rows: list[TargetEvent | int] = field(init=False, factory=list)
     """Rows; or digests, as a checkpoint remembers them, until a page shows the rows."""
-    _ids: set[int | None] = field(init=False, factory=set)
-    _distinct: bool = field(init=False, default=True)
-    """Whether every row has an id of its own: then the ids suffice, and no index is built."""
     _indexed: int = field(init=False, default=0)
-    """The rows in the following indexes."""
+    """The rows in the following indexes, which are built once a page is not what was expected."""
     _by_id: dict[int | None, int] = field(init=False, factory=dict)
     """The first row of each id."""
     _by_row: dict[TargetEvent, int] = field(init=False, factory=dict)
@@ -82,34 +79,25 @@ class SeenEvents:
 
     @property
     def overlap(self) -> int:
-        """Rows by which a page must reach back to show where a run of rows alike begins."""
-        if self._distinct:
-            return 1
-        self._index()
-        last = self.rows[-1] if self.rows else 0
-        if self._copied:
-            return self._longest + 1
-        return 2 if not isinstance(last, int) and last.event_log_id is None else 1
+        """Rows by which a page must reach back to show where a run of rows alike begins.
+
+        As far as known: pages that are what was expected are not searched for such rows.
+        """
+        return self._longest + 1 if self._copied else 1
 
     def add(self, rows: Sequence[TargetEvent], after: int) -> None:
         """Take rows, in the server's order, that stand behind the one taken as number `after`."""
         if rows and after != len(self.rows) - 1:  # those taken behind it are gone, or come later
             self.restore([*self.rows[: after + 1], *rows, *self.rows[after + 1 :]])
-            return
-        self.rows += rows
-        if self._distinct:
-            count = len(self._ids) + len(rows)
-            self._ids.update(map(_id_of, rows))
-            self._distinct = len(self._ids) == count and None not in self._ids
+        else:
+            self.rows += rows
 
     def restore(self, rows: list[TargetEvent | int]) -> None:
         """Set the rows taken."""
-        self.rows, self._distinct = [], True
-        self._indexed, self._longest = 0, 1
-        for index in (self._ids, self._by_id, self._by_row, self._copied, self._scattered):
+        self.rows, self._indexed, self._longest = rows, 0, 1
+        for index in (self._by_id, self._by_row, self._copied, self._scattered):
             index.clear()
-        self.add([row for row in rows if not isinstance(row, int)], -1)
-        self.rows = rows
+        self._index()
 
     def find(self, row: TargetEvent) -> int | None:
         """The number under which a row was taken, the first of rows that are alike."""
@@ -130,17 +118,8 @@ class SeenEvents:
         if isinstance(rows[-1], int):
             self._resolve(events)
             rows = self.rows
-        last = rows[-1]
-        if not isinstance(last, int) and last in events and (self._distinct or self._once(last)):
-            index = events.index(last)
-            if (index or not self._copied) and last not in events[index + 1 :]:
-                return Alignment(index, len(rows) - 1)
         anchor = self._anchor(events)
         return None if anchor is None else self.extend(events, anchor)
-
-    def _once(self, row: TargetEvent) -> bool:
-        self._index()
-        return row not in self._copied
 
     def extend(self, events: tuple[TargetEvent, ...], anchor: Alignment) -> Alignment:
         """Go on from an anchor to the latest row taken that the page shows behind it."""
@@ -191,12 +170,21 @@ class SeenEvents:
         )
 
     def _index(self) -> None:
-        """Bring the indexes up to date. Walks that meet their last row in each page need none."""
-        for index in range(self._indexed, len(self.rows)):
+        """Bring the indexes up to date."""
+        begin, self._indexed = self._indexed, len(self.rows)
+        if begin == self._indexed:
+            return
+        new = self.rows[begin:]
+        if not self._by_row and (begin or not any(isinstance(row, int) for row in new)):
+            ids = dict(zip(map(_id_of, new), range(begin, self._indexed), strict=True))
+            if len(ids) == len(new) and None not in ids and self._by_id.keys().isdisjoint(ids):
+                self._by_id |= ids  # every row has an id of its own
+                return
+        for index in range(begin, self._indexed):
             row = self.rows[index]
             if isinstance(row, int):
                 continue
-            if not self._distinct and self._find(row) is not None:
+            if self._find(row) is not None:
                 self._copied.add(row)
                 run = 1
                 while index >= run and self.rows[index - run] == row:
@@ -208,4 +196,3 @@ class SeenEvents:
                 self._by_row[row] = index
             else:
                 self._by_id[row.event_log_id] = index
-        self._indexed = len(self.rows)

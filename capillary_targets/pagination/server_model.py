@@ -103,6 +103,11 @@ class ServerModel:
             self.votes = max(-_MOST, min(_MOST, self.votes + vote))
         return agrees
 
+    def confirm(self) -> None:
+        """A page was where a certain reading of `offset` has it."""
+        if self.certain:
+            self.votes = _MOST if self.by_page else -_MOST
+
     def doubt(self) -> None:
         """A page was not where a reading has it that hardly any page of this walk has confirmed."""
         if abs(self.votes) <= _CERTAIN and self.given.offset is None:
@@ -172,23 +177,21 @@ class ServerModel:
 
     def record(self, window: Window) -> None:
         """Note the size and the numbers of a response."""
-        page, limit = window.page, window.request.limit
-        if page is None:
-            self.past_end = "refused"
-            return
-        size, total, echo = window.size, window.total, page.pagination.limit
-        self.largest = max(self.largest, size)
-        if echo and self.given.limit != "kept" and 0 < echo < limit and size <= echo:
+        limit, total, numbers = window.request.limit, window.total, window.numbers
+        echo = numbers.limit
+        self.largest = max(self.largest, window.size)
+        if echo and 0 < echo < limit and window.size <= echo and self.given.limit != "kept":
             self.cap, self.cap_echoed = min(echo, self.cap or echo), True
         if self._totals or self._silent:
             self.constant &= total is not None and total == self.latest
-        self._silent = "zero" if page.pagination.total == 0 else "absent"
         self.latest = total
-        if total is not None:
-            self._silent = None
-            self._totals[self.served(limit)] = total
-            if self.total == "wrong" and self.given.total is None and self._agreed[1]:
-                self.total, self.total_certain = "pages", False
+        if total is None:
+            self._silent = "zero" if numbers.total == 0 else "absent"
+            return
+        self._silent = None
+        self._totals[self.served(limit)] = total
+        if self.total == "wrong" and self.given.total is None and self._agreed[1]:
+            self.total, self.total_certain = "pages", False
 
     def rows(self, window: Window) -> tuple[int, int] | None:
         """The least and the most rows in the list by the response's total; None if not known."""

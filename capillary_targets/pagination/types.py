@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from operator import attrgetter
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import attrs
-from attrs import define, field, frozen
+import msgspec
+from attrs import define, frozen
 
 from capillary_targets.errors import UsageError
-from capillary_targets.models import EventsPage, TargetEvent, short_repr
+from capillary_targets.models import EventsPage, Pagination, TargetEvent, short_repr
 
 from .dialect import UNKNOWN, Dialect
 
@@ -42,30 +43,24 @@ class PageRequest:
     start: int
 
 
-@define(eq=False, repr=False)
 class Window:
     """One response as an atomic look at a contiguous part of the list.
 
-    An error that means "past the end" is a window without rows and without a page.
+    An error that means "past the end" is a window without rows and without a page. `start` is the
+    row of its first event, as `offset` is read; `total` is as the server names it, None where it is
+    absent, negative, or 0 beside rows.
     """
 
-    request: PageRequest
-    page: EventsPage | None
-    start: int = field(init=False)
-    """The row of its first event, as `offset` is read."""
-    events: tuple[TargetEvent, ...] = field(init=False, default=())
-    size: int = field(init=False, default=0)
-    total: int | None = field(init=False, default=None)
-    """As the server names it; None where it is absent, negative, or 0 beside rows."""
+    __slots__ = ("events", "numbers", "page", "request", "size", "start", "total")
 
-    def __attrs_post_init__(self) -> None:
-        self.start = self.request.start
-        if self.page is not None:
-            self.events = self.page.events
-            self.size = len(self.events)
-            total = self.page.pagination.total
-            if total is not None and (total > 0 or (total == 0 and not self.size)):
-                self.total = total
+    def __init__(self, request: PageRequest, page: EventsPage | None) -> None:
+        self.request, self.page, self.start = request, page, request.start
+        self.events: tuple[TargetEvent, ...] = () if page is None else page.events
+        self.size = len(self.events)
+        self.numbers = Pagination() if page is None else page.pagination
+        total = self.numbers.total
+        named = total is not None and (total > 0 or (total == 0 and not self.size))
+        self.total = total if named else None
 
     @property
     def end(self) -> int:
@@ -73,7 +68,7 @@ class Window:
         return self.start + self.size
 
 
-@frozen
+@frozen(slots=False)
 class PagingReport:
     """What a walk did, and whether it is complete.
 
@@ -138,7 +133,7 @@ class Checkpoint:
         dialect: what was detected of the server.
     """
 
-    row: int = 0
+    row: Annotated[int, msgspec.Meta(ge=0)] = 0
     last: tuple[int, ...] = ()
     date: datetime | None = None
     dialect: Dialect = UNKNOWN
@@ -154,14 +149,9 @@ class Checkpoint:
     def from_dict(cls, given: Mapping[str, Any]) -> Checkpoint:
         """The inverse of `to_dict`. Raises `UsageError`."""
         try:
-            row, last, date = given["row"], tuple(given["last"]), given["date"]
-            date = None if date is None else datetime.fromisoformat(date)
-            dialect = Dialect.from_dict(given.get("dialect") or {})
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            return msgspec.convert({"row": None, **given}, cls)  # a row must be given
+        except (TypeError, ValueError) as error:
             raise UsageError(f"this is no checkpoint: {error}") from None
-        if any(type(number) is not int for number in (row, *last)) or row < 0:
-            raise UsageError("this is no checkpoint: row and digests must be whole numbers")
-        return cls(row, last, date, dialect)
 
     def __str__(self) -> str:
         return json.dumps(self.to_dict(), separators=(",", ":"))
@@ -180,13 +170,15 @@ START: Final = Checkpoint()
 """Before the first event."""
 
 
-@define(eq=False, repr=False)
 class Cursor:
     """How far the consumer of a walk has come: the source of checkpoints."""
 
-    start: Checkpoint
-    _row: int | None = field(init=False, default=None)
-    _tail: Sequence[TargetEvent] = field(init=False, default=())
+    __slots__ = ("_row", "_tail", "start")
+
+    def __init__(self, start: Checkpoint) -> None:
+        self.start = start
+        self._row = start.row
+        self._tail: Sequence[TargetEvent] = ()
 
     def advance(self, row: int, received: Sequence[TargetEvent]) -> None:
         """The consumer has received these events, the first of which stands in `row`."""
@@ -196,8 +188,7 @@ class Cursor:
 
     def checkpoint(self, dialect: Dialect) -> Checkpoint:
         """The position behind what was received last."""
-        if self._row is None:
+        if not self._tail:
             return self.start
         last = (*self.start.last, *map(row_digest, self._tail))[-_TAIL:]
-        date = self._tail[-1].event_date if self._tail else self.start.date
-        return Checkpoint(self._row, last, date, dialect)
+        return Checkpoint(self._row, last, self._tail[-1].event_date, dialect)

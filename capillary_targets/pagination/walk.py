@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from attrs import define, evolve, field
-
 from capillary_targets.errors import (
     ApiError,
     CapillaryError,
@@ -57,7 +55,6 @@ _LONG: Final = 64
 _WAS_LAST: Final = "the row that was the last when the list was seen to grow has come"
 
 
-@define(eq=False, repr=False)
 class Walk:
     """One walk. Ask for the pages of `requests()`, feed their responses in order, until `done`.
 
@@ -70,94 +67,91 @@ class Walk:
         start: where to resume.
     """
 
-    page_size: int
-    max_items: int | None = None
-    prefetch: int = 1
-    dialect: Dialect = UNKNOWN
-    cached: Dialect = UNKNOWN
-    start: Checkpoint = START
-
-    done: bool = field(init=False, default=False)
-    reason: str = field(init=False, default="not started")
-    complete: bool = field(init=False, default=False)
+    # Nearly all walks of a sweep are one page: what others need is set by `_begin`, or below.
+    done = False
+    reason = "not started"
+    complete = False
     """The walk is over, and nothing is missing."""
-    failed: bool = field(init=False, default=False)
+    failed = False
     """The walk is over, and cannot prove that nothing is missing."""
-    events: int = field(init=False, default=0)
+    events = 0
     """Given out."""
-    moved: bool = field(init=False, default=False)
+    moved = False
     """Whether the list was seen to shift."""
-    _state: Literal["FIRST", "READ", "CHECK_END", "FIND_END"] = field(init=False, default="FIRST")
-    _plan: list[PageRequest] = field(init=False, factory=list)
-    _requests: int = field(init=False, default=0)
-    _batches: list[Batch] = field(init=False, factory=list)
-    _error: CapillaryError | None = field(init=False, default=None)
-    _total: int | None = field(init=False, default=None)
-    _no_record: bool = field(init=False, default=False)
-    _counts_rows: bool = field(init=False, default=False)
-    """Whether a first page that sufficed has shown that the total counts rows. The fields below
-    are set when more is read."""
-    _server: ServerModel = field(init=False)
-    _seen: SeenEvents = field(init=False)
-    _row: int = field(init=False)
+    _state: Literal["FIRST", "READ", "CHECK_END", "FIND_END"] = "FIRST"
+    _requests = _restarts = _duplicates = 0
+    _error: CapillaryError | None = None
+    _total: int | None = None
+    _no_record = False
+    _counts_rows = False
+    """Whether a first page that sufficed has shown that the total counts rows."""
+    _server: ServerModel
+    _seen: SeenEvents
+    _row: int
     """The row behind the last one taken, as the server last counted."""
-    _limit: int = field(init=False)
+    _limit: int
     """The most rows to ask for: fewer than `_most` while a short page is cut differently."""
-    _rows: tuple[int, int] | None = field(init=False)
-    """The least and the most rows in the list, by the latest response."""
-    _drift: int = field(init=False)
-    """Rows that vanished before the frontier between the latest two responses."""
-    _overlap: int = field(init=False)
-    _before: tuple[int, int, int] = field(init=False)
+    _overlap: int
+    _before: tuple[int, int, int]
     """Where the latest page with an anchor began: as a page, as a row, and among the rows taken."""
-    _aim: int | None = field(init=False)
+    _search: GallopingSearch
+    _rows: tuple[int, int] | None = None
+    """The least and the most rows in the list, by the latest response."""
+    _drift = 0
+    """Rows that vanished before the frontier between the latest two responses."""
+    _aim: int | None = None
     """Where to look for the frontier, if not at `_row`."""
-    _search: GallopingSearch = field(init=False)
-    _lost: int = field(init=False)
+    _lost = 0
     """Pages in a row that did not show the last row taken."""
-    _restarts: int = field(init=False, default=0)
-    _duplicates: int = field(init=False, default=0)
-    _idle: int = field(init=False)
+    _idle = 0
     """Responses since new rows were last taken."""
-    _recuts: int = field(init=False)
-    _short: tuple[int, int] = field(init=False)
+    _recuts = 0
+    _short = 0, 0
     """Size and start of the latest page that was not full."""
-    _held: tuple[Window, Alignment] | None = field(init=False)
+    _held: tuple[Window, Alignment] | None = None
     """A page that may be the last: it is taken once its end is checked."""
-    _growths: int = field(init=False)
+    _growths = 0
     """How often the end has moved on while it was checked."""
-    _replaced: int = field(init=False)
-    _joined: bool = field(init=False)
+    _replaced = 0
+    _joined = False
     """Whether pages lacked rows or did not overlap, so that only the total can vouch."""
-    _excused: bool = field(init=False)
+    _excused = False
     """Whether the next page may begin elsewhere, as the latest one lacked rows."""
-    _markers: int = field(init=False)
-    _marker: EndMarker | None = field(init=False)
-    _distance: int | None = field(init=False)
+    _markers = 0
+    _marker: EndMarker | None = None
+    _distance: int | None = None
     """Rows that the list had by its total when the walk began."""
 
-    def __attrs_post_init__(self) -> None:
-        if self.max_items == 0:
+    def __init__(
+        self,
+        page_size: int,
+        max_items: int | None = None,
+        *,
+        prefetch: int = 1,
+        dialect: Dialect = UNKNOWN,
+        cached: Dialect = UNKNOWN,
+        start: Checkpoint = START,
+    ) -> None:
+        self.page_size, self.max_items, self.prefetch = page_size, max_items, prefetch
+        self.dialect, self.cached, self.start = dialect, cached, start
+        self._plan: list[PageRequest] = []
+        self._batches: list[Batch] = []
+        if max_items == 0:
             self._stop()
-        if self.start is not START:
-            self.cached = self.cached.fill_from(self.start.dialect)
-            if self.start.row:
+        if start is not START:
+            self.cached = cached.fill_from(start.dialect)
+            if start.row:
                 self._begin()
 
     def _begin(self) -> None:
         """Prepare to read more than one page."""
         self._state = "READ"
         self._server = ServerModel(self.dialect, self.cached, self.page_size)
-        self._seen = SeenEvents.at(self.start)
+        self._seen = seen = SeenEvents.at(self.start)
         self._row, self._limit = self.start.row, self._most
-        self._overlap = max(1, len(self._seen.rows) - 1)
-        self._before = self._seen.skipped, self._seen.skipped, 0
-        self._search, self._short = GallopingSearch(), (0, 0)
-        self._rows = self._aim = self._held = self._marker = None
-        self._drift = self._lost = self._idle = self._recuts = 0
-        self._growths = self._replaced = self._markers = 0
-        self._distance = None
-        self._joined = self._excused = False
+        self._overlap = max(1, len(seen.rows) - 1)
+        self._before = seen.skipped, seen.skipped, 0
+        self._search = GallopingSearch()
 
     # --- what the driver sees ---
 
@@ -244,11 +238,15 @@ class Walk:
         if self._state != "FIRST" or not self._shows_all(request, page):
             if self._state == "FIRST":
                 self._begin()
-            self._take_in(Window(request, page))
-            if self._wanted == 0:
-                self._stop()
+            window = Window(request, page)
+            if page is not None:
+                self._server.record(window)
+            if page is None or not self._fits(window):
+                self._take_in(window)
             if self._plan and (self.done or not self._is_across(self._plan[0])):
                 self._plan.clear()
+        if self.max_items is not None and self.events >= self.max_items:
+            self._stop()
         batches, self._batches = self._batches, []
         return batches
 
@@ -260,14 +258,14 @@ class Walk:
             self._no_record = True
             self._complete("no record")
             return True
-        total, size, echo = page.pagination.total, len(page.events), page.pagination.limit
-        if total != size or (echo and 0 < echo < request.limit):
+        numbers, size = page.pagination, len(page.events)
+        if numbers.total != size or (numbers.limit and 0 < numbers.limit < request.limit):
             return False
         kind = self.dialect.total or self.cached.total
         if kind != "rows" and (size >= request.limit or kind in _NO_ROWS or self.dialect.total):
             return False  # perhaps the first of as many pages
-        self._total = total
-        self._counts_rows = total > 1 and request.limit > 1
+        self._total = size
+        self._counts_rows = size > 1 and request.limit > 1
         self._emit(page, page.events, 0)
         self._complete("the last page ends where the total does")
         return True
@@ -276,14 +274,16 @@ class Walk:
 
     def _emit(self, page: EventsPage, events: tuple[TargetEvent, ...], row: int) -> None:
         """Give out events of a page, the first of which stands in `row`."""
-        wanted = self._wanted
+        wanted = self._wanted if self.max_items is not None else None
         if wanted is not None and len(events) > wanted:
             events = events[:wanted]
             self._stop()
         if events:
             self.events += len(events)
             if len(events) != len(page.events):
-                page = evolve(page, events=events)
+                page = EventsPage(
+                    events, page.pagination, page.warnings, page.request_id, page.body
+                )
             self._batches.append(Batch(page, row))
 
     @property
@@ -396,6 +396,39 @@ class Walk:
 
     # --- READ: what a page across the frontier means ---
 
+    def _fits(self, window: Window) -> bool:
+        """Take a page that is what a list that keeps still would show; False if it may not be.
+
+        The last row taken is where it should be and the total is what it was: those behind it are
+        new, and none has to be compared with the rows taken before.
+        """
+        server, request, size = self._server, window.request, window.size
+        rows, index, end = self._seen.rows, self._row - 1 - request.start, request.start + size
+        if self._state != "READ" or self._joined or self._marker or not server.constant:
+            return False
+        if self._drift or self._lost or self._recuts or self._overlap > 1 or index >= size - 1:
+            return False
+        if self._row:
+            certain = server.certain and not server.doubted
+            if not certain or index < 0 or window.events[index] != rows[-1]:
+                return False
+        total, reason = server.rows(window), None
+        if total is None or end < total[0]:
+            if size < request.limit:
+                return False
+        elif end == total[1] == self._seen.count + size - index - 1 and server.total_certain:
+            reason = "the last page ends where the total does"
+        else:
+            return False
+        self._total, self._rows = window.total, total
+        server.confirm()
+        self._take(window, Alignment(index, len(rows) - 1))
+        if reason is not None:
+            self._complete(reason)
+        elif self._distance is None:
+            self._watch_end(total)
+        return True
+
     def _take_in(self, window: Window) -> None:
         request, server = window.request, self._server
         self._idle += 1
@@ -409,7 +442,8 @@ class Walk:
         elif request.limit > self.page_size and type(self._error) is ApiError:
             server.refuse_stretch()
             return
-        server.record(window)
+        else:
+            server.past_end = "refused"
         if self._state == "FIND_END" and self._marker is not None:
             self._find_end(self._marker, window)
         elif self._state == "CHECK_END" and self._held is not None:
@@ -636,15 +670,14 @@ class Walk:
     def _take(self, window: Window, match: Alignment) -> None:
         """Take a page's new rows and give them out."""
         new = window.events[match.at + 1 :]
-        self._seen.add(new, match.taken)
         self._row = window.end
-        if not new or window.page is None:
-            return
-        self._emit(window.page, new, window.start + match.at + 1)
-        self._search = GallopingSearch()
-        self._idle = self._recuts = 0
-        self._limit = self._most
-        if self._marker is not None and self._marker.last in new:
+        if new and window.page is not None:
+            self._seen.add(new, match.taken)
+            self._emit(window.page, new, window.start + match.at + 1)
+            self._search = GallopingSearch()
+            self._idle = self._recuts = 0
+            self._limit = self._most
+        if self._marker is not None and self._marker.last in window.events:
             self._finish(window, _WAS_LAST)
 
     # --- no anchor ---
@@ -744,6 +777,7 @@ class Walk:
                 server.doubt()
                 server.flip()
             return
+        first.start = window.start + shown.at + 1 - first.size  # where it ends by now
         last = Alignment(shown.at, begin + shown.taken)
         more = shown.at + 1 < window.size
         if server.shows_end(window):
