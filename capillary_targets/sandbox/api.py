@@ -24,6 +24,8 @@ _ONE_ACCOUNT = {"INSTORE", "ALL"}
 _OTHER_SOURCES = frozenset(
     "FACEBOOK WEB_ENGAGE WECHAT MARTJACK TMALL TAOBAO JD ECOMMERCE WEBSITE LINE".split()  # noqa: SIM905
 )
+_OTHER_NAMES = frozenset("cardnumber cardExternalId wechat martjackId fbId".split())  # noqa: SIM905
+"""Kinds of identifiers that no member here has."""
 _ACCOUNT = "sandbox"
 """The one account of each other source."""
 
@@ -130,7 +132,7 @@ class Api:
         name, value = query.get("identifierName"), query.get("identifierValue")
         source = query.get("source")
         known = source in _ONE_ACCOUNT | _OTHER_SOURCES
-        if not known or name not in responses.IDENTIFIERS or not value:
+        if not known or name not in {*responses.IDENTIFIERS, *_OTHER_NAMES} or not value:
             raise error_v2(8013)
         account = _ACCOUNT if source in _ONE_ACCOUNT else query.get("accountId")
         if account != _ACCOUNT:

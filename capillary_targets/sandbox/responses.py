@@ -6,6 +6,7 @@ Amounts are `Decimal` and come out as JSON numbers with all their digits.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -290,15 +291,10 @@ def identifiers(user: int) -> dict[str, str]:
 
 
 def identified_user(name: str, value: str) -> int | None:
-    """The user id in an identifier; None if it is not one of ours.
-
-    Raises:
-        KeyError: there is no identifier of that name.
-    """
-    before, after = IDENTIFIERS[name].replace("{:09d}", "{}").split("{}")
-    digits = value.removeprefix(before).removesuffix(after)
-    user = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else None
-    return user if user is not None and identifiers(user)[name] == value else None
+    """The user id in an identifier; None if it is not one of ours."""
+    digits = re.search(r"[0-9]{1,19}(?=\D*$)", value.removeprefix("919"))
+    user = int(digits[0]) if digits else -1
+    return user if identifiers(user).get(name) == value else None
 
 
 def _customer(user: int) -> msgspec.Raw:

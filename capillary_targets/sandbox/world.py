@@ -229,7 +229,7 @@ class World:
             event_name="GENERIC_EVENT" if ruled.behavioural else "ADD_TRANSACTION",
             customer_id=user,
             event_display_name="appCheckIn" if ruled.behavioural else None,
-            unique_id=str(log_id),
+            unique_id=make_uuid(log_id, 0) if ruled.behavioural else str(log_id),
             event_date=date,
             event_processed_date=date,
             period_id=ruled.group.period_at(date).id,

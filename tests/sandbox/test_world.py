@@ -323,3 +323,11 @@ def test_an_added_event_may_differ_in_any_field() -> None:
     with pytest.raises(TypeError, match="colour"):
         world.add_event(user, rule, colour="red")
     assert world.count(user, rule) == 27
+
+
+def test_an_event_added_has_the_unique_id_of_its_kind() -> None:
+    world = World(SandboxSettings(users=1, targets=4))
+    for user, rule in pairs(world):
+        found = world.add_event(user, rule).unique_id
+        assert (len(found) == 36) == world.rule(rule).behavioural
+        assert found.isdecimal() != world.rule(rule).behavioural
