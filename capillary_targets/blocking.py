@@ -54,10 +54,6 @@ def _method(
     return method
 
 
-def _result(client: BlockingClient, made: Coroutine[Any, Any, T]) -> T:
-    return client.run(made)
-
-
 def _outcomes(client: BlockingClient, sweep: Sweep) -> Iterator[UserOutcome]:
     return client.iterate(sweep.__aiter__)
 
@@ -143,12 +139,12 @@ class BlockingClient:
             with suppress(ClientClosed, UsageError):  # then nothing is in flight any more
                 self.run(items.aclose())
 
-    active_targets: Final = _method(TargetsClient.active_targets, _result)
-    find_customer: Final = _method(TargetsClient.find_customer, _result)
-    target_groups: Final = _method(TargetsClient.target_groups, _result)
-    target_periods: Final = _method(TargetsClient.target_periods, _result)
-    progress: Final = _method(TargetsClient.progress, _result)
-    reconcile: Final = _method(TargetsClient.reconcile, _result)
-    settle: Final = _method(TargetsClient.settle, _result)
+    active_targets: Final = _method(TargetsClient.active_targets, run)
+    find_customer: Final = _method(TargetsClient.find_customer, run)
+    target_groups: Final = _method(TargetsClient.target_groups, run)
+    target_periods: Final = _method(TargetsClient.target_periods, run)
+    progress: Final = _method(TargetsClient.progress, run)
+    reconcile: Final = _method(TargetsClient.reconcile, run)
+    settle: Final = _method(TargetsClient.settle, run)
     events: Final = _method(TargetsClient.events, BlockingPager)
     sweep: Final = _method(TargetsClient.sweep, _outcomes)

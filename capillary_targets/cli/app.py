@@ -6,17 +6,17 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import resource
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pkgutil import resolve_name
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token, convert
 
 from capillary_targets.cassette import recording
 from capillary_targets.errors import ApiError, CapillaryError, UsageError
@@ -24,7 +24,7 @@ from capillary_targets.session import __version__
 
 from . import connection, output
 
-__all__ = ["main", "relaxed_gc"]
+__all__ = ["main"]
 
 _OK, _FAILED, _USAGE, _REFUSED, _PIPE_CLOSED = 0, 1, 2, 3, 141
 _LEAST_FILES: Final = 24
@@ -60,13 +60,25 @@ a setting, a flag or a file is wrong.
 """
 
 
+def _exact(wanted: Any, tokens: Sequence[Token]) -> Any:
+    """A value as cyclopts reads it, which takes 1.6 for 2 and 0x10 for 16: no id is rounded."""
+    kinds = {wanted, *get_args(wanted)}
+    if int in kinds and not all(re.fullmatch("-?[0-9]{1,30}", one.value) for one in tokens):
+        if str in kinds:  # a name
+            return tokens[0].value
+        raise ValueError
+    return convert(wanted, tokens)
+
+
 def _app(tokens: Sequence[str] = ()) -> App:
     """The application. Of commands only the one that is named is loaded: half of the start."""
     app = App(
         name="capillary-targets",
         help=_HELP,
         version=f"capillary-targets {__version__}",
-        default_parameter=Parameter(negative="", show_default=lambda given: given or None),
+        default_parameter=Parameter(
+            negative="", converter=_exact, show_default=lambda given: given or None
+        ),
     )
     named = bool(tokens) and tokens[0] in _MODULES
     for name, module in _MODULES.items():
@@ -77,7 +89,9 @@ def _app(tokens: Sequence[str] = ()) -> App:
     return app
 
 
-async def _record(*command: Annotated[str, Parameter(allow_leading_hyphen=True)], out: Path) -> int:
+async def _record(
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True)], out: connection.File
+) -> int:
     """Run a command and keep the answers that it gets, with nothing in them that names a person.
 
     Try it without an account:
@@ -154,8 +168,8 @@ def _parsed(tokens: Sequence[str]) -> Any:
     try:
         return _app(tokens).parse_args(tokens, exit_on_error=False, print_error=False)
     except (CycloptsError, ValueError) as error:
-        chain = getattr(error, "command_chain", None) or ()
-        hint = " ".join(("capillary-targets", *chain, "--help"))
+        named = [one for one in tokens[:1] if one in {*_MODULES, "record"}]
+        hint = " ".join(("capillary-targets", *named, "--help"))
         what = " ".join(str(error).split()).rstrip("., ")
         raise UsageError(f"{what}. See `{hint}`") from None
 
@@ -166,22 +180,14 @@ def run_until_done(command: Coroutine[Any, Any, int]) -> int:
     SIGINT, SIGTERM and SIGHUP cancel it, so that it can put its things in order, and give 130,
     143 and 129. A second one ends the process on the spot.
     """
-    with relaxed_gc(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_with_signals(command))
-
-
-@contextmanager
-def relaxed_gc() -> Iterator[None]:
-    """Freeze imported objects and raise the gc thresholds, for as long as it is entered.
-
-    A sweep makes events by the hundred thousand, all of them freed without the collector's help;
-    its looking through them takes a fifth of the time.
-    """
     thresholds = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(50_000)
+    gc.set_threshold(
+        50_000
+    )  # events are freed without its help: looking through them takes a fifth
     try:
-        yield
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_with_signals(command))
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
@@ -198,22 +204,19 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _with_signals(command: Coroutine[Any, Any, int]) -> int:
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
+    task: Any = asyncio.current_task()
     caught: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if caught:
             os._exit(128 + number)
         caught.append(number)
-        if task is not None:
-            loop.call_soon_threadsafe(task.cancel)
+        loop.call_soon_threadsafe(task.cancel)
 
     # Python's own handlers, not the loop's: the second signal has to work while the loop is stuck
     # in a write. One that is ignored stays so: nohup, or a shell's background job.
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in handled:
-        signal.signal(number, stop)
+    ours = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in ours}
     try:
         status = await command
     except asyncio.CancelledError as interruption:
@@ -221,6 +224,6 @@ async def _with_signals(command: Coroutine[Any, Any, int]) -> int:
             raise
         output.note(": ".join(("interrupted", *interruption.args)))
     finally:
-        for number in handled:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 128 + caught[0] if caught else status

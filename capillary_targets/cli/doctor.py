@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
-
 from capillary_targets.doctor import diagnose, load_known
-from capillary_targets.errors import UsageError
 from capillary_targets.retry import RetryPolicy
 
 from . import output
-from .connection import DEFAULT, Connection
+from .connection import DEFAULT, File, Query
 
 __all__ = ["doctor"]
 
 _SANDBOX_USER = 1_000_001
 _CHANGED = 3
 
-JsonFlag = Annotated[bool, Parameter(name="--json")]
-
 
 async def doctor(
     *,
     user: int | None = None,
     rule: int | None = None,
-    out: Path | None = None,
-    since: Path | None = None,
-    as_json: JsonFlag = False,
-    connection: Connection = DEFAULT,
+    out: File | None = None,
+    since: File | None = None,
+    query: Query = DEFAULT,
 ) -> int:
     """Find out how a cluster behaves, in at most 15 requests that change nothing.
 
@@ -45,23 +35,22 @@ async def doctor(
         rule: One of the member's targets; by default the one with the highest value.
         out: Write the verdicts to this cluster.toml: for Dialect.load, sandbox --like and --since.
         since: Compare with this cluster.toml; with a difference, the exit status is 3.
-        as_json: One line of JSON instead of a table.
-        connection: How to reach the API.
+        query: How to reach the API, and how to print.
     """
     before = None if since is None else load_known(since)
-    if user is None and connection.sandbox:
+    if user is None and query.sandbox:
         user = _SANDBOX_USER
-    async with connection.client(retry=RetryPolicy(attempts=2)) as client:
+    async with query.client(retry=RetryPolicy(attempts=2)) as client:
         diagnosis = await diagnose(client.session, user, rule)
     if out is not None:
-        _write(out, diagnosis.to_toml())
+        out.write_text(diagnosis.to_toml(), encoding="utf-8")
     changes = [] if before is None else diagnosis.changes(before)
-    if as_json:
+    if query.is_json:
         found = diagnosis.to_dict()
         if before is not None:
             names = ("question", "before", "now")
             found["changes"] = [dict(zip(names, one, strict=True)) for one in changes]
-        output.write(f"{json.dumps(found)}\n")
+        output.write_json([found])
     else:
         rows = [
             {
@@ -77,10 +66,3 @@ async def doctor(
         if before is not None and not changes:
             output.write(f"nothing changed since {since}\n")
     return _CHANGED if changes else 0
-
-
-def _write(out: Path, text: str) -> None:
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--out: {out} cannot be written: {error.strerror}") from None

@@ -12,9 +12,9 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final, TextIO
+from typing import Final, Literal, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -22,16 +22,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from capillary_targets.models import JSON, Target, TargetEvent
+from capillary_targets.models import JSON
 
 __all__ = [
     "CLEAR_LINE",
-    "NoWrap",
     "OutputLost",
     "fail",
     "guarded",
     "is_dumb",
-    "is_wanted_as_json",
     "log",
     "note",
     "open_streams",
@@ -42,7 +40,6 @@ __all__ = [
     "warn",
     "write",
     "write_json",
-    "write_rows",
 ]
 
 CLEAR_LINE: Final = "\r\x1b[K"
@@ -50,8 +47,6 @@ CLEAR_LINE: Final = "\r\x1b[K"
 
 _LONGEST_LINE: Final = 600
 _NARROW: Final = 60
-_LEAST_TEXT: Final = 10
-_LONG_WORD: Final = 20
 _GAP: Final = 2
 _PLAIN_DIGITS: Final = 40
 # Control and format characters (bidirectional overrides among them), line separators, and halves
@@ -68,12 +63,6 @@ class OutputLost(Exception):
     def __init__(self, error: OSError) -> None:
         super().__init__(f"cannot write to stdout: {error.strerror}")
         self.error = error
-
-
-class NoWrap(str):
-    """A text that a table never wraps."""
-
-    __slots__ = ()
 
 
 def open_streams() -> None:
@@ -169,16 +158,6 @@ def _discard(stream: TextIO) -> None:
         os.close(nowhere)
 
 
-def is_wanted_as_json(*, asked: bool) -> bool:
-    """Whether rows go out as JSON Lines: asked for, or stdout is no terminal."""
-    return asked or not sys.stdout.isatty()
-
-
-def write_rows(rows: Iterable[Target | TargetEvent]) -> None:
-    """Write each row as one line of JSON."""
-    write_json(row.to_dict() for row in rows)
-
-
 def write_json(values: Iterable[Mapping[str, object]]) -> None:
     """Write each as a line of JSON; characters that steer a terminal are spelled out in it."""
     lines = (JSON.encode(one).decode() for one in values)
@@ -190,130 +169,80 @@ def _json_escape(found: re.Match[str]) -> str:
     return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
 
 
-def show_facts(title: str, facts: Mapping[str, str]) -> None:
-    """Print names and values: a block on a terminal, `name: value` lines elsewhere."""
-    if sys.stdout.isatty():
-        write(
-            f"{title}\n\n{_block({name: NoWrap(printable(text)) for name, text in facts.items()})}"
-        )
-    else:
-        write("".join(f"{name}: {printable(text)}\n" for name, text in facts.items()))
+def show_facts(facts: Mapping[str, str]) -> None:
+    """Print a `name: value` line for each; one that has no value is left out."""
+    lines = (f"{name}: {printable(text.strip())}\n" for name, text in facts.items() if text.strip())
+    write("".join(lines))
 
 
 def show_records(title: str, records: Sequence[Mapping[str, object]]) -> None:
-    """Print records of the same fields: as a table, or a block for each on a narrow terminal.
+    """Print records of the same fields: as a table, or as facts where the terminal is too narrow.
 
-    Fields that are empty in all records are left out. Numbers, dates and `NoWrap` are never
-    wrapped or cut; amounts (Decimal) are aligned at the point.
+    Fields that are empty in all records are left out. Only texts are wrapped, and not within a
+    word; amounts (Decimal) are aligned at the point.
     """
-    columns = _columns(records)
-    cells = {name: _cells(name, values) for name, values in columns.items()}
-    cells = {name: texts for name, texts in cells.items() if any(map(str.strip, texts))}
     write(f"{printable(title)}\n")
-    if not cells:
-        return
+    columns: dict[str, list[str]] = {}
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     needed = -_GAP
-    for name, texts in cells.items():
-        number = any(type(value) in {int, Decimal} for value in columns[name])
-        heading = name.rjust(len(texts[0])) if number else name
-        fixed = isinstance(texts[0], NoWrap)
-        least = _widest(heading, *texts)
-        if not fixed:  # it wraps, but not within a word
-            words = " ".join((name, *texts)).split()
-            least = min(least, max(_LEAST_TEXT, min(_LONG_WORD, _widest(*words))))
-        needed += least + _GAP
-        table.add_column(heading, no_wrap=fixed, min_width=least, overflow="fold")
-    for row in zip(*cells.values(), strict=True):
-        table.add_row(*map(Text, row))
-    width = shutil.get_terminal_size().columns
-    if width < _NARROW or needed > width:
-        rows = zip(*cells.values(), strict=True)
-        blocks = [_block(dict(zip(cells, row, strict=True))) for row in rows]
-        write("".join(f"\n{block}" for block in blocks))
-    else:
-        write("\n" + _rendered(table))
-
-
-def _columns(records: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
-    """The values by field; where all its times are of one zone, that stands in the field's name."""
-    columns: dict[str, list[object]] = {}
     for name in records[0] if records else ():
         values = [record[name] for record in records]
-        zones = {f"{value:%z}" for value in values if isinstance(value, datetime)}
-        zone = zones.pop() if len(zones) == 1 else ""
-        if zone:
-            values = [v.replace(tzinfo=None) if isinstance(v, datetime) else v for v in values]
-        columns[f"{name} ({_zone_name(zone)})" if zone else name] = values
-    return columns
+        heading, texts = _column(name, values)
+        if not any(map(str.strip, texts)):
+            continue
+        columns[heading] = texts
+        wraps = all(isinstance(value, str | None) for value in values)
+        words = " ".join((heading, *texts)).split() if wraps else (heading, *texts)
+        least = max(map(cell_len, words))
+        needed += least + _GAP
+        table.add_column(heading, no_wrap=not wraps, min_width=least, overflow="fold")
+    if not columns:
+        return
+    write("\n")
+    size = shutil.get_terminal_size()
+    rows = list(zip(*columns.values(), strict=True))
+    if size.columns < _NARROW or needed > size.columns:
+        for number, row in enumerate(rows):
+            write("\n" * (number > 0))
+            show_facts(dict(zip(map(str.strip, columns), row, strict=True)))
+        return
+    for row in rows:
+        table.add_row(*map(Text, row))
+    # Height too: rich takes 80 columns for a "dumb" terminal that is told its width alone.
+    color: Literal["auto"] | None = None if is_dumb() else "auto"
+    console = Console(width=size.columns, height=size.lines, color_system=color)
+    with console.capture() as captured:
+        console.print(table)
+    write(re.sub(r" +$", "", captured.get(), flags=re.MULTILINE))
 
 
-def _zone_name(zone: str) -> str:
-    return "UTC" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
+def _column(name: str, values: Sequence[object]) -> tuple[str, list[str]]:
+    """A column's heading and texts. Where all its times are of one zone, the heading says it.
 
-
-def _widest(*texts: str) -> int:
-    return max(map(cell_len, texts), default=0)
-
-
-def _cells(name: str, values: Sequence[object]) -> list[str]:
-    """A column's texts. Numbers are padded on the left, amounts to as many places on the right."""
-    texts = [_text(value) for value in values]
-    if all(isinstance(value, str | None) and not isinstance(value, NoWrap) for value in values):
-        return [printable(text) for text in texts]
-    if any(isinstance(value, Decimal) for value in values):
+    Numbers are padded on the left, amounts to as many places on the right.
+    """
+    zones = {f"{value:%z}" for value in values if isinstance(value, datetime)}
+    if len(zones) == 1 and (zone := zones.pop()):
+        name = f"{name} ({'UTC' if zone == '+0000' else f'{zone[:3]}:{zone[3:]}'})"
+        values = [v.replace(tzinfo=None) if isinstance(v, datetime) else v for v in values]
+    texts = [printable(_text(value)) for value in values]
+    if any(type(value) in {int, Decimal} for value in values):
         tails = [len(text) - len(text.partition(".")[0]) for text in texts]
         texts = [text + " " * (max(tails) - tail) for text, tail in zip(texts, tails, strict=True)]
-    if any(type(value) in {int, Decimal} for value in values):
         widest = max(map(len, (name, *texts)))
-        texts = [text.rjust(widest) for text in texts]
-    return [NoWrap(printable(text)) for text in texts]
+        name, *texts = (text.rjust(widest) for text in (name, *texts))
+    return name, texts
 
 
 def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ")
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) < _PLAIN_DIGITS:
-        return f"{value:f}"
-    return str(value)
-
-
-def _block(record: Mapping[str, str]) -> str:
-    """One record, a line for each field that has a value.
-
-    Where the terminal has no room for a value beside the names, lines are left to it to wrap:
-    nothing is cut.
-    """
-    shown = {name: text for name, text in record.items() if text.strip()}
-    names = _widest(*shown)
-    room = shutil.get_terminal_size().columns - names - _GAP
-    fixed = (cell_len(text.strip()) for text in shown.values() if isinstance(text, NoWrap))
-    if max(fixed, default=_LEAST_TEXT) > room:
-        return "".join(f"{name}: {text.strip()}\n" for name, text in shown.items())
-    grid = Table.grid(padding=(0, _GAP, 0, 0))
-    grid.add_column(no_wrap=True, style="bold")
-    grid.add_column(overflow="fold")
-    for name, text in shown.items():
-        grid.add_row(name, Text(text.strip()))
-    return _rendered(grid)
-
-
-def _rendered(table: Table) -> str:
-    """The table as text with a terminal's styles, not wider than the terminal."""
-    size = shutil.get_terminal_size()
-    # Height too: rich takes 80 columns for a "dumb" terminal that is told its width alone.
-    console = Console(
-        file=sys.stdout,
-        width=size.columns,
-        height=size.lines,
-        color_system=None if is_dumb() else "auto",
-    )
-    with console.capture() as captured:
-        console.print(table)
-    return re.sub(r" +$", "", captured.get(), flags=re.MULTILINE)
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return value.isoformat(sep=" ")
+        case Decimal() if value.is_finite() and abs(value.adjusted()) < _PLAIN_DIGITS:
+            return f"{value:f}"
+        case _:
+            return str(value)

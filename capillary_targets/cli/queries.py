@@ -15,28 +15,25 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.progress import Cycle, TargetProgress, progress_of
 
 from . import output
-from .connection import DEFAULT, Connection, period_of
-from .output import NoWrap
+from .connection import DEFAULT, Query
 
 __all__ = ["events", "explain", "targets", "user"]
 
 _BAR: Final = 10
 
-JsonFlag = Annotated[bool, Parameter(name="--json")]
 UserId = Annotated[int | None, Parameter(name="--id")]
-Ids = Annotated[list[int] | None, Parameter(name="--rule")]
+Rules = Annotated[list[int] | None, Parameter(name="--rule")]
 
 
 async def targets(
     user: int,
     /,
     *,
-    rules: Ids = None,
+    rules: Rules = None,
     enrollment_type: str | None = None,
     tracking_date: datetime | None = None,
     only_user_created: bool | None = None,
-    as_json: JsonFlag = False,
-    connection: Connection = DEFAULT,
+    query: Query = DEFAULT,
 ) -> int:
     """Show the targets that a user is enrolled in.
 
@@ -50,14 +47,13 @@ async def targets(
         enrollment_type: Only targets of this enrolment: TRANSACTION, IMPORT, AUDIENCE_FILTER.
         tracking_date: As of this moment, with its zone: 2024-08-09T08:44:44+00:00.
         only_user_created: Only targets that the user made.
-        as_json: JSON Lines even on a terminal; elsewhere they are what comes anyway.
-        connection: How to reach the API.
+        query: How to reach the API, and how to print.
     """
     if tracking_date is not None and tracking_date.tzinfo is None:
         raise UsageError(
             f"--tracking-date needs a time zone: write {tracking_date.isoformat()}+00:00 for UTC"
         )
-    async with connection.client() as client:
+    async with query.client() as client:
         found = await client.active_targets(
             user,
             target_rule_ids=rules or (),
@@ -65,11 +61,7 @@ async def targets(
             tracking_date=tracking_date,
             only_user_created=only_user_created,
         )
-    if output.is_wanted_as_json(asked=as_json):
-        output.write_rows(found)
-    else:
-        title = f"Targets of user {user}: {len(found)}"
-        output.show_records(title, [_target(one) for one in found])
+    query.show(f"Targets of user {user}: {len(found)}", found, _target)
     return 0
 
 
@@ -90,11 +82,10 @@ async def events(
     rule: int,
     /,
     *,
-    period: str | None = None,
+    period: int | str | None = None,
     page_size: int = 100,
     max_items: int | None = None,
-    as_json: JsonFlag = False,
-    connection: Connection = DEFAULT,
+    query: Query = DEFAULT,
 ) -> int:
     """Show the events that counted towards one of a user's targets, oldest first.
 
@@ -108,23 +99,17 @@ async def events(
         period: Only events of this period: its id, its refCode, or "current".
         page_size: Events asked for in one request.
         max_items: At most so many events.
-        as_json: JSON Lines even on a terminal; elsewhere they are what comes anyway.
-        connection: How to reach the API.
+        query: How to reach the API, and how to print.
     """
-    async with connection.client(page_size=page_size) as client:
-        pager = client.events(user, rule, period=period_of(period), max_items=max_items)
-        if output.is_wanted_as_json(asked=as_json):
+    async with query.client(page_size=page_size) as client:
+        pager = client.events(user, rule, period=period, max_items=max_items)
+        if query.is_json:
             async for page in pager.pages():
-                output.write_rows(page.events)
+                query.show("", page.events, _event)
         else:
             found = await pager.collect()
-            title = f"Events of user {user} towards target {rule}: {len(found)}"
-            output.show_records(title, [_event(one) for one in found])
-    report = pager.report
-    if report.complete or max_items is not None:
-        return 0
-    output.fail(f"not everything came: {report.events} of {report.total} events; {report.reason}")
-    return 1
+            query.show(f"Events of user {user} towards target {rule}: {len(found)}", found, _event)
+    return 0
 
 
 def _event(one: TargetEvent) -> Mapping[str, object]:
@@ -144,9 +129,8 @@ async def explain(
     rule: int,
     /,
     *,
-    period: str | None = None,
-    as_json: JsonFlag = False,
-    connection: Connection = DEFAULT,
+    period: int | str | None = None,
+    query: Query = DEFAULT,
 ) -> int:
     """Show a target's events beside the service's own value, cycle by cycle, and what explains it.
 
@@ -161,29 +145,26 @@ async def explain(
         user: The user's id.
         rule: The target's (rule) id, as `targets` shows it.
         period: Only this period: its id, its refCode, or "current".
-        as_json: JSON Lines even on a terminal; elsewhere they are what comes anyway.
-        connection: How to reach the API.
+        query: How to reach the API, and how to print.
     """
-    async with connection.client() as client:
-        found = await client.reconcile(user, rule, period=period_of(period))
-    if output.is_wanted_as_json(asked=as_json):
-        output.write_json(_explained_fields(one) for one in found.cycles)
-    elif found.cycles:
+    async with query.client() as client:
+        found = await client.reconcile(user, rule, period=period)
+    if found.cycles:
         title = f"Target {rule} of user {user}: {found.cycles[0].progress.target_name or ''}"
-        output.show_records(title, [_explained(one) for one in found.cycles])
+        query.show(title, found.cycles, _explained, _explained_fields)
     if not found.is_member:
         output.note(f"user {user} is not in target {rule}; `targets {user}` shows theirs")
     elif not found.cycles:
         which = "" if period is None else f" in period {period}"
         output.note(f"user {user} is in target {rule}, without a record or events{which}")
     for warning in found.warnings:
-        connection.warn(f"the service says: {warning.message} [{warning.code}]")
+        query.warn(f"the service says: {warning.message} [{warning.code}]")
     return 0
 
 
 def _explained(one: Cycle) -> Mapping[str, object]:
     return {
-        "period": NoWrap(one.progress.period or one.progress.period_id or ""),
+        "period": one.progress.period or one.progress.period_id,
         "ends": one.progress.period_end,
         "events": len(one.events),
         "sum of events": one.event_sum,
@@ -216,8 +197,7 @@ async def user(
     account_id: str | None = None,
     all_periods: bool = False,
     show_profile: bool = False,
-    as_json: JsonFlag = False,
-    connection: Connection = DEFAULT,
+    query: Query = DEFAULT,
 ) -> int:
     """Show who a member is, which targets they are in, how far along, and what to ask next.
 
@@ -234,29 +214,28 @@ async def user(
         account_id: The account of a source that has several.
         all_periods: Not only the running period of each target, but all of them.
         show_profile: The member's name and addresses too: personal data.
-        as_json: One line of JSON even on a terminal; elsewhere it is what comes anyway.
-        connection: How to reach the API.
+        query: How to reach the API, and how to print.
     """
     identifiers = {"mobile": mobile, "email": email, "externalId": external_id}
     given = [(name, value) for name, value in identifiers.items() if value is not None]
     if len(given) + (user_id is not None) != 1:
         raise UsageError("give one of --mobile, --email, --external-id and --id, and only one")
-    async with connection.client() as client:
+    async with query.client() as client:
         if user_id is None:
             ((name, value),) = given
             user_id = await client.find_customer(
                 identifier_name=name, identifier_value=value, source=source, account_id=account_id
             )
         groups = await client.target_groups(user_id, include_inactive=all_periods or None)
-    if output.is_wanted_as_json(asked=as_json):
+    if query.is_json:
         line = groups.to_dict()
         if not show_profile:
             del line["customer"]
         output.write_json([line])
     else:
-        _show_user(groups, show_profile=show_profile, sandbox=connection.sandbox)
+        _show_user(groups, show_profile=show_profile, sandbox=query.sandbox)
     for warning in groups.warnings:
-        connection.warn(f"the service says: {warning.message} [{warning.code}]")
+        query.warn(f"the service says: {warning.message} [{warning.code}]")
     return 0
 
 
@@ -295,11 +274,11 @@ def _progress(one: TargetProgress) -> Mapping[str, object]:
     return {
         "rule": one.target_rule_id,
         "target": one.target_name,
-        "period": NoWrap(one.period or one.period_id or ""),
+        "period": one.period or one.period_id,
         "ends": one.period_end,
         "achieved": one.achieved_value,
         "of": one.target_value,
-        "progress": NoWrap(_bar(one.share)),
+        "progress": _bar(one.share),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import attrs
@@ -15,7 +14,7 @@ from capillary_targets.errors import UsageError
 from capillary_targets.sandbox import Replay, Sandbox, SandboxSettings
 
 from . import output
-from .connection import rate_of
+from .connection import File, Rate
 
 __all__ = ["sandbox"]
 
@@ -27,10 +26,10 @@ _DEFAULT: Final = SandboxSettings()
 async def sandbox(
     *,
     port: int = 8080,
-    rate_limit: str | None = None,
+    rate_limit: Rate = None,
     notify_header: str | None = None,
-    like: Path | None = None,
-    replay: Path | None = None,
+    like: File | None = None,
+    replay: File | None = None,
     settings: Annotated[
         SandboxSettings, Parameter(name="*", negative=None, parse=_FLAGS)
     ] = _DEFAULT,
@@ -51,8 +50,7 @@ async def sandbox(
     """
     given: dict[str, Any] = attrs.asdict(settings, recurse=False) | {"port": port}
     if rate_limit is not None:
-        limit = rate_of(rate_limit, "--rate-limit")
-        given["rate_limit"] = (limit.requests, limit.per)
+        given["rate_limit"] = (rate_limit.requests, rate_limit.per)
     if notify_header is not None:
         name, colon, value = notify_header.partition(":")
         if not colon:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from cyclopts import Parameter, Token, validators
+from attrs import evolve
+from cyclopts import Parameter, validators
 
+from capillary_targets.client import TargetsClient
 from capillary_targets.errors import UsageError
 from capillary_targets.notifications import SQLiteStore
 from capillary_targets.sandbox import Sandbox
@@ -27,54 +30,41 @@ from capillary_targets.sweep import plan as make_plan
 from capillary_targets.sweep.plan import Estimate, Plan
 
 from . import output
-from .connection import DEFAULT, Connection, concurrency_of, max_failures_of, period_of, rate_of
+from .connection import DEFAULT, Concurrency, Connection, File, MaxFailures, Rate
 from .progress import ProgressDisplay
 
 __all__ = ["report", "sweep"]
 
 _OK, _FAILED, _REFUSED = 0, 1, 3
+_FLAGS: Final = re.compile(
+    "^(?!target_rule_ids|fetch_targets|source|max_failures|notifications|limits)"
+)
+"""The options that are flags as they are; the others are spelled in ways of their own."""
+_DEFAULT: Final = SweepOptions()
 
-
-def _named(_type: type, tokens: Sequence[Token]) -> Path:
-    """A path. An empty one, of a variable that is not set, must not be the current directory."""
-    if not tokens[0].value:
-        raise ValueError("a path is empty: name a file or a directory")
-    return Path(tokens[0].value)
-
+Users: TypeAlias = UsersFile | Collection[int]
 
 # The hyphen that stands for stdin must not be taken for a flag.
-UsersPath = Annotated[Path | None, Parameter(allow_leading_hyphen=True, converter=_named)]
-Directory = Annotated[Path, Parameter(converter=_named)]
-NotificationsPath = Annotated[Path | None, Parameter(converter=_named)]
+UsersPath = Annotated[File | None, Parameter(allow_leading_hyphen=True)]
 Rules = Annotated[list[int] | None, Parameter(name="--rule")]
-FullEvery = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 PartRows = Annotated[int, Parameter(validator=validators.Number(gte=1))]
-Concurrency = Annotated[str, Parameter(name="--concurrency")]
 
 
 async def sweep(
     users_file: UsersPath = None,
     /,
     *,
-    out: Directory,
-    format: Literal["jsonl", "parquet"] = "jsonl",  # noqa: A002 - the flag's name
-    raw: bool = False,
-    incremental: bool = False,
-    detect: Literal["events", "groups"] = "events",
-    full_every: FullEvery = 30,
-    plan: bool = False,
-    retry_failed: bool = False,
+    out: File,
     column: str | None = None,
     rules: Rules = None,
-    period: str | None = None,
     events_only: bool = False,
-    max_failures: str | None = None,
-    notifications: NotificationsPath = None,
-    moved: bool = False,
-    concurrency: Concurrency = "auto",
-    rate: str | None = None,
-    page_size: int = 100,
-    part_rows: PartRows = 500_000,
+    options: Annotated[SweepOptions, Parameter(name="*", parse=_FLAGS)] = _DEFAULT,
+    max_failures: MaxFailures = None,
+    notifications: File | None = None,
+    plan: bool = False,
+    concurrency: Concurrency = None,
+    rate: Rate = None,
+    part_rows: PartRows = _DEFAULT.limits.rows,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     connection: Connection = DEFAULT,
@@ -94,29 +84,18 @@ async def sweep(
             either may be gzip; - is stdin. May be left out with --retry-failed, and with
             --sandbox, whose users are then all swept.
         out: The directory for the files.
-        format: The format of the parts.
-        raw: Add each row as the server sent it, unknown fields included.
-        incremental: Fetch what is new since the latest run over the list, if that one is over.
-        detect: events reads all events of all targets. groups asks for a user's target groups
-            first, one request, and reads the events only of targets that have a record and have
-            changed; it writes `progress/` as well.
-        full_every: With --detect groups, read again in one of so many runs what nothing but the
-            achieved value vouches for.
-        plan: Say what the sweep would cost, from the list, the directory and a sample of at most
-            100 users, and do no more.
-        retry_failed: Sweep only the users that failed.
         column: The column of a CSV file with the ids: its name, or its number from 1.
         rules: Only this target (rule) id; may be given several times.
-        period: Only events of this period: its id, its refCode, or "current".
         events_only: Do not ask which targets users are in: fetch the events of each --rule for
             everybody, with one request less for each user.
+        options: What to fetch, and how to keep it.
         max_failures: Stop when more users than this have failed: a number, or a share such as 5%.
         notifications: The SQLite store of the vendor's notifications: events that were never
             announced, and announcements that never showed up, are listed in announcements/.
-        moved: Another program may take the parts out of --out as soon as they are written.
+        plan: Say what the sweep would cost, from the list, the directory and a sample of at most
+            100 users, and do no more.
         concurrency: Requests in flight at once: a number, or auto to find the server's pace.
         rate: Keep to a budget: 1000/60 is at most 1000 requests in any 60 seconds.
-        page_size: Events asked for in one request.
         part_rows: A part is closed when it holds so many rows, or is two minutes old.
         engine: local is this process; ray sweeps on a Ray cluster (extra ray), which shares --out.
         address: The cluster's, with --engine ray; left out, a Ray of its own on this machine.
@@ -126,53 +105,37 @@ async def sweep(
         raise UsageError("--address is a Ray cluster's: say --engine ray as well")
     if address is not None and connection.sandbox:
         raise UsageError("--sandbox is for Ray on this machine: leave out --address")
-    if plan and (retry_failed or engine == "ray"):
+    if plan and (options.retry_failed or engine == "ray"):
         raise UsageError("--plan is for a list of users and --engine local")
-    users = _users(users_file, column, connection, retry_failed=retry_failed)
-    client_settings: dict[str, Any] = {
-        "concurrency": concurrency_of(concurrency),
-        "rate": None if rate is None else rate_of(rate),
-        "page_size": page_size,
-    }
-    options = SweepOptions(
-        target_rule_ids=tuple(rules or ()),
-        period=period_of(period),
+    users = _users(users_file, column, connection, retry_failed=options.retry_failed)
+    options = evolve(
+        options,
+        target_rule_ids=rules or (),
         fetch_targets=not events_only,
-        format=format,
-        raw=raw,
-        incremental=incremental,
-        detect=detect,
-        full_every=full_every,
-        retry_failed=retry_failed,
         source="the sandbox" if connection.sandbox else None,
-        max_failures=None if max_failures is None else max_failures_of(max_failures),
-        moved=moved,
+        max_failures=max_failures,
         notifications=None if notifications is None else SQLiteStore(notifications),
         limits=PartLimits(rows=part_rows),
     )
     if plan:
-        async with connection.client(**client_settings) as client:
+        async with connection.client(concurrency=concurrency, rate=rate) as client:
             found = await make_plan(client, users, out, options)
-        output.show_facts("Plan", _planned(found, rated=rate is not None))
+        output.show_facts(_planned(found, rated=rate is not None))
         return _OK
     expected = users.expected() if isinstance(users, UsersFile) else len(users)
-    rate_limit = client_settings["rate"]
     try:
-        with ProgressDisplay(expected, rate=rate_limit, quiet=connection.quiet) as display:
-            if engine == "ray":
-                client_settings |= {"address": address, "progress": display.update}
-                summary = await _sweep_by_ray(connection, client_settings, users, out, options)
-            else:
-                client_settings["log"] = display.log
-                summary = await _sweep(
-                    connection, client_settings, users, out, options, display=display
-                )
+        with ProgressDisplay(expected, rate=rate, quiet=connection.quiet) as display:
+            sweeper = _sweep if engine == "local" else partial(_sweep_by_ray, address=address)
+            settings = connection.settings(display.log, concurrency=concurrency, rate=rate)
+            async with connection.server() as (url, auth):
+                settings |= {"base_url": url, "auth": auth}
+                summary = await sweeper(users, out, options, display, **settings)
     except asyncio.CancelledError:
         raise asyncio.CancelledError(
             f"the users done so far are safe in {out}; run the same command again to go on"
         ) from None
     try:
-        output.show_facts("Swept", _facts(summary, out, by_ray=engine == "ray"))
+        output.show_facts(_facts(summary, out, by_ray=engine == "ray"))
     except output.OutputLost as error:  # the work is done, and its files say the same
         connection.warn(f"{error}; see {out / 'summary.json'}")
     if summary.groups_off:
@@ -185,45 +148,31 @@ async def sweep(
 
 
 async def _sweep(
-    connection: Connection,
-    client_settings: dict[str, Any],
-    users: UsersFile | Collection[int],
-    out: Path,
-    options: SweepOptions,
-    *,
-    display: ProgressDisplay,
+    users: Users, out: Path, options: SweepOptions, display: ProgressDisplay, **settings: Any
 ) -> Summary:
-    timeline, told = RequestTimeline(), False
-    async with connection.client(**client_settings, hooks=(timeline,)) as client:
-
-        def progress(summary: Summary) -> None:
-            nonlocal told
-            if summary.groups_off and not told:
-                told = True
-                display.log(f"going on without target groups: {summary.groups_off}")
-            display.update(summary, client.session.limiter.limit)
-
-        return await run(client, users, out, options, timeline=timeline, progress=progress)
+    timeline = RequestTimeline()
+    settings["hooks"] = (*settings["hooks"], timeline)
+    async with TargetsClient(**settings) as client:
+        limiter = client.session.limiter
+        return await run(
+            *(client, users, out, options),
+            timeline=timeline,
+            progress=lambda summary: display.update(summary, limiter.limit),
+        )
 
 
 async def _sweep_by_ray(
-    connection: Connection,
-    client_settings: dict[str, Any],
-    users: UsersFile | Collection[int],
-    out: Path,
-    options: SweepOptions,
+    users: Users, out: Path, options: SweepOptions, display: ProgressDisplay, **settings: Any
 ) -> Summary:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     try:
         from capillary_targets import ray  # noqa: PLC0415 - the extra, which loads slowly
     except ImportError as error:
         raise UsageError(str(error)) from error
-    async with connection.server() as (base_url, auth):
-        settings = connection.settings(**client_settings) | {"base_url": base_url, "auth": auth}
-        return await ray.sweep(users, out, options, **settings)
+    return await ray.sweep(users, out, options, progress=display.update, **settings)
 
 
-async def report(out: Directory, /) -> int:
+async def report(out: File, /) -> int:
     """Make a sweep's `report.html` once more.
 
     Try it without an account:
@@ -239,12 +188,8 @@ async def report(out: Directory, /) -> int:
 
 
 def _users(
-    users_file: Path | None,
-    column: str | None,
-    connection: Connection,
-    *,
-    retry_failed: bool,
-) -> UsersFile | Collection[int]:
+    users_file: Path | None, column: str | None, connection: Connection, *, retry_failed: bool
+) -> Users:
     if users_file is not None and re.match("-.", str(users_file)):
         raise UsageError(f"Unknown option: {users_file}. See `capillary-targets sweep --help`")
     if retry_failed:

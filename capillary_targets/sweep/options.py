@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable  # noqa: F401 - `get_type_hints` looks here for UserQuery's
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 from attrs import define, field, frozen
@@ -65,13 +66,13 @@ class SweepOptions(UserQuery):
         limits: When a part is complete.
     """
 
-    format: str = "jsonl"
+    format: Literal["jsonl", "parquet"] = "jsonl"
     raw: bool = False
     incremental: bool = False
     retry_failed: bool = False
     source: str | None = None
     max_failures: float | None = None
-    detect: str = "events"
+    detect: Literal["events", "groups"] = "events"
     full_every: int = 30
     moved: bool = False
     notifications: AnnouncementSource | None = None

@@ -12,7 +12,8 @@ import pytest
 
 from capillary_targets import UsageError
 from capillary_targets.auth import BasicAuth, OAuth
-from capillary_targets.cli.connection import max_failures_of, period_of
+from capillary_targets.cli.app import _parsed
+from capillary_targets.cli.connection import _max_failures
 from capillary_targets.environment import auth_of
 from capillary_targets.sandbox import Sandbox
 from tests.conftest import in_thread
@@ -191,16 +192,17 @@ def test_a_first_command_that_fails_says_what_to_check(
     ("text", "limit"), [("0", 0), ("100", 100), ("5%", 0.05), ("0.05", 0.05), ("12.5%", 0.125)]
 )
 def test_max_failures_is_a_number_or_a_share(text: str, limit: float):
-    found = max_failures_of(text)
+    found = _max_failures(text)
     assert (found, type(found)) == (limit, type(limit))
 
 
 @pytest.mark.parametrize("text", ["", "-1", "many", "100%", "1.5", "%", ".", "\u00b2", "1e3"])
 def test_max_failures_that_are_neither(text: str):
-    with pytest.raises(UsageError, match="--max-failures"):
-        max_failures_of(text)
+    with pytest.raises(UsageError, match="Invalid value for --max-failures: it must be a number"):
+        _parsed(("sweep", "--out", "x", "--max-failures", text))
 
 
-def test_a_period_is_an_id_or_a_name():
-    names = (None, "9889", "current", "\u00b2", "9" * 5000)
-    assert [period_of(name) for name in names] == [None, 9889, *names[2:]]
+@pytest.mark.parametrize("period", [9889, "current", "\u00b2", "1.5", "0x10", "1_0", "9" * 5000])
+def test_a_period_is_an_id_or_a_name(period: int | str):
+    _, bound, _ = _parsed(("events", "1", "2", "--period", str(period)))
+    assert bound.arguments["period"] == period

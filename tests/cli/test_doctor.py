@@ -10,33 +10,35 @@ import pytest
 from capillary_targets.cli import main
 from capillary_targets.sandbox import Sandbox
 
+from .conftest import Cli
 
-def test_a_table_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+
+def test_a_table_and_a_file(tmp_path: Path, terminal: Cli) -> None:
     file = tmp_path / "cluster.toml"
-    assert main(["doctor", "--sandbox", "--out", str(file)]) == 0
-    shown = capsys.readouterr().out
-    assert "limit=2&offset=1 began at row 2" in shown
+    first = terminal("doctor", "--sandbox", "--out", file)
+    assert first.status == 0
+    assert "limit=2&offset=1 began at row 2" in first.out
     assert 'offset = "page"' in file.read_text()
-    assert main(["doctor", "--sandbox", "--since", str(file)]) == 0
-    assert "nothing changed" in capsys.readouterr().out
+    assert "nothing changed" in terminal("doctor", "--sandbox", "--since", file).out
     file.write_text(file.read_text().replace('answer = "page"', 'answer = "row"'))
-    assert main(["doctor", "--sandbox", "--since", str(file), "--json"]) == 3
-    (change,) = json.loads(capsys.readouterr().out)["changes"]
+    ran = terminal("doctor", "--sandbox", "--since", file, "--json")
+    assert ran.status == 3
+    (change,) = json.loads(ran.out)["changes"]
     assert change == {"question": "offset", "before": "row", "now": "page"}
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "status", "said"),
     [
-        (["--since", "absent"], "absent cannot be read"),
-        (["--out", "/absent/x"], "--out: /absent/x cannot be written"),
-        (["--rule", "x"], "rule"),
+        (["--since", "absent"], 2, "absent cannot be read"),
+        (["--out", "/absent/x"], 1, "'/absent/x'; mend that"),
+        (["--rule", "x"], 2, "rule"),
     ],
 )
 def test_wrong_input_is_one_line(
-    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    flags: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["doctor", "--sandbox", *flags]) == 2
+    assert main(["doctor", "--sandbox", *flags]) == status
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1

@@ -123,7 +123,7 @@ def test_every_setting_of_the_sandbox_has_its_flag(cli: Cli):
     [
         (["--events", -1], "events must be `int` >= 0, not -1"),
         (["--port", 99999], "port must be `int` <= 65535"),
-        (["--rate-limit", "fast"], "--rate-limit must be REQUESTS/SECONDS"),
+        (["--rate-limit", "fast"], "--rate-limit: it must be REQUESTS/SECONDS"),
         (["--total-mode", "many"], "--total-mode"),
         (["--clock", 5], "--clock"),
         (["--notify", "localhost"], "notify must be like http://127.0.0.1:8000/path"),

@@ -61,6 +61,10 @@ def test_a_bad_setting_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     [
         (["targets"], ["USER", "capillary-targets targets --help"]),
         (["targets", "abc"], ["USER", "abc"]),
+        (["targets", "1000001.6"], ["USER", "1000001.6"]),
+        (["targets", "1000001", "--rule", "0x10"], ["--rule", "0x10"]),
+        (["user", "--id", "1_000_001"], ["--id", "1_000_001"]),
+        (["sandbox", "--users", "2.5"], ["--users", "2.5"]),
         (["targets", 1, "--bogus"], ["--bogus"]),
         (["targest", 1], ["targest", "capillary-targets --help"]),
         (["targets", 2**63, "--sandbox"], ["user_id", "64 bits"]),

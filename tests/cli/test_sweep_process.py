@@ -15,7 +15,7 @@ from .terminal import environment
 
 async def started(sandbox: Sandbox, *tokens: object) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "capillary_targets.cli", "sweep", *map(str, tokens)),
+        *(sys.executable, "-m", "capillary_targets_cli", "sweep", *map(str, tokens)),
         env=environment(**variables_of(sandbox)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

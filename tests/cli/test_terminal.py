@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from capillary_targets.cli import output
-from capillary_targets.cli.output import NoWrap, printable, show_records
+from capillary_targets.cli.output import printable, show_records
 from tests.conftest import examples
 
 from .terminal import captured, session
@@ -52,10 +52,8 @@ def test_a_sweeps_summary(tmp_path: Path, columns: int, term: str):
     tokens = ("sweep", tmp_path / "users.txt", "--sandbox", "--out", out)
     status, text = captured(*tokens, columns=columns, TERM=term)
     assert status == 0
-    shown = text.rpartition("Swept\n\n")[2]
-    assert "users" in shown
-    assert "15002.460\n" in shown
-    assert f"{out}\n" in shown
+    assert "sum of values: 15002.460\n" in text
+    assert f"files: {out}\n" in text
     assert ("\x1b[K" in text) == (term == "xterm")
 
 
@@ -85,9 +83,9 @@ def shown_at(columns: int, records: list[dict]) -> list[str]:
 @given(columns=st.integers(1, 200), records=st.lists(RECORD, max_size=4))
 def test_nothing_is_cut_or_wrapped_within(columns: int, records: list[dict]):
     lines = shown_at(columns, records)
-    words = [part for line in lines for part in line.split("  ")]
+    words = [word for line in lines for word in line.split()]
     for record in records:
-        assert any(part.strip().endswith(str(record["id"])) for part in words)
+        assert str(record["id"]) in words
         if record["when"] is not None:
             shown = record["when"].replace(tzinfo=None).isoformat(sep=" ")
             assert any(shown in line for line in lines)
@@ -125,12 +123,11 @@ def test_times_of_several_zones_keep_them():
 
 
 def test_below_sixty_columns_each_record_is_a_block():
-    records = [{"day": date(2025, 1, 9), "note": NoWrap("a b")}, {"day": None, "note": "c"}]
+    records = [{"day": date(2025, 1, 9), "note": "a b"}, {"day": None, "note": "c"}]
     assert shown_at(60, records)[2].startswith("day")
     assert shown_at(59, records) == [
-        *("Title", "", "day   2025-01-09", "note  a b", "", "note  c", "")
+        *("Title", "", "day: 2025-01-09", "note: a b", "", "note: c", "")
     ]
-    assert shown_at(15, records)[2:4] == ["day: 2025-01-09", "note: a b"]
 
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\n\x9b31m\u202etxt\u2028\ud83d"

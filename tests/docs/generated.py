@@ -11,7 +11,7 @@ from typing import Final
 
 from benchmarks.nightly import simulate
 from capillary_targets import errors, settings, wire
-from capillary_targets.contract import Node, contract
+from capillary_targets.contract import contract
 from examples.backend.errors import PROBLEMS
 
 __all__ = ["TABLES", "rendered"]
@@ -120,46 +120,15 @@ def nights() -> str:
     return "\n".join(simulate(50_000_000))
 
 
-def contract_page() -> str:
-    """What `contract.toml` says: contradictions, codes, and the fields of each call."""
-    known = contract()
+def contradictions() -> str:
+    """What the API's pages leave open, by `contract.toml`."""
     names = ("about", "readings", "question", "section")
-    parts = [
-        "## What its pages leave open",
-        "`doctor` tells how the questions with a name fall on a cluster.",
-        _table(
-            names, *(tuple(one.get(name, "") for name in names) for one in known.contradictions)
-        ),
-        "## Error codes",
-        _table(
-            ("code", "message", "exception"),
-            *(
-                (str(code), facts["message"], f"`{facts['error']}`")
-                for code, facts in sorted(known.codes.items())
-            ),
-        ),
-    ]
-    for call in known.calls.values():
-        parts += [f"## {call.name}", f"`GET {call.path}` (section {call.section})"]
-        rows = _places(call.answer, "")
-        parts.append(_table(("field", "type", "always", "values or form"), *rows))
-    return "\n\n".join(parts)
-
-
-def _places(node: Node, place: str) -> Iterator[tuple[str, ...]]:
-    """The fields below a node, each with its dotted path."""
-    for key, child in node.children.items():
-        here = f"{place}.{key}" if place else key
-        values = ", ".join(f"`{one}`" for one in sorted(child.values)) or child.form or ""
-        types = " or ".join(sorted(child.types))
-        yield f"`{here}`", types, "yes" if child.always else "", values
-        yield from _places(child, here)
-        if child.items is not None:
-            yield from _places(child.items, f"{here}{'{}' if child.mapped else '[]'}")
+    found = contract().contradictions
+    return _table(names, *(tuple(one.get(name, "") for name in names) for one in found))
 
 
 TABLES: Final[dict[str, dict[str, Callable[[], str]]]] = {
-    "docs/contract.md": {"contract": contract_page},
+    "docs/contract.md": {"contradictions": contradictions},
     "docs/errors.md": {"codes": codes, "classes": classes},
     "docs/how-to/backend.md": {"statuses": statuses},
     "docs/nightly.md": {"nights": nights},

@@ -18,7 +18,7 @@ from tests.docs.blocks import blocks_of
 ROOT = Path(__file__).parent.parent.parent
 DOCKERFILE = (ROOT / "examples" / "Dockerfile").read_text()
 PAGE = ROOT / "docs" / "how-to" / "schedule.md"
-COMMAND = [sys.executable, "-m", "capillary_targets.cli"]
+COMMAND = [sys.executable, "-m", "capillary_targets_cli"]
 READ_ONLY = """
 mount --make-rprivate /
 mount --bind "$DATA" "$DATA"

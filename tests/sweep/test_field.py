@@ -302,7 +302,7 @@ async def test_a_list_that_is_cut_off_stops_it(tmp_path: Path):
 def limited(files: int, *tokens: str) -> subprocess.CompletedProcess[str]:
     """The real command, which may have so many files open."""
     return subprocess.run(
-        [sys.executable, "-m", "capillary_targets.cli", *tokens],
+        [sys.executable, "-m", "capillary_targets_cli", *tokens],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)),
         capture_output=True,
         text=True,
