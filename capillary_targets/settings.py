@@ -196,6 +196,6 @@ class Settings:
         url = self.base_url
         if url.scheme == "http" and not self.allow_insecure and not _is_loopback(url.host or ""):
             raise UsageError(
-                f"base URL: http would send the credentials to {url.host} in clear; use https, "
-                "or say allow_insecure=True"
+                f"base URL: http would send the credentials to {url.host} in clear; use https "
+                "(in Python, allow_insecure=True permits it)"
             )

@@ -16,7 +16,16 @@ from pkgutil import resolve_name
 from types import FrameType
 from typing import Annotated, Any, Final, get_args
 
-from cyclopts import App, CycloptsError, Parameter, Token, convert
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    Token,
+    UnusedCliTokensError,
+    convert,
+)
 
 from capillary_targets.cassette import recording
 from capillary_targets.errors import ApiError, CapillaryError, UsageError
@@ -63,10 +72,11 @@ a setting, a flag or a file is wrong.
 def _exact(wanted: Any, tokens: Sequence[Token]) -> Any:
     """A value as cyclopts reads it, which takes 1.6 for 2 and 0x10 for 16: no id is rounded."""
     kinds = {wanted, *get_args(wanted)}
-    if int in kinds and not all(re.fullmatch("-?[0-9]{1,30}", one.value) for one in tokens):
-        if str in kinds:  # a name
-            return tokens[0].value
-        raise ValueError
+    for token in tokens if int in kinds else ():
+        if not re.fullmatch("-?[0-9]{1,30}", token.value):
+            if str in kinds:  # a name
+                return token.value
+            raise ValueError(f"{token.value!r} is no whole number")
     return convert(wanted, tokens)
 
 
@@ -170,7 +180,15 @@ def _parsed(tokens: Sequence[str]) -> Any:
     except (CycloptsError, ValueError) as error:
         named = [one for one in tokens[:1] if one in {*_MODULES, "record"}]
         hint = " ".join(("capillary-targets", *named, "--help"))
-        what = " ".join(str(error).split()).rstrip("., ")
+        what = " ".join(str(error).split()).rstrip("., ?")
+        match error:
+            case UnusedCliTokensError():
+                what = f"there is no place for {' '.join(error.unused_tokens or ())}"
+            case MissingArgumentError():
+                name = error.argument.name if error.argument else ""
+                what = f"{name} is missing, or its value"
+            case CoercionError() if error.argument and error.argument.name not in what:
+                what = f"Invalid value for {error.argument.name}: {what}"
         raise UsageError(f"{what}. See `{hint}`") from None
 
 

@@ -217,7 +217,7 @@ async def user(
         query: How to reach the API, and how to print.
     """
     identifiers = {"mobile": mobile, "email": email, "externalId": external_id}
-    given = [(name, value) for name, value in identifiers.items() if value is not None]
+    given = [(name, value) for name, value in identifiers.items() if value]
     if len(given) + (user_id is not None) != 1:
         raise UsageError("give one of --mobile, --email, --external-id and --id, and only one")
     async with query.client() as client:
