@@ -62,7 +62,7 @@ async def active_targets(
 
     """
     if tracking_date is not None and tracking_date.tzinfo is None:
-        raise UsageError("tracking_date must have a time zone: the API takes an instant")
+        raise UsageError("tracking_date must have a time zone, such as +00:00 of UTC")
     rules = [str(checked_id("target_rule_ids", rule)) for rule in target_rule_ids]
     query = {
         "targetRuleIds": ",".join(rules) or None,

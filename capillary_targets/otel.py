@@ -19,17 +19,23 @@ from functools import cache, lru_cache, partial
 from typing import Final, TypeAlias
 
 from attrs import asdict, define, field, has
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.metrics import (
-    CallbackOptions,
-    MeterProvider,
-    Observation,
-    get_meter,
-    get_meter_provider,
-)
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 from yarl import URL
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import (
+        CallbackOptions,
+        MeterProvider,
+        Observation,
+        get_meter,
+        get_meter_provider,
+    )
+    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+except ImportError:
+    raise ImportError(
+        "metrics and traces need the extra: pip install 'capillary-targets[otel]'"
+    ) from None
 
 from .hooks import (
     Details,

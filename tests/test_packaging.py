@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_the_command_names_the_extra_that_is_missing(missing: str) -> None:
     assert ran.stderr == (
         f"error: the command line needs {missing}: pip install 'capillary-targets[cli]'\n"
     )
+
+
+@pytest.mark.parametrize(("module", "missing"), [("otel", "opentelemetry"), ("ray", "ray")])
+def test_a_module_names_the_extra_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, module: str, missing: str
+) -> None:
+    monkeypatch.delitem(sys.modules, f"capillary_targets.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"pip install 'capillary-targets\[{module}\]'"):
+        import_module(f"capillary_targets.{module}")
 
 
 def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,6 @@ __all__ = ["ProgressDisplay"]
 _TICK: Final = 0.2
 _MOST_LINES: Final = 10_000
 _LOG_EVERY: Final = 5.0
-_BAR: Final = 10
 
 
 class ProgressDisplay:
@@ -86,12 +85,9 @@ class ProgressDisplay:
             (1, f"{summary.failed + summary.refused} failed"),
             (2, f"{_time(seconds)} elapsed"),
         ]
-        bar = percent = ""
+        percent = ""
         if self._expected:
-            share = min(1.0, done / self._expected)
-            full = int(share * _BAR)
-            bar = f"{'█' * full}{'░' * (_BAR - full)} " if width else ""
-            percent = f"{share:.0%}: "
+            percent = f"{min(1.0, done / self._expected):.0%}: "
             asked = summary.requests / max(1, summary.users) * max(0, self._expected - done)
             pace = (summary.requests - self._before[2]) / seconds
             left = seconds_for(asked, self._rate, pace) if users else None
@@ -100,7 +96,7 @@ class ProgressDisplay:
         rank = 7
         while True:
             words = ", ".join(text for at, text in facts if text and at < rank)
-            line = f"{bar if rank > 3 else ''}{percent}{words}"
+            line = f"{percent}{words}"
             if width is None or len(line) <= width or not rank:
                 return line[:width]
             rank -= 1

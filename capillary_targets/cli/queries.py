@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from capillary_targets.errors import UsageError
-from capillary_targets.members import Customer, Streak, UserTargetGroups
+from capillary_targets.members import Streak, UserTargetGroups
 from capillary_targets.models import Target, TargetEvent
 from capillary_targets.progress import Cycle, TargetProgress, progress_of
 
@@ -49,10 +49,6 @@ async def targets(
         only_user_created: Only targets that the user made.
         query: How to reach the API, and how to print.
     """
-    if tracking_date is not None and tracking_date.tzinfo is None:
-        raise UsageError(
-            f"--tracking-date needs a time zone: write {tracking_date.isoformat()}+00:00 for UTC"
-        )
     async with query.client() as client:
         found = await client.active_targets(
             user,
@@ -241,9 +237,11 @@ async def user(
 
 def _show_user(groups: UserTargetGroups, *, show_profile: bool, sandbox: bool) -> None:
     output.write(f"User {groups.user_id}\n")
-    if show_profile and groups.customer is not None:
-        for line in _profile(groups.customer):
-            output.write(f"  {output.printable(line)}\n")
+    for one in groups.customer.profiles if show_profile and groups.customer else ():
+        name = " ".join(filter(None, (one.first_name, one.last_name))) or "(no name)"
+        known = [f"{way.type} {way.value}" for way in one.comm_channels if way.value]
+        line = ", ".join([f"{name} ({one.source or 'no source'})", *known])
+        output.write(f"  {output.printable(line)}\n")
     targets = [progress_of(group, one) for group in groups.target_groups for one in group.targets]
     rules = dict.fromkeys(one.target_rule_id for one in targets)
     if targets:
@@ -258,16 +256,6 @@ def _show_user(groups: UserTargetGroups, *, show_profile: bool, sandbox: bool) -
         running = any(one.is_current for one in targets if one.target_rule_id == rule)
         flags = " --period current" * running + " --sandbox" * sandbox
         output.write(f"  capillary-targets events {groups.user_id} {rule}{flags}\n")
-
-
-def _profile(customer: Customer) -> list[str]:
-    """Name and addresses in each source."""
-    lines = []
-    for one in customer.profiles:
-        name = " ".join(filter(None, (one.first_name, one.last_name))) or "(no name)"
-        known = [f"{way.type} {way.value}" for way in one.comm_channels if way.value]
-        lines.append(", ".join([f"{name} ({one.source or 'no source'})", *known]))
-    return lines
 
 
 def _progress(one: TargetProgress) -> Mapping[str, object]:

@@ -66,11 +66,11 @@ def test_elapsed_and_left_stand_on_eighty_columns_and_the_line_gets_shorter_with
     now = Summary(complete=34_567, failed=89, events=7_654_321, skipped=1000, requests=103_968)
     shown = {width: display(9000.0, 400_000, Summary(), now).line(width) for width in (119, 79, 39)}
     assert shown[119] == (
-        "░░░░░░░░░░ 9%: 34656 users (4/s), 1000 skipped, 7654321 events (850/s), 89 failed, "
+        "9%: 34656 users (4/s), 1000 skipped, 7654321 events (850/s), 16 at a time, 89 failed, "
         "2:30:00 elapsed, 26:16:58 left"
     )
     assert shown[79] == (
-        "░░░░░░░░░░ 9%: 34656 users (4/s), 89 failed, 2:30:00 elapsed, 26:16:58 left"
+        "9%: 34656 users (4/s), 1000 skipped, 89 failed, 2:30:00 elapsed, 26:16:58 left"
     )
     assert shown[39] == "9%: 34656 users (4/s), 26:16:58 left"
 

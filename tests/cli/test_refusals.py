@@ -68,7 +68,10 @@ def test_a_bad_setting_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch):
         (["targets", 1, "--bogus"], ["--bogus"]),
         (["targest", 1], ["targest", "capillary-targets --help"]),
         (["targets", 2**63, "--sandbox"], ["user_id", "64 bits"]),
-        (["targets", 1, "--sandbox", "--tracking-date", "2024-08-09"], ["--tracking-date", "zone"]),
+        (
+            ["targets", 1, "--sandbox", "--tracking-date", "2024-08-09"],
+            ["tracking_date", "time zone"],
+        ),
         (["events", 1, 2, "--sandbox", "--page-size", 0], ["page_size", "at least 1"]),
         (["events", 1, 2, "--sandbox", "--max-items", -1], ["max_items"]),
         (["sweep", "--sandbox"], ["--out"]),
