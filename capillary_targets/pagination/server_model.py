@@ -54,6 +54,7 @@ class ServerModel:
     _totals: dict[int, int] = field(init=False, factory=dict)
     """The latest total by rows on a page: a count of pages differs, a count of rows does not."""
     _silent: TotalKind | None = field(init=False, default=None)
+    _numbers: tuple[int | None, ...] = field(init=False, default=())
 
     def __attrs_post_init__(self) -> None:
         known = self.given.fill_from(self.cached)
@@ -178,7 +179,10 @@ class ServerModel:
     def record(self, window: Window) -> None:
         """Note the size and the numbers of a response."""
         limit, total, numbers = window.request.limit, window.total, window.numbers
-        echo = numbers.limit
+        echo, before = numbers.limit, self._numbers
+        self._numbers = limit, window.size, echo, total
+        if total is not None and self._numbers == before:
+            return
         self.largest = max(self.largest, window.size)
         if echo and 0 < echo < limit and window.size <= echo and self.given.limit != "kept":
             self.cap, self.cap_echoed = min(echo, self.cap or echo), True

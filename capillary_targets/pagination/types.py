@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final
 
 import attrs
 import msgspec
-from attrs import define, frozen
+from attrs import frozen
 
 from capillary_targets.errors import UsageError
-from capillary_targets.models import EventsPage, Pagination, TargetEvent, short_repr
+from capillary_targets.models import EventsPage, Model, Pagination, TargetEvent, short_repr, wired
 
 from .dialect import UNKNOWN, Dialect
 
@@ -34,8 +34,7 @@ _TAIL: Final = 8
 """Rows that a checkpoint remembers: it is found again unless all of them are deleted."""
 
 
-@define(eq=False)
-class PageRequest:
+class PageRequest(msgspec.Struct, eq=False, gc=False):
     """`limit` rows at `offset`, expected to begin with row `start` (from 0)."""
 
     limit: int
@@ -68,8 +67,8 @@ class Window:
         return self.start + self.size
 
 
-@frozen(slots=False)
-class PagingReport:
+@wired
+class PagingReport(Model):
     """What a walk did, and whether it is complete.
 
     Args:
@@ -95,11 +94,9 @@ class PagingReport:
     restarts: int = 0
     moved: bool = False
     dialect: Dialect = UNKNOWN
-    __repr__ = short_repr
 
 
-@define(eq=False)
-class Batch:
+class Batch(msgspec.Struct, eq=False):
     """The proven new events of one page, in order. `row` is the position of the first."""
 
     page: EventsPage

@@ -83,8 +83,6 @@ class Walk:
     _error: CapillaryError | None = None
     _total: int | None = None
     _no_record = False
-    _counts_rows = False
-    """Whether a first page that sufficed has shown that the total counts rows."""
     _server: ServerModel
     _seen: SeenEvents
     _row: int
@@ -136,6 +134,8 @@ class Walk:
         self.dialect, self.cached, self.start = dialect, cached, start
         self._plan: list[PageRequest] = []
         self._batches: list[Batch] = []
+        self.done = self.complete = False
+        self.events = self._requests = 0
         if max_items == 0:
             self._stop()
         if start is not START:
@@ -197,7 +197,7 @@ class Walk:
         """What the next walk should know."""
         if self._state != "FIRST":
             return self._server.lesson(moved=self.moved)
-        if not self._counts_rows or self.cached.total == "rows" or self.dialect.total:
+        if (self._total or 0) < 2 or self.cached.total == "rows" or self.dialect.total:
             return self.cached
         return _COUNTS_ROWS.fill_from(self.cached)
 
@@ -227,9 +227,8 @@ class Walk:
         Raises:
             ValueError: this is not the first of `requests()`.
         """
-        if self.done or not self._plan or request is not self._plan[0]:
+        if not self._plan or request is not self._plan.pop(0):
             raise ValueError("not the response to the next request")
-        del self._plan[0]
         page = None
         if isinstance(answer, CapillaryError):
             self._error = answer
@@ -243,10 +242,10 @@ class Walk:
                 self._server.record(window)
             if page is None or not self._fits(window):
                 self._take_in(window)
+            if self.max_items is not None and self.events >= self.max_items:
+                self._stop()
             if self._plan and (self.done or not self._is_across(self._plan[0])):
                 self._plan.clear()
-        if self.max_items is not None and self.events >= self.max_items:
-            self._stop()
         batches, self._batches = self._batches, []
         return batches
 
@@ -265,26 +264,30 @@ class Walk:
         if kind != "rows" and (size >= request.limit or kind in _NO_ROWS or self.dialect.total):
             return False  # perhaps the first of as many pages
         self._total = size
-        self._counts_rows = size > 1 and request.limit > 1
-        self._emit(page, page.events, 0)
+        self._emit(page, 0, 0)
         self._complete("the last page ends where the total does")
         return True
 
     # --- giving out, and the ways to be done ---
 
-    def _emit(self, page: EventsPage, events: tuple[TargetEvent, ...], row: int) -> None:
-        """Give out events of a page, the first of which stands in `row`."""
-        wanted = self._wanted if self.max_items is not None else None
-        if wanted is not None and len(events) > wanted:
-            events = events[:wanted]
+    def _emit(self, page: EventsPage, first: int, row: int) -> None:
+        """Give out the events of a page from `first`, which stands in `row`."""
+        last = len(page.events)
+        if self.max_items is not None and last - first > self.max_items - self.events:
+            last = first + self.max_items - self.events
             self._stop()
-        if events:
-            self.events += len(events)
-            if len(events) != len(page.events):
-                page = EventsPage(
-                    events, page.pagination, page.warnings, page.request_id, page.body
-                )
-            self._batches.append(Batch(page, row))
+        if first == last:
+            return
+        self.events += last - first
+        if last - first < len(page.events):
+            page = EventsPage(
+                page.events[first:last],
+                page.pagination,
+                page.warnings,
+                page.request_id,
+                page.body,
+            )
+        self._batches.append(Batch(page, row))
 
     @property
     def _wanted(self) -> int | None:
@@ -600,7 +603,7 @@ class Walk:
                 server.cap = server.cap or size
             self._take(window, match)
             self._watch_end(rows)
-        elif enough or (self._marker is not None and self._marker.last in window.events):
+        elif enough or self._is_marked(window):
             self._take(window, match)
         elif rows is not None and window.end < rows[0] and self._recuts < _RECUTS:
             self._recut(window)
@@ -669,15 +672,16 @@ class Walk:
 
     def _take(self, window: Window, match: Alignment) -> None:
         """Take a page's new rows and give them out."""
-        new = window.events[match.at + 1 :]
+        first = match.at + 1
         self._row = window.end
-        if new and window.page is not None:
-            self._seen.add(new, match.taken)
-            self._emit(window.page, new, window.start + match.at + 1)
-            self._search = GallopingSearch()
-            self._idle = self._recuts = 0
-            self._limit = self._most
-        if self._marker is not None and self._marker.last in window.events:
+        if first < window.size and window.page is not None:
+            self._seen.add(window.events[first:], match.taken)
+            self._emit(window.page, first, window.start + first)
+            if self._idle:
+                self._search = GallopingSearch()
+                self._idle = self._recuts = 0
+                self._limit = self._most
+        if self._is_marked(window):
             self._finish(window, _WAS_LAST)
 
     # --- no anchor ---
@@ -839,6 +843,13 @@ class Walk:
     @staticmethod
     def _exact(rows: tuple[int, int] | None) -> int | None:
         return None if rows is None or rows[0] != rows[1] else rows[1]
+
+    def _is_marked(self, window: Window) -> bool:
+        """Whether a page shows the row that was the last, and no row before it that is alike."""
+        marker = self._marker
+        if marker is None or marker.last not in window.events:
+            return False
+        return self.moved or window.end >= marker.row
 
     def _find_end(self, marker: EndMarker, window: Window) -> None:
         """FIND_END: a look at where the list may end."""
