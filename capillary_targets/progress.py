@@ -196,7 +196,8 @@ class Explanation(Model):
 
     `basis` is what is added up: `plain sum` (amounts as the events show them), `unsigned returns`
     (returns come without a sign and are taken off), `returns ignored`, `count instead of amount`
-    (one for each event that is no return). `then` is what is done to it: `carried-over start`,
+    (one for each event that is no return), `count less returns` (one taken off for each), `count
+    with returns`. `then` is what is done to it: `carried-over start`,
     `capped` at the target, `prorated` by the days of enrolment, or None. `by` is the start, the
     target, or the share of days.
     """
@@ -246,7 +247,8 @@ class Cycle(Model):
     def verdict(self) -> str:
         """The explanation in words."""
         if self.explanations:
-            return " or ".join(map(str, self.explanations))
+            ambiguous = "ambiguous: " if len(self.explanations) > 1 else ""
+            return ambiguous + " or ".join(map(str, self.explanations))
         if self.difference is None:
             return "the service gives no value"
         return f"unexplained by {self.difference:f}"
@@ -334,37 +336,35 @@ def explain(rows: Sequence[TargetProgress], events: Iterable[TargetEvent]) -> li
         events: all events of that member and target.
     """
     rows = sorted(rows, key=lambda row: (row.period_start or date.min, row.period_id or 0))
-    by_cycle: dict[int | None, list[TargetEvent]] = {}
+    mine: list[list[TargetEvent]] = [[] for _ in rows]
     for event in events:
-        by_cycle.setdefault(_cycle_of(event, rows), []).append(event)
-    mine = [by_cycle.get(row.period_id, []) for row in rows]
+        fits = [_fit(event, row) for row in rows]
+        if not any(fits):  # of a cycle that the groups do not tell of
+            rule = rows[0].target_rule_id if rows else event.target_rule_id or 0
+            rows.append(TargetProgress(rule, period_id=event.period_id))
+            mine.append([])
+            fits.append(1)
+        mine[fits.index(max(fits))].append(event)
     with localcontext(_WIDE):
-        sums = [
-            {name: sum(map(added, these), _ZERO) for name, added in _BASES.items()}
-            for these in mine
-        ]
+        sums = [{name: sum(map(f, these), _ZERO) for name, f in _BASES.items()} for these in mine]
         shared = _shared_starts(rows, sums)
         found = []
         for place, (row, these, amounts) in enumerate(zip(rows, mine, sums, strict=True)):
-            if not (row.recorded or these or row.achieved_value):
-                continue
-            before = rows[place - 1] if place else None
-            fits = tuple(_fits(row, these, amounts, {*shared, *_starts_after(before)}))
-            found.append(Cycle(row, tuple(these), amounts[PLAIN_SUM], fits))
+            if row.recorded or these or row.achieved_value:
+                starts = {*shared, *_starts_after(rows[place - 1] if place else None)}
+                explanations = tuple(_explanations(row, these, amounts, starts))
+                found.append(Cycle(row, tuple(these), amounts[PLAIN_SUM], explanations))
     return found
 
 
-def _cycle_of(event: TargetEvent, rows: Sequence[TargetProgress]) -> int | None:
-    """The cycle that an event names, or else the one that its date falls in."""
-    if event.period_id is not None or event.event_date is None:
-        return event.period_id
-    day = event.event_date.date()
-    held = (
-        row.period_id
-        for row in rows
-        if row.period_start and row.period_end and row.period_start <= day <= row.period_end
-    )
-    return next(held, None)
+def _fit(event: TargetEvent, row: TargetProgress) -> int:
+    """How well a cycle fits an event: the one it names, or else the one that its date falls in."""
+    if event.period_id is not None and row.period_id is not None:
+        return 3 * (event.period_id == row.period_id)
+    if row.period_start is None or row.period_end is None:
+        return 1
+    day = event.event_date and event.event_date.date()
+    return 2 * (day is not None and row.period_start <= day <= row.period_end)
 
 
 def _is_return(event: TargetEvent) -> bool:
@@ -372,30 +372,37 @@ def _is_return(event: TargetEvent) -> bool:
 
 
 def _amount(event: TargetEvent) -> Decimal:
-    return _ZERO if event.target_value is None else event.target_value
+    return event.target_value or _ZERO
+
+
+def _counted(event: TargetEvent) -> Decimal:
+    return Decimal(event.target_value is not None)
 
 
 _BASES: Final[Mapping[str, Callable[[TargetEvent], Decimal]]] = {
     PLAIN_SUM: _amount,
     "unsigned returns": lambda one: -abs(_amount(one)) if _is_return(one) else _amount(one),
     "returns ignored": lambda one: _ZERO if _is_return(one) else _amount(one),
-    "count instead of amount": lambda one: Decimal(
-        one.target_value is not None and not _is_return(one)
-    ),
+    "count instead of amount": lambda one: _ZERO if _is_return(one) else _counted(one),
+    "count less returns": lambda one: -_counted(one) if _is_return(one) else _counted(one),
+    "count with returns": _counted,
 }
 
 
 def _shared_starts(
     rows: Sequence[TargetProgress], sums: Sequence[Mapping[str, Decimal]]
 ) -> set[Decimal]:
-    """Differences that cycles of several sums have in common: the same start, carried into each."""
+    """Differences that cycles have in common: the same start, carried into each.
+
+    Not those of equal sums and equal values, which may both be capped, unless there is no event.
+    """
     found = {
-        (name, base, row.achieved_value - base)
-        for row, amounts in zip(rows, sums, strict=True)
+        (name, base, not base and place, row.achieved_value - base)
+        for place, (row, amounts) in enumerate(zip(rows, sums, strict=True))
         for name, base in amounts.items()
         if row.achieved_value is not None and row.recorded
     }
-    counts = Counter((name, start) for name, _, start in found)
+    counts = Counter((name, start) for name, *_, start in found)
     return {start for (_, start), number in counts.items() if number > 1}
 
 
@@ -409,13 +416,13 @@ def _starts_after(before: TargetProgress | None) -> Iterator[Decimal]:
         yield before.achieved_value
 
 
-def _fits(
+def _explanations(
     row: TargetProgress,
     events: Sequence[TargetEvent],
     sums: Mapping[str, Decimal],
     starts: set[Decimal],
 ) -> list[Explanation]:
-    """The simplest explanations that give the service's value: a basis, else one with a change."""
+    """The simplest that give the service's value: a basis or the cap, else a basis and a change."""
     value, goal = row.achieved_value, row.target_value
     if value is None:
         return []
@@ -423,20 +430,22 @@ def _fits(
     for name, added in _BASES.items():  # of those that add the same for each event, the first
         first.setdefault(tuple(map(added, events)), name)
     names = first.values()
-    if plain := [Explanation(name) for name in names if sums[name] == value]:
-        return plain
+    fits = [Explanation(name) for name in names if sums[name] == value]
+    if fits[:1] == [Explanation(PLAIN_SUM)]:
+        return fits
+    # Which basis exceeds the target does not show: one is enough.
+    if value == goal and (more := [name for name in names if sums[name] > goal]):
+        fits.append(Explanation(more[0], "capped", goal))
+    if any(one.then is None for one in fits):
+        return fits
     share = _enrolled_share(row)
-    changed: list[Explanation] = []
     for name in names:
         base = sums[name]
         if value - base in starts:
-            changed.append(Explanation(name, "carried-over start", value - base))
-        # Which basis exceeds the target does not show: one is enough.
-        if goal is not None and value == goal < base and "capped" not in {e.then for e in changed}:
-            changed.append(Explanation(name, "capped", goal))
+            fits.append(Explanation(name, "carried-over start", value - base))
         if share is not None and base and abs(base * share - value) < _PLACES:
-            changed.append(Explanation(name, "prorated", share))
-    return changed
+            fits.append(Explanation(name, "prorated", share))
+    return fits
 
 
 def _enrolled_share(row: TargetProgress) -> Decimal | None:

@@ -275,6 +275,151 @@ def test_a_cycle_can_start_with_what_the_one_before_left() -> None:
         )
 
 
+def cycles(*values: str | None, goal: str = "1000", **fields: Any) -> list[TargetProgress]:
+    """January, February, ... with those values of the service."""
+    return [
+        TargetProgress(
+            3,
+            period_id=None if fields.get("nameless") else period,
+            period_start=first,
+            period_end=last,
+            recorded=value is not None,
+            target_value=D(goal),
+            achieved_value=None if value is None else D(value),
+            enrolled_on=fields.get("enrolled_on"),
+        )
+        for (first, last, period), value in zip(CYCLES, values, strict=False)
+    ]
+
+
+def sold(month: int, *amounts: str, named: bool = True) -> list[TargetEvent]:
+    """Purchases on the last day of a cycle; `-5` is a return, signed, `r5` one that is not."""
+    return [
+        TargetEvent(
+            event_name="RETURN_BILL" if amount[0] in "-r" else "ADD_TRANSACTION",
+            event_date=datetime(2025, month, 28, 23, 59, 59, tzinfo=UTC),
+            period_id=500 + month if named else None,
+            target_value=D(amount.lstrip("r")),
+        )
+        for amount in amounts
+    ]
+
+
+AMBIGUOUS = (
+    "ambiguous: carried-over start of -40.5 or unsigned returns, carried-over start of -20.5 or "
+    "returns ignored, carried-over start of -30.5"
+)
+KINDS: list[tuple[str, list[TargetProgress], list[TargetEvent], list[str]]] = [
+    (
+        "purchases in two currencies, of which the service converts one",
+        cycles("183.2", "91.7"),
+        sold(1, "100", "80") + sold(2, "70", "20"),
+        ["unexplained by 3.2", "unexplained by 1.7"],
+    ),
+    (
+        "prorated, the third decimal cut off",
+        cycles("66.666", enrolled_on=datetime(2025, 1, 15, 23, 0, tzinfo=UTC)),
+        sold(1, "100", "33.333"),
+        ["prorated to 0.5"],
+    ),
+    (
+        "prorated, returns unsigned",
+        cycles("45", enrolled_on=datetime(2025, 1, 15, tzinfo=UTC)),
+        sold(1, "100", "r10"),
+        ["unsigned returns, prorated to 0.5"],
+    ),
+    (
+        "a goal that is prorated, which changes no value",
+        cycles("120", goal="500.5", enrolled_on=datetime(2025, 1, 15, tzinfo=UTC)),
+        sold(1, "120"),
+        ["plain sum"],
+    ),
+    ("capped, returns unsigned", cycles("90", goal="90"), sold(1, "99", "r2"), ["capped at 90"]),
+    (
+        "capped, which only the count exceeds",
+        cycles("2", goal="2"),
+        sold(1, "0.1", "0.2", "0.3"),
+        ["count instead of amount, capped at 2"],
+    ),
+    (
+        "a debt, and returns unsigned",
+        cycles("-20.5", "69.5", "39.5"),
+        sold(1, "r20.5") + sold(2, "100", "r10") + sold(3, "80", "r20"),
+        [
+            "unsigned returns",
+            "unsigned returns, carried-over start of -20.5",
+            "unsigned returns, carried-over start of -20.5",
+        ],
+    ),
+    (
+        "a start below zero, and nothing bought",
+        cycles("-150.25", "-150.25", "-50.25"),
+        sold(3, "100"),
+        ["carried-over start of -150.25"] * 3,
+    ),
+    (
+        "the last second of a cycle, which neither list names",
+        cycles("10", "20", nameless=True),
+        sold(1, "10", named=False) + sold(2, "20", named=False),
+        ["plain sum", "plain sum"],
+    ),
+    (
+        "cycles that only the events name",
+        cycles("10", "20", nameless=True),
+        sold(1, "10") + sold(2, "20"),
+        ["plain sum", "plain sum"],
+    ),
+    (
+        "as much returned in one cycle as in the other",
+        cycles("-20.5", "69.5", "39.5"),
+        sold(1, "r20.5") + sold(2, "100", "r10") + sold(3, "70", "r10"),
+        [
+            "unsigned returns",
+            AMBIGUOUS,
+            AMBIGUOUS,
+        ],
+    ),
+    (
+        "a cycle that the groups do not tell of",
+        cycles("10"),
+        sold(1, "10") + sold(4, "7", "8"),
+        ["plain sum", "the service gives no value"],
+    ),
+    (
+        "a count, one less for each return",
+        cycles("1", goal="5"),
+        sold(1, "12.5", "13.5", "-12.5"),
+        ["count less returns"],
+    ),
+    ("a count of returns too", cycles("3"), sold(1, "9.5", "8.5", "r9.5"), ["count with returns"]),
+    (
+        "several that fit",
+        cycles("3"),
+        sold(1, "0.5", "2.5", "r1.5", "1.5"),
+        ["ambiguous: unsigned returns or count instead of amount"],
+    ),
+    (
+        "the cap, or all purchases",
+        cycles("1070", "1000"),
+        sold(1, "1070") + sold(2, "930", "r5", "70"),
+        ["plain sum", "ambiguous: returns ignored or capped at 1000"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "events", "verdicts"),
+    KINDS,
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_each_kind_of_difference_has_its_name(
+    kind: str, rows: list[TargetProgress], events: list[TargetEvent], verdicts: list[str]
+) -> None:
+    found = explain(rows[::-1], events)
+    assert [cycle.verdict for cycle in found] == verdicts
+    assert sum(len(cycle.events) for cycle in found) == len(events)  # none is passed over
+
+
 def test_a_value_that_the_service_does_not_give_is_not_explained() -> None:
     (cycle,) = explain([TargetProgress(3, period_id=1, recorded=True)], [])
     assert (cycle.explanations, cycle.difference) == ((), None)

@@ -246,7 +246,7 @@ def _planned(plan: Plan, *, rated: bool) -> dict[str, str]:
     facts = {
         "users": f"{plan.users} ({plan.sampled} of them asked for this, {plan.asked} requests)",
         "requests": _about(plan.requests),
-        "size": f"{_about(plan.size.scaled(1e-6), 1)} MB",
+        "size": f"{_about(plan.size.scaled(1e-6), 1)} MB, {plan.held / 1e6:.1f} of them now",
     }
     if plan.hours is not None:
         facts["hours"] = _about(plan.hours, 2)

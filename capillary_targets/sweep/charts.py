@@ -19,7 +19,6 @@ _INNER_WIDTH: Final = _WIDTH - _LEFT - _RIGHT
 _INNER_HEIGHT: Final = _HEIGHT - _TOP - _BOTTOM
 _CHARACTER: Final = 7.0
 """Width of one character of a label, rather more than it takes."""
-_COLOURS: Final = 8
 
 
 def short(value: float) -> str:
@@ -63,7 +62,7 @@ def columns(
                 top, low = _y(bottom + value, axis), _y(bottom, axis)
                 told = ": ".join(filter(None, (label, name, f"{round(value, 1):,}")))
                 shapes.append(
-                    f'<rect class="f{_colour(colour)}" x="{_LEFT + pitch * (place + 0.1):.1f}" '
+                    f'<rect class="f{colour}" x="{_LEFT + pitch * (place + 0.1):.1f}" '
                     f'y="{top:.1f}" width="{pitch * 0.8:.1f}" height="{max(0.6, low - top):.1f}">'
                     f"<title>{escape(told)}</title></rect>"
                 )
@@ -90,15 +89,11 @@ def _y(value: float, axis: Sequence[float]) -> float:
     return _TOP + _INNER_HEIGHT * (1 - value / axis[-1])
 
 
-def _colour(number: int) -> int:
-    return (number - 1) % _COLOURS + 1
-
-
 def _legend(series: Mapping[str, object]) -> str:
     if len(series) < 2:
         return ""
     names = (
-        f'<span><i class="f{_colour(colour)}"></i>{escape(name)}</span>'
+        f'<span><i class="f{colour}"></i>{escape(name)}</span>'
         for colour, name in enumerate(series, 1)
     )
     return f'<p class="legend">{"".join(names)}</p>'

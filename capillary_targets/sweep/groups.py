@@ -45,7 +45,7 @@ _REFUSALS: Final = 5
 """Refusals in a row after which no member's groups are asked for any more."""
 _CATALOGUE: Final = 10_000
 _COMPARED: Final = 20
-"""Members of one session whose groups are compared with their enrolled targets."""
+"""New members of one session whose groups are compared with their enrolled targets anyway."""
 _REFRESHES: Final = 1_000
 """Requests of one session for the definitions of targets that are in the ledger."""
 
@@ -306,14 +306,14 @@ class GroupsReader:
     ) -> tuple[Target, ...]:
         """The targets' definitions: asked for where one is new, or was not asked for in this run.
 
-        Of the first members anyway, to see that the groups leave no target out. Where each member
-        has targets of their own, known ones are not asked for without end.
+        Of the first new members anyway, to see that the groups leave no target out. Where each
+        member has targets of their own, known ones are not asked for without end.
         """
         if not self.options.fetch_targets:
             return ()
         unknown = [rule for rule in rules if rule not in self._catalogue]
         fresh = any(rule not in held for rule in unknown)
-        compare = self._asked < _COMPARED
+        compare = not held and self._asked < _COMPARED
         if compare or fresh or (unknown and self._asked < _REFRESHES):
             self._asked += compare or not fresh
             targets, _ = await fan.targets(user_id)

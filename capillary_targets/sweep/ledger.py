@@ -355,13 +355,9 @@ class Ledger:
         row = self._one("SELECT count(*), coalesce(sum(refused), 0) FROM failures")
         return row[0] - row[1], row[1]
 
-    def users_by_events(self) -> list[tuple[int, int]]:
-        """(how many digits the number of a user's events has, users with such a number)."""
-        found = self._db.execute(
-            "SELECT CASE WHEN events = 0 THEN 0 ELSE length(events) END AS digits, count(*) "
-            "FROM users GROUP BY digits ORDER BY digits"
-        )
-        return list(found)
+    def users(self) -> int:
+        """How many users are complete in any run."""
+        return int(self._one("SELECT count(*) FROM users")[0])
 
     # --- parts ---
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, aclosing, closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, aclosing
 from itertools import pairwise
 from math import inf, sqrt
 from pathlib import Path
@@ -29,9 +29,9 @@ from capillary_targets.pagination import Dialect
 
 from .fetch import UserFetcher
 from .groups import decide, is_due, stable_hash
-from .ledger import Ledger, PartRecord, UserRecord
-from .options import RunState, SweepOptions, SweepRefused
-from .store import LEDGER, PartWriter, open_directory
+from .ledger import Ledger, UserRecord
+from .options import RunState, Summary, SweepOptions, SweepRefused
+from .store import LEDGER, Directory, PartWriter, UserResult, open_directory
 from .user_list import BadLine, Users, read_batches
 
 __all__ = ["Estimate", "Plan", "choose", "estimate", "plan", "seconds_for"]
@@ -62,14 +62,16 @@ class Plan:
     """What a sweep is expected to cost.
 
     `users` are those whom the list holds and who are not done; `sampled` of them were asked, with
-    `asked` requests. `requests` are those of the sweep; `size` is what it adds to the directory, in
-    bytes; `hours` is the time that the rate budget takes, None where none is set.
+    `asked` requests. `requests` are those of the sweep; `size` is what parts and ledger will take,
+    in bytes, `held` what they take now; `hours` is the time that the rate budget takes, None where
+    none is set.
     """
 
     users: int
     sampled: int
     asked: int
     requests: Estimate
+    held: int
     size: Estimate
     hours: Estimate | None
 
@@ -97,6 +99,7 @@ def estimate(
     *,
     fixed: float = 0.0,
     unit: float = 1.0,
+    earlier: tuple[float, int] = (0.0, 0),
 ) -> Estimate:
     """The sum over all users. Pure.
 
@@ -113,25 +116,32 @@ def estimate(
         users: how many there are.
         fixed: what comes once, however many they are.
         unit: by what users differ at least.
+        earlier: the sum of users whom the ledger did not know either, and how many they were. They
+            are taken for a part of the sample, unless it contradicts: the list may be in order.
     """
     asked = fixed + sum(found.values())
     if len(found) == users:
         return Estimate(asked, asked, asked)
-    corrections, variance, skewed = {}, 0.0, 0.0
+    corrections, variance, skewed, shift = {}, 0.0, 0.0, 0.0
     for known in {*map(bool, frame)}:
         mine = sum(bool(one) is known for one in frame) * users / len(frame)
         off = [found[at] - frame[at] for at in sorted(found) if bool(frame[at]) is known]
         corrections[known] = mean = fmean(off)
         spread = sum((a - b) ** 2 for a, b in pairwise(off)) / 2 + 2 * unit**2
         left = max(0, 1 - len(off) / mine)
-        variance += mine**2 * spread / (len(off) + 1) / len(off) * left
+        error = mine**2 * spread / (len(off) + 1) / len(off) * left
+        if earlier[1] and not known:
+            off_by = mine * (earlier[0] / earlier[1] - mean)
+            if abs(off_by) <= _CERTAIN * sqrt(error):
+                shift = off_by * earlier[1] / (earlier[1] + len(off))
+        variance += error
         skewed += mine**3 * fmean((one - mean) ** 3 for one in off) / len(off) ** 2 * left
     values = [one + corrections[bool(one)] for one in frame]
     variance += users**2 * pvariance(values) / len(frame) * (1 - len(frame) / users)
     total = fixed + users * fmean(values)
     bound = (_CERTAIN + 2.4 / len(found)) * sqrt(variance)
     more = max(0, skewed) / variance * (2 * _CERTAIN**2 + 1) / 6 if variance else 0
-    return Estimate(total, max(asked, total - bound), total + bound + more)
+    return Estimate(max(asked, total + shift), max(asked, total - bound), total + bound + more)
 
 
 def seconds_for(
@@ -188,6 +198,7 @@ async def plan(
             directory = stack.enter_context(open_directory(Path(out), settings))
         fresh.ledger.start_run(settings, "", new=False)
         state = _select_run(directory.ledger, again=options.incremental)
+        first, done, written = _first_read(directory.ledger)
         count, members = await _read(users, directory.ledger)
         frame = [_foreseen(directory.ledger, user, options) for user in members]
         chosen = {members[place]: place for place in choose(frame, sample)}
@@ -199,23 +210,24 @@ async def plan(
             results = {chosen[one.record.user_id]: one async for one in found}
         asked += session.counts.requests
         good = {at: one for at, one in sorted(results.items()) if one.error is None}
-        state = RunState()
-        writer = PartWriter(fresh, fetcher.format, options.limits, state)
-        for some in ([*good.values()][::2], good.values()):
-            for one in some:
-                writer.add(one, 0.0)
-            writer.sync()
-            writer.commit()
-        lines = _lines([*fresh.ledger.parts(), *directory.ledger.parts()])
-        then = {at: _as_known(directory.ledger, members[at]) for at in good if frame[at]}
-        now = {
-            at: evolve(one.record, range=_RANGE if one.record.events else None)
+        records = [
+            evolve(one.record, range=_RANGE if one.record.events else None)
             for at, one in good.items()
-        }
-        alike = (_alike(records, members, frame) for records in (then, now))
-        old, grown = _ledger_sizes(fresh.path / "grown.sqlite", state, *alike)
+            if not frame[at]
+        ]
+        strangers = [user for user, one in zip(members, frame, strict=True) if not one]
+        alike = [
+            evolve(records[place % len(records)], user_id=user)
+            for place, user in enumerate(strangers if records else ())
+        ]
+        empty, grown = _ledger_sizes(fresh, alike)
+        held = 0 if new else directory.size()
+        writer = PartWriter(fresh, fetcher.format, options.limits, RunState())
+        lines = _lines(writer, fresh.ledger, [*good.values()], directory.ledger)
     per_user = {place: float(one.sums.requests) for place, one in results.items()}
-    requests = estimate(frame, per_user, count, fixed=asked - sum(per_user.values()))
+    fixed = asked - sum(per_user.values())
+    spent = first.requests - fixed, first.users
+    requests = estimate(frame, per_user, count, fixed=fixed, earlier=spent)
     seconds = seconds_for(1, known.rate)
     counts = {at: good[at].rows.counts if at in good else Counter() for at in results}
     share, limits = count / max(1, len(results)), options.limits
@@ -223,18 +235,18 @@ async def plan(
     parts = requests.value * (seconds or 0) / limits.seconds
     parts = max(1, parts, count / limits.users, rows / limits.rows)
     kinds = lines.keys() & {"events", "progress"}.union(*counts.values())
-    sizes = {at: sum(lines[kind][1] * n for kind, n in each.items()) for at, each in counts.items()}
     size = estimate(
         [float(one > 0) for one in frame],
-        sizes,
+        {at: sum(lines[kind][1] * n for kind, n in each.items()) for at, each in counts.items()},
         count,
-        fixed=parts * sum(lines[kind][0] for kind in kinds)
-        + new * old
-        + (grown - old) * count / max(1, len(members)),
+        fixed=(held or empty)
+        + parts * sum(lines[kind][0] for kind in kinds)
+        + (grown - empty) * count / max(1, len(members)),
         unit=sum(row for _, row in lines.values()),
+        earlier=(written, done),
     )
     hours = None if seconds is None else requests.scaled(seconds / 3600)
-    return Plan(count, len(results), asked, requests, size, hours)
+    return Plan(count, len(results), asked, requests, held, size, hours)
 
 
 def _select_run(ledger: Ledger, *, again: bool) -> RunState:
@@ -286,13 +298,20 @@ def _foreseen(ledger: Ledger, user: int, options: SweepOptions) -> float:
     return 1 + len(decide(held, {*held}, state.progress, state.progress, held, full=full).read)
 
 
-def _lines(parts: Iterable[PartRecord]) -> dict[str, tuple[float, float]]:
-    """Bytes of a file before its rows, and of a row, by kind.
+def _lines(
+    writer: PartWriter, fresh: Ledger, results: Sequence[UserResult], ledger: Ledger
+) -> dict[str, tuple[float, float]]:
+    """Bytes of a file before its rows, and of a row, by kind; writes half of the sample, and all.
 
     From the smallest part to the largest: what is in both, such as names, is compressed away.
     """
+    for some in (results[::2], results):
+        for one in some:
+            writer.add(one, 0.0)
+        writer.sync()
+        writer.commit()
     found = defaultdict(list)
-    for part in parts:
+    for part in (*fresh.parts(), *ledger.parts()):
         found[part.kind].append((part.rows, part.size))
     lines = {}
     for kind, points in found.items():
@@ -302,34 +321,16 @@ def _lines(parts: Iterable[PartRecord]) -> dict[str, tuple[float, float]]:
     return lines
 
 
-def _alike(
-    records: Mapping[int, UserRecord], members: Sequence[int], frame: Sequence[float]
-) -> list[UserRecord]:
-    """A record for each member, like one of the `records`, which are by place in `frame`."""
-    like: dict[bool, list[UserRecord]] = {False: [], True: []}
-    for place, record in sorted(records.items()):
-        like[bool(frame[place])].append(record)
-    return [
-        evolve(records.get(place) or mine[place % len(mine)], user_id=user)
-        for place, user in enumerate(members)
-        if (mine := like[bool(frame[place])])
-    ]
+def _first_read(ledger: Ledger) -> tuple[Summary, int, int]:
+    """The sums of the first run; how many users the ledger has, and the bytes of their parts."""
+    sums = [run.state.summary for run in ledger.runs()] or [Summary()]
+    return sums[-1], ledger.users(), sum(part.size for part in ledger.parts())
 
 
-def _as_known(ledger: Ledger, user: int) -> UserRecord:
-    state = ledger.state(user)
-    held = any(mark.row for mark in state.marks.values())
-    return UserRecord(user, 1, state, ledger.written(user), True, _RANGE if held else None)
-
-
-def _ledger_sizes(path: Path, state: RunState, *runs: Sequence[UserRecord]) -> list[int]:
-    """Bytes of a ledger after each run with those users: pages fill and split as they will."""
-    sizes = []
-    with closing(Ledger(path)) as ledger:
-        for number, users in enumerate(runs):
-            ledger.start_run({}, "", new=True)
-            ledger.commit(number, (), users, {}, state)
-            ledger.save(state, "finished" if users else None)
-            ledger.checkpoint()
-            sizes.append(path.stat().st_size)
-    return sizes
+def _ledger_sizes(fresh: Directory, users: Sequence[UserRecord]) -> tuple[int, int]:
+    """Bytes of an empty ledger, and of one with those users: pages fill and split as they will."""
+    fresh.ledger.checkpoint()
+    empty = fresh.size()
+    fresh.ledger.commit(-1, (), users, {}, RunState())
+    fresh.ledger.checkpoint()
+    return empty, fresh.size()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal
 from html import escape
 from importlib.resources import files
@@ -21,20 +21,19 @@ from . import charts
 from .atomic import AtomicFile
 from .ledger import Ledger, Run
 from .options import RunState
-from .stats import EventStats, RequestTimeline
+from .stats import EventStats
 from .store import open_directory
 
 __all__ = ["Cause", "ReportData", "collect", "grouped_by_time", "make_report", "write_report"]
 
 _MAX_BARS: Final = 12
 _MAX_NAMES: Final = 6
-_MAX_POINTS: Final = 60
 _MAX_IDS: Final = 100
 _MAX_ROWS: Final = 200
 _MAX_RUNS: Final = 30
-_STEPS: Final = {"day": 1, "week": 7, "month": 28, "year": 365}
-"""Days that the shortest of each has."""
-_MOST_BARS: Final = 36
+_STEPS: Final = (("day", 1, 10), ("month", 28, 7), ("year", 365, 4))
+"""With the days that the shortest has, and the length of its name in a date."""
+_MOST_COLUMNS: Final = 62
 
 
 @define
@@ -57,13 +56,13 @@ class Cause:
 class ReportData:
     """What the report shows.
 
-    `runs` are the newest first, `users_by_events` pairs of (digits of the number of events, users),
-    `failures` by the name of the error, with its code.
+    `runs` are the newest first, `users` those complete in any, `failures` by the name of the error,
+    with its code.
     """
 
     settings: Mapping[str, Any]
     runs: Sequence[Run]
-    users_by_events: Sequence[tuple[int, int]]
+    users: int
     failures: Mapping[str, Cause]
 
     @property
@@ -89,41 +88,38 @@ def collect(ledger: Ledger) -> ReportData:
         name = f"{row['error']} {row.get('code') or ''}".strip()
         cause = failures.setdefault(name, Cause(row["message"], row["retryable"]))
         cause.add(row["user_id"])
-    settings = ledger.settings() or {}
-    return ReportData(settings, [*ledger.runs()], ledger.users_by_events(), failures)
+    return ReportData(ledger.settings() or {}, [*ledger.runs()], ledger.users(), failures)
 
 
 def grouped_by_time(
     days: Mapping[str, Counter[int]], most_names: int
 ) -> tuple[str, list[str], dict[str, list[int]]]:
-    """Events by day, week, month or year, whichever gives a readable number of bars.
+    """Events by day, month or year, whichever gives a readable number of columns.
 
-    Returns the step, the bars' labels in order without gaps, and for each event name, the most
+    Returns the step, the columns' labels in order without gaps, and for each event name, the most
     frequent first, its counts; the rarer names come together as "other".
     """
     dated = {name: +Counter({**found, 0: 0}) for name, found in days.items()}
-    if not any(dated.values()):
-        return "day", [], {}
     ordinals = {day for found in dated.values() for day in found}
+    if not ordinals:
+        return "day", [], {}
     first, last = min(ordinals), max(ordinals)
-    span = last - first
-    step = next((s for s, days in _STEPS.items() if span <= days * (_MOST_BARS - 1)), "year")
-    passed = (*range(first, last, _STEPS[step]), last)
-    bars = [*dict.fromkeys(_bar(day, step) for day in passed)]
+    step, days_of_step, length = next(
+        (one for one in _STEPS if last - first < one[1] * _MOST_COLUMNS), _STEPS[-1]
+    )
+    passed = (*range(first, last, days_of_step), last)
+    labels = [*dict.fromkeys(_day(day)[:length] for day in passed)]
     series: dict[str, Counter[str]] = {}
     ranked = sorted(dated.items(), key=lambda item: -item[1].total())
     for rank, (name, found) in enumerate(ranked):
         row = series.setdefault(name if rank < most_names else "other", Counter())
         for day, number in found.items():
-            row[_bar(day, step)] += number
-    return step, bars, {name: [row[bar] for bar in bars] for name, row in series.items()}
+            row[_day(day)[:length]] += number
+    return step, labels, {name: [row[one] for one in labels] for name, row in series.items()}
 
 
-def _bar(ordinal: int, step: str) -> str:
-    day = date.fromordinal(ordinal)
-    if step == "week":
-        day -= timedelta(days=day.weekday())
-    return day.isoformat()[: {"month": 7, "year": 4}.get(step, 10)]
+def _day(ordinal: int) -> str:
+    return date.fromordinal(ordinal).isoformat()
 
 
 def make_report(out: Path) -> Path:
@@ -152,8 +148,7 @@ def _page(data: ReportData) -> str:
         _failures(data),
         _drift(data.latest.drift),
         _events_over_time(stats),
-        *_values_by_target(stats),
-        _users_by_events(data),
+        _values_by_target(stats),
         *_over_the_run(data.latest),
     )
     return Template(template).substitute(
@@ -200,22 +195,12 @@ def _when(data: ReportData) -> str:
         return ""
     latest = data.runs[0]
     until = f"to {_moment(latest.finished)}" if latest.finished else "and not finished"
-    names = {"format": "format", "raw": "raw rows", "target_rule_ids": "only the targets"}
-    options = [
-        f"{text}: {value}"
-        for name, text in names.items()
-        if (value := data.settings.get(name)) not in (None, [], False)
-    ]
-    return "; ".join([f"Run {latest.number}, {_moment(latest.started)} {until}", *options])
+    return f"Run {latest.number}, {_moment(latest.started)} {until}"
 
 
-def _moment(text: str) -> str:
-    """2026-01-31 12:34:56 UTC, from ISO 8601."""
-    return text[:19].replace("T", " ") + " UTC"
-
-
-def _minute(text: str | None) -> str:
-    return text[:16].replace("T", " ") if text else "not finished"
+def _moment(text: str | None) -> str:
+    """2026-01-31 12:34 UTC, from ISO 8601."""
+    return f"{text[:16].replace('T', ' ')} UTC" if text else "not finished"
 
 
 def _amount(value: Decimal) -> str:
@@ -263,7 +248,7 @@ def _totals(data: ReportData, stats: EventStats) -> str:
             "Targets proven by last update": summary.by_update,
             "Targets proven by value": summary.by_value,
             "Targets proven to have no record": summary.no_record,
-            "Oldest full proof of a user": _moment(summary.oldest_proof or ""),
+            "Oldest full proof of a user": _moment(summary.oldest_proof),
         }
     seldom = {
         "Lines that are no user id": summary.bad_lines,
@@ -278,7 +263,7 @@ def _totals(data: ReportData, stats: EventStats) -> str:
     run |= {name: number for name, number in seldom.items() if number}
     run["Time"] = f"{summary.seconds:,.1f} s"
     everything = {
-        "Users complete": sum(number for _, number in data.users_by_events),
+        "Users complete": data.users,
         "Users failed": sum(cause.users for cause in data.failures.values()),
         "Events": stats.events.total(),
         "Sum of amounts": _amount(sum(_amounts(stats).values(), Decimal(0))),
@@ -303,8 +288,8 @@ def _failures(data: ReportData) -> str:
 def _drift(drift: Sequence[Mapping[str, str]]) -> str:
     if not drift:
         return ""
-    rows = [(_minute(one["first_seen"]), str(Finding.from_dict(one))) for one in drift]
-    table = _table(("first seen (UTC)", "the API is not as it was"), rows, texts=2)
+    rows = [(_moment(one["first_seen"]), str(Finding.from_dict(one))) for one in drift]
+    table = _table(("first seen", "the API is not as it was"), rows, texts=2)
     return _card("drift", "New in the answers", table)
 
 
@@ -314,35 +299,25 @@ def _events_over_time(stats: EventStats) -> str:
     return _card("events", f"Events by {step} and name", content, "No event was written.")
 
 
-def _values_by_target(stats: EventStats) -> Iterator[str]:
-    """Amounts, and apart from them the counts: targets of which every event has the value 1."""
-    if not stats.values:
-        yield _card("targets", "Amounts by target", "", "No event was written.")
-    amounts = _amounts(stats)
-    counts = {rule: value for rule, value in stats.values.items() if rule not in amounts}
-    for name, title, values, spelled in (
-        ("targets", "Amounts by target", amounts, _amount),
-        ("counts", "Events by target that counts them", counts, "{:,.0f}".format),
-    ):
-        if not values:
-            continue
-        largest = sorted(values.items(), key=lambda item: -abs(item[1]))
-        bars = [
-            (_target(stats, rule), float(value), spelled(value))
-            for rule, value in largest[:_MAX_BARS]
-        ]
-        rows = [
-            (
-                str(rule),
-                stats.names.get(rule, ""),
-                stats.events[rule],
-                f"{value:,f}" if value.adjusted() < 40 else value,
-            )
-            for rule, value in largest[:_MAX_ROWS]
-        ]
-        more = f": the {_MAX_BARS} largest of {len(values):,}" if len(values) > _MAX_BARS else ""
-        table = _table(("id", "name", "events", "sum of values"), rows, texts=2)
-        yield _card(name, title + more, charts.bars(bars) + _details("Exact sums", table))
+def _values_by_target(stats: EventStats) -> str:
+    """Amounts as bars; the exact sums also of targets that count: each event has the value 1."""
+    amounts = sorted(_amounts(stats).items(), key=lambda item: -abs(item[1]))
+    bars = [
+        (_target(stats, rule), float(value), _amount(value)) for rule, value in amounts[:_MAX_BARS]
+    ]
+    rows = [
+        (
+            str(rule),
+            stats.names.get(rule, ""),
+            stats.events[rule],
+            f"{value:,f}" if value.adjusted() < 40 else value,
+        )
+        for rule, value in sorted(stats.values.items(), key=lambda item: -abs(item[1]))[:_MAX_ROWS]
+    ]
+    more = f": the {_MAX_BARS} largest of {len(amounts):,}" if len(amounts) > _MAX_BARS else ""
+    table = _table(("id", "name", "events", "sum of values"), rows, texts=2)
+    content = charts.bars(bars) + _details("Exact sums", table) if rows else ""
+    return _card("targets", "Amounts by target" + more, content, "No event was written.")
 
 
 def _amounts(stats: EventStats) -> dict[int, Decimal]:
@@ -354,24 +329,12 @@ def _target(stats: EventStats, rule: int) -> str:
     return f"{stats.names.get(rule) or 'Target'} ({rule})" if rule else "Target not named"
 
 
-def _users_by_events(data: ReportData) -> str:
-    users = dict(data.users_by_events)
-    digits = range(max(users, default=-1) + 1)
-    labels = [f"{charts.short(10 ** (n - 1))}+" if n else "none" for n in digits]
-    content = charts.columns(labels, {"users": [users.get(n, 0) for n in digits]})
-    return _card("users", "Users by number of events", content, "No user is complete yet.")
-
-
 def _over_the_run(state: RunState) -> Iterator[str]:
-    timeline = RequestTimeline()
-    timeline.merge(state.timeline)
-    while len(timeline.buckets) > _MAX_POINTS:
-        timeline.halve()
-    if not timeline.buckets:
+    width, buckets = state.timeline
+    if not buckets:
         yield _card("requests", "Requests", "", "None was recorded in the latest run.")
         return
-    requests, errors, busy, slowest = zip(*timeline.buckets, strict=True)
-    width = timeline.width
+    requests, errors, busy, slowest = zip(*buckets, strict=True)
     seconds = [width] * len(requests)
     rest = state.summary.seconds - width * (len(seconds) - 1)
     if 0 < rest < width:
@@ -392,7 +355,6 @@ def _over_the_run(state: RunState) -> Iterator[str]:
             "Latency in milliseconds",
             {"slowest": [1000 * one for one in slowest], "mean": _ratios(busy, requests, 1000)},
         ),
-        ("concurrency", "Requests in flight", {"": _ratios(busy, seconds)}),
     ):
         yield _card(name, title, charts.columns(labels, series, piled=False))
 
@@ -410,8 +372,8 @@ def _runs(runs: Sequence[Run]) -> str:
     rows = [
         (
             str(run.number),
-            _minute(run.started),
-            _minute(run.finished),
+            _moment(run.started),
+            _moment(run.finished),
             run.state.summary.complete,
             run.state.summary.failed + run.state.summary.refused,
             run.state.summary.events,
@@ -420,5 +382,5 @@ def _runs(runs: Sequence[Run]) -> str:
         )
         for run in runs[:_MAX_RUNS]
     ]
-    head = ("run", "started (UTC)", "finished", "complete", "failed", "new events", "late", "gone")
+    head = ("run", "started", "finished", "complete", "failed", "new events", "late", "gone")
     return _card("runs", "Runs", _table(head, rows, texts=3))

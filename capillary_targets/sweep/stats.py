@@ -22,7 +22,7 @@ EXACT: Final = Context(prec=2000, traps=[Inexact, InvalidOperation])
 _MAX_EXPONENT: Final = 500
 _MAX_NAMES: Final = 40
 _OTHER_NAMES: Final = "(other names)"
-_MAX_BUCKETS: Final = 240
+_MAX_BUCKETS: Final = 60
 _MIN_WIDTH: Final = 0.125
 
 Columns: TypeAlias = dict[str, Sequence[Any]]
@@ -113,7 +113,7 @@ def _sum(amounts: Sequence[Decimal | None]) -> Decimal:
 class RequestTimeline:
     """Requests over the sweep's time, as a hook: `TargetsClient(..., hooks=[timeline])`.
 
-    At most 240 buckets, each `width` seconds long; beyond that the width doubles. A bucket is the
+    At most 60 buckets, each `width` seconds long; beyond that the width doubles. A bucket is the
     requests that ended in it, how many of them failed, the seconds spent in them and those of the
     longest one. Time starts when it is made; `clock` counts seconds.
     """
@@ -135,29 +135,21 @@ class RequestTimeline:
 
     def _add(self, at: float, bucket: Bucket) -> None:
         while at >= self.width * _MAX_BUCKETS:
-            self.halve()
+            self.width *= 2
+            pairs = zip_longest(self.buckets[::2], self.buckets[1::2], fillvalue=_EMPTY)
+            self.buckets = [_together(*pair) for pair in pairs]
         place = int(max(0.0, at) / self.width)
         self.buckets += [_EMPTY] * (place + 1 - len(self.buckets))
         self.buckets[place] = _together(self.buckets[place], bucket)
-
-    def halve(self) -> None:
-        """Merge every two buckets into one."""
-        self.width *= 2
-        pairs = zip_longest(self.buckets[::2], self.buckets[1::2], fillvalue=_EMPTY)
-        self.buckets = [_together(*pair) for pair in pairs]
-
-    def merge(self, saved: SavedTimeline, offset: float = 0.0) -> None:
-        """Add the buckets of `saved()`, which began `offset` seconds after this timeline."""
-        for place, bucket in enumerate(saved[1]):
-            self._add(offset + place * saved[0], bucket)
 
     def resume(self, saved: SavedTimeline, seconds: float) -> None:
         """Continue an earlier session's timeline (`saved()`), which ended after `seconds`."""
         mine = self.saved()
         self.width, self.buckets = _MIN_WIDTH, []
         self._start -= seconds
-        self.merge(saved)
-        self.merge(mine, seconds)
+        for offset, (width, buckets) in ((0.0, saved), (seconds, mine)):
+            for place, bucket in enumerate(buckets):
+                self._add(offset + place * width, bucket)
 
     def saved(self) -> SavedTimeline:
         """The width and the buckets, as the ledger keeps them."""

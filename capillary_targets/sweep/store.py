@@ -49,6 +49,11 @@ class Directory:
         """The path of a part."""
         return self.path / kind / name
 
+    def size(self) -> int:
+        """Bytes of the ledger, and of the parts that have not left."""
+        paths = (self.part(part.kind, part.name) for part in self.ledger.parts())
+        return sum(path.stat().st_size for path in (self.path / LEDGER, *paths) if path.exists())
+
     def free_number(self, suffix: str) -> int:
         """The number of the next part: no file bears it, not even one of somebody else."""
         number = self.ledger.next_part()

@@ -96,10 +96,10 @@ async def test_a_member_of_whom_nothing_differs_costs_one_request(
         await swept(sandbox, users, detect="groups")
         sandbox.counts.clear()
         rows = len(parts(tmp_path, "progress"))
-        second = await swept(sandbox, users, detect="groups", incremental=True)
+        second = await swept(sandbox, users, detect="groups", incremental=True, concurrency=1)
         assert sandbox.counts["targetGroups"] == 10
         # The definitions of the targets, once more for all members together.
-        assert sandbox.counts["enrolledTargets"] <= 20 + 12
+        assert 1 <= sandbox.counts["enrolledTargets"] <= 6
         assert sandbox.counts["trackedTargetEvents"] == 0
     assert (second.by_events, second.by_value) == (0, 0)
     assert second.by_update + second.no_record == second.targets == 30

@@ -74,8 +74,9 @@ async def test_a_plan_of_a_whole_list_is_what_comes_of_it(
             assert found.requests == pytest.approx(told.requests.value, rel=0.05)
             assert told.hours is not None
             assert told.hours.value == pytest.approx(told.requests.value / 60_000)
-            page = 4096 * (1 + night)  # of SQLite: the ledger grows by so many, or by none
-            assert size_of(tmp_path) - before == pytest.approx(told.size.value, rel=0.05, abs=page)
+            assert told.held == before
+            page = 4096 * (1 + 2 * night)  # of SQLite: the ledger grows by so many, or by none
+            assert size_of(tmp_path) == pytest.approx(told.size.value, rel=0.05, abs=page)
             for user in users[::3]:
                 sandbox.world.add_event(user, sandbox.world.targets(user)[0].id)
     assert told.size.value > 0
@@ -240,7 +241,7 @@ async def test_the_rolling_pass_is_in_a_plan(swept: Swept, tmp_path: Path) -> No
         told = await planned(sandbox, tmp_path, users, sample=24, **options)
         found = await swept(sandbox, users, **options)
     assert found.by_events > 20
-    assert found.requests == pytest.approx(told.requests.value, rel=0.01)
+    assert found.requests == pytest.approx(told.requests.value, rel=0.05)
 
 
 async def test_a_plan_counts_whom_an_interrupted_sweep_has_left(
