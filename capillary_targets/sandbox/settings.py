@@ -30,8 +30,8 @@ _MOST_ROWS = 1 << 20
 _Count: TypeAlias = Annotated[int, Meta(ge=0)]
 _Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 _Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-_Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
-_SomeSeconds: TypeAlias = Annotated[float, Meta(ge=0.001)]
+_Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]  # more than a clock can wait for
+_SomeSeconds: TypeAlias = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
 def _converted(value: Any, setting: "Attribute[Any]") -> Any:
@@ -61,6 +61,12 @@ def _web_address(_: Any, attribute: "Attribute[Any]", value: Any) -> None:
         known = False
     if not known or not value.isprintable() or " " in value:
         raise ValueError(f"{attribute.name} must be like http://127.0.0.1:8000/path, not {value!r}")
+
+
+def _finite(_: Any, attribute: "Attribute[Any]", value: Decimal) -> None:
+    """A validator: a number that JSON has."""
+    if not value.is_finite():
+        raise ValueError(f"{attribute.name} must be a number, not {value}")
 
 
 def _headers(_: Any, attribute: "Attribute[Any]", value: Any) -> None:
@@ -124,7 +130,7 @@ class SandboxSettings:
     """Share of the enrolments that may have events, by the seed; the others have no record."""
     signed_returns: bool = field(default=True, on_setattr=_fixed)
     """Whether a `RETURN_BILL` has a negative amount (contract §18)."""
-    carry_over: Decimal = field(default=Decimal(0), converter=Decimal)
+    carry_over: Decimal = field(default=Decimal(0), converter=Decimal, validator=_finite)
     """What `targetAchievedValue` starts from in each cycle, such as -150 (contract §18)."""
     achieved_by: AchievedBy = "sum"
     """What `targetAchievedValue` is made of (contract §18): amounts, returns taken off; `gross`:

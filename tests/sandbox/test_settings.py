@@ -15,6 +15,8 @@ from capillary_targets.sandbox import Sandbox, SandboxSettings
         ("total_mode", None, "one of 'rows'"),
         ("random_faults", 1.5, "`float` <= 1.0, not 1.5"),
         ("latency", math.nan, "`float` >= 0.0, not nan"),
+        ("latency", math.inf, "`float` <= 1000000000.0, not inf"),
+        ("carry_over", "NaN", "a number, not NaN"),
         ("capacity", 0, "`int` >= 1, not 0"),
         ("users", -1, "`int` >= 0, not -1"),
         ("targets", 1001, "`int` <= 1000, not 1001"),
