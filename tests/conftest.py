@@ -21,9 +21,11 @@ from capillary_targets.sandbox import Sandbox
 from capillary_targets.testing import aioresponses_shim
 
 # Properties take a new random seed in every run, in CI too; a failure prints its blob and seed.
-# A failure found becomes an `@example`. `--hypothesis-profile=nightly` asks for 5,000 of each.
+# A failure found becomes an `@example`. 40 of each by day: many days make many;
+# `--hypothesis-profile=nightly` asks for 5,000.
 settings.register_profile(
     "default",
+    max_examples=40,
     deadline=None,
     derandomize=False,
     print_blob=True,

@@ -44,7 +44,7 @@ async def answered(raw: bytes) -> None:
                 assert isinstance(await client.active_targets(1), list)
 
 
-@examples(150)
+@examples(60)
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc")
@@ -65,7 +65,7 @@ async def test_any_bytes_for_an_answer(raw: bytes) -> None:
     await answered(raw)
 
 
-@examples(150)
+@examples(60)
 @given(
     st.sampled_from(
         [

@@ -217,7 +217,7 @@ async def _call(seam: str, error: Exception, *, refused: bool) -> object:
             return outcomes[0]
 
 
-@examples(150)
+@examples(60)
 @given(st.sampled_from(FOREIGN), st.sampled_from(SEAMS), st.booleans())
 async def test_nothing_foreign_escapes(error: Exception, seam: str, refused: bool) -> None:
     result = await _call(seam, error, refused=refused)

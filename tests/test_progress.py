@@ -203,7 +203,7 @@ def words(one: Explanation) -> str:
     return one.then or one.basis
 
 
-@examples(200)
+@examples(80)
 @given(truth=st.sampled_from(TRUTHS), seed=st.integers(0, 2**32))
 def test_the_right_explanation_is_always_among_those_that_fit(truth: str, seed: int) -> None:
     rows, events = world_of(truth, random.Random(seed))

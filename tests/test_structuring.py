@@ -162,7 +162,7 @@ def _over_cattrs(read, answer: Answer, zone) -> tuple[Any, ...]:
         return _outcome(read, answer, zone)
 
 
-@examples(200)
+@examples(80)
 @given(pages(), st.sampled_from(ZONES), st.sampled_from([200, 200, 200, 400]))
 @example(b'{"data":[{"eventLogId":1,"brandNew":"\\ud800"}]}', None, 200)
 @example(b'{"data":[{"eventLogId":1,"eventDate":"2031-02-03 24:00:00"}]}', None, 200)
@@ -212,7 +212,7 @@ TARGET_FIELDS = st.dictionaries(
 )
 
 
-@examples(100)
+@examples(50)
 @given(st.lists(TARGET_FIELDS, max_size=3), st.sampled_from(ZONES))
 def test_both_ways_agree_on_targets(rows: list[dict[str, str]], zone) -> None:
     body = f'{{"data": [{",".join(map(_object, rows))}], "errors": null}}'.encode()

@@ -64,7 +64,7 @@ def _read(body: bytes, status: int) -> None:
         assert read_token(answer, PLAIN).ttl_seconds > 0
 
 
-@examples(150)
+@examples(60)
 @given(st.binary(max_size=64), STATUSES)
 @example(b"[" * 100_000, 200)
 @example(b'{"data":' * 50_000, 200)
@@ -76,13 +76,13 @@ def test_any_bytes(body: bytes, status: int) -> None:
     _read(body, status)
 
 
-@examples(150)
+@examples(60)
 @given(ENVELOPES | JSON, STATUSES)
 def test_any_envelope(document: object, status: int) -> None:
     _read(json.dumps(document).encode(), status)
 
 
-@examples(300)
+@examples(100)
 @given(
     st.sampled_from(SAMPLES),
     st.lists(
@@ -99,7 +99,7 @@ def test_mutated_samples(body: bytes, cuts: list[tuple[int, int, bytes]], status
     _read(body, status)
 
 
-@examples(150)
+@examples(60)
 @given(st.sampled_from(SAMPLES), st.data())
 def test_samples_with_a_value_replaced(body: bytes, data: st.DataObject) -> None:
     document = json.loads(body)

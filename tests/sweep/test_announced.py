@@ -231,7 +231,7 @@ def announced(number: int, position: int) -> Announced:
     )
 
 
-@examples(300)
+@examples(100)
 @given(st.data())
 def test_whatever_the_order_the_findings_are_the_difference(data: st.DataObject):
     """Events and announcements come and get lost in any order, over any runs."""

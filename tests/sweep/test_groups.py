@@ -37,7 +37,7 @@ pairs = st.dictionaries(st.integers(1, 4), cycles, max_size=4)
 RULES = range(1, 5)
 
 
-@examples(100)
+@examples(50)
 @given(
     now=pairs,
     before=pairs,
