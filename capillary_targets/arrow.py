@@ -9,6 +9,7 @@ column `overflow`. Keys that the client does not know are JSON text, in `extra`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
@@ -130,7 +131,7 @@ def batch_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
     rows = len(next(iter(made.values())))
     noted = [*(columns.get("overflow") or [None] * rows)]
     for place, values in overflow.items():
-        noted[place] = JSON.encode(values).decode()
+        noted[place] = _noted(values)
     made["overflow"] = pa.array(noted, TEXT)
     return pa.RecordBatch.from_arrays([*made.values()], schema=schema)
 
@@ -142,16 +143,23 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int
         return pa.nulls(len(values), kind), []
     try:
         return pa.array(values if plain else [_fit(value, kind) for value in values], kind), []
-    except _UNFIT:
+    except Exception:  # noqa: BLE001, S110 - value by value, then
         pass
     arrays, unfit = [], []
     for place, value in enumerate(values):
         try:
             arrays.append(pa.array([_fit(value, kind)], kind))
-        except _UNFIT:
+        except Exception:  # noqa: BLE001 - whatever it is, it must not cost the other rows
             arrays.append(pa.nulls(1, kind))
             unfit.append(place)
     return pa.concat_arrays(arrays), unfit
+
+
+def _noted(values: Mapping[str, Any]) -> str:
+    try:
+        return JSON.encode(values).decode()
+    except (TypeError, ValueError):
+        return json.dumps({name: ascii(value) for name, value in values.items()})
 
 
 def _zoned(moments: Iterable[datetime | None]) -> bool:

@@ -41,11 +41,11 @@ __all__ = [
 WrittenRow: TypeAlias = tuple[int, int, int | None]
 """A written row's target, key and event log id."""
 
-_VERSION: Final = "5"
+_VERSION: Final = 6
 _TABLES: Final = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs (
-    id INTEGER PRIMARY KEY, started TEXT NOT NULL, finished TEXT, state BLOB NOT NULL
+    id INTEGER PRIMARY KEY, session INTEGER NOT NULL, settings TEXT NOT NULL, started TEXT NOT NULL,
+    finished TEXT, state BLOB NOT NULL
 );
 CREATE TABLE parts (
     number INTEGER NOT NULL, kind TEXT NOT NULL, run INTEGER NOT NULL, name TEXT NOT NULL,
@@ -182,27 +182,26 @@ class Ledger:
         # A commit that meets a lock is repeated by the caller, who waits without blocking.
         self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
         try:
+            tables = self._one("SELECT count(*) FROM sqlite_master")[0]
+            if tables and self._one("PRAGMA user_version")[0] != _VERSION:
+                raise SweepRefused(
+                    f"{path} was made by another version of this program; name another directory"
+                )
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA cache_size = -65536")  # KiB: bounds memory at any size
-            with self._transaction():
-                self._prepare(path)
+            if not tables:
+                with self._transaction():
+                    for statement in _TABLES.split(";"):
+                        self._db.execute(statement)
+                    self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            latest = self._one("SELECT id, session FROM runs ORDER BY id DESC")
         except BaseException:
             self._db.close()
             raise
-        self.run: int = 0
-        self.session: int = int(self._meta("session") or 0)
-
-    def _prepare(self, path: Path) -> None:
-        found = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if not found[0]:
-            for statement in _TABLES.split(";"):
-                self._db.execute(statement)
-            self._set_meta("version", _VERSION)
-        elif self._meta("version") != _VERSION:
-            raise SweepRefused(
-                f"{path} was made by another version of this program; name another directory"
-            )
+        self.run: int
+        self.session: int
+        self.run, self.session = latest or (0, 0)
 
     def close(self) -> None:
         """Close the database; its log is merged into it."""
@@ -224,17 +223,10 @@ class Ledger:
 
     # --- settings and runs ---
 
-    def _meta(self, name: str) -> str | None:
-        row = self._one("SELECT value FROM meta WHERE name = ?", name)
-        return row and str(row[0])
-
-    def _set_meta(self, name: str, value: str) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
     def settings(self) -> dict[str, Any] | None:
         """The settings that this directory was made with, if it has any."""
-        text = self._meta("settings")
-        return None if text is None else dict(msgspec.json.decode(text))
+        row = self._one("SELECT settings FROM runs ORDER BY id DESC")
+        return row and dict(msgspec.json.decode(row[0]))
 
     def is_empty(self) -> bool:
         """Whether no user is recorded yet."""
@@ -245,7 +237,7 @@ class Ledger:
         """Start a session: resume the latest run, or start the next one.
 
         Args:
-            settings: Kept if no user is recorded yet.
+            settings: Those of the directory.
             now: ISO 8601.
             new: Start the next run if the latest one is finished.
 
@@ -253,27 +245,23 @@ class Ledger:
             The run's state as committed last; of a new one, what the run before passes on.
         """
         with self._transaction():
-            if self.is_empty():
-                self._set_meta("settings", msgspec.json.encode(settings).decode())
-            session = int(self._meta("session") or 0) + 1
-            self._set_meta("session", str(session))
             run = next(self.runs(), None) or Run(0, now, now, RunState())
             if not run.number or (new and run.finished):
                 state = evolve(run.state, summary=Summary(), timeline=(1.0, []), stats=EventStats())
                 run = Run(run.number + 1, now, None, state)
-                values = run.number, now, msgspec.msgpack.encode(state)
-                self._db.execute("INSERT INTO runs (id, started, state) VALUES (?, ?, ?)", values)
+                values = run.number, self.session, now, msgspec.msgpack.encode(state)
+                self._db.execute("INSERT INTO runs VALUES (?, ?, '', ?, NULL, ?)", values)
                 self._db.execute("DELETE FROM failures")  # every user is asked again
-        self.run, self.session = run.number, session
+            self.run, self.session = run.number, self.session + 1
+            self._db.execute(
+                "UPDATE runs SET session = ?, settings = ? WHERE id = ?",
+                (self.session, msgspec.json.encode(settings).decode(), self.run),
+            )
         run.state.summary.finished = run.finished is not None
         return run.state
 
-    def save(self, state: RunState, finished: str | None) -> None:
+    def save(self, state: RunState, finished: str | None = None) -> None:
         """Record the run's state and, once the list of users was read to its end, when."""
-        with self._transaction():
-            self._save(state, finished)
-
-    def _save(self, state: RunState, finished: str | None = None) -> None:
         self._db.execute(
             "UPDATE runs SET state = ?, finished = coalesce(finished, ?) WHERE id = ?",
             (msgspec.msgpack.encode(state), finished, self.run),
@@ -339,11 +327,9 @@ class Ledger:
         return [row for (rows,) in found for row in _WRITTEN.decode(rows)]
 
     def failed_users(self) -> list[int]:
-        """Users who have failed, but not in this session."""
-        found = self._db.execute(
-            "SELECT user_id FROM failures WHERE session < ? ORDER BY user_id", (self.session,)
-        )
-        return [row[0] for row in found]
+        """Users who have failed."""
+        found = self._db.execute("SELECT user_id FROM failures ORDER BY user_id")
+        return [user for (user,) in found]
 
     def failures(self) -> Iterator[str]:
         """The failed users' details, as JSON."""
@@ -378,11 +364,10 @@ class Ledger:
 
     def verified(self, part: PartRecord, modified: int) -> None:
         """Record when a part with the right contents was modified: it was copied, for one."""
-        with self._transaction():
-            self._db.execute(
-                "UPDATE parts SET modified = ? WHERE kind = ? AND name = ?",
-                (modified, part.kind, part.name),
-            )
+        self._db.execute(
+            "UPDATE parts SET modified = ? WHERE kind = ? AND name = ?",
+            (modified, part.kind, part.name),
+        )
 
     def commit(
         self,
@@ -437,7 +422,7 @@ class Ledger:
                 "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
                 ((u, self.session, refused, text) for u, (text, refused) in failures.items()),
             )
-            self._save(state)
+            self.save(state)
 
 
 _RUN: Final = msgspec.msgpack.Decoder(RunState, dec_hook=lambda kind, value: kind(value))

@@ -411,3 +411,21 @@ def test_unfinished_parts_are_where_readers_do_not_look(tmp_path: Path):
     assert name.startswith(".")
     assert not [*tmp_path.glob("*.jsonl"), *tmp_path.glob("part-*")]
     part.rollback()
+
+
+@pytest.mark.parametrize("how", ["older", "foreign", "no database"])
+async def test_another_ledger_is_refused_and_left_alone(swept: Swept, tmp_path: Path, how: str):
+    ledger = tmp_path / "ledger.sqlite"
+    if how == "no database":
+        ledger.write_text("notes of mine\n" * 99)
+    else:
+        db = sqlite3.connect(ledger)
+        db.execute("CREATE TABLE runs (id INTEGER)")
+        db.execute(f"PRAGMA user_version = {3 if how == 'older' else 0}")
+        db.close()
+    before = ledger.read_bytes()
+    words = "cannot be used" if how == "no database" else "made by another version"
+    async with Sandbox(**SMALL) as sandbox:
+        with pytest.raises(SweepRefused, match=f"ledger.sqlite.* {words}.*another directory"):
+            await swept(sandbox)
+    assert ledger.read_bytes() == before

@@ -221,6 +221,22 @@ def test_what_fits_comes_back_exactly_and_nothing_else_does(tmp_path_factory, am
         assert table(path).column("target_value").to_pylist() == [amount]
 
 
+@pytest.mark.parametrize("name", ["\ud800", object(), 10**30])
+def test_what_no_column_can_hold_is_null_and_noted(tmp_path: Path, name: Any):
+    """Whatever it is, when rows of several users are packed together."""
+    needed("pyarrow")
+    path = tmp_path / "part-00000.parquet"
+    part = format_named("parquet", raw=False).part(AtomicFile(path), "events")
+    part.add(encoded([TargetEvent(1, event_name="a")], user=7, form="parquet"))
+    part.add(encoded([TargetEvent(2, event_name=name)], user=8, form="parquet"))
+    part.sync()
+    part.file.rename()
+    assert table(path).column("event_name").to_pylist() == ["a", None]
+    fine, noted = table(path).column("overflow").to_pylist()
+    assert fine is None
+    assert json.loads(noted).keys() == {"event_name"}
+
+
 def test_every_field_of_the_models_has_a_column():
     needed("pyarrow")
     from capillary_targets.sweep import parquet as schemas
