@@ -182,19 +182,7 @@ class Ledger:
         # A commit that meets a lock is repeated by the caller, who waits without blocking.
         self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
         try:
-            tables = self._one("SELECT count(*) FROM sqlite_master")[0]
-            if tables and self._one("PRAGMA user_version")[0] != _VERSION:
-                raise SweepRefused(
-                    f"{path} was made by another version of this program; name another directory"
-                )
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA cache_size = -65536")  # KiB: bounds memory at any size
-            if not tables:
-                with self._transaction():
-                    for statement in _TABLES.split(";"):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            self._prepare(path)
             latest = self._one("SELECT id, session FROM runs ORDER BY id DESC")
         except BaseException:
             self._db.close()
@@ -202,6 +190,21 @@ class Ledger:
         self.run: int
         self.session: int
         self.run, self.session = latest or (0, 0)
+
+    def _prepare(self, path: Path) -> None:
+        tables = self._one("SELECT count(*) FROM sqlite_master")[0]
+        if tables and self._one("PRAGMA user_version")[0] != _VERSION:
+            raise SweepRefused(
+                f"{path} was made by another version of this program; name another directory"
+            )
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA cache_size = -65536")  # KiB: bounds memory at any size
+        if not tables:
+            with self._transaction():
+                for statement in _TABLES.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         """Close the database; its log is merged into it."""
