@@ -425,7 +425,8 @@ async def test_another_ledger_is_refused_and_left_alone(swept: Swept, tmp_path: 
         db.close()
     before = ledger.read_bytes()
     words = "cannot be used" if how == "no database" else "made by another version"
-    async with Sandbox(**SMALL) as sandbox:
+    sandbox = Sandbox(**SMALL)
+    async with sandbox:
         with pytest.raises(SweepRefused, match=f"ledger.sqlite.* {words}.*another directory"):
             await swept(sandbox)
     assert ledger.read_bytes() == before
