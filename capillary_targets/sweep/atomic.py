@@ -5,12 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sqlite3
 from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-__all__ = ["AtomicFile", "digest_of", "remove_orphans", "sync_directory", "temporary"]
+__all__ = [
+    "AtomicFile",
+    "digest_of",
+    "reason_of",
+    "remove_orphans",
+    "sync_directory",
+    "temporary",
+]
 
 _TEMPORARY: Final = re.compile(r"\.(part-\d{5,}\.(jsonl|parquet)|[a-z]+\.(json|jsonl|html))\.tmp")
 """The names that `AtomicFile` gives, and no others."""
@@ -31,6 +39,15 @@ def sync_directory(path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_DIRECTORY_SYNC:
             raise
+
+
+def reason_of(error: OSError | sqlite3.Error) -> str:
+    """Why a file cannot be written, and which one where that is known."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno == errno.EMFILE:
+        return "too many files are open (raise the limit with `ulimit -n`)"
+    return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror or error)
 
 
 def temporary(path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import resource
 import sqlite3
@@ -29,7 +28,7 @@ from capillary_targets.notifications.store import StoreUnavailable
 from capillary_targets.pagination import Dialect
 from capillary_targets.session import Session
 
-from .atomic import AtomicFile, sync_directory
+from .atomic import AtomicFile, reason_of, sync_directory
 from .fetch import UserFetcher
 from .ledger import Ledger, is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
@@ -218,8 +217,8 @@ class _Run:
         except (OSError, sqlite3.Error) as error:
             self._writer.rollback()
             raise SweepStopped(
-                f"cannot write to {self._directory.path}: {_reason(error)}; {self._safe_users()}: "
-                "mend that, then run the same command again to resume"
+                f"cannot write to {self._directory.path}: {reason_of(error)}; "
+                f"{self._safe_users()}: mend that, then run the same command again to resume"
             ) from error
         return self._summary
 
@@ -374,9 +373,3 @@ class _Run:
         await _while_locked(lambda: self._ledger.save(self._state, _now() if finished else None))
         with AtomicFile(self._directory.path / "summary.json") as file:
             file.write(encode(self._summary.as_dict()) + b"\n")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
-        return "too many files are open (raise the limit with `ulimit -n`)"
-    return getattr(error, "strerror", None) or str(error)

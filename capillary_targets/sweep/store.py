@@ -21,7 +21,7 @@ from attrs import define, evolve, field, frozen
 
 from capillary_targets.errors import ApiError, CapillaryError, UsageError
 
-from .atomic import AtomicFile, digest_of, remove_orphans, sync_directory, temporary
+from .atomic import AtomicFile, digest_of, reason_of, remove_orphans, sync_directory, temporary
 from .ledger import Ledger, PartRecord, UserRecord, is_locked
 from .options import PartLimits, RunState, Summary, SweepRefused
 from .rows import FORMATS, KINDS, EncodedRows, Format, Part, encode
@@ -226,7 +226,7 @@ def open_directory(path: Path, settings: Mapping[str, Any] | None) -> Iterator[D
             ) from error
         except OSError as error:
             raise SweepRefused(
-                f"{path} cannot be written to ({error.strerror}); mend that, or name another "
+                f"{path} cannot be written to ({reason_of(error)}); mend that, or name another "
                 "directory"
             ) from error
         yield directory

@@ -172,8 +172,7 @@ async def test_a_ledger_that_stays_locked_is_refused(
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(SweepRefused, match="database is locked"):
             await swept(sandbox)
-        with pytest.raises(SweepRefused, match="database is locked"):
-            make_report(tmp_path)
+        make_report(tmp_path)  # which changes nothing in it
         other.close()
         assert (await swept(sandbox)).all_complete
     assert written(tmp_path) == true_events(sandbox.world)
