@@ -77,29 +77,26 @@ class ProgressDisplay:
         users = (summary.users - self._before[0]) / seconds
         events = (summary.events - self._before[1]) / seconds
         done = summary.users + summary.skipped + summary.bad_lines
-        facts = [  # each with its rank: the highest go first
-            (0, f"{summary.users} users ({users:.0f}/s)"),
-            (4, f"{summary.skipped} skipped" if summary.skipped else ""),
-            (5, f"{summary.events} events ({events:.0f}/s)"),
-            (6, f"{self._limit} at a time" if self._limit else ""),
-            (1, f"{summary.failed + summary.refused} failed"),
-            (2, f"{_time(seconds)} elapsed"),
-        ]
-        percent = ""
+        percent = left = ""
         if self._expected:
             percent = f"{min(1.0, done / self._expected):.0%}: "
             asked = summary.requests / max(1, summary.users) * max(0, self._expected - done)
             pace = (summary.requests - self._before[2]) / seconds
-            left = seconds_for(asked, self._rate, pace) if users else None
-            if left is not None:
-                facts.append((0, f"{_time(left)} left"))
-        rank = 7
-        while True:
-            words = ", ".join(text for at, text in facts if text and at < rank)
-            line = f"{percent}{words}"
-            if width is None or len(line) <= width or not rank:
-                return line[:width]
-            rank -= 1
+            seconds_left = seconds_for(asked, self._rate, pace) if users else None
+            left = "" if seconds_left is None else f"{_time(seconds_left)} left"
+        facts = [  # what matters most comes first
+            f"{percent}{summary.users} users ({users:.0f}/s)",
+            left,
+            f"{summary.failed + summary.refused} failed",
+            f"{_time(seconds)} elapsed",
+            f"{summary.skipped} skipped" if summary.skipped else "",
+            f"{summary.events} events ({events:.0f}/s)",
+            f"{self._limit} at a time" if self._limit else "",
+        ]
+        line = ", ".join(filter(None, facts))
+        while width is not None and len(line) > width and ", " in line:
+            line = line.rpartition(", ")[0]
+        return line[:width]
 
     def _show(self) -> None:
         """The thread."""

@@ -37,11 +37,11 @@ def display(seconds: float, expected: int | None, before: Summary, now: Summary)
 def test_a_line_says_how_far_it_is_how_fast_and_how_long():
     now = Summary(complete=50, failed=5, events=5000, requests=165)
     assert display(5.0, 400, Summary(), now).line() == (
-        "14%: 55 users (11/s), 5000 events (1000/s), 16 at a time, 5 failed, 0:05 elapsed, "
-        "0:31 left"
+        "14%: 55 users (11/s), 0:31 left, 5 failed, 0:05 elapsed, 5000 events (1000/s), "
+        "16 at a time"
     )
     assert display(3723, None, Summary(), now).line(80) == (
-        "55 users (0/s), 5000 events (1/s), 16 at a time, 5 failed, 1:02:03 elapsed"
+        "55 users (0/s), 5 failed, 1:02:03 elapsed, 5000 events (1/s), 16 at a time"
     )
 
 
@@ -49,8 +49,8 @@ def test_what_earlier_sessions_did_does_not_count_as_fast():
     before = Summary(complete=1000, events=9000, skipped=3, requests=3000)
     now = Summary(complete=1010, events=9100, skipped=3, requests=3030)
     assert display(10.0, 2000, before, now).line() == (
-        "51%: 1010 users (1/s), 3 skipped, 9100 events (10/s), 16 at a time, 0 failed, "
-        "0:10 elapsed, 16:27 left"
+        "51%: 1010 users (1/s), 16:27 left, 0 failed, 0:10 elapsed, 3 skipped, "
+        "9100 events (10/s), 16 at a time"
     )
 
 
@@ -59,18 +59,18 @@ def test_a_budget_that_has_let_the_first_requests_through_tells_the_time_that_is
     shown = ProgressDisplay(10_300, rate=RateLimit(1000, per=60), clock=lambda: next(clock))
     shown.update(Summary())
     shown.update(Summary(complete=300, requests=900))
-    assert shown.line().endswith("0:02 elapsed, 30:00 left")  # 30,000 requests, not 1:06
+    assert ", 30:00 left, " in shown.line()  # 30,000 requests, not 1:06
 
 
 def test_elapsed_and_left_stand_on_eighty_columns_and_the_line_gets_shorter_with_them():
     now = Summary(complete=34_567, failed=89, events=7_654_321, skipped=1000, requests=103_968)
     shown = {width: display(9000.0, 400_000, Summary(), now).line(width) for width in (119, 79, 39)}
     assert shown[119] == (
-        "9%: 34656 users (4/s), 1000 skipped, 7654321 events (850/s), 16 at a time, 89 failed, "
-        "2:30:00 elapsed, 26:16:58 left"
+        "9%: 34656 users (4/s), 26:16:58 left, 89 failed, 2:30:00 elapsed, 1000 skipped, "
+        "7654321 events (850/s), 16 at a time"
     )
     assert shown[79] == (
-        "9%: 34656 users (4/s), 1000 skipped, 89 failed, 2:30:00 elapsed, 26:16:58 left"
+        "9%: 34656 users (4/s), 26:16:58 left, 89 failed, 2:30:00 elapsed, 1000 skipped"
     )
     assert shown[39] == "9%: 34656 users (4/s), 26:16:58 left"
 
@@ -129,9 +129,9 @@ async def test_a_terminal_that_is_resized_and_then_goes_away(tmp_path: Path, hel
         await held.reached.wait()
         await asyncio.to_thread(read_until, handle, "at a time")
         resize(handle, 40)
-        await asyncio.to_thread(read_until, handle, "left\r\x1b[K")
-        line = await asyncio.to_thread(read_until, handle, "left\r\x1b[K")
-        assert len(line.rpartition("\r")[0].rpartition("\x1b[K")[2]) <= 39
+        for _ in range(3):  # the first may have been drawn before
+            shown = await asyncio.to_thread(read_until, handle, "\r\x1b[K")
+        assert len(shown.rpartition("\x1b[K")[2]) <= 39
         os.dup2(os.open(os.devnull, os.O_RDWR), handle)  # the last hold on the terminal is gone
         held.release()
         assert await asyncio.to_thread(process.wait, 20) == 0
