@@ -38,6 +38,8 @@ CASES: Final = (
     "walk",
     "walk of 1,000",
     "reading 100",
+    "request, metrics",
+    "request, metrics by the SDK",
 )
 _TOTALS: Final = re.compile(r"^totals: (\d+)", re.MULTILINE)
 TARGETS: Final = b'{"data":[{"id":1986,"name":"June"}],"errors":null,"warnings":null}'
@@ -107,11 +109,21 @@ async def by_client(case: str, runs: int) -> None:
     async def target_events(*_: Any, **__: Any) -> EventsPage:
         return page
 
-    async with TargetsClient("http://127.0.0.1:1", BasicAuth("t", "p")) as client:
+    hooks = ()
+    if "metrics" in case:
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+        from capillary_targets.otel import metrics
+
+        sdk = MeterProvider([InMemoryMetricReader()]) if "SDK" in case else None
+        hooks = (metrics(sdk),)
+    auth = BasicAuth("t", "p")
+    async with TargetsClient("http://127.0.0.1:1", auth, hooks=hooks) as client:
         client.session.http.request = request  # type: ignore[assignment,method-assign]
         client.session.limiter._clock = lambda: 0.0
         client.session.dialect = KNOWN
-        if case == "request":
+        if case.startswith("request"):
             for _ in range(runs):
                 await client.active_targets(564332013)
         elif case == "pager":
@@ -127,7 +139,7 @@ async def by_client(case: str, runs: int) -> None:
 
 def run(case: str, runs: int) -> None:
     """Do a case so many times, in this process."""
-    if case in {"request", "pager", "user"}:
+    if case.startswith(("request", "pager", "user")):
         asyncio.run(by_client(case, runs))
         return
     one, many, text = pages_of(75), pages_of(1000), page_text(100, 0, 100)
