@@ -1,4 +1,4 @@
-"""What refusals (429) do to a client: `python -m benchmarks.refusals [seconds]`.
+"""What refusals (429) do to a client: `python -m benchmarks.refusals [seconds [server]]`.
 
 Servers 20 ms away that ask for a pause of whole seconds. *Random*: some requests are refused
 whatever the pace, as with a key that is shared with tills. *Used up*: of 100 requests a second,
@@ -18,7 +18,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -216,23 +216,21 @@ async def wall(users: int, fault: str = "", share: float = 0.0) -> float:
         return time.monotonic() - began
 
 
-async def main(seconds: int) -> None:
+async def main(seconds: int, servers: Sequence[str]) -> None:
     """Print the table."""
-    print(f"{seconds} s each; refused: after the first 10 s\n")
-    print("| server | client | served/s, first half | second half | refused |")
-    print("| --- | --- | --- | --- | --- |")
-    for server in SERVERS:
+    print(f"{seconds} s each; served and refused in the last 10 s of each half\n")
+    print("| server | client | served/s, first half | refused | second half | refused |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for server in servers:
         for client in CLIENTS:
             statuses = await measure(client, server, seconds)
-            served = [second.total() - second[429] for second in statuses]
-            halves = served[: seconds // 2], served[seconds // 2 :]
-            first, second = (sum(half) / len(half) for half in halves)
-            late = sum(statuses[10:], Counter())
-            refused = late[429] / max(1, late.total())
-            print(
-                f"| {server} | {client} | {first:.1f} | {second:.1f} | {refused:.1%} |", flush=True
-            )
+            figures = []
+            for half in statuses[: seconds // 2], statuses[seconds // 2 :]:
+                late = sum(half[-10:], Counter())
+                served = late.total() - late[429]
+                figures += [f"{served / len(half[-10:]):.1f}", f"{late[429] / late.total():.1%}"]
+            print(f"| {server} | {client} | {' | '.join(figures)} |", flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 40))
+    asyncio.run(main(int((sys.argv[1:2] or ["40"])[0]), sys.argv[2:] or SERVERS))

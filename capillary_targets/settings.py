@@ -90,7 +90,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _auth(given: Auth | None) -> Auth:
-    if not hasattr(given, "cached_headers") or isinstance(given, type):
+    if given is None or not hasattr(given, "cached_headers") or isinstance(given, type):
         raise UsageError("auth must be BasicAuth(...) or OAuth(...)")
     return given
 

@@ -308,11 +308,12 @@ def _raise_error_inside(document: dict[str, Any], answer: Answer) -> None:
     reports.append(document.get("status"))
     if 200 <= answer.status < 300 and "data" not in document:
         reports += [document.get("error"), document]
-    for report in filter(lambda one: isinstance(one, dict), reports):
-        codes = map(_code, map(report.get, ("code", "statusCode", "status")))
-        code = next((one for one in codes if one is not None), 0)
-        if code >= 300:
-            raise _error(code, _text(report.get("message")), answer)
+    for report in reports:
+        if isinstance(report, dict):
+            codes = map(_code, map(report.get, ("code", "statusCode", "status")))
+            code = next((one for one in codes if one is not None), 0)
+            if code >= 300:
+                raise _error(code, _text(report.get("message")), answer)
 
 
 def _error(code: int | None, message: str | None, answer: Answer) -> CapillaryError:
