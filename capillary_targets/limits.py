@@ -294,6 +294,9 @@ class _Pace:
     refused: float = math.inf
     """The rate that was refused last."""
     strikes: int = 0
+    spare: float = 1.0
+    """Growth that the spare tokens of a bucket allow for a moment."""
+    _doubt: float = 0.0
     _held: bool = False
     _lowered_at: float = -math.inf
 
@@ -306,10 +309,15 @@ class _Pace:
         """A request was refused: this rate is too fast."""
         rate, self._held = self.rate(now), now > self.held_until
         if self._held:
-            # The first one grows from little to much: what was in use just before was allowed.
-            self.low = self.start if self.refused < math.inf else self.rate(now - self.unit)
+            # Much growth: what was in use just before was allowed, unless by a bucket's spare.
+            grown = rate / self.start
+            self._doubt = grown if grown > self.spare and self.unit < 2.0 else 0.0
+            self.low = self.rate(now - self.unit) if self._doubt else self.start
             self.strikes = max(0, self.strikes - 1)
             self._lowered_at = now
+        elif self._doubt:
+            self.low *= 0.8
+            self.spare = 1.5 * self._doubt
         elif rate < 1.1 * self.low and now > self._lowered_at + self.unit:
             self.low *= 0.9
             self.strikes += 1
