@@ -168,7 +168,9 @@ class OAuth:
             if refreshing is None or refreshing.get_loop() is not asyncio.get_running_loop():
                 await self._refresh(fetch)
             else:
-                await self._wait_for_refresh(refreshing)
+                await asyncio.wait([refreshing])  # its error is shared, never its cancellation
+                if (error := refreshing.exception()) is not None:
+                    raise copy.copy(error)
         return headers
 
     async def _refresh(self, fetch: FetchToken) -> None:
@@ -198,14 +200,6 @@ class OAuth:
                 self._refreshing = None
             if not refreshing.done():
                 refreshing.set_result(None)
-
-    @staticmethod
-    async def _wait_for_refresh(refreshing: asyncio.Future[None]) -> None:
-        """Wait for another caller's token request; share its error, never its cancellation."""
-        await asyncio.wait([refreshing])
-        error = refreshing.exception()
-        if error is not None:
-            raise copy.copy(error)
 
     def rejected(self, headers: Mapping[str, str], *, again: bool = False) -> bool:
         """Drop the token if it is still the one in use; True, for a new one may be accepted.

@@ -35,6 +35,10 @@ _PATIENCE: Final = 5.0
 _SQLITE_PASSING: Final = frozenset({5, 6, 10, 13, 15})
 """Errors that another try may not meet: BUSY, LOCKED, IOERR, FULL, PROTOCOL."""
 
+_REDIS_PASSING: Final = ("BUSY", "MISCONF", "NOREPLICAS")
+"""Errors without a class in redis-py that another try may not meet: a script that runs, a disk that
+is full, replicas that are away."""
+
 _log = logging.getLogger("capillary_targets")
 
 
@@ -359,11 +363,7 @@ class RedisBudget:
         errors = redis.exceptions
         self._error = errors.RedisError
         self._final = (errors.AuthenticationError, errors.AuthorizationError)
-        self._passing = (
-            *(errors.ConnectionError, errors.TimeoutError, errors.BusyLoadingError),
-            *(errors.ReadOnlyError, errors.OutOfMemoryError, errors.TryAgainError),
-            *(errors.ClusterDownError, errors.MasterDownError),
-        )
+        self._plain = (errors.ResponseError, errors.NoPermissionError)
         self._limit = limit
         try:
             self._redis: Any = Redis.from_url(
@@ -387,9 +387,10 @@ class RedisBudget:
         try:
             return await script(keys=keys, args=args)
         except self._error as error:
+            passing = type(error) not in self._plain or str(error).startswith(_REDIS_PASSING)
             raise BudgetUnavailable(
                 f"the shared budget's Redis failed: {type(error).__name__}: {error}",
-                retryable=isinstance(error, self._passing) and not isinstance(error, self._final),
+                retryable=passing and not isinstance(error, self._final),
             ) from error
 
     async def acquire(self, *, background: bool) -> tuple[str, float]:

@@ -114,11 +114,8 @@ class RequestDetails:
 
 @frozen(kw_only=True)
 class RetryDetails:
-    """Attempt number `attempt` failed with `error`; another follows after `wait` seconds."""
+    """Attempt number `error.attempts` failed; another follows after `wait` seconds."""
 
-    method: str
-    url: str
-    attempt: int
     wait: float
     error: CapillaryError
     __repr__ = short_repr

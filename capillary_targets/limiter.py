@@ -163,10 +163,12 @@ class RequestLimiter:
                 return self._grant(now, background=background)
         waiter = _Waiter(deadline, asyncio.get_running_loop().create_future())
         lane.append(waiter)
-        before = self.waited()
+        before = self.waited() if self._hooks else {}
         try:
             self._dispatch()
-            async with asyncio.timeout(None if background else deadline.left()):
+            if background:
+                return await waiter.granted
+            async with asyncio.timeout(deadline.left()):
                 return await waiter.granted
         except BaseException:
             if waiter.granted.done() and not waiter.granted.cancelled():
@@ -179,12 +181,11 @@ class RequestLimiter:
         finally:
             if background:
                 deadline.ends += self._clock() - now
-            if self._hooks:
-                for reason, seconds in self.waited().items():
-                    if passed := seconds - before[reason]:
-                        self._hooks.emit(
-                            WaitDetails(reason=reason, seconds=passed, background=background)
-                        )
+            for reason, since in before.items():
+                if seconds := self.waited()[reason] - since:
+                    self._hooks.emit(
+                        WaitDetails(reason=reason, seconds=seconds, background=background)
+                    )
 
     def release(
         self,

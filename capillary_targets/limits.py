@@ -135,7 +135,6 @@ class ConcurrencyController:
     _served: int = field(init=False, default=0)
     _overloads: _Share = field(init=False, factory=lambda: _Share(32))
     _trial: _Trial | None = field(init=False, default=None)
-    _noise: float = field(init=False, default=0.0)
     _noise_until: float = field(init=False, default=-math.inf)
     _ceiling: float = field(init=False, default=math.inf)
     _ceiling_until: float = field(init=False, default=-math.inf)
@@ -170,11 +169,12 @@ class ConcurrencyController:
             self._try(now, now - sent, self._trial, overload=overload)
         elif overload:
             share = self._overloads.add(self._served)
-            noise = 2 * self._noise if now < self._noise_until else 0.0
-            if self._ramping and share > max(_OVERLOADED / 2, noise):
+            if now < self._noise_until:
+                return
+            if self._ramping and share > _OVERLOADED / 2:
                 self._overloads.value = 0.0
                 self._shrink(now, 0.5)  # one step too far
-            elif share > max(_OVERLOADED, noise):
+            elif share > _OVERLOADED:
                 self._trial = _Trial(self._limit, share)
                 self._shrink(now, max(0.5, 1.0 - share))
 
@@ -204,7 +204,7 @@ class ConcurrencyController:
             self._shrink(now, 0.5)
         else:
             self._trial = None
-            self._noise, self._noise_until = share, now + _NOISE_HOLD
+            self._noise_until = now + _NOISE_HOLD
             self._overloads.value = share
             self._set(now, trial.limit)
 
@@ -217,7 +217,13 @@ class ConcurrencyController:
     def _window(self, now: float, latency: float, peak_in_flight: int) -> None:
         horizon = max(_HORIZON, _CALM_ROUNDS * latency)
         if self._probing:
-            self._probe(now, latency)
+            # The first window at half the limit drains the queue, the second one measures.
+            self._probing -= 1
+            if not self._probing:
+                # Much slower than before, though unloaded: another server. Start over.
+                self._ramping = latency > 1.5 * self._base
+                self._base, self._base_at = latency, now
+                self._set(now, self._limit if self._ramping else self._limit_before_probe)
             return
         if latency <= self._base * 1.02:
             self._base, self._base_at = min(latency, self._base), now
@@ -236,16 +242,6 @@ class ConcurrencyController:
         self._ramping = False
         headroom = max(1.0, math.sqrt(self._limit) / 2)
         self._set(now, self._limit * min(1.0, max(0.5, gradient)) + headroom)
-
-    def _probe(self, now: float, latency: float) -> None:
-        """The first window at half the limit drains the queue, the second one measures."""
-        self._probing -= 1
-        if self._probing:
-            return
-        # Much slower than before, though unloaded: another server, so to speak. Start over.
-        self._ramping = latency > 1.5 * self._base
-        self._base, self._base_at = latency, now
-        self._set(now, self._limit if self._ramping else self._limit_before_probe)
 
     def _set(self, now: float, limit: float) -> None:
         if now < self._ceiling_until:
@@ -416,8 +412,15 @@ class RateController:
         elif sent >= self._resumed_at and (paused or self._pace is not None):
             self._refused_at, self._first_sent = now, sent
             self._saturated = self._saturated and saturated
-            if self._pace is not None:
-                self._slow_down(now, self._pace)
+            if self._pace is None:
+                return
+            self._pace.slow_down(now)
+            if self._pace.strikes >= _STRIKES:
+                self._needed = min(2 * self._needed, 100)
+                self._pace, self._next, self._burst = None, -math.inf, math.inf
+                self._measure(now)
+            elif not self._pace.strikes:
+                self._needed = _MEASUREMENTS
 
     def _compare(self, sent: float, paused_at: float, *, refused: bool) -> None:
         """Note what became of a request that was in flight behind the first refused one."""
@@ -449,15 +452,6 @@ class RateController:
 
     def _measure(self, now: float) -> None:
         self._since, self._served_before, self._saturated = now, self._served, True
-
-    def _slow_down(self, now: float, pace: _Pace) -> None:
-        pace.slow_down(now)
-        if pace.strikes >= _STRIKES:
-            self._needed = min(2 * self._needed, 100)
-            self._pace, self._next, self._burst = None, -math.inf, math.inf
-            self._measure(now)
-        elif not pace.strikes:
-            self._needed = _MEASUREMENTS
 
 
 _FAILURES: Final = 8

@@ -241,7 +241,7 @@ class _Metrics:
                 }
                 self._waits.record(details.seconds, attributes)
             case RetryDetails(error=error):
-                self._retries.add(1, {_ERROR: type(error).__name__, **_server(details.url)})
+                self._retries.add(1, {_ERROR: type(error).__name__, **_server(error.url or "")})
             case FailureDetails(error=error):
                 attributes = {_ERROR: type(error).__name__, "capillary.error.scope": error.scope}
                 self._errors.add(1, attributes | _server(error.url or ""))

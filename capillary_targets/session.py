@@ -56,17 +56,12 @@ class Counts:
     retries: int = 0
     _parent: Counts | None = field(default=None, repr=False)
 
-    def requested(self) -> None:
-        """A request is sent."""
-        self.requests += 1
+    def add(self, requests: int = 0, retries: int = 0) -> None:
+        """Count here and in the parent."""
+        self.requests += requests
+        self.retries += retries
         if self._parent is not None:
-            self._parent.requested()
-
-    def retried(self) -> None:
-        """Another attempt follows."""
-        self.retries += 1
-        if self._parent is not None:
-            self._parent.retried()
+            self._parent.add(requests, retries)
 
 
 @define(eq=False, repr=False)

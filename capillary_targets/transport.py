@@ -73,9 +73,8 @@ class _Call:
     session: Session
     deadline: Deadline
     path: str = field(repr=False)
-    """Path and query below the base URL, encoded."""
     shown: str
-    """The whole address, for errors, log lines and hooks."""
+    """The whole address, redacted."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
     method: str = "GET"
     body: bytes | None = field(default=None, repr=False)
@@ -145,14 +144,13 @@ async def _authorise(call: _Call) -> SecretHeaders:
     try:
         async with asyncio.timeout(None if deadline.paused_while_queued else deadline.left()):
             return await call.session.settings.auth.headers(fetch)
-    except CapillaryError as error:
-        failure = error
-    except TimeoutError:
-        failure = _deadline_exceeded(call)
+    except (CapillaryError, TimeoutError) as error:
+        failure = _as_ours(call, error)
     except Exception as error:  # noqa: BLE001 - credentials may be of the caller's making
         failure = AuthError(f"the credentials failed: {type(error).__name__}: {error}")
         failure.__cause__ = error
-    raise _annotated(call, failure) from failure.__cause__
+        failure = _as_ours(call, failure)
+    raise failure from failure.__cause__
 
 
 async def _attempt(call: _Call, headers: Mapping[str, str], read: Read[T]) -> T:
@@ -165,9 +163,8 @@ async def _attempt(call: _Call, headers: Mapping[str, str], read: Read[T]) -> T:
     outcome: Outcome = "cancelled"
     try:
         permit = await session.limiter.acquire(call.deadline)
-        if session.state.closed:  # while it waited
-            session.ensure_open()
-        session.counts.requested()
+        session.ensure_open()  # it may have been closed while this waited
+        session.counts.add(requests=1)
         answer = await _exchange(call, headers)
         ended = time.monotonic()
         if session.observers and call.method == "GET":  # nobody is shown a token
@@ -175,7 +172,7 @@ async def _attempt(call: _Call, headers: Mapping[str, str], read: Read[T]) -> T:
         result = read(answer, session.structurer)
         outcome = "ok"
     except Exception as error:  # noqa: BLE001 - nothing foreign escapes
-        failure = _annotated(call, _translated(call, error, permit, answer), answer)
+        failure = _as_ours(call, error, permit, answer)
         if not isinstance(failure, ClientClosed):
             outcome = outcome_of(failure)
     finally:
@@ -301,14 +298,10 @@ def _plan_retry(call: _Call, error: CapillaryError, *, authorised: bool) -> floa
         error.add_note("not retried: too many requests are failing (retry quota used up)")
         return None
     call.quota = spent
-    session.counts.retried()
+    session.counts.add(retries=1)
     _log.info("attempt %d failed, next in %.2f s: %s", call.attempts, wait, error)
     if session.hooks:
-        session.hooks.emit(
-            RetryDetails(
-                method=call.method, url=call.shown, attempt=call.attempts, wait=wait, error=error
-            )
-        )
+        session.hooks.emit(RetryDetails(wait=wait, error=error))
     return wait
 
 
@@ -329,12 +322,25 @@ def _is_renewed(call: _Call, error: CapillaryError, headers: Mapping[str, str]) 
     return error.retryable and call.rejections == 1 and error.retry_after is None
 
 
+def _as_ours(
+    call: _Call, error: Exception, permit: Permit | None = None, answer: Answer | None = None
+) -> CapillaryError:
+    """Whatever went wrong as one of our errors, its request named, what the server said redacted.
+
+    Without its traceback: the frames hold what the server said before.
+    """
+    ours = error if isinstance(error, CapillaryError) else _translated(call, error, permit, answer)
+    if ours.url is None:
+        ours.method, ours.url = call.method, call.shown
+        if answer is not None:
+            ours.status, ours.request_id = answer.status, answer.request_id
+        ours.redact((*call.session.settings.auth.secrets, *call.secrets))
+    return ours.with_traceback(None)
+
+
 def _translated(
     call: _Call, error: Exception, permit: Permit | None, answer: Answer | None
 ) -> CapillaryError:
-    """Whatever an attempt raised, as one of our errors."""
-    if isinstance(error, CapillaryError):
-        return error
     name, said = type(error).__name__, getattr(error, "message", "") or str(error)
     if answer is not None:
         return BadResponse(f"the answer cannot be read: {name}")
@@ -343,14 +349,16 @@ def _translated(
     except CapillaryError as closed:
         return closed
     failed: CapillaryError
+    settings = call.session.settings
     timed_out = isinstance(error, TimeoutError) and error.errno is None  # by a timer, not TCP's
     if permit is None and not timed_out:
         failed = BudgetUnavailable(f"the rate budget failed: {name}: {said}")
     elif call.deadline.left() <= 0:
-        return _deadline_exceeded(call)
+        failed = RequestTimeout(f"no whole answer within the deadline of {settings.timeout:g} s")
+        failed.__cause__ = call.last
+        return failed
     elif timed_out:
-        seconds = call.session.settings.attempt_timeout
-        return RequestTimeout(f"no whole answer within {seconds:g} s")
+        return RequestTimeout(f"no whole answer within {settings.attempt_timeout:g} s")
     elif isinstance(error, RuntimeError):
         failed = UsageError(f"the aiohttp session cannot be used here: {said}")
         failed.scope = "client"
@@ -386,24 +394,3 @@ def _what_to_check(error: Exception, said: str) -> str:
         f"no connection to {place} ({why}): check the base URL, that the server runs, and whether "
         "a proxy is needed (HTTPS_PROXY; in Python with trust_env=True)"
     )
-
-
-def _deadline_exceeded(call: _Call) -> RequestTimeout:
-    """The deadline of the call has passed; its cause is the error of the attempt before."""
-    seconds = call.session.settings.timeout
-    exceeded = RequestTimeout(f"no whole answer within the deadline of {seconds:g} s")
-    exceeded.__cause__ = call.last
-    return exceeded
-
-
-def _annotated(call: _Call, error: CapillaryError, answer: Answer | None = None) -> CapillaryError:
-    """The error with its request named and what the server said redacted.
-
-    Without its traceback: the frames hold what the server said before.
-    """
-    if error.url is None:
-        error.method, error.url = call.method, call.shown
-        if answer is not None:
-            error.status, error.request_id = answer.status, answer.request_id
-        error.redact((*call.session.settings.auth.secrets, *call.secrets))
-    return error.with_traceback(None)

@@ -9,12 +9,14 @@ import selectors
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from email.utils import formatdate
 from typing import Any, TypeVar
 
 from attrs import define, field
 
 from capillary_targets import RateLimited, RetryPolicy, ServiceUnavailable
 from capillary_targets.limiter import Deadline, Outcome, RequestLimiter
+from capillary_targets.retry import parse_retry_after
 
 T = TypeVar("T")
 
@@ -100,11 +102,13 @@ class Window:
     per: float
     hint: str = "exact"
     used: int = 0
+    others: Callable[[float], int] = lambda _: 0
+    """Requests of others in a window that begins at this time."""
     number: int = field(init=False, default=0)
 
     def __call__(self, now: float) -> Answer:
         if now // self.per != self.number:
-            self.number, self.used = int(now // self.per), 0
+            self.number, self.used = int(now // self.per), self.others(now)
         self.used += 1
         if self.used <= self.requests:
             return OK
@@ -132,6 +136,10 @@ class SlidingWindow:
 def _throttled(wait: float, hint: str) -> Answer:
     if hint == "none":
         return "throttled", None
+    if hint.startswith("date"):  # of a clock that is so many seconds ahead of ours
+        now = clock() + float(hint.removeprefix("date"))
+        dates = [formatdate(int(at), usegmt=True) for at in (now + wait, now)]
+        return "throttled", parse_retry_after(*dates)
     known = {"whole": float(math.ceil(wait)), "exact": wait, "short": wait / 4, "long": 3 * wait}
     return "throttled", known[hint] if hint in known else float(hint)
 

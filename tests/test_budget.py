@@ -443,6 +443,7 @@ async def test_a_sweep_outlives_dropped_redis_connections(redis_url: str) -> Non
     ("harm", "retryable"),
     [
         (("REPLICAOF", "127.0.0.1", "1"), True),  # read-only
+        (("CONFIG", "SET", "min-replicas-to-write", "1"), True),
         (("CONFIG", "SET", "requirepass", "changed"), False),
         (("SHUTDOWN", "NOSAVE"), True),
     ],

@@ -155,7 +155,7 @@ def test_a_true_limit_is_kept_and_a_doubled_one_found(kind: str, hint: str) -> N
         late = 120 if slow else 10
         used, refused = await use(client, make(40, hint), 40, after=late, seconds=seconds)
         assert used >= (0.65 if single else 0.78)
-        assert refused <= 0.07
+        assert refused <= (0.09 if "window" in kind else 0.07)
 
     simulate(main())
 
@@ -205,6 +205,50 @@ def test_a_wrong_hint_and_a_limit_that_moves_stop_no_client(
                 possible = min(possible, 1 / latency / now)
             assert used >= 0.2 * possible
             assert refused <= 0.3 or others  # which is to us as refusals at random
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("hint", ["whole", "exact", "3"])
+def test_a_single_token_that_others_take_too_leaves_little_to_anybody(hint: str) -> None:
+    """Even to a client that is told the limit, keeps its pace and pauses as it is asked to."""
+
+    def begin() -> Callable[[float], Answer]:
+        bucket, chance = Bucket(20, 1, hint), random.Random(1)
+
+        def server(at: float) -> Answer:
+            if chance.random() < 0.3:  # somebody came just before
+                bucket(at)
+            return bucket(at)
+
+        return server
+
+    now, told, server = 0.0, 0, begin()
+    while now < 120:
+        outcome, pause = server(now)
+        told += outcome == "ok"
+        now += max(1 / 20, pause or 0.0)
+    assert told / 120 < 9  # of the 14 that others leave
+
+    async def main() -> None:
+        client = Client(limiter(), begin())
+        await client.sweep(150)
+        assert client.rate(30, 150) >= 0.45 * told / 120
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("ahead", [0.0, 5.7, -3600.0])
+def test_a_window_of_a_minute_that_others_use_too_by_another_clock(ahead: float) -> None:
+    """Its end is an HTTP date, of whole seconds; from nothing to four fifths of it is used."""
+    chance = random.Random(1)
+    window = Window(600, 60.0, f"date{1e6 + ahead}", others=lambda _: chance.randrange(480))
+
+    async def main() -> None:
+        client = Client(limiter(), window, latency=0.05)
+        used = await use(client, window, 10, after=60, seconds=600)
+        assert used[0] >= 0.5  # others leave three fifths
+        assert used[1] <= 0.05
 
     simulate(main())
 

@@ -197,6 +197,6 @@ def _log(log: Callable[[str], None], details: Details) -> None:
             result = details.error or f"HTTP {details.status}"
             log(f"{details.method} {details.url}: {result}, {details.seconds:.3f} s")
         case RetryDetails():
-            log(f"attempt {details.attempt} failed; next in {details.wait:.1f} s")
+            log(f"attempt {details.error.attempts} failed; next in {details.wait:.1f} s")
         case WaitDetails():
             log(f"waited {details.seconds:.1f} s ({details.reason})")
