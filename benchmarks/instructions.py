@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,7 @@ from unittest.mock import patch
 from yarl import URL
 
 from capillary_targets import BasicAuth, EventsPage, TargetsClient, pager
-from capillary_targets.pagination import START, Cursor, Dialect, Walk
+from capillary_targets.pagination import Dialect
 from capillary_targets.structuring import structurer
 from capillary_targets.wire import Answer, read_events
 
@@ -32,14 +32,8 @@ KNOWN: Final = Dialect(offset="row", total="rows")
 RUNS: Final = 30
 WARM: Final = 10
 CASES: Final = (
-    "request",
-    "user",
-    "pager",
-    "walk",
-    "walk of 1,000",
-    "reading 100",
-    "request, metrics",
-    "request, metrics by the SDK",
+    *("request", "request, metrics", "request, metrics by the SDK"),
+    *("user", "pager", "reading 100"),
 )
 _TOTALS: Final = re.compile(r"^totals: (\d+)", re.MULTILINE)
 TARGETS: Final = b'{"data":[{"id":1986,"name":"June"}],"errors":null,"warnings":null}'
@@ -61,23 +55,6 @@ def page_text(total: int, first: int, count: int) -> bytes:
 def read(text: bytes) -> EventsPage:
     """A page as the package reads it."""
     return read_events(Answer(200, text), structurer(None), 564332013, 1986)
-
-
-def walked(pages: dict[int, EventsPage]) -> None:
-    """One walk over pages by offset."""
-    walk, cursor = Walk(100, cached=KNOWN), Cursor(START)
-    while requests := walk.requests():
-        for batch in walk.feed(requests[0], pages[requests[0].offset]):
-            cursor.advance(batch.row, batch.page.events)
-    assert walk.report.complete
-
-
-def pages_of(total: int) -> dict[int, EventsPage]:
-    """The pages of a walk, each beginning with the last row of the one before."""
-    return {
-        offset: read(page_text(total, offset, min(100, total - offset)))
-        for offset in range(0, total - 1, 99)
-    }
 
 
 class Answered:
@@ -139,17 +116,12 @@ async def by_client(case: str, runs: int) -> None:
 
 def run(case: str, runs: int) -> None:
     """Do a case so many times, in this process."""
-    if case.startswith(("request", "pager", "user")):
+    if case != "reading 100":
         asyncio.run(by_client(case, runs))
         return
-    one, many, text = pages_of(75), pages_of(1000), page_text(100, 0, 100)
-    work: dict[str, Callable[[], object]] = {
-        "walk": lambda: walked(one),
-        "walk of 1,000": lambda: walked(many),
-        "reading 100": lambda: read(text),
-    }
+    text = page_text(100, 0, 100)
     for _ in range(runs):
-        work[case]()
+        read(text)
 
 
 def count(cases: Sequence[str] = CASES) -> dict[str, int]:

@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal, InvalidOperation
 from functools import cached_property, lru_cache
 from itertools import product
-from types import NoneType, UnionType
+from types import NoneType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,7 +24,6 @@ from typing import (
     Generic,
     TypeGuard,
     TypeVar,
-    Union,
     cast,
     get_args,
     get_origin,
@@ -123,10 +122,9 @@ def parse_datetime(value: object) -> datetime:
             raise ValueError("expected a time, got a number out of range") from None
     if not isinstance(value, str):
         raise _misfit("a time", value)
-    try:
+    with suppress(msgspec.ValidationError):
         return msgspec.convert(value, datetime)
-    except msgspec.ValidationError:
-        raise ValueError("expected a time, got some other text") from None
+    raise ValueError("expected a time, got some other text")
 
 
 def parse_date(value: object) -> date:
@@ -134,10 +132,9 @@ def parse_date(value: object) -> date:
     if not isinstance(value, str):
         raise _misfit("a date", value)
     day, _, _ = value.replace("T", " ").partition(" ")
-    try:
+    with suppress(msgspec.ValidationError):
         return msgspec.convert(day, date)
-    except msgspec.ValidationError:
-        raise ValueError("expected a date, got some other text") from None
+    raise ValueError("expected a date, got some other text")
 
 
 def _is_blank(value: object, type_: Any) -> bool:
@@ -207,15 +204,13 @@ def _optional_hook(type_: Any, converter: Converter) -> Hook:
 
 
 def _tuple_hook(type_: Any, converter: Converter) -> Hook:
-    from cattrs.cols import list_structure_factory  # noqa: PLC0415 - see `Structurer`
-
     listed: Any = list.__class_getitem__(get_args(type_)[0])
-    inner = list_structure_factory(listed, converter)
+    structure = converter.get_structure_hook(listed)
 
     def array(value: object, _: object) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise _misfit("an array", value)
-        return tuple(inner(value, listed))
+        return tuple(structure(value, listed))
 
     return array
 
@@ -231,10 +226,6 @@ def _mapping_hook(type_: Any, converter: Converter) -> Hook:
         )
 
     return mapping
-
-
-def _is_optional(type_: Any) -> bool:
-    return get_origin(type_) in {Union, UnionType} and NoneType in get_args(type_)
 
 
 def _first_error(error: Any, path: str, value: Any) -> tuple[Exception, str, object]:
@@ -285,7 +276,7 @@ class Structurer:
             converter.register_structure_hook(type_, _ignoring_type(reader))
         factories: list[tuple[Callable[[Any], bool], Any]] = [
             (attrs.has, _class_hook),
-            (_is_optional, _optional_hook),
+            (lambda type_: NoneType in get_args(type_), _optional_hook),
             (lambda type_: get_origin(type_) is tuple, _tuple_hook),
             (lambda type_: get_origin(type_) is Mapping, _mapping_hook),
         ]

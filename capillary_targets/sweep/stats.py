@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
-from itertools import compress, zip_longest
+from itertools import compress, repeat, zip_longest
+from operator import eq
 from typing import Any, Final, Self, TypeAlias
 
 from attrs import define, field
@@ -67,7 +68,7 @@ class EventStats:
             names = [name or "" for name in names]
         for name in {*names}:
             alone = names.count(name) == len(names)
-            self._count(name, days if alone else compress(days, map(name.__eq__, names)))
+            self._count(name, days if alone else compress(days, map(eq, names, repeat(name))))
 
     def _count(self, name: str, days: Iterable[int]) -> None:
         self.days.setdefault(name, Counter()).update(days)

@@ -182,3 +182,21 @@ def test_the_command_says_so_in_one_line(tmp_path: Path):
     assert ran.stderr.startswith("error: cannot write to ")
     assert "File too large" in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("refusal", [OSError(errno.EINVAL, "no such advice"), AttributeError()])
+def test_the_disk_is_asked_to_begin_before_a_part_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+):
+    asked = []
+
+    def advise(handle: int, *_: int) -> None:
+        asked.append(os.fstat(handle).st_size)
+        raise refusal  # as some systems do
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    with AtomicFile(tmp_path / "part-00000.jsonl") as file:
+        for _ in range(10):
+            file.write(bytes(2**20))
+    assert asked == [4 * 2**20, 8 * 2**20]
+    assert file.path.stat().st_size == 10 * 2**20
