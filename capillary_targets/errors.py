@@ -119,6 +119,7 @@ class CapillaryError(Exception):
         attempts: int = 0,
         checkpoint: Checkpoint | None = None,
         retry_after: float | None = None,
+        retryable: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.message: str = message
@@ -130,6 +131,8 @@ class CapillaryError(Exception):
         self.attempts = attempts
         self.checkpoint = checkpoint
         self.retry_after = retry_after
+        if retryable is not None:
+            self.retryable = retryable
 
     def __str__(self) -> str:
         return f"{self.message}{self._where()}"
@@ -314,10 +317,6 @@ class BudgetUnavailable(CapillaryError):
 
     scope: ErrorScope = "client"
 
-    def __init__(self, message: str, *, retryable: bool = False, **context: Any) -> None:
-        super().__init__(message, **context)
-        self.retryable = retryable
-
 
 class BadResponse(CapillaryError):
     """Not the documented shape.
@@ -327,19 +326,12 @@ class BadResponse(CapillaryError):
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        where: str | None = None,
-        excerpt: str = "",
-        retryable: bool = False,
-        **context: Any,
+        self, message: str, *, where: str | None = None, excerpt: str = "", **context: Any
     ) -> None:
         super().__init__(message, **context)
         self.where = where
         self.excerpt: str = excerpt
-        self.retryable = retryable
-        if retryable:
+        if self.retryable:
             self.scope: ErrorScope = "server"
 
     def redact(self, secrets: Iterable[str]) -> None:

@@ -44,6 +44,7 @@ F = TypeVar("F", bound="Fetched")
 
 _MOST_PREFETCH: Final = 4
 _PAGE_SIZE: Final = 100
+_END: Final[Any] = object()
 
 
 def _rule_ids(rules: Iterable[int]) -> tuple[int, ...]:
@@ -112,11 +113,8 @@ class FanOut(Generic[F]):
     fetch: Callable[[int, FanOut[F]], Awaitable[F]]
     ordered: bool = False
     most: int | None = None
-    active: set[int] = field(init=False, factory=set)
-    """The users in progress."""
-    _workers: int = field(init=False, default=0)
-    _turn: asyncio.Lock = field(init=False, factory=asyncio.Lock)
-    _taken: int = field(init=False, default=0)
+    active: dict[int, int] = field(init=False, factory=dict)
+    """The users in progress, by their number among those taken."""
     _returned: int = field(init=False, default=0)
     _consumed: int = field(init=False, default=0)
     _reorder_buffer: dict[int, F] = field(init=False, factory=dict)
@@ -164,46 +162,33 @@ class FanOut(Generic[F]):
         await self._room.wait()
 
     async def _run(self) -> None:
+        """Take the users, one after the other, and fetch each in a task of its own."""
+        taken = 0
         async with aclosing(_iterate(self.users)) as users, asyncio.TaskGroup() as group:
-            self._add_worker(users, group)
-
-    def _add_worker(self, users: AsyncGenerator[int, None], group: asyncio.TaskGroup) -> None:
-        self._workers += 1
-        group.create_task(self._work(users, group))
-
-    async def _work(self, users: AsyncGenerator[int, None], group: asyncio.TaskGroup) -> None:
-        """Fetch one user after the other. Each worker that has one adds the next worker."""
-        while True:
-            async with self._turn:
-                while self._taken - self._consumed >= 2 * self.size():
+            while True:
+                while not len(self.active) < self.size() > (taken - self._consumed) / 2:
                     await self._wait_for_room()
-                user = None if self._workers > self.size() else await self._next(users)
-                if user is None:
+                user = await anext(users, _END)
+                if user is _END:
                     break
-                number = self._taken
-                self._taken += 1
-            if self._workers < self.size():
-                self._add_worker(users, group)
-            result = await self.fetch(user, self)
-            self.active.discard(user)
-            if isinstance(result.error, CapillaryError) and self._is_fatal(result.error):
-                raise result.error
-            self._reorder_buffer[number if self.ordered else self._returned] = result
-            while self._returned in self._reorder_buffer:
-                self._ready.append((self._reorder_buffer.pop(self._returned), True))
-                self._returned += 1
-            del result
-            self._news.set()
-        self._workers -= 1
+                if user in self.active.values():
+                    await asyncio.sleep(0)  # a list of repetitions must not block the others
+                    continue
+                self.active[taken] = user
+                group.create_task(self._visit(taken, user))
+                taken += 1
 
-    async def _next(self, users: AsyncGenerator[int, None]) -> int | None:
-        """The next user who is not in progress; None at the end."""
-        async for user in users:
-            if user not in self.active:
-                self.active.add(user)
-                return user
-            await asyncio.sleep(0)  # a list of repetitions must not block the others
-        return None
+    async def _visit(self, number: int, user: int) -> None:
+        result = await self.fetch(user, self)
+        del self.active[number]
+        if isinstance(result.error, CapillaryError) and self._is_fatal(result.error):
+            raise result.error
+        self._reorder_buffer[number if self.ordered else self._returned] = result
+        while self._returned in self._reorder_buffer:
+            self._ready.append((self._reorder_buffer.pop(self._returned), True))
+            self._returned += 1
+        self._news.set()
+        self._room.set()
 
     def _is_fatal(self, error: CapillaryError) -> bool:
         """Whether every other user would fail with this error too."""

@@ -8,7 +8,7 @@ phasing out: `docs/lookups.md`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -267,9 +267,24 @@ async def resolve_period(session: Session, user_id: int, target_rule_id: int, na
         periods = [one for group in groups for one in await target_periods(session, group)]
         found = _named(name, [(o.id, o.ref_code, o.period_status in _RUNNING) for o in periods])
         if not found:
-            raise _none(name, target_rule_id, periods)
+            codes = [one.ref_code or f"id {one.id}" for one in periods]
+            said = [
+                f"{code} ({one.period_status})" if one.period_status else code
+                for code, one in zip(codes, periods, strict=True)
+            ]
+            kind = "is running" if name == CURRENT else f"has the refCode {name!r}"
+            raise UnknownPeriod(
+                f"no period of target {target_rule_id} {kind}; there are: "
+                f"{', '.join(said) or 'none at all'}",
+                known=[one.ref_code for one in periods if one.ref_code],
+            )
     if len(found) > 1:
-        raise _several(name, target_rule_id, found)
+        listed = ", ".join(f"{id_} ({code})" if code else str(id_) for id_, code in found.items())
+        kind = "are running" if name == CURRENT else f"have the refCode {name!r}"
+        raise UnknownPeriod(
+            f"several periods of target {target_rule_id} {kind}: give the id of one: {listed}",
+            known=[code for code in found.values() if code],
+        )
     (only,) = found
     return only
 
@@ -285,22 +300,3 @@ def _named(
         if number is not None
         and (current if name == CURRENT else code and code.strip() == name.strip())
     }
-
-
-def _none(name: str, target_rule_id: int, periods: Sequence[TargetPeriod]) -> UnknownPeriod:
-    listed = [(one.ref_code or f"id {one.id}", one.period_status) for one in periods]
-    there = ", ".join(f"{code} ({status})" if status else code for code, status in listed)
-    said = "is running" if name == CURRENT else f"has the refCode {name!r}"
-    return UnknownPeriod(
-        f"no period of target {target_rule_id} {said}; there are: {there or 'none at all'}",
-        known=[one.ref_code for one in periods if one.ref_code],
-    )
-
-
-def _several(name: str, target_rule_id: int, found: Mapping[int, str | None]) -> UnknownPeriod:
-    listed = ", ".join(f"{id_} ({code})" if code else str(id_) for id_, code in found.items())
-    said = "are running" if name == CURRENT else f"have the refCode {name!r}"
-    return UnknownPeriod(
-        f"several periods of target {target_rule_id} {said}: give the id of one: {listed}",
-        known=[code for code in found.values() if code],
-    )

@@ -6,7 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from attrs import define, field
 
@@ -29,6 +30,8 @@ __all__ = ["EventPager"]
 
 T = TypeVar("T")
 _Answer: TypeAlias = EventsPage | CapillaryError
+_Found: TypeAlias = tuple[_Answer, int | None]
+_NO_SCOPE: Final = nullcontext()
 
 
 @define(eq=False)
@@ -47,18 +50,7 @@ class EventPager:
     cancelled task, cancels its requests in flight. An `anext()` that is cancelled, as by a
     time-out, leaves them alone as long as the iterator is kept: the next `anext()` goes on.
 
-    Args:
-        session: an open session.
-        user_id: the member's id.
-        target_rule_id: the `id` of a target.
-        period: only the events of this period: its id, "current" or a refCode, whose id is looked
-            up when a loop starts.
-        page_size: events on one page, at most.
-        max_items: end after so many events.
-        start: a checkpoint to resume from.
-        strict: whether to raise `PaginationError`.
-        prefetch: pages to ask for while earlier ones are consumed; 0 asks for each when it is due.
-        dialect: what is certain about the server's pagination; the rest is detected.
+    `TargetsClient.events` makes one, and explains the parameters.
     """
 
     session: Session = field(repr=False)
@@ -71,44 +63,46 @@ class EventPager:
     strict: bool = True
     prefetch: int = 4
     dialect: Dialect = UNKNOWN
-    _walk: Walk | None = field(init=False, default=None, repr=False)
-    _cursor: Cursor | None = field(init=False, default=None, repr=False)
+    latest: tuple[Walk, Cursor] | None = field(init=False, default=None, repr=False)
     __repr__ = short_repr
 
     def __attrs_post_init__(self) -> None:
         checked_id("user_id", self.user_id)
         checked_id("target_rule_id", self.target_rule_id)
         checked_period(self.period)
-        self.page_size = whole_number("page_size", self.page_size)
-        self.prefetch = count("prefetch", self.prefetch)
+        if type(self.page_size) is not int or self.page_size < 1:
+            self.page_size = whole_number("page_size", self.page_size)
+        if type(self.prefetch) is not int or self.prefetch < 0:
+            self.prefetch = count("prefetch", self.prefetch)
         if self.max_items is not None:
             self.max_items = count("max_items", self.max_items)
 
     @property
     def report(self) -> PagingReport:
         """What the latest loop did so far."""
-        return PagingReport() if self._walk is None else self._walk.report
+        return self.latest[0].report if self.latest else PagingReport()
 
     @property
     def checkpoint(self) -> Checkpoint:
         """Where the latest loop stands: behind the event, or page, that it gave out last."""
-        if self._walk is None or self._cursor is None:
+        if self.latest is None:
             return self.start or START
-        return self._cursor.checkpoint(self._walk.detected)
+        walk, cursor = self.latest
+        return cursor.checkpoint(walk.detected)
 
     def __aiter__(self) -> Loop[TargetEvent]:
-        return Loop(self._begin(by_event=True))
+        return Loop(self, by_event=True)
 
     def pages(self) -> Loop[EventsPage]:
         """The same events page by page, empty pages left out."""
-        return Loop(self._begin())
+        return Loop(self)
 
     def stream(self) -> Loop[EventsPage]:
         """The same pages for a task that is cancelled only to end it: no task for each request.
 
         Use it with `aclosing`; what a cancelled `anext()` was waiting for is requested again.
         """
-        return Loop(self._begin(in_task=False))
+        return Loop(self, in_task=False)
 
     async def collect(self) -> EventList:
         """All events as a list, which is a data frame, too: `to_arrow()`, `to_pandas()`, ..."""
@@ -128,176 +122,155 @@ class EventPager:
         """All events as a polars frame, see `EventList`."""
         return (await self.collect()).to_polars()
 
-    def _begin(self, *, by_event: bool = False, in_task: bool = True) -> _RunningWalk:
-        start, known, hooks = self.start or START, self.session.dialect, self.session.hooks
-        walk = Walk(
-            self.page_size,
-            self.max_items,
-            prefetch=self.prefetch or 1,
-            dialect=self.dialect,
-            cached=known,
-            start=start,
-        )
-        self._walk, self._cursor = walk, Cursor(start)
-        scope = hooks.begin("walk", user_id=self.user_id, target_rule_id=self.target_rule_id)
-        return _RunningWalk(
-            self, walk, self._cursor, known, scope, self.period, by_event=by_event, in_task=in_task
-        )
 
+class Loop(AsyncIterator[T]):
+    """Walk with its requests in flight, as an async iterator. Dropped, it cancels them at once.
 
-@define(eq=False, repr=False)
-class _RunningWalk:
-    """A walk and its requests: in flight, then ready to be taken, then over.
-
-    A cancelled `fill` loses nothing. It is not known to its pager, so that both go as soon as the
-    consumer drops them.
+    A cancelled `anext()` leaves it as it is: an async generator would be over, as if complete.
     """
 
-    pager: EventPager
-    walk: Walk
-    cursor: Cursor
-    known: Dialect
-    """Of the server, at the beginning."""
-    scope: Scope | None
-    period: int | str | None
-    by_event: bool
-    in_task: bool
-    """Whether each request has a task, which goes on if `fill` is cancelled."""
-    ready: deque[tuple[int, Sequence[TargetEvent], Any]] = field(init=False, factory=deque)
-    """The row of the first event, the events, and what is given out: a page, or an event."""
-    over: bool = field(init=False, default=False)
-    in_flight: dict[PageRequest, asyncio.Task[_Answer]] = field(init=False, factory=dict)
-    error: Exception | None = field(init=False, default=None)
-    waiting: bool = field(init=False, default=False)
+    def __init__(self, pager: EventPager, *, by_event: bool = False, in_task: bool = True) -> None:
+        self._pager, self._by_event, self._in_task = pager, by_event, in_task
+        start, session = pager.start or START, pager.session
+        self._period, self._known = pager.period, session.dialect
+        self._walk = walk = Walk(
+            pager.page_size,
+            pager.max_items,
+            prefetch=pager.prefetch or 1,
+            dialect=pager.dialect,
+            cached=self._known,
+            start=start,
+        )
+        self._cursor = Cursor(start)
+        pager.latest = walk, self._cursor
+        user, rule = pager.user_id, pager.target_rule_id
+        self._scope = session.hooks.begin("walk", user_id=user, target_rule_id=rule)
+        self._fetch = partial(_fetch, pager, walk, self._scope)
+        # The row of the first event, the events, and what is given out: a page, or an event.
+        self._ready: deque[tuple[int, Sequence[TargetEvent], Any]] = deque()
+        self._in_flight: dict[PageRequest, asyncio.Task[_Found]] = {}
+        self._over = self._waiting = False
+        self._error: Exception | None = None
 
-    async def fill(self) -> None:
-        """Wait until events are ready, or the walk is over. An error is raised again each time."""
-        if self.waiting:
+    async def __anext__(self) -> T:
+        if self._waiting:
             raise UsageError("another task is waiting for this iterator: give each its own loop")
-        if self.error is not None:
-            raise self.error
-        self.waiting = True
-        try:
-            while not (self.ready or self.over):
-                await self._step()
-        except Exception as error:
-            self.error = error
-            if isinstance(error, CapillaryError):
-                error.checkpoint = self.cursor.checkpoint(self.walk.detected)
-            await self.aclose()
-            raise
-        finally:
-            self.waiting = False
+        if self._error is not None:
+            raise self._error
+        if not (self._ready or self._over):
+            self._waiting = True
+            try:
+                while not (self._ready or self._over):
+                    if requests := self._walk.requests():
+                        if self._in_task or self._in_flight or len(requests) > 1:
+                            self._send(requests)
+                            await asyncio.wait((self._in_flight[requests[0]],))
+                            if self._over:  # closed meanwhile
+                                break
+                            found = self._in_flight.pop(requests[0]).result()
+                        else:
+                            found = await self._fetch(self._period, requests[0])
+                        answer, self._period = found
+                        self._feed(requests[0], answer)
+                    self._go_on()
+            except Exception as error:
+                self._error, self._waiting = error, False
+                if isinstance(error, CapillaryError):
+                    error.checkpoint = self._cursor.checkpoint(self._walk.detected)
+                await self.aclose()
+                raise
+            except BaseException:
+                self._waiting = False
+                del self  # a traceback must not keep it, and its requests, alive
+                raise
+            self._waiting = False
+        if not self._ready:
+            raise StopAsyncIteration
+        row, events, item = self._ready.popleft()
+        self._cursor.advance(row, events)
+        return cast(T, item)
 
-    async def _step(self) -> None:
-        """Feed the walk with the answer to its next request."""
-        walk, pager = self.walk, self.pager
-        if requests := walk.requests():
-            if self.in_task or self.in_flight or len(requests) > 1:
-                self._send(requests)
-                await asyncio.wait((self.in_flight[requests[0]],))
-                if self.over:  # closed meanwhile
-                    return
-                answer = self.in_flight.pop(requests[0]).result()
+    def _feed(self, request: PageRequest, answer: _Answer) -> None:
+        """Make ready what the walk proves by an answer, unless it was closed meanwhile."""
+        for batch in () if self._over else self._walk.feed(request, answer):
+            row, events = batch.row, batch.page.events
+            if self._by_event:
+                self._ready += [(row + n, (event,), event) for n, event in enumerate(events)]
             else:
-                answer = await self._fetch(requests[0])
-            for batch in walk.feed(requests[0], answer):
-                row, events = batch.row, batch.page.events
-                if self.by_event:
-                    self.ready += [(row + n, (event,), event) for n, event in enumerate(events)]
-                else:
-                    self.ready.append((row, events, batch.page))
+                self._ready.append((row, events, batch.page))
+
+    def _go_on(self) -> None:
+        """End with the walk, or ask for the next pages while these are consumed."""
+        walk, pager = self._walk, self._pager
         if walk.failed and pager.strict:
-            if not self.ready and (failure := walk.error):
+            if not self._ready and (failure := walk.error):
                 raise failure
         elif walk.done:
-            self.cancel()
-        elif self.ready and pager.prefetch and not self.over:
+            self._end()
+        elif self._ready and pager.prefetch:
             self._send(walk.requests())
 
     def _send(self, requests: tuple[PageRequest, ...]) -> None:
         """Have these requests in flight, and no others."""
-        for stale in self.in_flight.keys() - requests:
-            _cancel(self.in_flight.pop(stale))
+        for stale in self._in_flight.keys() - requests:
+            _cancel(self._in_flight.pop(stale))
         for request in requests:
-            if request not in self.in_flight:
-                self.in_flight[request] = asyncio.create_task(self._fetch(request))
+            if request not in self._in_flight:
+                self._in_flight[request] = asyncio.create_task(self._fetch(self._period, request))
 
-    async def _fetch(self, request: PageRequest) -> _Answer:
-        """A page; or an error that means "past the end", which is a response, too."""
-        pager = self.pager
-        with nullcontext() if self.scope is None else within(self.scope):
-            session, user, rule = pager.session, pager.user_id, pager.target_rule_id
-            if isinstance(self.period, str):
-                self.period = await resolve_period(session, user, rule, self.period)
-            try:
-                return await target_events(
-                    session,
-                    user,
-                    rule,
-                    period_id=self.period,
-                    limit=request.limit,
-                    offset=request.offset,
-                )
-            except CapillaryError as error:
-                if self.walk.is_response(request, error):
-                    return error
-                raise
-
-    def cancel(self) -> None:
+    def _end(self) -> None:
         """End the walk and cancel what is in flight."""
-        if self.over:
+        if self._over:
             return
-        self.over = True
-        for task in self.in_flight.values():
+        self._over = True
+        for task in self._in_flight.values():
             _cancel(task)
-        session, walk = self.pager.session, self.walk
-        if (lesson := walk.lesson) is not self.known:
-            session.dialect = session.dialect.updated(self.known, lesson)
-        if self.scope is not None:
+        session, walk, scope = self._pager.session, self._walk, self._scope
+        if (lesson := walk.lesson) is not self._known:
+            session.dialect = session.dialect.updated(self._known, lesson)
+        if scope is not None:
             session.hooks.emit(
-                ScopeDetails(scope=self.scope, phase="over", outcome=walk.report, error=self.error)
+                ScopeDetails(scope=scope, phase="over", outcome=walk.report, error=self._error)
             )
 
     async def aclose(self) -> None:
-        """End the walk. Returns once nothing is in flight any more."""
-        self.ready.clear()
-        self.cancel()
-        if self.in_flight:
-            await asyncio.wait(self.in_flight.values())
+        """End the loop. Returns once nothing is in flight any more."""
+        self._ready.clear()
+        self._end()
+        if self._in_flight:
+            await asyncio.wait(self._in_flight.values())
+
+    def __del__(self) -> None:
+        self._end()
+
+
+async def _fetch(
+    pager: EventPager,
+    walk: Walk,
+    scope: Scope | None,
+    period: int | str | None,
+    request: PageRequest,
+) -> _Found:
+    """A page, or an error that means "past the end", which is a response, too; and the period's id.
+
+    No method of the loop, which a task would keep alive although it is dropped.
+    """
+    session, user, rule = pager.session, pager.user_id, pager.target_rule_id
+    with _NO_SCOPE if scope is None else within(scope):
+        if isinstance(period, str):
+            period = await resolve_period(session, user, rule, period)
+        limit, offset = request.limit, request.offset
+        try:
+            page = await target_events(
+                session, user, rule, period_id=period, limit=limit, offset=offset
+            )
+        except CapillaryError as error:
+            if walk.is_response(request, error):
+                return error, period
+            raise
+        return page, period
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:
     if not task.cancel():
         task.cancelled() or task.exception()  # retrieved: nobody awaits it
-
-
-class Loop(AsyncIterator[T], Generic[T]):
-    """Async iterator over a walk. Dropped, as by `break`, it cancels at once what is in flight.
-
-    A cancelled `anext()` leaves it as it is: an async generator would be over, as if complete.
-    """
-
-    def __init__(self, walk: _RunningWalk) -> None:
-        self._walk = walk
-
-    async def __anext__(self) -> T:
-        walk = self._walk
-        if not walk.ready and (walk.error or not walk.over):
-            try:
-                await walk.fill()
-            except BaseException:
-                del self  # a traceback must not keep it, and its requests, alive
-                raise
-        if not walk.ready:
-            raise StopAsyncIteration
-        row, events, item = walk.ready.popleft()
-        walk.cursor.advance(row, events)
-        return cast(T, item)
-
-    async def aclose(self) -> None:
-        """End the loop. Returns once nothing is in flight any more."""
-        await self._walk.aclose()
-
-    def __del__(self) -> None:
-        self._walk.cancel()

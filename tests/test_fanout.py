@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -129,13 +130,16 @@ async def test_the_order_can_be_kept(sandbox: Sandbox) -> None:
     assert outcomes == users
 
 
-async def test_an_id_that_is_none_fails_alone(sandbox: Sandbox) -> None:
-    good = sandbox.world.user_ids()[0]
+@pytest.mark.parametrize("bad", [None, 2**70, "5", [5], 1.5], ids=str)
+async def test_an_id_that_is_none_fails_alone(sandbox: Sandbox, bad: Any) -> None:
+    good, other = sandbox.world.user_ids()[:2]
     async with client_of(sandbox) as client:
-        outcomes = {o.user_id: o async for o in client.sweep([good, 2**70, 5])}
-    assert outcomes[good].complete
-    assert isinstance(outcomes[2**70].error, UsageError)
-    assert isinstance(outcomes[5].error, InvalidUser)
+        outcomes = [o async for o in client.sweep([bad, good, 5, other], ordered=True)]
+    assert [o.user_id for o in outcomes] == [bad, good, 5, other]
+    assert isinstance(outcomes[0].error, UsageError)
+    assert isinstance(outcomes[2].error, InvalidUser)
+    assert outcomes[1].complete
+    assert outcomes[3].complete
 
 
 async def test_no_record_is_no_failure(sandbox: Sandbox) -> None:

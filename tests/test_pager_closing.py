@@ -93,7 +93,9 @@ async def client(held: Held) -> AsyncIterator[TargetsClient]:
 
 
 def tasks_of_pagers() -> list[asyncio.Task]:
-    return [task for task in asyncio.all_tasks() if "_fetch" in repr(task.get_coro())]
+    return [
+        task for task in asyncio.all_tasks() if "coroutine object _fetch" in repr(task.get_coro())
+    ]
 
 
 async def until(happens) -> None:
@@ -176,6 +178,17 @@ async def test_aclose_ends_an_anext_of_another_task(client, held) -> None:
     await asyncio.sleep(0)
     await pages.aclose()
     assert await waiting is None
+    await nothing_left(client, held)
+
+
+async def test_a_stream_closed_while_another_task_waits_for_it_is_over(client, held) -> None:
+    pages = client.events(1, 2).stream()
+    waiting = asyncio.create_task(anext(pages, None))
+    async with asyncio.timeout(10):
+        await until(lambda: held.asked)
+    await pages.aclose()
+    assert await waiting is None
+    assert await anext(pages, None) is None
     await nothing_left(client, held)
 
 
@@ -320,7 +333,7 @@ async def test_a_page_goes_as_soon_as_it_is_dropped() -> None:
         assert page() is None
         while await anext(pages, None):
             pass
-        walk = weakref.ref(pager._walk)
+        walk = weakref.ref(pager.latest[0])
         del pager, pages
         assert walk() is None
 
