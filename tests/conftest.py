@@ -17,7 +17,7 @@ from aioresponses import aioresponses
 from hypothesis import HealthCheck, settings
 
 from capillary_targets import BasicAuth, RetryPolicy, TargetsClient
-from capillary_targets.sandbox import Sandbox
+from capillary_targets.sandbox import Sandbox, SandboxSettings
 from capillary_targets.testing import aioresponses_shim
 
 # Properties take a new random seed in every run, in CI too; a failure prints its blob and seed.
@@ -105,6 +105,12 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     sandbox = Sandbox(users=20)
     async with sandbox:
         yield sandbox
+
+
+@pytest.fixture
+def small_sandboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sandboxes made without `users=` have 12 of them, not 200: a sweep of one is short."""
+    monkeypatch.setitem(SandboxSettings.__init__.__kwdefaults__, "users", 12)
 
 
 def variables_of(sandbox: Sandbox) -> dict[str, str]:

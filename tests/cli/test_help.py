@@ -30,6 +30,7 @@ def examples(text: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.usefixtures("small_sandboxes")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_example_runs(
     helped: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

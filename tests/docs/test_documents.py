@@ -55,6 +55,7 @@ async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
+@pytest.mark.usefixtures("small_sandboxes")
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 async def test_examples_run(
     document: Path,
