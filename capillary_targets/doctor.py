@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
@@ -254,9 +255,11 @@ def _candidates(targets: Look | None, groups: Look | None) -> list[int]:
         if isinstance(row.get("id"), int):
             values.setdefault(row["id"], 0.0)
     for one in groups.user_targets if groups is not None else ():
-        rule, value = one.get("targetRuleId"), one.get("targetAchievedValue")
-        if isinstance(rule, int) and one.get("targetId") is not None:
-            values[rule] = max(values.get(rule, 0.0), float(value or 0) + 1)
+        if isinstance(rule := one.get("targetRuleId"), int) and one.get("targetId") is not None:
+            value = 0.0
+            with suppress(TypeError, ValueError):
+                value = float(one.get("targetAchievedValue") or 0)
+            values[rule] = max(values.get(rule, 0.0), value + 1)
     return sorted(values, key=lambda rule: -values[rule])
 
 

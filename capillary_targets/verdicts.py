@@ -7,6 +7,7 @@ the settings of a sandbox that behaves so. Where they cannot tell, it says why.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeAlias
@@ -85,16 +86,20 @@ class Look:
         return [one for group in _objects(groups) for one in _objects(group.get("targets"))]
 
     @property
+    def pagination(self) -> dict[str, Any] | None:
+        """The object of that name, if there is one."""
+        return next(iter(_objects([(self.document or {}).get("pagination")])), None)
+
+    @property
     def limit(self) -> int:
         """The limit asked for."""
         return int(self.path.partition("limit=")[2].partition("&")[0])
 
     def number(self, name: str) -> int | None:
-        """A number of `pagination`, which may come as text."""
-        paging = (self.document or {}).get("pagination")
+        """A number of `pagination`, which may come as text; None: none that counts anything."""
         try:
-            return int(paging[name]) if isinstance(paging, dict) else None
-        except (KeyError, TypeError, ValueError):
+            return number if (number := int((self.pagination or {})[name])) >= 0 else None
+        except (ArithmeticError, KeyError, TypeError, ValueError):
             return None
 
     @property
@@ -207,8 +212,7 @@ def _total(looks: Looks) -> Told:
     evidence = f"{total} with limit={full.limit}, {other} with limit=2; {len(full.rows)} events"
     mode: str | None
     if total is None or other is None:
-        paging = (full.document or {}).get("pagination")
-        mode = "absent" if isinstance(paging, dict) else "none"
+        mode = "none" if full.pagination is None else "absent"
     elif total != other:
         # The same list in pages of two sizes: both counts must be of one number of rows.
         size = full.number("limit") or full.limit
@@ -228,8 +232,8 @@ def _count_of_rows(looks: Looks, total: int) -> str | None:
     """Whether a total that is the same for every limit counts the rows, and how it is written."""
     full, complete = looks["full"], _is_complete(looks)
     if (complete and total == len(full.rows)) or (complete is False and _ends_at(looks, total)):
-        sent = (full.document or {})["pagination"]["total"]
-        return {str: "text", float: "float"}.get(type(sent), "rows")
+        sent = type((full.pagination or {}).get("total"))
+        return {str: "text", float: "float"}.get(sent, "rows")
     if complete or total < len(full.rows):
         return "wrong" if total < len(full.rows) else "wrong-high"
     return None
@@ -344,7 +348,7 @@ def _no_record(looks: Looks) -> Told:
 @_question(events=1)
 def _log_ids(looks: Looks) -> Told:
     rows = looks["full"].rows
-    known = [row["eventLogId"] for row in rows if row.get("eventLogId") is not None]
+    known = [str(row["eventLogId"]) for row in rows if row.get("eventLogId") is not None]
     repeated, missing = len(known) - len(set(known)), len(rows) - len(known)
     if not repeated and not missing and len(rows) < 10:
         return None, f"each of {len(rows)} events has its own: too few to tell"
@@ -369,9 +373,13 @@ def _zone(looks: Looks) -> Told:
     if "targets" not in looks:
         return None, _NO_MEMBER
     rows = looks["full"].rows if "full" in looks else []
-    dates = {row["eventLogId"]: row.get("eventDate") for row in rows if row.get("eventLogId")}
+    known = [row for row in rows if row.get("eventLogId") is not None]
+    dates = {str(row["eventLogId"]): row.get("eventDate") for row in known}
     achieved = looks["groups"].user_targets if "groups" in looks else []
-    made = [(row.get("attribution") or {}).get("createdOn") for row in looks["targets"].rows]
+    made = [
+        one.get("createdOn")
+        for one in _objects([r.get("attribution") for r in looks["targets"].rows])
+    ]
     for evidence, pairs in (
         (
             "dates and their ISO twins",
@@ -380,7 +388,10 @@ def _zone(looks: Looks) -> Told:
         (
             "the event that reached a target, and when that was in UTC",
             [
-                (dates.get(one.get("targetAchievedEventLogId")), one.get("targetAchievedDateTime"))
+                (
+                    dates.get(str(one.get("targetAchievedEventLogId", ""))),
+                    one.get("targetAchievedDateTime"),
+                )
                 for one in achieved
             ],
         ),
@@ -416,7 +427,8 @@ def _offsets(pairs: Iterable[tuple[object, object]]) -> Iterator[timedelta]:
     for local, zoned in pairs:
         naive, aware = _moment(local), _moment(zoned)
         if naive and aware and naive.tzinfo is None and aware.tzinfo:
-            yield naive - aware.astimezone(UTC).replace(tzinfo=None)
+            with suppress(OverflowError):  # in the first or the last year
+                yield naive - aware.astimezone(UTC).replace(tzinfo=None)
 
 
 def _moment(text: object) -> datetime | None:

@@ -1,5 +1,6 @@
 """The doctor: on every kind of server the right verdict, or none, in at most 15 requests."""
 
+import math
 import tomllib
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,15 @@ from attrs import evolve
 
 from capillary_targets import BasicAuth, OAuth, RetryPolicy, TargetsClient, UsageError
 from capillary_targets.contract import Finding, contract
-from capillary_targets.doctor import QUESTIONS, Diagnosis, Known, Verdict, diagnose, load_known
+from capillary_targets.doctor import (
+    QUESTIONS,
+    Diagnosis,
+    Known,
+    Verdict,
+    _candidates,
+    diagnose,
+    load_known,
+)
 from capillary_targets.pagination import Dialect
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.verdicts import Look, judge
@@ -146,6 +155,42 @@ def test_an_event_later_than_the_answer_bounds_the_zone() -> None:
     (zone,) = (one for one in verdicts if one.question == "zone")
     assert zone.answer is None
     assert "at least 330 minutes ahead" in zone.evidence
+
+
+ODD = [None, True, [1], {"a": 1}, "x", "12", math.inf, -1, 10**30, "0001-01-01T00:00:00+14:00"]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_odd_values_are_judged_or_not_and_nothing_escapes(odd: Any) -> None:
+    row = {"eventLogId": 1, "eventDate": "2025-01-01 00:00:00.0", "targetValue": -1}
+    row |= {"eventName": "RETURN_BILL", "eventDateISO": "2025-01-01T00:00:00Z"}
+    target = {"targetRuleId": 3, "targetId": 5, "targetAchievedValue": 1}
+    target |= {"targetAchievedEventLogId": 1, "targetAchievedDateTime": "2025-01-01T00:00:00Z"}
+    made = {"id": 3, "attribution": {"createdOn": "2025-01-01T00:00:00+0530"}}
+    page = {"limit": 9, "offset": 0, "total": 1}
+    path = "/v3/users/1/trackedTargetEvents/3?limit=9"
+
+    def judged(row: Any, target: Any, made: Any, page: Any) -> None:
+        events = {"pagination": page, "data": [row] * 4}
+        looks = {
+            "nobody": Look("/v3/users/2/enrolledTargets", 400),
+            "targets": Look("/v3/users/1/enrolledTargets", 200, document={"data": [made]}),
+            "groups": Look(
+                "/v3/users/1/targetGroups",
+                200,
+                document={"data": {"targetGroups": [{"targets": [target]}]}},
+            ),
+            **{name: Look(path, 200, {}, events) for name in ("full", "second", "next", "last")},
+        }
+        verdicts, _ = judge(looks, "Basic", "h")
+        assert tuple(one.question for one in verdicts) == QUESTIONS
+        assert all(isinstance(one, int) for one in _candidates(looks["targets"], looks["groups"]))
+
+    right = [row, target, made, page]
+    for index, one in enumerate(right):
+        judged(*right[:index], odd, *right[index + 1 :])
+        for key in one:
+            judged(*right[:index], one | {key: odd}, *right[index + 1 :])
 
 
 async def test_without_a_member_it_says_what_to_add() -> None:
