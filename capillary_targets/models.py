@@ -191,7 +191,8 @@ class ReadOnlyDict(dict[K, V]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("the fields of a model cannot be changed")
 
-    __setitem__ = __delitem__ = __ior__ = setdefault = update = pop = popitem = clear = _refuse
+    if not TYPE_CHECKING:  # to a type checker it is a dict
+        __setitem__ = __delitem__ = __ior__ = setdefault = update = pop = popitem = clear = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (dict(self),)

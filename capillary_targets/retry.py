@@ -54,8 +54,8 @@ def reader(kind: Any, must: str) -> Callable[[str, object], Any]:
     return read
 
 
-whole_number = reader(Annotated[int, Meta(ge=1)], "a whole number of at least 1")
-count = reader(Annotated[int, Meta(ge=0)], "a whole number of at least 0")
+whole_number: Final = reader(Annotated[int, Meta(ge=1)], "a whole number of at least 1")
+count: Final = reader(Annotated[int, Meta(ge=0)], "a whole number of at least 0")
 WHOLE_NUMBER: Final = {"read": whole_number}
 COUNT: Final = {"read": count}
 NUMBER: Final = {

@@ -53,13 +53,15 @@ class Window:
     __slots__ = ("events", "numbers", "page", "request", "size", "start", "total")
 
     def __init__(self, request: PageRequest, page: EventsPage | None) -> None:
-        self.request, self.page, self.start = request, page, request.start
+        self.request: PageRequest = request
+        self.page: EventsPage | None = page
+        self.start: int = request.start
         self.events: tuple[TargetEvent, ...] = () if page is None else page.events
-        self.size = len(self.events)
-        self.numbers = Pagination() if page is None else page.pagination
+        self.size: int = len(self.events)
+        self.numbers: Pagination = Pagination() if page is None else page.pagination
         total = self.numbers.total
         named = total is not None and (total > 0 or (total == 0 and not self.size))
-        self.total = total if named else None
+        self.total: int | None = total if named else None
 
     @property
     def end(self) -> int:
@@ -173,7 +175,7 @@ class Cursor:
     __slots__ = ("_row", "_tail", "start")
 
     def __init__(self, start: Checkpoint) -> None:
-        self.start = start
+        self.start: Checkpoint = start
         self._row = start.row
         self._tail: Sequence[TargetEvent] = ()
 

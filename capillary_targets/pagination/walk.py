@@ -68,15 +68,21 @@ class Walk:
     """
 
     # Nearly all walks of a sweep are one page: what others need is set by `_begin`, or below.
-    done = False
-    reason = "not started"
-    complete = False
+    page_size: int
+    max_items: int | None
+    prefetch: int
+    dialect: Dialect
+    cached: Dialect
+    start: Checkpoint
+    done: bool = False
+    reason: str = "not started"
+    complete: bool = False
     """The walk is over, and nothing is missing."""
-    failed = False
+    failed: bool = False
     """The walk is over, and cannot prove that nothing is missing."""
-    events = 0
+    events: int = 0
     """Given out."""
-    moved = False
+    moved: bool = False
     """Whether the list was seen to shift."""
     _state: Literal["FIRST", "READ", "CHECK_END", "FIND_END"] = "FIRST"
     _requests = _restarts = _duplicates = 0
