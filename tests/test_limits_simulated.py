@@ -255,16 +255,18 @@ def test_a_window_of_a_minute_that_others_use_too_by_another_clock(ahead: float)
 
 @pytest.mark.parametrize("kind", ["token bucket of a second", "fixed window, 1 s"])
 def test_two_clients_share_a_limit(kind: str) -> None:
-    async def main() -> None:
+    async def main(*seeds: int) -> list[float]:
         server = LIMITS[kind][0](40, "whole")
-        clients = [Client(limiter(), server, seed=seed) for seed in (1, 2)]
+        clients = [Client(limiter(), server, seed=seed) for seed in seeds]
         await asyncio.gather(*(client.sweep(100) for client in clients))
         rates = [client.rate(20, 100) for client in clients]
         assert sum(rates) >= 0.7 * 40
-        assert min(rates) >= 0.4 * max(rates)
+        assert min(rates) >= 0.25 * max(rates)
         assert max(client.share("throttled") for client in clients) <= 0.12
+        return sorted(rates)
 
-    simulate(main())
+    less, more = zip(*(simulate(main(seed, seed + 1)) for seed in (1, 3, 5)), strict=True)
+    assert sum(less) >= 0.5 * sum(more)
 
 
 @pytest.mark.parametrize("share", [0.005, 0.02])
