@@ -63,7 +63,7 @@ class EventPager:
     strict: bool = True
     prefetch: int = 4
     dialect: Dialect = UNKNOWN
-    latest: tuple[Walk, Cursor] | None = field(init=False, default=None, repr=False)
+    _latest: tuple[Walk, Cursor] | None = field(init=False, default=None, repr=False)
     __repr__ = short_repr
 
     def __attrs_post_init__(self) -> None:
@@ -80,14 +80,14 @@ class EventPager:
     @property
     def report(self) -> PagingReport:
         """What the latest loop did so far."""
-        return self.latest[0].report if self.latest else PagingReport()
+        return self._latest[0].report if self._latest else PagingReport()
 
     @property
     def checkpoint(self) -> Checkpoint:
         """Where the latest loop stands: behind the event, or page, that it gave out last."""
-        if self.latest is None:
+        if self._latest is None:
             return self.start or START
-        walk, cursor = self.latest
+        walk, cursor = self._latest
         return cursor.checkpoint(walk.detected)
 
     def __aiter__(self) -> Loop[TargetEvent]:
@@ -142,7 +142,7 @@ class Loop(AsyncIterator[T]):
             start=start,
         )
         self._cursor = Cursor(start)
-        pager.latest = walk, self._cursor
+        pager._latest = walk, self._cursor  # noqa: SLF001 - both are of this module
         user, rule = pager.user_id, pager.target_rule_id
         self._scope = session.hooks.begin("walk", user_id=user, target_rule_id=rule)
         self._fetch = partial(_fetch, pager, walk, self._scope)

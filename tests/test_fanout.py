@@ -166,12 +166,12 @@ async def test_however_it_ends_nothing_is_left(how: str, what: str) -> None:
                     continue
                 if how == "break":
                     break
-                if how == "raise":
-                    del found  # the traceback would hold it
-                    raise ZeroDivisionError
                 if how == "aclose":
                     await found.aclose()
                     break
+                del found  # the traceback would hold it
+                if how == "raise":
+                    raise ZeroDivisionError
                 await asyncio.Event().wait()
 
         task = asyncio.create_task(consume())

@@ -333,7 +333,7 @@ async def test_a_page_goes_as_soon_as_it_is_dropped() -> None:
         assert page() is None
         while await anext(pages, None):
             pass
-        walk = weakref.ref(pager.latest[0])
+        walk = weakref.ref(pager._latest[0])
         del pager, pages
         assert walk() is None
 

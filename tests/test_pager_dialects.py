@@ -282,7 +282,6 @@ async def test_learned_dialects_travel_with_the_place() -> None:
         {"row": True, "last": [], "date": None},
         {"row": 1, "last": None, "date": None},
         {"row": 1, "last": [], "date": None, "dialect": {"offset": "sideways"}},
-        {"row": 1, "last": [], "date": None, "dialect": {"colour": "red"}},
     ],
     ids=str,
 )
