@@ -35,6 +35,13 @@ settings.register_profile("ci", settings.get_profile("default"), database=None)
 settings.register_profile("nightly", settings.get_profile("ci"), max_examples=5000)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+# What tests write lies in memory where there is room: each `fsync` of theirs waits for no disk.
+if os.access("/dev/shm", os.W_OK):
+    _memory = os.statvfs("/dev/shm")
+    _is_large = _memory.f_bavail * _memory.f_frsize > 1 << 30
+    if _is_large and not _memory.f_flag & os.ST_NOEXEC:  # some tests write programs
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
+
 # Background jobs ignore Ctrl-C and `nohup` a closed terminal; what they start inherits that.
 for _number, _default in (
     (signal.SIGINT, signal.default_int_handler),
