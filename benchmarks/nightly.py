@@ -22,10 +22,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import aiohttp
-from attrs import frozen
 
 from capillary_targets import BasicAuth, TargetsClient
 from capillary_targets.sandbox import Sandbox, World
@@ -43,15 +42,10 @@ PER_MINUTE: Final = 1_000
 Pair = tuple[int, int]
 
 
-@frozen
-class Way:
-    """A way to keep a copy: `night` fetches what it takes to be new, `held` is what it has.
-
-    `night` returns how many requests were planned for it.
-    """
-
-    night: Callable[[int], Awaitable[float | None]]
-    held: Callable[[], dict[Pair, Counter[Any]]]
+Way: TypeAlias = tuple[
+    Callable[[int], Awaitable[float | None]], Callable[[], dict[Pair, Counter[Any]]]
+]
+"""Fetches what is new in a night, and says how many requests were planned; then what it has."""
 
 
 def ours(sandbox: Sandbox, out: Path, **options: Any) -> Way:
@@ -77,7 +71,7 @@ def ours(sandbox: Sandbox, out: Path, **options: Any) -> Way:
                     pair[row["event_log_id"]] += -1 if row.get("deleted") else 1
         return {pair: +rows for pair, rows in found.items()}
 
-    return Way(night, held)
+    return (night, held)
 
 
 def by_hand(sandbox: Sandbox) -> Way:
@@ -113,7 +107,7 @@ def by_hand(sandbox: Sandbox) -> Way:
         async with http.get(path) as response:
             return await response.json(content_type=None)
 
-    return Way(night, lambda: {pair: Counter(rows) for pair, rows in kept.items()})
+    return (night, lambda: {pair: Counter(rows) for pair, rows in kept.items()})
 
 
 def by_dlt(sandbox: Sandbox) -> Way:
@@ -135,7 +129,7 @@ def by_dlt(sandbox: Sandbox) -> Way:
                     if "400" not in str(error):
                         raise
 
-    return Way(night, lambda: {pair: Counter(rows) for pair, rows in merged.items()})
+    return (night, lambda: {pair: Counter(rows) for pair, rows in merged.items()})
 
 
 def change(world: World, draw: random.Random) -> Counter[str]:
@@ -197,15 +191,15 @@ async def measure(name: str, members: int, nights: int) -> str:
     draw, asked, planned, changes = random.Random(1), [], [], Counter[str]()
     with tempfile.TemporaryDirectory() as directory:
         async with sandbox:
-            way = WAYS[name](sandbox, Path(directory) / "out")
+            night, held = WAYS[name](sandbox, Path(directory) / "out")
             for number in range(1 + nights):
                 if number:
                     changes += change(sandbox.world, draw)
                 sandbox.counts.clear()
-                if (expected := await way.night(number)) is not None:
+                if (expected := await night(number)) is not None:
                     planned.append(expected / members)
                 asked.append(sandbox.counts.total() / members)
-            wrong = wrong_pairs(sandbox.world, way.held())
+            wrong = wrong_pairs(sandbox.world, held())
     later = sum(asked[1:]) / max(1, nights)
     told = f"{planned[0]:.2f}, {planned[-1]:.3f}" if planned else ""
     cells = (shown, f"{asked[0]:.2f}", f"{later:.3f}", told, f"{wrong}", f"{dict(changes)}")

@@ -115,7 +115,7 @@ class _UserFetch:
         self._sums.complete = 1
         self._sums.events = self._rows.counts["events"]
         self._sums.value_sum = self._rows.stats.value_sum
-        proven = self._look is None or not self._look.decision.by_value
+        proven = self._look is None or "by_value" not in self._look.reasons.values()
         record = UserRecord(self._user, self._sums.events, self._state, self._written, proven)
         return UserResult(self._rows, record, self._sums, error)
 
@@ -170,10 +170,10 @@ class _UserFetch:
             sums.by_events = len(read)
             sums.requests += self._options.fetch_targets
         else:
-            decision, targets, rules = self._look.decision, self._look.targets, {*self._look.rules}
-            read, sums.by_events = decision.read, len(decision.read)
-            sums.by_update, sums.by_value = decision.by_update, decision.by_value
-            sums.no_record = decision.no_record
+            targets, rules, read = self._look.targets, {*self._look.reasons}, self._look.read
+            why = Counter(self._look.reasons.values())
+            sums.by_events, sums.no_record = len(read), why["no_record"]
+            sums.by_update, sums.by_value = why["by_update"], why["by_value"]
         sums.targets = len(rules) if self._options.fetch_targets else 0
         return targets, rules, read
 
@@ -255,7 +255,7 @@ class _UserFetch:
         if not start.row and not deleted:
             await self._walk(rule, START, write)  # none of it can be in files already
             return
-        changed = self._look is not None and rule in self._look.decision.changed
+        changed = self._look is not None and self._look.reasons[rule] == "changed"
         try:
             moved = await self._walk(rule, start, keep)
         except PaginationError:  # the list has changed so much that its place is not found

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -30,9 +30,9 @@ from .rows import PROGRESS_FIELDS
 from .stats import EXACT
 
 __all__ = [
-    "Decision",
     "GroupsReader",
     "MemberGroups",
+    "Reason",
     "decide",
     "is_due",
     "next_states",
@@ -50,57 +50,34 @@ _REFRESHES: Final = 1_000
 """Requests of one session for the definitions of targets that are in the ledger."""
 
 
-@frozen
-class Decision:
-    """What is to be done for one member, and how it is known of the rest.
-
-    `read` are the targets whose events are asked for; `changed` are those of them of which the
-    service says that something has happened since. Of the others `no_record` have none, `by_update`
-    are as they were by `lastUpdatedOn`, `by_value` by the achieved value alone.
-    """
-
-    read: tuple[int, ...]
-    changed: frozenset[int] = frozenset()
-    no_record: int = 0
-    by_update: int = 0
-    by_value: int = 0
+Reason: TypeAlias = Literal["changed", "full", "by_update", "by_value", "no_record"]
+"""Why a target's events are read (`changed`, `full`), or what vouches for it that they need not."""
 
 
 def decide(
-    rules: Iterable[int],
-    listed: set[int],
-    now: States,
-    before: States,
-    held: Mapping[int, bool],
+    now: Mapping[int, CycleState],
+    before: Mapping[int, CycleState],
     *,
+    listed: bool,
+    held: bool | None,
     full: bool,
-) -> Decision:
-    """Which of a member's targets to read.
+) -> Reason:
+    """What is to be done about one of a member's targets.
 
     Args:
-        rules: the targets asked for.
-        listed: those of which the groups tell whether there is a record.
-        now: cycles with a record.
+        now: its cycles with a record.
         before: the same as they were when the events were read last.
-        held: the targets that were read before, and whether they have events in files.
+        listed: the groups tell whether there is a record.
+        held: whether it has events in files; None: it was never read.
         full: read again what only the achieved value vouches for.
     """
-    read, changed, no_record, by_update, by_value = [], set(), 0, 0, 0
-    for rule in rules:
-        mine, was = now.get(rule, {}), before.get(rule, {})
-        empty = not (mine or was or held.get(rule))
-        if empty and rule in listed:
-            no_record += 1
-        elif rule not in held or not _is_same(mine, was) or (held[rule] and not mine):
-            read.append(rule)
-            changed.add(rule)
-        elif mine and all(state.updated is not None for state in mine.values()):
-            by_update += 1
-        elif full:
-            read.append(rule)
-        else:
-            by_value += 1
-    return Decision(tuple(read), frozenset(changed), no_record, by_update, by_value)
+    if listed and not (now or before or held):
+        return "no_record"
+    if held is None or not _is_same(now, before) or (held and not now):
+        return "changed"
+    if now and all(state.updated is not None for state in now.values()):
+        return "by_update"
+    return "full" if full else "by_value"
 
 
 def _is_same(now: Mapping[int, CycleState], before: Mapping[int, CycleState]) -> bool:
@@ -182,20 +159,24 @@ def _digest(*values: object) -> bytes:
 class MemberGroups:
     """What the groups told of one member.
 
-    `targets` are the definitions that are known, `rules` all targets that the member is in, or
-    those asked for.
+    `targets` are the definitions that are known, `reasons` what is to be done about each target
+    that the member is in, or that was asked for.
     """
 
     targets: tuple[Target, ...]
-    rules: tuple[int, ...]
-    decision: Decision
+    reasons: Mapping[int, Reason]
     now: States
     _rows: Mapping[tuple[int, int], TargetProgress]
     _before: States
 
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The targets whose events are to be read."""
+        return tuple(rule for rule, why in self.reasons.items() if why in {"changed", "full"})
+
     def settled(self, found: set[int]) -> tuple[States, list[dict[str, Any]]]:
         """What the ledger has to keep, and the rows of `progress/`, of what has changed."""
-        kept = next_states(self.now, self._before, self.decision.read, found)
+        kept = next_states(self.now, self._before, self.read, found)
         rows = []
         for rule, cycles in kept.items():
             was = self._before.get(rule, {})
@@ -263,15 +244,18 @@ class GroupsReader:
         listed, states, rows = self._records(found)
         if not self.options.fetch_targets:
             rules = self.options.target_rule_ids
-        decision = decide(
-            rules,
-            listed if self.sends_ids else set(),
-            states,
-            before.progress,
-            held,
-            full=is_due(user_id, self.run, self.options.full_every, proven),
-        )
-        return MemberGroups(targets, rules, decision, states, rows, before.progress)
+        full = is_due(user_id, self.run, self.options.full_every, proven)
+        reasons = {
+            rule: decide(
+                states.get(rule, {}),
+                before.progress.get(rule, {}),
+                listed=self.sends_ids and rule in listed,
+                held=held.get(rule),
+                full=full,
+            )
+            for rule in rules
+        }
+        return MemberGroups(targets, reasons, states, rows, before.progress)
 
     def _is_wanted(self, rule: int) -> bool:
         return not self.options.target_rule_ids or rule in self.options.target_rule_ids

@@ -294,8 +294,15 @@ def _foreseen(ledger: Ledger, user: int, options: SweepOptions) -> float:
     }
     if options.detect != "groups" or not held:
         return (options.fetch_targets and bool(held)) + len(held)
-    full = is_due(user, ledger.run, options.full_every, ledger.proven_in(user))
-    return 1 + len(decide(held, {*held}, state.progress, state.progress, held, full=full).read)
+    full, seen = (
+        is_due(user, ledger.run, options.full_every, ledger.proven_in(user)),
+        state.progress,
+    )
+    return 1 + sum(
+        decide(seen.get(rule, {}), seen.get(rule, {}), listed=True, held=has, full=full)
+        in {"changed", "full"}
+        for rule, has in held.items()
+    )
 
 
 def _lines(

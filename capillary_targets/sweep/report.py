@@ -13,7 +13,7 @@ from string import Template
 from typing import Any, Final
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from capillary_targets.contract import Finding
 
@@ -28,7 +28,6 @@ __all__ = ["Cause", "ReportData", "collect", "grouped_by_time", "make_report", "
 
 _MAX_BARS: Final = 12
 _MAX_NAMES: Final = 6
-_MAX_IDS: Final = 100
 _MAX_ROWS: Final = 200
 _MAX_RUNS: Final = 30
 _STEPS: Final = (("day", 1, 10), ("month", 28, 7), ("year", 365, 4))
@@ -38,18 +37,11 @@ _MOST_COLUMNS: Final = 62
 
 @define
 class Cause:
-    """Users who failed with the same error: how many, the first ids, and what one was told."""
+    """Users who failed with the same error: how many, and what one was told."""
 
     message: str
     retryable: bool
     users: int = 0
-    ids: list[int] = field(factory=list)
-
-    def add(self, user: int) -> None:
-        """Count a user."""
-        self.users += 1
-        if self.users <= _MAX_IDS:
-            self.ids.append(user)
 
 
 @frozen
@@ -87,7 +79,7 @@ def collect(ledger: Ledger) -> ReportData:
         row = msgspec.json.decode(text)
         name = f"{row['error']} {row.get('code') or ''}".strip()
         cause = failures.setdefault(name, Cause(row["message"], row["retryable"]))
-        cause.add(row["user_id"])
+        cause.users += 1
     return ReportData(ledger.settings() or {}, [*ledger.runs()], ledger.users(), failures)
 
 
@@ -276,12 +268,15 @@ def _totals(data: ReportData, stats: EventStats) -> str:
 def _failures(data: ReportData) -> str:
     causes = sorted(data.failures.items(), key=lambda item: -item[1].users)[:_MAX_BARS]
     content = charts.bars([(name, cause.users, f"{cause.users:,}") for name, cause in causes])
-    for name, cause in causes:
-        first = f"the first {len(cause.ids)}" if cause.users > len(cause.ids) else "their ids"
-        ids = "".join(f"<span>{user}</span>" for user in cause.ids)
-        ask = "ask again with --retry-failed" if cause.retryable else "refused for good"
-        text = f'<p>{escape(cause.message)} ({ask})</p><p class="ids">{ids}</p>'
-        content += _details(f"{name}: {first}", text)
+    if causes:
+        head = "error", "what one of them was told", "what to do"
+        rows = (
+            (name, one.message, "--retry-failed" if one.retryable else "refused for good")
+            for name, one in causes
+        )
+        content += _details(
+            "Causes; who they are is in failures.jsonl", _table(head, rows, texts=3)
+        )
     return _card("failures", "Failed users by cause", content, "Nobody failed.")
 
 

@@ -98,14 +98,10 @@ def half_a_second() -> ReportData:
 def night() -> ReportData:
     """The thirtieth night, with failures of three kinds."""
     failures = {
-        "InvalidUser 310011": Cause("the user does not exist", retryable=False),
-        "ServiceUnavailable 500": Cause("HTTP 500 after 5 attempts", retryable=True),
-        "PaginationError": Cause("the pages do not add up (target 7)", retryable=True),
+        "InvalidUser 310011": Cause("the user does not exist", retryable=False, users=5000),
+        "ServiceUnavailable 500": Cause("HTTP 500 after 5 attempts", retryable=True, users=3),
+        "PaginationError": Cause("the pages do not add up (target 7)", retryable=True, users=1),
     }
-    for number, cause in enumerate(failures.values()):
-        ids = [10**9 + n for n in range((5000, 3, 1)[number])]
-        for user in ids:
-            cause.add(user)
     rules = {n: f"{(-1) ** n * n * n * 98765.4321}" for n in range(2570, 2590)} | {9: "42"}
     named = ["TRANSACTION_ADD", "RETURN_BILL", "BEHAVIOUR", "REVIEW"]
     runs = [
@@ -138,8 +134,7 @@ def night() -> ReportData:
 def extreme() -> ReportData:
     """Long words without a blank, huge and tiny numbers, markup, one bucket of time, one user."""
     long = "Überlänge" * 25
-    cause = Cause(f"<script>{long}", retryable=False)
-    cause.add(-(2**63))
+    cause = Cause(f"<script>{long}", retryable=False, users=1)
     rules = {2**62: "-1E+400", 1: "0.000000001", 2: "9" * 60}
     return ReportData(
         {"base_url": f"https://{'host' * 40}.example", "target_rule_ids": [10**9] * 60},

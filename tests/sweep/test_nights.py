@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import sys
 from collections import Counter
 from decimal import Decimal
@@ -122,6 +123,22 @@ async def test_the_arithmetic_of_the_document_is_that_of_a_sweep(swept: Swept) -
             for user, rule in [pair for pair in pairs if not world.count(*pair)][:5]:
                 world.add_event(user, rule)
     assert asked == pytest.approx([first * 20, later * 20])
+
+
+def test_the_days_of_the_document_are_those_of_its_measured_shares() -> None:
+    """Of 10,000 members measured, 50 million at 1,000 requests a minute: to 1.5 %."""
+    text = (Path(__file__).parents[2] / "docs" / "nightly.md").read_text()
+    rows = [
+        re.split(r" *\| *", line)[1:-1]
+        for line in re.findall(r"^\| (?:sweep|the same).*", text, re.MULTILINE)
+    ]
+    measured = {name: cells for name, *cells in rows if len(cells) == 4}
+    simulated = {name: cells for name, *cells in rows if len(cells) == 2}
+    assert len(simulated) == 3
+    for name, days in simulated.items():
+        for cost, told in zip(measured[name], days, strict=False):
+            expected = 50_000_000 * float(cost) / 1_000 / 1_440
+            assert float(told.removesuffix(" days")) == pytest.approx(expected, rel=0.015)
 
 
 async def test_a_late_event_and_a_deletion_that_hide_each_other_are_found(

@@ -139,8 +139,9 @@ async def test_its_numbers_are_those_of_the_files(report: Path):
     assert f">{amounts:,.2f}<" in together
     assert "Sweep of the &lt;sandbox&gt;" in text
     assert "<h2>Runs</h2>" in text
-    assert "<summary>InvalidUser 310011: their ids</summary>" in text
-    assert '<p class="ids"><span>5</span><span>6</span></p>' in text
+    assert "<td>InvalidUser 310011</td><td>" in text
+    assert "<td>refused for good</td>" in text
+    assert "<span>InvalidUser 310011</span> <b>2</b>" in text
 
 
 def test_the_verdict_is_one_sentence_about_everything():
