@@ -52,6 +52,7 @@ __all__ = [
     "extra_text",
     "short_repr",
     "wire_name",
+    "wired",
 ]
 
 T = TypeVar("T")

@@ -299,7 +299,7 @@ def test_text_that_is_no_checkpoint_is_refused(text: str) -> None:
 def test_a_dialect_is_plain_values() -> None:
     told = Dialect(offset="row", limit="capped", cap=20)
     assert told.to_dict() == {"offset": "row", "limit": "capped", "cap": 20}
-    assert Dialect.from_dict(told.to_dict()) == told
+    assert Dialect(**told.to_dict()) == told
     assert attrs.evolve(told, cap=None).fill_from(told) == told
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -66,18 +65,8 @@ class Dialect:
         return attrs.evolve(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The known fields as plain JSON values."""
+        """The known fields as plain JSON values: `Dialect(**values)` is the inverse."""
         return attrs.asdict(self, filter=lambda _, value: value is not None)
-
-    @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Dialect:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: for values that are none of the documented kinds.
-            TypeError: for keys that are no field.
-        """
-        return cls(**given)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Dialect:
@@ -88,7 +77,7 @@ class Dialect:
         """
         try:
             with Path(path).open("rb") as file:
-                return cls.from_dict(tomllib.load(file)["dialect"])
+                return cls(**tomllib.load(file)["dialect"])
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {error.strerror}") from None
         except (KeyError, TypeError, ValueError):

@@ -13,7 +13,7 @@ from .types import PageRequest, Window
 
 __all__ = ["LEAST_CAP", "ServerModel"]
 
-LEAST_CAP: Final = 8
+LEAST_CAP: Final = 3
 """No server is believed to cap its pages below this silently."""
 _CERTAIN: Final = 2
 _MOST: Final = 4
@@ -134,8 +134,7 @@ class ServerModel:
 
     def shows_end(self, window: Window) -> bool:
         """Whether a page's last row must be the list's: it is not full, and by no silent cap."""
-        short = 0 < window.size < self.served(window.request.limit)
-        return short and (window.request.limit <= self.largest or window.size < LEAST_CAP)
+        return 0 < window.size < min(self.served(window.request.limit), self.largest)
 
     def is_placed(self, window: Window) -> bool:
         """Whether it is known which rows of the list a page shows.

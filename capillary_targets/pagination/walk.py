@@ -37,6 +37,8 @@ __all__ = ["Walk"]
 
 _COUNTS_ROWS: Final = Dialect(total="rows")
 _NO_ROWS: Final = frozenset({"pages", "wrong"})
+_LEAST_PAGE: Final = 8
+"""Rows to ask for at least: overlaps would cost most of smaller pages."""
 _RECUTS: Final = 3
 """How often a page that is short in the middle of the list is asked for again, cut differently."""
 _MOST_IDLE: Final = 32
@@ -153,6 +155,8 @@ class Walk:
         """Prepare to read more than one page."""
         self._state = "READ"
         self._server = ServerModel(self.dialect, self.cached, self.page_size)
+        if self.start.row:  # a cap was detected then
+            self._server.largest = _LEAST_PAGE
         self._seen = seen = SeenEvents.at(self.start)
         self._row, self._limit = self.start.row, self._most
         self._overlap = max(1, len(seen.rows) - 1)
@@ -286,13 +290,8 @@ class Walk:
             return
         self.events += last - first
         if last - first < len(page.events):
-            page = EventsPage(
-                page.events[first:last],
-                page.pagination,
-                page.warnings,
-                page.request_id,
-                page.body,
-            )
+            events, numbers = page.events[first:last], page.pagination
+            page = EventsPage(events, numbers, page.warnings, page.request_id, page.body)
         self._batches.append(Batch(page, row))
 
     @property
@@ -340,7 +339,7 @@ class Walk:
 
     @property
     def _most(self) -> int:
-        return self._server.served(max(self.page_size, LEAST_CAP))
+        return self._server.served(max(self.page_size, _LEAST_PAGE))
 
     def _next(self) -> PageRequest:
         """The page to ask for now."""
@@ -352,16 +351,26 @@ class Walk:
         if self._state == "FIND_END" and self._marker is not None:
             return self._across(self._marker.aim, self._limit)
         if self._held is not None:
-            # Cut differently, which also shows what the total counts.
-            half = max(LEAST_CAP, min(self._most, server.largest) // 2)
-            return self._across(self._held[0].end, min(self._most, half))
+            return self._across_end(self._held[0])
         if self._aim is not None:
             return server.page_at(self._aim, self._limit)
         if not self._requests and server.by_page and server.certain:
             # Resumed: fewer rows than any cap has show at once that nothing is new.
-            least = self._row + 1 - LEAST_CAP
+            least = self._row + 1 - _LEAST_PAGE
             return server.page_at(self._row - 4, self._limit, stretch=True, least=least)
         return self._across(self._row, self._limit)
+
+    def _across_end(self, held: Window) -> PageRequest:
+        """A page across the end of one that may be the last, cut differently.
+
+        It is of fewer rows than a page had already: a cap is no reason if it is not full. Of so few
+        rows that none is, the page behind it is asked for.
+        """
+        if held.end < LEAST_CAP:
+            size = min(held.end or 1, self._most)
+            return PageRequest(size, 1, size if self._server.by_page else 1)
+        most = min(self._most, self._server.largest)
+        return self._across(held.end, max(most // 2, min(most - 1, 4), 1))
 
     def _across(self, row: int, limit: int) -> PageRequest:
         """A page that begins some rows before `row` and ends behind it.
@@ -441,19 +450,19 @@ class Walk:
     def _take_in(self, window: Window) -> None:
         request, server = window.request, self._server
         self._idle += 1
-        if window.page is not None:
-            self._total = window.total
-        elif request.offset == 0:
+        if window.page is None and request.offset == 0:
             self._no_record = self.events == 0
             self._release()
             self._complete("no record")
             return
-        elif request.limit > self.page_size and type(self._error) is ApiError:
-            server.refuse_stretch()
-            return
-        else:
+        stretched = request.limit > self.page_size and type(self._error) is ApiError
+        if window.page is not None:
+            self._total = window.total
+        elif not stretched:
             server.past_end = "refused"
-        if self._state == "FIND_END" and self._marker is not None:
+        if window.page is None and stretched:
+            server.refuse_stretch()
+        elif self._state == "FIND_END" and self._marker is not None:
             self._find_end(self._marker, window)
         elif self._state == "CHECK_END" and self._held is not None:
             self._check_end(*self._held, window)
@@ -605,7 +614,7 @@ class Walk:
         elif full:
             server, size = self._server, window.size
             again = self._short == (size, window.start) and size == window.request.limit
-            if again and server.largest <= max(size, LEAST_CAP):  # as many as when more were due
+            if again and server.largest <= size:  # as many as when more were due
                 server.cap = server.cap or size
             self._take(window, match)
             self._watch_end(rows)
@@ -638,7 +647,12 @@ class Walk:
                 counts = counting and not self.moved and server.total != "pages"
                 if (placed and end == rows[1]) or (counts and count == rows[1]):
                     reason = "the page ends where the total does"
-        elif rows is None and not new and match.at >= 0 and server.shows_end(window):
+        elif (
+            rows is None
+            and not new
+            and server.shows_end(window)
+            and (server.cap is not None or end >= LEAST_CAP)
+        ):
             reason = "nothing comes behind the last row taken"
         elif rows is not None and counting and count == rows[0] == rows[1]:
             reason = "as many events came as an unchanging total counts"
@@ -729,9 +743,7 @@ class Walk:
         server, limit, size = self._server, window.request.limit, window.size
         self._recuts += 1
         server.avoid(window.request)
-        # A total gives away even a cap of a few rows, but only where few were asked for at all.
-        counted = server.rows(window) is not None and self.page_size <= LEAST_CAP
-        if (1 if counted else LEAST_CAP) <= size < limit:
+        if 0 < size < limit:
             (size_before, start_before), self._short = self._short, (size, window.start)
             if size == size_before and start_before != window.start and server.cap is None:
                 server.cap = size  # here as there: the server caps its pages silently
@@ -776,8 +788,8 @@ class Walk:
         held = [*rows[begin:taken], *first.events[match.at + 1 :]]
         known = SeenEvents.of([*held, *rows[taken:]])  # some may be taken behind it already
         shown = known.align(window.events)
-        if shown is None and not window.size and not first.size:
-            self._release()  # an empty list
+        if shown is None and not window.size and (not first.size or first.end < LEAST_CAP):
+            self._release()  # nothing stands behind it
             self._conclude(first)
             return
         self._locate(window, shown, first.end - len(held))

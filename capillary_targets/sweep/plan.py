@@ -204,7 +204,7 @@ async def plan(
         chosen = {members[place]: place for place in choose(frame, sample)}
         session = client.session.with_options(wait_for_limits=True)
         asked = -session.counts.requests
-        session.dialect = session.dialect.fill_from(Dialect.from_dict(state.dialect))
+        session.dialect = session.dialect.fill_from(Dialect(**state.dialect))
         fetcher = UserFetcher.of(directory, options, state)
         async with aclosing(FanOut(session, [*chosen], options, fetcher.fetch).results()) as found:
             results = {chosen[one.record.user_id]: one async for one in found}

@@ -200,7 +200,7 @@ class _Run:
         """To the end of the list, or as far as it goes."""
         session = self._session
         # What earlier runs learned of the server's pagination saves a request or two here.
-        session.dialect = session.dialect.fill_from(Dialect.from_dict(self._state.dialect))
+        session.dialect = session.dialect.fill_from(Dialect(**self._state.dialect))
         if session.watch is not None:
             session.watch.know(map(Finding.from_dict, self._state.drift))
         try:

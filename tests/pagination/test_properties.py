@@ -253,4 +253,4 @@ def test_what_one_walk_detects_spares_the_next_one_requests(
     assert second.proven
     assert second.walk.report.requests <= first.walk.report.requests + 3
     assert first.events == second.events
-    assert Dialect.from_dict(second.walk.detected.to_dict()) == second.walk.detected
+    assert Dialect(**second.walk.detected.to_dict()) == second.walk.detected

@@ -181,3 +181,31 @@ def test_a_reading_that_no_longer_holds_is_dropped(
         assert driven.ids == list(range(count))
         known = driven.walk.lesson
     assert driven.walk.report.requests <= fewest + 1
+
+
+@pytest.mark.parametrize("total", ["absent", "zero"])
+@pytest.mark.parametrize("offset", ["page", "row"])
+@pytest.mark.parametrize("cap", [1, 2, 4, 5, 7, 9])
+def test_a_silent_cap_of_a_few_rows_without_a_total(cap: int, offset: str, total: str) -> None:
+    """A page that is not full ends nothing until one of so many rows has come."""
+    speech = Speech(offset=offset, total=total, cap=cap, echo_cap=False)
+    for count in (*range(12), 14, 30):
+        driven = drive(Walk(10), Server.of(count, speech))
+        assert driven.walk.error or driven.ids == list(range(count))
+        if cap > 5 or not count:
+            assert driven.proven
+
+
+@pytest.mark.parametrize("offset", ["page", "row"])
+@pytest.mark.parametrize("alike", [{500, 999}, {700, 999}, {997, 998, 999}, set(range(800, 1000))])
+def test_rows_like_the_last_before_the_end_of_a_long_list(offset: str, alike: set[int]) -> None:
+    """Without a total the end of a long list is looked for: a row like the last is not the last."""
+    server = Server.of(1000, Speech(offset=offset, total="absent"))
+    rows = tuple(TargetEvent(None if n in alike else n) for n in range(1000))
+    got, walk = [], Walk(10)
+    while requests := walk.requests():
+        page = server.page(requests[0].limit, requests[0].offset)
+        events = tuple(rows[event.event_log_id] for event in page.events)
+        batches = walk.feed(requests[0], EventsPage(events, page.pagination))
+        got += [event for batch in batches for event in batch.page.events]
+    assert walk.error or got == list(rows)
