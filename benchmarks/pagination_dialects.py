@@ -230,6 +230,8 @@ def main() -> None:
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)
     versions = installed()
+    if asked.write and versions.keys() != EXTRACTORS.keys():
+        parser.error("--write would drop a column: pip install -e . --group bench-extractors")
     document: dict[str, Any] = {"rows": ROWS, "page_size": PAGE_SIZE, "versions": versions}
     with loop_in_a_thread() as loop:
         for paging in ("rows", "pages"):

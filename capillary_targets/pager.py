@@ -70,6 +70,7 @@ class EventPager:
         checked_id("user_id", self.user_id)
         checked_id("target_rule_id", self.target_rule_id)
         checked_period(self.period)
+        # To read a number takes 7,000 instructions, a tenth of a walk of one page.
         if type(self.page_size) is not int or self.page_size < 1:
             self.page_size = whole_number("page_size", self.page_size)
         if type(self.prefetch) is not int or self.prefetch < 0:
