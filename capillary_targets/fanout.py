@@ -247,8 +247,8 @@ class UserOutcome(Frame):
     """What a sweep found for one user.
 
     `complete` is True only if every target was asked for and every walk proved complete. Where
-    `error` is set, `targets` and `events` hold what arrived before it, and `checkpoint` is where
-    the failed walk can resume. `reports` are by target rule id.
+    `error` is set, `targets` and `events` hold what arrived before it, and `error.checkpoint` is
+    where the failed walk can resume. `reports` are by target rule id.
     """
 
     user_id: int
@@ -265,11 +265,6 @@ class UserOutcome(Frame):
     def complete(self) -> bool:
         """Whether nothing is missing."""
         return self.error is None and all(report.complete for report in self.reports.values())
-
-    @property
-    def checkpoint(self) -> Checkpoint | None:
-        """Where to resume after an error, if it came in the middle of a walk."""
-        return None if self.error is None else self.error.checkpoint
 
 
 @define
