@@ -162,15 +162,17 @@ ODD = [None, True, [1], {"a": 1}, "x", "12", math.inf, -1, 10**30, "0001-01-01T0
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
 def test_odd_values_are_judged_or_not_and_nothing_escapes(odd: Any) -> None:
-    row = {"eventLogId": 1, "eventDate": "2025-01-01 00:00:00.0", "targetValue": -1}
+    row: dict[str, Any] = {"eventLogId": 1, "targetValue": -1}
+    row |= {"eventDate": "2025-01-01 00:00:00.0"}
     row |= {"eventName": "RETURN_BILL", "eventDateISO": "2025-01-01T00:00:00Z"}
-    target = {"targetRuleId": 3, "targetId": 5, "targetAchievedValue": 1}
+    target: dict[str, Any] = {"targetRuleId": 3, "targetId": 5, "targetAchievedValue": 1}
     target |= {"targetAchievedEventLogId": 1, "targetAchievedDateTime": "2025-01-01T00:00:00Z"}
     made = {"id": 3, "attribution": {"createdOn": "2025-01-01T00:00:00+0530"}}
     page = {"limit": 9, "offset": 0, "total": 1}
     path = "/v3/users/1/trackedTargetEvents/3?limit=9"
 
-    def judged(row: Any, target: Any, made: Any, page: Any) -> None:
+    def judged(given: list[Any]) -> None:
+        row, target, made, page = given
         events = {"pagination": page, "data": [row] * 4}
         looks = {
             "nobody": Look("/v3/users/2/enrolledTargets", 400),
@@ -186,11 +188,11 @@ def test_odd_values_are_judged_or_not_and_nothing_escapes(odd: Any) -> None:
         assert tuple(one.question for one in verdicts) == QUESTIONS
         assert all(isinstance(one, int) for one in _candidates(looks["targets"], looks["groups"]))
 
-    right = [row, target, made, page]
+    right: list[Any] = [row, target, made, page]
     for index, one in enumerate(right):
-        judged(*right[:index], odd, *right[index + 1 :])
+        judged([*right[:index], odd, *right[index + 1 :]])
         for key in one:
-            judged(*right[:index], one | {key: odd}, *right[index + 1 :])
+            judged([*right[:index], one | {key: odd}, *right[index + 1 :]])
 
 
 async def test_without_a_member_it_says_what_to_add() -> None:

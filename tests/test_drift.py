@@ -166,7 +166,8 @@ def test_a_planted_change_is_told_once(path: str, edit: tuple[str, str], expecte
     told: list[Finding] = []
     watch = DriftWatch(told.append, every=1)
     for where, status, headers, body in honest_answers():
-        changed = re.sub(*map(str.encode, edit), body) if path in where else body
+        was, new = (one.encode() for one in edit)
+        changed = re.sub(was, new, body) if path in where else body
         watch(where, status, headers, changed)
     assert [str(one) for one in told].count(expected) == 1
     assert len({one.news for one in told}) == len(told)
