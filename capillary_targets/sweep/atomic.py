@@ -71,9 +71,10 @@ def digest_of(path: Path) -> bytes:
 
 
 class AtomicFile:
-    """A file written under a temporary name until `commit`; `rollback` deletes it.
+    """A file written under a temporary name until `rename`; `rollback` deletes it.
 
-    As a context manager it commits at the end of the block, unless the block raises.
+    As a context manager it is durable and has its name at the end of the block, unless the block
+    raises: it is whole, or the one before. The name is durable with the next `sync_directory`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,20 +128,8 @@ class AtomicFile:
         """Give the file its name; after a power failure it may have its temporary one again."""
         self._temporary.rename(self.path)
 
-    def commit(self) -> None:
-        """Make the contents durable, and give the file its name: it is whole or the one before.
-
-        The name is durable with the next `sync_directory`.
-        """
-        try:
-            self._sync_contents()
-            self.rename()
-        except BaseException:
-            self.rollback()
-            raise
-
     def rollback(self) -> None:
-        """Delete the temporary file."""
+        """Delete the temporary file, if there still is one."""
         self._rolled_back = True
         with suppress(OSError):  # what was buffered may not fit on the disk
             self.file.close()
@@ -151,7 +140,9 @@ class AtomicFile:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.commit()
-        else:
+        try:
+            if kind is None:
+                self._sync_contents()
+                self.rename()
+        finally:
             self.rollback()

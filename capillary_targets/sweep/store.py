@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from attrs import define, evolve, field, frozen
 
-from capillary_targets.errors import ApiError, CapillaryError, UsageError
+from capillary_targets.errors import ApiError, UsageError
 
 from .atomic import AtomicFile, digest_of, reason_of, remove_orphans, sync_directory, temporary
 from .ledger import Ledger, PartRecord, UserRecord, is_locked
@@ -82,20 +82,15 @@ class UserResult:
 
     def failure(self) -> dict[str, Any]:
         """The row of `failures.jsonl`: `error` is the exception's class."""
-        error = self.error
-        row = {"user_id": self.rows.user_id, "error": type(error).__name__, "message": str(error)}
-        if not isinstance(error, CapillaryError):
-            return {**row, "retryable": False}
+        error, checkpoint = self.error, getattr(self.error, "checkpoint", None)
+        names = ("code", "status", "request_id", "url", "attempts")
         return {
-            **row,
-            "message": error.message,
-            "code": getattr(error, "code", None),
-            "status": error.status,
-            "request_id": error.request_id,
-            "url": error.url,
-            "attempts": error.attempts,
-            "retryable": error.retryable,
-            "checkpoint": error.checkpoint and error.checkpoint.to_dict(),
+            "user_id": self.rows.user_id,
+            "error": type(error).__name__,
+            "message": getattr(error, "message", str(error)),
+            **{name: getattr(error, name, None) for name in names},
+            "retryable": getattr(error, "retryable", False),
+            "checkpoint": checkpoint and checkpoint.to_dict(),
         }
 
 
@@ -192,7 +187,6 @@ class PartWriter:
         """Delete the files; their users stay pending."""
         for part in self._files.values():
             part.rollback()
-        self._files, self._users, self._failures = {}, [], {}
 
 
 @contextmanager

@@ -245,12 +245,11 @@ class UserListParser:
         if line.startswith("#") or not line:
             return True
         if not self._delimiter:
-            plain = line.translate(_INVISIBLE).strip()
+            line = line.translate(_INVISIBLE)
+            plain = line.strip()
             if not plain or plain.startswith("#"):
                 return True
-            if setting := re.fullmatch(
-                r'"?sep=([^"\s]|\t)?"?', line.translate(_INVISIBLE), re.IGNORECASE
-            ):
+            if setting := re.fullmatch(r'"?sep=([^"\s]|\t)?"?', line, re.IGNORECASE):
                 self._delimiter = setting[1] or ""
                 return True
             if _NO_TEXT.search(line):
@@ -258,13 +257,13 @@ class UserListParser:
             if plain[0] in "[{<":  # its commas would make columns of what is none
                 kind = "HTML or XML" if plain[0] == "<" else "JSON"
                 raise self._refusal(f"looks like {kind}; put one user id on each line")
-            self._delimiter = max(_DELIMITERS, key=lambda one: self._rank(plain, one))
+            ranks = {}
+            for self._delimiter in _DELIMITERS:  # whichever shows the heading, or most fields
+                (fields,) = self._reader([plain])
+                headed = len(fields) > 1 and bool(self._headed(fields)[0])
+                ranks[self._delimiter] = headed, len(fields)
+            self._delimiter = max(ranks, key=ranks.__getitem__)
         return False
-
-    def _rank(self, line: str, delimiter: str) -> tuple[bool, int]:
-        """How likely a delimiter is: the heading is among the fields of the first line, if many."""
-        (fields,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
-        return len(fields) > 1 and bool(self._headed(fields)[0]), len(fields)
 
     def _refusal(self, why: str) -> SweepRefused:
         return SweepRefused(f"the users file {self.name} {why}")
@@ -482,7 +481,9 @@ class ListDecoder:
             yield self._decoder.decode(data, final)
             return
         while data:
-            if self._unpack.eof:  # one gzip after another is a gzip
+            if self._unpack.eof:  # another gzip may follow, and zeros are padding
+                if not (data := data.lstrip(b"\0")):
+                    break
                 self._unpack = zlib.decompressobj(_GZIP)
             yield from self._decoder.feed(self._unpack.decompress(data, 16 * _CHUNK))
             data = self._unpack.unconsumed_tail or self._unpack.unused_data

@@ -354,7 +354,7 @@ def test_every_csv_that_python_writes_is_read(rows, delimiter, quoting, data):
 
 async def test_gzip_of_several_members(tmp_path: Path):
     path = tmp_path / "users.csv.gz"
-    path.write_bytes(gzip.compress(b"id\n1\n2\n") + gzip.compress(b"3\n"))
+    path.write_bytes(gzip.compress(b"id\n1\n2\n") + gzip.compress(b"3\n") + bytes(512))
     assert await read(UsersFile(path)) == [1, 2, 3]
 
 
