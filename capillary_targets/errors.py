@@ -322,7 +322,7 @@ class BadResponse(CapillaryError):
     """Not the documented shape.
 
     `where` is the place in the body (`data[3].targetValue`) or None where no JSON came at all;
-    `excerpt` the first characters of what stood there.
+    `excerpt` the first characters of what stood there. `retryable` where another answer may fit.
     """
 
     def __init__(

@@ -265,3 +265,9 @@ class SandboxSettings:
     """Seconds of back-off after which a push is given up; the vendor promises at least 7 days."""
     notify_time_scale: _Share = 1.0
     """What a second of the delay and of the back-off takes; 0 waits for nothing."""
+
+
+# Flags are made of these annotations, and attrs takes those of the converter, which are Any.
+SandboxSettings.__init__.__annotations__.update(
+    {one.name: one.type for one in attrs.fields(SandboxSettings)}
+)
