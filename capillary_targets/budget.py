@@ -231,8 +231,12 @@ class SqliteBudget:
         )
         # Nothing here is worth an fsync: after a crash of the machine the window is over. And no
         # WAL: to begin one while another process opens the file fails without waiting for it.
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._db.executescript(_SCHEMA)
+        try:
+            self._db.execute("PRAGMA synchronous=OFF")
+            self._db.executescript(_SCHEMA)
+        except self._sqlite.Error:
+            self._db.close()
+            raise
         self._inode = _inode(self._path)
 
     async def acquire(self, *, background: bool) -> tuple[str, float]:
