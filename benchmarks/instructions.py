@@ -86,7 +86,7 @@ async def by_client(case: str, runs: int) -> None:
     async def target_events(*_: Any, **__: Any) -> EventsPage:
         return page
 
-    hooks = ()
+    hooks: tuple[Any, ...] = ()
     if "metrics" in case:
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader

@@ -166,7 +166,7 @@ class FanOut(Generic[F]):
         taken = 0
         async with aclosing(_iterate(self.users)) as users, asyncio.TaskGroup() as group:
             while True:
-                while not len(self.active) < self.size() > (taken - self._consumed) / 2:
+                while len(self.active) >= self.size() or taken - self._consumed >= 2 * self.size():
                     await self._wait_for_room()
                 user = await anext(users, _END)
                 if user is _END:

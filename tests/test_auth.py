@@ -219,4 +219,4 @@ async def test_oauth_shows_no_secret() -> None:
         assert "t1" not in shown
     for given in (("key", ""), (1, 2), ("key", b"secret"), ("key\n", "secret")):
         with pytest.raises(UsageError, match="both"):
-            OAuth(*given)  # type: ignore[arg-type]
+            OAuth(*given)

@@ -74,7 +74,7 @@ def test_what_is_plain_is_read(name: str, given: object, read: object) -> None:
         *[("auth", one) for one in (None, ("till", "secret"), "till:secret", BasicAuth)],
         *[("observers", one) for one in (5, None, [5])],
         *[("allow_insecure", one) for one in ("maybe", None, 2)],
-        *[("trust_env", one) for one in ("", [], "y")],
+        *[("trust_env", one) for one in ("", (), "y")],
         *[("dialect", one) for one in (None, "row")],
         *[("session", one) for one in ("x", 5, True)],
         *[("drift", one) for one in (-1, "many", True)],

@@ -77,7 +77,7 @@ class Walk:
     cached: Dialect
     start: Checkpoint
     done: bool = False
-    reason: str = "not started"
+    reason: str = "not walked to its end"
     complete: bool = False
     """The walk is over, and nothing is missing."""
     failed: bool = False
