@@ -37,6 +37,8 @@ class ServerModel:
     cap_echoed: bool = field(init=False, default=False)
     largest: int = field(init=False, default=LEAST_CAP)
     """The most rows that any page had: a page of so many is not cut short by a cap."""
+    granted: int = field(init=False, default=0)
+    """The largest page that was asked for and came: one as large is not refused for its size."""
     total: TotalKind | None = field(init=False)
     """How `total` is read; None until it is known: rows, if nothing speaks against it."""
     total_certain: bool = field(init=False)
@@ -183,6 +185,7 @@ class ServerModel:
         if total is not None and self._numbers == before:
             return
         self.largest = max(self.largest, window.size)
+        self.granted = max(self.granted, limit)
         if echo and 0 < echo < limit and window.size <= echo and self.given.limit != "kept":
             self.cap, self.cap_echoed = min(echo, self.cap or echo), True
         if self._totals or self._silent:

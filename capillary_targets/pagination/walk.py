@@ -370,7 +370,10 @@ class Walk:
             size = min(held.end or 1, self._most)
             return PageRequest(size, 1, size if self._server.by_page else 1)
         most = min(self._most, self._server.largest)
-        return self._across(held.end, max(most // 2, min(most - 1, 4), 1))
+        request = self._across(held.end, max(most // 2, min(most - 1, 4), 1))
+        if request.start >= held.end:  # no page of so few rows begins before it
+            request = self._across(held.end, most)
+        return request
 
     def _across(self, row: int, limit: int) -> PageRequest:
         """A page that begins some rows before `row` and ends behind it.
@@ -455,7 +458,8 @@ class Walk:
             self._release()
             self._complete("no record")
             return
-        stretched = request.limit > self.page_size and type(self._error) is ApiError
+        asked_before = max(self.page_size, server.granted)
+        stretched = request.limit > asked_before and type(self._error) is ApiError
         if window.page is not None:
             self._total = window.total
         elif not stretched:

@@ -71,6 +71,8 @@ def test_a_list_that_moves_loses_nothing_or_says_so(
 
 
 @given(counts, sizes, honest, ids, prefetches)
+@example(2, 1, Speech(total="zero", past_end="error"), "repeated", 1)
+@example(12, 4, Speech(total="zero", cap=8, echo_cap=True, past_end="error"), "repeated", 4)
 def test_a_list_that_keeps_still_comes_whole_in_every_dialect(
     count: int, size: int, speech: Speech, kind: str, prefetch: int
 ) -> None:
@@ -243,6 +245,8 @@ def test_max_items_is_a_prefix(
 
 
 @given(counts, sizes, honest, ids)
+@example(2, 1, Speech(total="half", past_end="error"), "unique")
+@example(24, 1, Speech(total="half", cap=8, echo_cap=True, past_end="error"), "repeated")
 def test_what_one_walk_detects_spares_the_next_one_requests(
     count: int, size: int, speech: Speech, kind: str
 ) -> None:
