@@ -351,7 +351,7 @@ class Walk:
         if self._state == "FIND_END" and self._marker is not None:
             return self._across(self._marker.aim, self._limit)
         if self._held is not None:
-            return self._across_end(self._held[0])
+            return self._across_end(*self._held)
         if self._aim is not None:
             return server.page_at(self._aim, self._limit)
         if not self._requests and server.by_page and server.certain:
@@ -360,7 +360,7 @@ class Walk:
             return server.page_at(self._row - 4, self._limit, stretch=True, least=least)
         return self._across(self._row, self._limit)
 
-    def _across_end(self, held: Window) -> PageRequest:
+    def _across_end(self, held: Window, match: Alignment) -> PageRequest:
         """A page across the end of one that may be the last, cut differently.
 
         It is of fewer rows than a page had already: a cap is no reason if it is not full. Of so few
@@ -370,19 +370,27 @@ class Walk:
             size = min(held.end or 1, self._most)
             return PageRequest(size, 1, size if self._server.by_page else 1)
         most = min(self._most, self._server.largest)
-        request = self._across(held.end, max(most // 2, min(most - 1, 4), 1))
+        overlap = SeenEvents.of(self._up_to(held, match)).overlap
+        size = max(most // 2, min(most - 1, 4), 1, min(most, 2 * overlap) * (overlap > 1))
+        request = self._across(held.end, size, overlap)
         if request.start >= held.end:  # no page of so few rows begins before it
-            request = self._across(held.end, most)
+            request = self._across(held.end, most, overlap)
         return request
 
-    def _across(self, row: int, limit: int) -> PageRequest:
+    def _up_to(self, held: Window, match: Alignment) -> list[TargetEvent | int]:
+        """The latest rows taken before the end of a page that is held, and its new ones."""
+        taken = match.taken + 1
+        begin = max(0, taken - self._limit)
+        return [*self._seen.rows[begin:taken], *held.events[match.at + 1 :]]
+
+    def _across(self, row: int, limit: int, overlap: int = 1) -> PageRequest:
         """A page that begins some rows before `row` and ends behind it.
 
         Page numbers may have no such cut: row 2520 lies between two pages of any size up to 10.
         Then less overlap is tried, then larger pages than were asked for, at last none at all.
         """
         server = self._server
-        overlap = min(max(self._overlap, self._seen.overlap), max(1, limit // 2))
+        overlap = min(max(overlap, self._overlap, self._seen.overlap), max(1, limit // 2))
         first = server.page_at(row - self._drift - overlap, limit, stretch=limit >= self._most)
         if self._drift or self._end(first) > row or not row:
             return first
@@ -749,7 +757,8 @@ class Walk:
         server.avoid(window.request)
         if 0 < size < limit:
             (size_before, start_before), self._short = self._short, (size, window.start)
-            if size == size_before and start_before != window.start and server.cap is None:
+            again = size == size_before and start_before != window.start
+            if again and server.cap is None and server.largest <= max(size, LEAST_CAP):
                 server.cap = size  # here as there: the server caps its pages silently
             self._limit = size
         else:
@@ -789,7 +798,7 @@ class Walk:
         """CHECK_END: a look across the end of the page that may be the last."""
         server, rows, taken = self._server, self._seen.rows, match.taken + 1
         begin = max(0, taken - self._limit)
-        held = [*rows[begin:taken], *first.events[match.at + 1 :]]
+        held = self._up_to(first, match)
         known = SeenEvents.of([*held, *rows[taken:]])  # some may be taken behind it already
         shown = known.align(window.events)
         if shown is None and not window.size and (not first.size or first.end < LEAST_CAP):

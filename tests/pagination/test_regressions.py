@@ -61,10 +61,13 @@ def test_ids_that_repeat_or_are_missing(ids: str, offset: str, total: str, size:
     assert driven.events == server.events
 
 
-@pytest.mark.parametrize("size", [3, 10, 100])
+@pytest.mark.parametrize(
+    ("size", "total"), [(3, "rows"), (10, "rows"), (100, "rows"), (50, "zero")]
+)
 @pytest.mark.parametrize("offset", ["page", "row"])
-def test_whole_rows_that_repeat(offset: str, size: int) -> None:
-    server = Server.of(31, Speech(offset=offset), ids="alike")
+@pytest.mark.parametrize("count", [7, 11, 31])
+def test_whole_rows_that_repeat(count: int, offset: str, size: int, total: str) -> None:
+    server = Server.of(count, Speech(offset=offset, total=total), ids="alike")
     driven = drive(Walk(size), server)
     assert driven.proven
     assert driven.events == server.events
