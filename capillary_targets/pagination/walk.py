@@ -371,7 +371,9 @@ class Walk:
             return PageRequest(size, 1, size if self._server.by_page else 1)
         most = min(self._most, self._server.largest)
         overlap = SeenEvents.of(self._up_to(held, match)).overlap
-        size = max(most // 2, min(most - 1, 4), 1, min(most, 2 * overlap) * (overlap > 1))
+        size = max(most // 2, min(most - 1, 4), 1)
+        if overlap > 1:  # to where a run of rows alike begins
+            size = max(size, min(most, 2 * overlap))
         request = self._across(held.end, size, overlap)
         if request.start >= held.end:  # no page of so few rows begins before it
             request = self._across(held.end, most, overlap)
