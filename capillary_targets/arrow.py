@@ -27,7 +27,6 @@ __all__ = ["TEXT", "amounts_of", "batch_of", "events_table", "schema_of", "targe
 
 _STEP: Final = Decimal("0.000001")
 _EXACT: Final = Context(prec=38, traps=[Inexact, InvalidOperation])
-_UNFIT: Final = (pa.ArrowException, ArithmeticError, ValueError, TypeError)
 """What pyarrow raises for a value that a column cannot hold."""
 
 _LONG, TEXT, _FLAG, _DAY = pa.int64(), pa.string(), pa.bool_(), pa.date32()
@@ -94,7 +93,7 @@ def amounts_of(amounts: Sequence[Decimal | None], ids: Sequence[int | None]) -> 
     Raises:
         ValueError: An amount needs more than 38 digits, or more than 6 behind the point.
     """
-    with suppress(*_UNFIT):
+    with suppress(pa.ArrowException, ArithmeticError):
         # pyarrow loses no digit, but that it takes 1E-99 for 0.
         if min(map(abs, filter(None, amounts)), default=_STEP) >= _STEP:
             return pa.array(amounts, _AMOUNT)
@@ -188,7 +187,7 @@ _CONVERT: Final[dict[Any, Callable[[Any], Any]]] = {
 
 
 def _fit(value: Any, kind: pa.DataType) -> Any:
-    """A value as pyarrow takes it for a type. Raises what is in `_UNFIT`."""
+    """A value as pyarrow takes it for a type. Raises whatever a value of another kind does."""
     if value is None or kind in _PLAIN:
         return value
     if kind in _CONVERT:

@@ -200,9 +200,7 @@ def run_until_done(command: Coroutine[Any, Any, int]) -> int:
     """
     thresholds = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(
-        50_000
-    )  # events are freed without its help: looking through them takes a fifth
+    gc.set_threshold(50_000)  # a fifth of a sweep, else: events are freed without its help
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_with_signals(command))

@@ -142,8 +142,6 @@ class Walk:
         self.dialect, self.cached, self.start = dialect, cached, start
         self._plan: list[PageRequest] = []
         self._batches: list[Batch] = []
-        self.done = self.complete = False
-        self.events = self._requests = 0
         if max_items == 0:
             self._stop()
         if start is not START:

@@ -30,6 +30,7 @@ from .rows import PROGRESS_FIELDS
 from .stats import EXACT
 
 __all__ = [
+    "READ",
     "GroupsReader",
     "MemberGroups",
     "Reason",
@@ -52,6 +53,8 @@ _REFRESHES: Final = 1_000
 
 Reason: TypeAlias = Literal["changed", "full", "by_update", "by_value", "no_record"]
 """Why a target's events are read (`changed`, `full`), or what vouches for it that they need not."""
+READ: Final = frozenset({"changed", "full"})
+"""The reasons to read them."""
 
 
 def decide(
@@ -172,7 +175,7 @@ class MemberGroups:
     @property
     def read(self) -> tuple[int, ...]:
         """The targets whose events are to be read."""
-        return tuple(rule for rule, why in self.reasons.items() if why in {"changed", "full"})
+        return tuple(rule for rule, why in self.reasons.items() if why in READ)
 
     def settled(self, found: set[int]) -> tuple[States, list[dict[str, Any]]]:
         """What the ledger has to keep, and the rows of `progress/`, of what has changed."""

@@ -28,7 +28,7 @@ from capillary_targets.limits import RateLimit
 from capillary_targets.pagination import Dialect
 
 from .fetch import UserFetcher
-from .groups import decide, is_due, stable_hash
+from .groups import READ, decide, is_due, stable_hash
 from .ledger import Ledger, UserRecord
 from .options import RunState, Summary, SweepOptions, SweepRefused
 from .store import LEDGER, Directory, PartWriter, UserResult, open_directory
@@ -294,13 +294,10 @@ def _foreseen(ledger: Ledger, user: int, options: SweepOptions) -> float:
     }
     if options.detect != "groups" or not held:
         return (options.fetch_targets and bool(held)) + len(held)
-    full, seen = (
-        is_due(user, ledger.run, options.full_every, ledger.proven_in(user)),
-        state.progress,
-    )
+    full = is_due(user, ledger.run, options.full_every, ledger.proven_in(user))
+    seen = {rule: state.progress.get(rule, {}) for rule in held}
     return 1 + sum(
-        decide(seen.get(rule, {}), seen.get(rule, {}), listed=True, held=has, full=full)
-        in {"changed", "full"}
+        decide(seen[rule], seen[rule], listed=True, held=has, full=full) in READ
         for rule, has in held.items()
     )
 
