@@ -61,6 +61,14 @@ def test_ids_that_repeat_or_are_missing(ids: str, offset: str, total: str, size:
     assert driven.events == server.events
 
 
+def test_no_smaller_page_begins_before_an_end_that_many_sizes_share() -> None:
+    """Row 12 lies between two pages of 1, 2, 3, 4 or 6 rows: the look across has to be wider."""
+    speech = Speech(total="zero", cap=8, past_end="error")
+    driven = drive(Walk(4), Server.of(12, speech, ids="repeated"))
+    assert driven.proven
+    assert driven.walk.report.requests == 4
+
+
 @pytest.mark.parametrize(
     ("size", "total"), [(3, "rows"), (10, "rows"), (100, "rows"), (50, "zero")]
 )
