@@ -78,6 +78,20 @@ def mocked() -> Iterator[aioresponses]:
 
 
 @pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds for which `asyncio.sleep` is told to wait; it does not."""
+    told: list[float] = []
+    sleep = asyncio.sleep
+
+    async def at_once(seconds: float) -> None:
+        told.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", at_once)
+    return told
+
+
+@pytest.fixture
 def auth() -> BasicAuth:
     return BasicAuth("store.server", "server123")
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from attrs import define, field
 
+from capillary_targets import BasicAuth, TargetsClient
+
+AUTH = BasicAuth("till", "secret")
 HEAD = "HTTP/1.1 {status} X\r\nContent-Type: {type}\r\nContent-Length: {length}\r\n{more}\r\n"
 
 
@@ -47,6 +50,20 @@ class Peer:
 
 
 Respond = Callable[[Peer, str], Awaitable[None]]
+
+
+def always(raw: bytes) -> Respond:
+    """Answers every request alike."""
+
+    async def respond(peer: Peer, path: str) -> None:
+        await peer.send(raw)
+
+    return respond
+
+
+def token(name: str = "t", seconds: float = 100) -> bytes:
+    """An answer of the token endpoint."""
+    return answer({"data": {"accessToken": name, "ttlSeconds": seconds}, "errors": None})
 
 
 @define(eq=False)
@@ -95,3 +112,12 @@ async def raw_server(respond: Respond) -> AsyncIterator[RawServer]:
         for peer in found.peers:
             peer.writer.transport.abort()
         await server.wait_closed()
+
+
+@asynccontextmanager
+async def answering(
+    respond: Respond, auth: Any = AUTH, **settings: Any
+) -> AsyncIterator[tuple[RawServer, TargetsClient]]:
+    """A server of raw bytes, and a client of it."""
+    async with raw_server(respond) as server, TargetsClient(server.url, auth, **settings) as client:
+        yield server, client

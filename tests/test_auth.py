@@ -95,14 +95,6 @@ async def test_a_token_is_kept_until_shortly_before_its_end() -> None:
     assert desk.asked == [{"key": "key", "secret": "hush"}] * 3
 
 
-async def test_many_first_calls_share_one_token_request() -> None:
-    desk = TokenDesk()
-    oauth = desk.oauth()
-    headers = await asyncio.gather(*(oauth.headers(desk.fetch) for _ in range(500)))
-    assert len(desk.asked) == 1
-    assert all(header is headers[0] for header in headers)
-
-
 async def test_many_calls_share_one_refusal_and_the_next_call_asks_again() -> None:
     desk = TokenDesk()
     desk.fail = AuthError("Invalid client key and secret", code=320001)
@@ -114,19 +106,6 @@ async def test_many_calls_share_one_refusal_and_the_next_call_asks_again() -> No
     assert {type(outcome) for outcome in outcomes} == {AuthError}
     desk.fail = None
     await oauth.headers(desk.fetch)
-    assert len(desk.asked) == 2
-
-
-async def test_a_rejected_token_is_renewed_once_however_many_saw_it() -> None:
-    desk = TokenDesk()
-    oauth = desk.oauth()
-    old = await oauth.headers(desk.fetch)
-    desk.now = 1.0
-    assert all([oauth.rejected(old) for _ in range(50)])  # noqa: C419 - every one is called
-    new = await oauth.headers(desk.fetch)
-    desk.now = 2.0
-    assert oauth.rejected(old)  # a late one, about the old token, drops nothing
-    assert await oauth.headers(desk.fetch) is new
     assert len(desk.asked) == 2
 
 
@@ -200,13 +179,6 @@ async def test_if_the_caller_who_asks_is_cancelled_another_takes_over() -> None:
     assert await follower == {"X-CAP-API-OAUTH-TOKEN": "t2"}
     with pytest.raises(asyncio.CancelledError):
         await leader
-
-
-async def test_a_failing_desk_is_not_an_auth_error() -> None:
-    desk = TokenDesk()
-    desk.fail = ServiceUnavailable("down")
-    with pytest.raises(ServiceUnavailable):
-        await desk.oauth().headers(desk.fetch)
 
 
 async def test_oauth_shows_no_secret() -> None:

@@ -10,18 +10,17 @@ import aiohttp
 import pytest
 
 from capillary_targets import (
-    BasicAuth,
     CapillaryError,
     ConnectionFailed,
+    OAuth,
     RequestTimeout,
     RetryPolicy,
     TargetsClient,
 )
 
 from .conftest import turns_until
-from .rawserver import Peer, RawServer, answer, raw_server, rows
+from .rawserver import Peer, RawServer, always, answer, answering, rows, token
 
-AUTH = BasicAuth("till", "secret")
 ONCE = RetryPolicy(attempts=1)
 
 
@@ -47,10 +46,7 @@ def right(outcomes: list[Any], users: range) -> bool:
 @pytest.mark.parametrize("end", [Peer.close, Peer.reset])
 @pytest.mark.parametrize("concurrency", [None, 200])
 async def test_connections_closed_while_idle_cost_nothing(end, concurrency: int | None) -> None:
-    async with (
-        raw_server(echo) as server,
-        TargetsClient(server.url, AUTH, retry=ONCE, concurrency=concurrency) as client,
-    ):
+    async with answering(echo, retry=ONCE, concurrency=concurrency) as (server, client):
         limit = client.session.limiter.limit
         users = range(1, limit + 1)
         assert right(await burst(client, users), users)
@@ -72,10 +68,7 @@ async def test_a_connection_closed_while_the_request_is_on_its_way_costs_nothing
         else:
             await echo(peer, path)
 
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, AUTH, retry=ONCE, concurrency=8) as client,
-    ):
+    async with answering(respond, retry=ONCE, concurrency=8) as (server, client):
         for users in (range(1, 9), range(9, 17)):
             assert right(await burst(client, users), users)
         assert len(server.heads) == 24  # eight of them were closed on
@@ -84,22 +77,14 @@ async def test_a_connection_closed_while_the_request_is_on_its_way_costs_nothing
 
 
 async def test_a_token_request_on_a_closed_connection_is_sent_again_too() -> None:
-    from capillary_targets import OAuth
-
     async def respond(peer: Peer, path: str) -> None:
-        if path.endswith("generate"):
-            await peer.send(answer({"data": {"accessToken": "t", "ttlSeconds": 1}}))
-        else:
-            await echo(peer, path)
+        await (peer.send(token()) if path.endswith("generate") else echo(peer, path))
 
     now = 0.0
     auth = OAuth("key", "secret", clock=lambda: now)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, auth, retry=ONCE, concurrency=1) as client,
-    ):
+    async with answering(respond, retry=ONCE, concurrency=1, auth=auth) as (server, client):
         await client.active_targets(1)
-        now = 100.0
+        now = 200.0
         server.peers[0].close()
         (target,) = await client.active_targets(2)
         assert target.id == 2
@@ -115,10 +100,7 @@ async def test_a_new_connection_that_breaks_is_an_attempt(before: bytes) -> None
             await peer.send(before)
         peer.close()
 
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, AUTH, retry=ONCE) as client,
-    ):
+    async with answering(respond, retry=ONCE) as (server, client):
         with pytest.raises(ConnectionFailed):
             await client.active_targets(1)
         assert len(server.heads) == 1
@@ -133,10 +115,7 @@ async def test_an_answer_that_breaks_off_on_a_used_connection_is_an_attempt(end:
         else:
             await echo(peer, path)
 
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, AUTH, retry=ONCE) as client,
-    ):
+    async with answering(respond, retry=ONCE) as (server, client):
         await client.active_targets(1)
         with pytest.raises(ConnectionFailed):
             await client.active_targets(2)
@@ -183,10 +162,7 @@ async def spoken_to_while_idle(
 async def test_a_connection_that_received_anything_while_idle_is_dropped(
     late: bytes, read: bool
 ) -> None:
-    async with (
-        raw_server(echo) as server,
-        TargetsClient(server.url, AUTH, retry=ONCE, timeout=5) as client,
-    ):
+    async with answering(echo, retry=ONCE, timeout=5) as (server, client):
         await spoken_to_while_idle(server, client, late, read=read)
 
 
@@ -197,10 +173,7 @@ async def test_no_user_gets_another_users_targets_however_many_answers_come_twic
             await asyncio.sleep(0)
             await peer.send(rows(999))
 
-    async with (
-        raw_server(twice) as server,
-        TargetsClient(server.url, AUTH, concurrency=4) as client,
-    ):
+    async with answering(twice, concurrency=4) as (_, client):
         for users in (range(1, 30), range(30, 60)):
             for user, outcome in zip(users, await burst(client, users), strict=True):
                 assert isinstance(outcome, CapillaryError) or [t.id for t in outcome] == [user]
@@ -209,26 +182,17 @@ async def test_no_user_gets_another_users_targets_however_many_answers_come_twic
 @pytest.mark.parametrize("start", [b"", rows(1)[:15], rows(1)[:-2], b"HTTP/1.1 100 X\r\n\r\n"])
 @pytest.mark.parametrize("own", [True, False])
 async def test_the_deadline_holds_wherever_an_answer_stops(start: bytes, own: bool) -> None:
-    async def respond(peer: Peer, path: str) -> None:
-        await peer.send(start)
-
-    async with raw_server(respond) as server, aiohttp.ClientSession() as http:
+    async with aiohttp.ClientSession() as http:
         session = None if own else http
-        async with TargetsClient(server.url, AUTH, timeout=0.2, session=session) as client:
+        async with answering(always(start), timeout=0.2, session=session) as (_, client):
             with pytest.raises(RequestTimeout, match="no whole answer"):
                 async with asyncio.timeout(20):
                     await client.active_targets(1)
 
 
 async def test_a_deadline_shorter_than_an_attempt_is_named() -> None:
-    async def respond(peer: Peer, path: str) -> None:
-        """Never."""
-
     policy = RetryPolicy(attempt_timeout=60)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, AUTH, timeout=0.1, retry=policy) as client,
-    ):
+    async with answering(always(b""), timeout=0.1, retry=policy) as (_, client):
         with pytest.raises(RequestTimeout, match=r"deadline of 0\.1 s"):
             await client.active_targets(1)
 
@@ -240,10 +204,7 @@ async def test_the_deadline_holds_for_a_body_that_drips() -> None:
             await peer.send(b" ")
             await asyncio.sleep(0)
 
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, AUTH, timeout=0.2, retry=ONCE) as client,
-    ):
+    async with answering(respond, timeout=0.2, retry=ONCE) as (_, client):
         with pytest.raises(RequestTimeout):
             async with asyncio.timeout(20):
                 await client.active_targets(1)

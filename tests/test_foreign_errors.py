@@ -21,19 +21,15 @@ from hypothesis import strategies as st
 from capillary_targets import (
     AuthError,
     BadResponse,
-    BasicAuth,
     BudgetUnavailable,
     CapillaryError,
     OAuth,
     RetryPolicy,
-    TargetsClient,
 )
 from capillary_targets.testing import no_waiting
 
 from .conftest import examples
-from .rawserver import Peer, answer, raw_server, rows
-
-AUTH = BasicAuth("till", "secret")
+from .rawserver import AUTH, Peer, answer, answering, rows, token
 
 
 def _subclasses(cls: type[BaseException]) -> Iterator[type[BaseException]]:
@@ -197,7 +193,7 @@ async def _call(seam: str, error: Exception, *, refused: bool) -> object:
 
     async def respond(peer: Peer, path: str) -> None:
         if path.endswith("generate"):
-            await peer.send(answer({"data": {"accessToken": "t", "ttlSeconds": 9}}))
+            await peer.send(token())
         elif refused:
             await peer.send(answer({}, 429, Retry_After="1"))
         else:
@@ -205,10 +201,7 @@ async def _call(seam: str, error: Exception, *, refused: bool) -> object:
 
     policy = RetryPolicy(attempts=2)
     with no_waiting():
-        async with (
-            raw_server(respond) as server,
-            TargetsClient(server.url, auth, retry=policy, timeout=5, **options) as client,
-        ):
+        async with answering(respond, auth, retry=policy, timeout=5, **options) as (_, client):
             for one in patches:
                 one.start()
             outcomes = await asyncio.gather(client.active_targets(1), return_exceptions=True)

@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from capillary_targets import (
-    AccountIdMissing,
-    ApiError,
     ApiWarning,
     BadResponse,
-    CustomerNotFound,
-    CustomerNotInSource,
-    InvalidIdentifier,
-    InvalidSourceAccount,
-    InvalidUser,
-    TargetGroupNotFound,
     TargetsClient,
     UsageError,
 )
@@ -41,14 +33,6 @@ def _only_url(mocked: aioresponses) -> URL:
     ((method, url),) = mocked.requests
     assert method == "GET"
     return url
-
-
-async def test_a_customer_is_asked_for_by_the_documented_names(
-    mocked: aioresponses, client: TargetsClient
-) -> None:
-    query = "source=INSTORE&identifierName=mobile&identifierValue=919001000001"
-    mocked.get(f"{LOOKUP}?{query}", body=b'{"entity": 751552970000, "warnings": []}')
-    assert await client.find_customer(**MOBILE) == 751552970000
 
 
 async def test_source_and_account_are_sent_and_several_identifiers_may_be(
@@ -81,30 +65,6 @@ def test_any_identifier_survives_the_address(value: str) -> None:
     ]
     assert raw.isascii()
     assert not set(raw.partition("identifierValue=")[2]) & set(" +&=#?/@")
-
-
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        (8015, CustomerNotFound),
-        (8065, CustomerNotInSource),
-        (8045, AccountIdMissing),
-        (8013, InvalidIdentifier),
-        (8011, InvalidSourceAccount),
-    ],
-)
-@pytest.mark.parametrize("status", [200, 400])
-async def test_every_code_of_the_look_up_has_its_class(
-    mocked: aioresponses, client: TargetsClient, code: int, kind: type[ApiError], status: int
-) -> None:
-    errors = [{"status": False, "code": code, "message": "no"}]
-    body = json.dumps({"errors": errors, "warnings": []}).encode()
-    mocked.get(URL(LOOKUP).with_query(_query()), body=body, status=status)
-    with pytest.raises(kind) as caught:
-        await client.find_customer(**MOBILE)
-    assert type(caught.value) is kind
-    assert (caught.value.code, caught.value.status) == (code, status)
-    assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("entity", ['"entity": null', '"entity": true', '"entity": {}', '"x": 1'])
@@ -254,13 +214,6 @@ async def test_a_wrong_shape_says_where(
     assert caught.value.where == where
 
 
-async def test_an_unknown_user_has_no_groups(mocked: aioresponses, client: TargetsClient) -> None:
-    body = b'{"data": null, "errors": [{"code": 310011, "message": "Invalid userId"}]}'
-    mocked.get(GROUPS, body=body, status=400)
-    with pytest.raises(InvalidUser):
-        await client.target_groups(347)
-
-
 async def test_periods_are_read_whole(mocked: aioresponses, client: TargetsClient) -> None:
     body = b"""{"data": [{"id": 19336, "startDate": "2025-05-22", "endDate": "2025-05-22",
      "refCode": "Cycle_1", "periodStatus": "ENDED", "targetGroupId": 601, "description": "",
@@ -293,13 +246,6 @@ async def test_a_time_of_day_behind_a_day_is_left_off(
     mocked.get(PERIODS, body=json.dumps({"data": [{"id": 1, "startDate": start}]}).encode())
     (period,) = await client.target_periods(601)
     assert period.start_date == date(2025, 5, 22)
-
-
-async def test_an_unknown_group_has_no_periods(mocked: aioresponses, client: TargetsClient) -> None:
-    body = b'{"data": null, "errors": [{"code": 310017, "message": "Target group not found"}]}'
-    mocked.get(PERIODS, body=body)
-    with pytest.raises(TargetGroupNotFound):
-        await client.target_periods(601)
 
 
 async def test_groups_of_another_user_are_noted(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import pytest
 
-from capillary_targets import InvalidUser, TargetRuleNotFound, TargetsClient, UsageError
+from capillary_targets import InvalidUser, TargetRuleNotFound
 from capillary_targets.sandbox import Sandbox
 
 from .conftest import client_of
@@ -79,24 +77,6 @@ async def test_max_items_asks_for_no_page_it_does_not_need(max_items: int, reque
         assert pager.report.complete is (max_items >= 25)
 
 
-async def test_a_period_filters(sandbox: Sandbox) -> None:
-    async with client_of(sandbox) as client:
-        got = await client.events(564332013, 1986, 9889).collect()
-    assert [event.event_log_id for event in got] == [615460983, 615461137]
-
-
-async def test_the_samples_come_through_with_every_field_right(sandbox: Sandbox) -> None:
-    async with client_of(sandbox) as client:
-        got = await client.events(564332013, 1986, page_size=10).collect()
-        assert sum(event.target_value or 0 for event in got) == Decimal("15000.46")
-        one, two = await client.events(387544807, 79192, page_size=1).collect()
-        assert (str(one.target_value), one.event_name) == ("1.000", "GENERIC_EVENT")
-        assert one.unique_id == "6621dee9-6c2a-43ad-aa41-be2bf138de04"
-        assert two.event_log_id > one.event_log_id
-        (target,) = await client.active_targets(42381788)
-        assert (target.id, target.name) == (2579, "Custom Enroll")
-
-
 async def test_refusals_other_than_no_record_are_raised(sandbox: Sandbox) -> None:
     async with client_of(sandbox) as client:
         with pytest.raises(InvalidUser):
@@ -105,9 +85,3 @@ async def test_refusals_other_than_no_record_are_raised(sandbox: Sandbox) -> Non
             await client.events(564332013, 5).collect()
     assert caught.value.request_id
     assert caught.value.url.endswith("/v3/users/564332013/trackedTargetEvents/5?limit=100&offset=0")
-
-
-@pytest.mark.parametrize("arguments", [{"page_size": 0}, {"page_size": -1}, {"max_items": -1}])
-async def test_settings_that_cannot_be_are_refused(client: TargetsClient, arguments: dict) -> None:
-    with pytest.raises(UsageError):
-        client.events(1, 2, **arguments)

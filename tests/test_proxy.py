@@ -13,7 +13,6 @@ import aiohttp
 import pytest
 
 from capillary_targets import (
-    BasicAuth,
     ConnectionFailed,
     OAuth,
     RetryPolicy,
@@ -21,9 +20,8 @@ from capillary_targets import (
     UsageError,
 )
 
-from .rawserver import Peer, RawServer, answer, raw_server, rows
+from .rawserver import AUTH, Peer, RawServer, always, answer, raw_server, rows, token
 
-AUTH = BasicAuth("till", "secret")
 ONCE = RetryPolicy(attempts=1)
 OURS = next(iter(AUTH.cached_headers.values()))
 
@@ -37,10 +35,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def respond(peer: Peer, path: str) -> None:
-    if path.endswith("generate"):
-        await peer.send(answer({"data": {"accessToken": "t", "ttlSeconds": 100}, "errors": None}))
-    else:
-        await peer.send(rows(1))
+    await peer.send(token() if path.endswith("generate") else rows(1))
 
 
 def headers(server: RawServer, name: str) -> list[list[str]]:
@@ -82,10 +77,7 @@ async def test_the_environments_proxy_is_used_if_asked_for(
 async def test_a_proxy_that_refuses_or_is_absent_shows_no_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def refuse(peer: Peer, path: str) -> None:
-        await peer.send(answer(b"<html>who are you</html>", 407, "text/html"))
-
-    async with raw_server(refuse) as proxy:
+    async with raw_server(always(answer(b"<html>who are you</html>", 407, "text/html"))) as proxy:
         for base in ("http://targets.invalid", "https://targets.invalid"):
             for url in (proxy.url, "http://127.0.0.1:1"):
                 known = url.replace("http://", "http://me:hidden@")

@@ -23,7 +23,7 @@ from capillary_targets.auth import Auth
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox.faults import Fault
 
-from .rawserver import Peer, answer, raw_server
+from .rawserver import Peer, answer, answering
 
 OURS = str(Path(capillary_targets.__file__).parent)
 SANDBOX = str(Path(capillary_targets.__file__).parent / "sandbox")
@@ -154,10 +154,7 @@ async def test_control_characters_of_the_server_are_escaped(
 
     policy = RetryPolicy(attempts=2, wait_initial=1e-6)
     with caplog.at_level(logging.DEBUG):
-        async with (
-            raw_server(respond) as server,
-            TargetsClient(server.url, BasicAuth("a", "secret"), retry=policy) as client,
-        ):
+        async with answering(respond, retry=policy) as (_, client):
             for number in range(len(bodies)):
                 with pytest.raises(CapillaryError) as caught:
                     await client.active_targets(number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from capillary_targets import (
     BadResponse,
-    BasicAuth,
     CapillaryError,
     ClientClosed,
     OAuth,
@@ -26,11 +24,8 @@ from capillary_targets.endpoints import active_targets, target_events
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.session import AttemptTimer
 
-from .conftest import client_of
-from .rawserver import Peer, answer, raw_server, rows
+from .rawserver import AUTH, Peer, always, answer, answering, raw_server, rows, token
 from .simulated import clock, simulate
-
-AUTH = BasicAuth("till", "secret")
 
 
 @pytest.mark.parametrize(
@@ -75,11 +70,8 @@ async def test_what_fails_to_open_leaves_nothing_open(
     ],
 )
 async def test_a_token_that_cannot_be_sent_is_a_bad_response(token: dict[str, Any]) -> None:
-    async def respond(peer: Peer, path: str) -> None:
-        await peer.send(answer({"data": token, "errors": None}))
-
-    auth = OAuth("key", "secret")
-    async with raw_server(respond) as server, TargetsClient(server.url, auth) as client:
+    respond = always(answer({"data": token, "errors": None}))
+    async with answering(respond, OAuth("key", "secret")) as (_, client):
         with pytest.raises(BadResponse, match=r"data\.|token given") as caught:
             await client.active_targets(1)
     assert not caught.value.excerpt
@@ -159,10 +151,7 @@ async def test_one_oauth_serves_threads() -> None:
 
 
 async def test_a_copy_for_sweeps_shares_all_but_its_counts() -> None:
-    async def respond(peer: Peer, path: str) -> None:
-        await peer.send(rows(1))
-
-    async with raw_server(respond) as server, open_session(server.url, AUTH) as session:
+    async with raw_server(always(rows(1))) as server, open_session(server.url, AUTH) as session:
         copy = session.with_options(wait_for_limits=True)
         assert (copy.wait_for_limits, session.wait_for_limits) == (True, False)
         await active_targets(copy, 1)
@@ -195,21 +184,17 @@ async def test_a_token_that_some_nodes_do_not_know_yet_ends_nothing(
         nonlocal count
         if path.endswith("generate"):
             issued[f"t{len(issued)}"] = now
-            token = {"accessToken": [*issued][-1], "ttlSeconds": 100}
-            await peer.send(answer({"data": token, "errors": None}))
+            await peer.send(token([*issued][-1]))
             return
         count += 1
         head = server.heads[-1].lower()
-        at = next(at for token, at in issued.items() if f"oauth-token: {token}\r" in head)
+        at = next(at for name, at in issued.items() if f"oauth-token: {name}\r" in head)
         known = now - at >= (0.3 if count % 4 == 0 else 0.0) and (now < 200 or at >= 200)
         await peer.send(rows(1) if known else answer({}, 401))
 
     monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
     auth = OAuth("key", "secret", clock=lambda: now)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, auth, concurrency=1) as client,
-    ):
+    async with answering(respond, auth, concurrency=1) as (server, client):
         for user in range(1, 20):
             assert len(await client.active_targets(user)) == 1
         before = len(issued)
@@ -219,58 +204,37 @@ async def test_a_token_that_some_nodes_do_not_know_yet_ends_nothing(
         assert (before, len(issued)) == (1, 2)
 
 
-async def test_an_old_token_that_is_rejected_is_renewed_without_a_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_old_token_that_is_rejected_is_renewed_without_a_wait(slept: list[float]) -> None:
     now, ended = 0.0, set[str]()
-
-    async def sleep(seconds: float) -> None:
-        raise AssertionError("it waits")
 
     async def respond(peer: Peer, path: str) -> None:
         if path.endswith("generate"):
-            token = {"accessToken": f"t{len(server.heads)}", "ttlSeconds": 100}
-            await peer.send(answer({"data": token, "errors": None}))
+            await peer.send(token(f"t{len(server.heads)}"))
         else:
             used = next(line for line in server.heads[-1].splitlines() if "OAUTH" in line.upper())
             await peer.send(answer({}, 498) if used in ended else rows(1))
             ended.add(used)  # each token serves one request
 
-    monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
-    policy = RetryPolicy(attempts=1)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(
-            server.url, OAuth("key", "secret", clock=lambda: now), retry=policy
-        ) as client,
-    ):
+    auth = OAuth("key", "secret", clock=lambda: now)
+    async with answering(respond, auth, retry=RetryPolicy(attempts=1)) as (server, client):
         for _ in range(5):
             assert len(await client.active_targets(1)) == 1
             now += 1.0
-        assert client.counts.retries == 0
+        assert (client.counts.retries, slept) == (0, [])
 
 
+@pytest.mark.usefixtures("slept")
 @pytest.mark.parametrize("worked", [True, False])
-async def test_tokens_that_are_always_rejected_end_in_an_auth_error(
-    worked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def sleep(seconds: float, _sleep: Any = asyncio.sleep) -> None:
-        await _sleep(0)
-
+async def test_tokens_that_are_always_rejected_end_in_an_auth_error(worked: bool) -> None:
     reject = not worked
 
     async def respond(peer: Peer, path: str) -> None:
         if path.endswith("generate"):
-            token = {"accessToken": f"t{len(server.heads)}", "ttlSeconds": 100}
-            await peer.send(answer({"data": token, "errors": None}))
+            await peer.send(token(f"t{len(server.heads)}"))
         else:
             await peer.send(answer({}, 401) if reject else rows(1))
 
-    monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, OAuth("key", "secret"), concurrency=1) as client,
-    ):
+    async with answering(respond, OAuth("key", "secret"), concurrency=1) as (server, client):
         if worked:
             await client.active_targets(1)
             reject = True
@@ -296,49 +260,34 @@ async def test_a_token_endpoint_that_is_down_is_asked_with_growing_pauses(
     async def respond(peer: Peer, path: str) -> None:
         if path.endswith("generate"):
             asked.append(now)
-            body = {"data": {"accessToken": "t", "ttlSeconds": 100}, "errors": None}
-            await peer.send(answer(body) if now >= 1.5 else answer({}, 503))
+            await peer.send(token() if now >= 1.5 else answer({}, 503))
         else:
             await peer.send(rows(1))
 
     monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
     monkeypatch.setattr("capillary_targets.transport.random.random", lambda: 1.0)
     auth = OAuth("key", "secret", clock=lambda: now)
-    async with raw_server(respond) as server, TargetsClient(server.url, auth) as client:
+    async with answering(respond, auth) as (_, client):
         found = await asyncio.gather(*(client.active_targets(user) for user in range(1, 101)))
         assert all(len(one) == 1 for one in found)
         assert len(asked) <= 6  # not one for each of the 100 calls at each attempt
         assert client.counts.requests == len(asked) + 100
 
 
-async def test_an_error_of_the_token_endpoint_counts_its_attempts(sandbox: Sandbox) -> None:
-    async def respond(peer: Peer, path: str) -> None:
-        await peer.send(answer(json.loads("{}"), 503))
-
-    policy = RetryPolicy(attempts=3, wait_initial=1e-6)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, OAuth("key", "secret"), retry=policy) as client,
-    ):
+async def test_an_error_of_the_token_endpoint_counts_its_attempts() -> None:
+    policy, auth = RetryPolicy(attempts=3, wait_initial=1e-6), OAuth("key", "secret")
+    async with answering(always(answer({}, 503)), auth, retry=policy) as (server, client):
         with pytest.raises(Exception, match="service failed") as caught:
             await client.active_targets(1)
         assert vars(caught.value)["attempts"] == 3
         assert len(server.heads) == 3
         assert client.counts.retries == 2
-    async with client_of(sandbox) as client:
-        assert await client.active_targets(42381788)
 
 
 @pytest.mark.parametrize("status", [461, 429, 503, 403])
 async def test_a_sweep_waits_as_long_as_the_server_asks_a_visitor_does_not(
-    status: int, monkeypatch: pytest.MonkeyPatch
+    status: int, slept: list[float]
 ) -> None:
-    slept: list[float] = []
-
-    async def sleep(seconds: float, _sleep: Any = asyncio.sleep) -> None:
-        slept.append(seconds)
-        await _sleep(0)
-
     busy = {"errors": [{"code": 4001, "message": "unavailable"}]} if status == 403 else {}
     refused: set[str] = set()
 
@@ -349,11 +298,7 @@ async def test_a_sweep_waits_as_long_as_the_server_asks_a_visitor_does_not(
             refused.add(path)
             await peer.send(answer(busy, status, Retry_After="2"))
 
-    monkeypatch.setattr("capillary_targets.transport.asyncio.sleep", sleep)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, AUTH, timeout=1.5) as client,
-    ):
+    async with answering(respond, timeout=1.5) as (_, client):
         (outcome,) = [one async for one in client.sweep([1])]
         assert outcome.complete, outcome.error
         assert (slept == [2.0]) is (status == 461)  # else the limiter pauses everybody
@@ -376,10 +321,7 @@ async def test_a_null_now_and_then_is_asked_again() -> None:
         await peer.send(NULL if count % 10 in {0, 1} else rows(7))
 
     policy = RetryPolicy(wait_initial=1e-6)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, AUTH, retry=policy, concurrency=4) as client,
-    ):
+    async with answering(respond, retry=policy, concurrency=4) as (_, client):
         tokens = client.session.quota.tokens
         found = await asyncio.gather(*(client.active_targets(user) for user in range(1, 101)))
         assert [[target.id for target in one] for one in found] == [[7]] * 100
@@ -390,14 +332,8 @@ async def test_a_null_now_and_then_is_asked_again() -> None:
 
 @pytest.mark.parametrize("attempts", [1, 3])
 async def test_a_null_that_stays_is_none_and_noted(attempts: int) -> None:
-    async def respond(peer: Peer, path: str) -> None:
-        await peer.send(NULL)
-
     policy = RetryPolicy(attempts=attempts, wait_initial=1e-6)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, AUTH, retry=policy) as client,
-    ):
+    async with answering(always(NULL), retry=policy) as (_, client):
         found = await client.active_targets(1)
         assert (found, client.counts.requests) == ([], attempts)
         (note,) = found.warnings
@@ -413,15 +349,8 @@ async def test_a_null_for_which_no_time_is_left_is_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("capillary_targets.transport.random.random", lambda: 0.5)
-
-    async def respond(peer: Peer, path: str) -> None:
-        await peer.send(NULL)
-
     policy = RetryPolicy(wait_initial=1000, wait_max=1000)
-    async with (
-        raw_server(respond) as server,
-        TargetsClient(server.url, AUTH, retry=policy, timeout=5) as client,
-    ):
+    async with answering(always(NULL), retry=policy, timeout=5) as (_, client):
         with pytest.raises(BadResponse, match="null") as caught:
             await client.active_targets(1)
         assert caught.value.attempts == 1

@@ -49,9 +49,6 @@ JSON = st.recursive(
     ),
     max_leaves=25,
 )
-ENVELOPES = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(("data", "errors", "warnings", "pagination", "response"), JSON)
-)
 
 
 def _read(body: bytes, status: int) -> None:
@@ -74,12 +71,6 @@ def _read(body: bytes, status: int) -> None:
 @example(b'{"data": [{"id": 1, "name": "\\ud800"}]}', 200)
 def test_any_bytes(body: bytes, status: int) -> None:
     _read(body, status)
-
-
-@examples(60)
-@given(ENVELOPES | JSON, STATUSES)
-def test_any_envelope(document: object, status: int) -> None:
-    _read(json.dumps(document).encode(), status)
 
 
 @examples(100)
