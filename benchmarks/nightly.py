@@ -30,8 +30,8 @@ from capillary_targets import BasicAuth, TargetsClient
 from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sweep import SweepOptions, plan, run
 
-from .extractors import Ask
-from .extractors import dlt as dlt_rows
+from .pagination_dialects import Ask
+from .pagination_dialects import dlt as dlt_rows
 
 TARGETS: Final = 3
 RECORDED: Final = 0.3

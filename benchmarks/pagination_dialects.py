@@ -1,29 +1,33 @@
 """`python -m benchmarks.pagination_dialects`: what each server does to a walk, ours and others'.
 
 The same 1,000 events in the sandbox, once for each dialect and each way of moving, and four
-extractors: what they lose, what they double, how often they call, and what they raise. "Lost" are
-events that existed throughout the walk and never came.
+extractors, the others set up as their users would: a REST stream with basic authentication, the
+records under `data`, and the paginator of the library for offsets that count rows or pages. What
+they lose, what they double, how often they call, and what they raise. "Lost" are events that
+existed throughout the walk and never came.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from hashlib import md5
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from attrs import asdict, field, frozen
+from attrs import frozen
 
-from benchmarks.extractors import EXTRACTORS, Ask, Paging
+from capillary_targets import BasicAuth, CapillaryError, TargetsClient
 from capillary_targets.sandbox import Sandbox, World
+
+from .tables import between_marks, table
 
 ROWS: Final = 1000
 PAGE_SIZE: Final = 100
@@ -40,73 +44,198 @@ IN_README: Final = {
     "310149 behind the end",
 }
 """What the README shows of the table; docs/pagination.md has all of it."""
-MARKS: Final = (
-    "<!-- pagination dialects: begin -->",
-    "<!-- pagination dialects: end -->",
-)
 
-Mover = Callable[[World, int, int, int], None]
+Paging = Literal["rows", "pages"]
 
 
-def at_head(world: World, user: int, rule: int, number: int) -> None:
-    """Five late events at the head before each call but the first."""
-    for _ in range(5 if number else 0):
-        world.insert_late(user, rule, at=0)
-
-
-def deleting(count: int, arrivals: int = 0) -> Mover:
-    """Events deleted at the head, and arriving at the end, before each call but the first."""
-
-    def move(world: World, user: int, rule: int, number: int) -> None:
-        if number:
-            world.delete_events(user, rule, slice(0, count))
-            for _ in range(arrivals):
-                world.add_event(user, rule)
-
-    return move
+def situations(paging: Paging) -> dict[str, dict[str, Any]]:
+    """The lines of the table, as settings of a sandbox whose offsets count rows or pages."""
+    mode, other = ("row", "page") if paging == "rows" else ("page", "row")
+    lines: dict[str, dict[str, Any]] = {
+        "as it should be": {},
+        "pages capped at 50, and it says so": {"max_limit": 50},
+        "pages capped at 50 without a word": {"limit_mode": "capped-silent", "max_limit": 50},
+        "5 late events in the middle between calls": {"insert_per_request": 5},
+        "5 events deleted at the head between calls": {"delete_head_per_request": 5},
+        "20 events deleted at the head between calls": {"delete_head_per_request": 20},
+        "5 deleted and 5 arrive between calls": {
+            "delete_head_per_request": 5,
+            "append_per_request": 5,
+        },
+        "5 events arrive between calls": {"append_per_request": 5},
+        "120 events arrive between calls": {"append_per_request": 120},
+        "one page comes back empty": {"empty_page": 3},
+        "one page comes back 3 short": {"short_page": 3},
+        "an event on two pages, its neighbour on none": {"repeat_rows": "instead"},
+        f"`offset` counts {other}s, not {paging}": {"offset_mode": other},
+        "`offset` ignored": {"offset_mode": "ignored"},
+        "`offset` clamped to the last page": {"offset_mode": "clamped"},
+        "`total` counts pages": {"total_mode": "pages"},
+        "`total` absent": {"total_mode": "absent"},
+        "`total` always 0": {"total_mode": "zero"},
+        "`total` says half": {"total_mode": "wrong"},
+        "310149 behind the end": {"past_end": "310149"},
+        "error 11003 behind the end": {"past_end": "error"},
+        "404 behind the end": {"past_end": "404"},
+        "a server that never ends": {"past_end": "endless"},
+    }
+    return {what: {"offset_mode": mode, **flags} for what, flags in lines.items()}
 
 
 @frozen
-class Situation:
-    """A server, in words and as settings of the sandbox."""
+class Ask:
+    """Where the events are, and what the extractor is told about offsets."""
 
-    what: str
-    flags: dict[str, Any] = field(factory=dict)
-    mover: Mover | None = None
+    url: str
+    user: int
+    rule: int
+    username: str
+    password: str
+    paging: Paging
+
+    @property
+    def path(self) -> str:
+        """Below the address, without a slash before it."""
+        return f"v3/users/{self.user}/trackedTargetEvents/{self.rule}"
+
+    @property
+    def hashed(self) -> str:
+        """The password as the API wants it."""
+        return md5(self.password.encode(), usedforsecurity=False).hexdigest()
 
 
-def situations(paging: Paging) -> list[Situation]:
-    """The lines of the table, for servers whose offsets count rows or pages."""
-    mode, other = ("row", "page") if paging == "rows" else ("page", "row")
-    swapped = "pages, not rows" if paging == "rows" else "rows, not pages"
-    listed = [
-        Situation("as it should be"),
-        Situation("pages capped at 50, and it says so", {"max_limit": 50}),
-        Situation(
-            "pages capped at 50 without a word", {"limit_mode": "capped-silent", "max_limit": 50}
-        ),
-        Situation("5 late events at the head between calls", mover=at_head),
-        Situation("5 events deleted at the head between calls", mover=deleting(5)),
-        Situation("20 events deleted at the head between calls", mover=deleting(20)),
-        Situation("5 deleted and 5 arrive between calls", mover=deleting(5, 5)),
-        Situation("5 events arrive between calls", {"append_per_request": 5}),
-        Situation("120 events arrive between calls", {"append_per_request": 120}),
-        Situation("one page comes back empty", {"empty_page": 3}),
-        Situation("one page comes back 3 short", {"short_page": 3}),
-        Situation("an event on two pages, its neighbour on none", {"repeat_rows": "instead"}),
-        Situation(f"`offset` counts {swapped}", {"offset_mode": other}),
-        Situation("`offset` ignored", {"offset_mode": "ignored"}),
-        Situation("`offset` clamped to the last page", {"offset_mode": "clamped"}),
-        Situation("`total` counts pages", {"total_mode": "pages"}),
-        Situation("`total` absent", {"total_mode": "absent"}),
-        Situation("`total` always 0", {"total_mode": "zero"}),
-        Situation("`total` says half", {"total_mode": "wrong"}),
-        Situation("310149 behind the end", {"past_end": "310149"}),
-        Situation("error 11003 behind the end", {"past_end": "error"}),
-        Situation("404 behind the end", {"past_end": "404"}),
-        Situation("a server that never ends", {"past_end": "endless"}),
-    ]
-    return [Situation(one.what, {"offset_mode": mode, **one.flags}, one.mover) for one in listed]
+def ours(ask: Ask) -> Iterator[int | None]:
+    """capillary-targets, which is told nothing about offsets."""
+    got: list[int | None] = []
+
+    async def walk() -> CapillaryError | None:
+        async with TargetsClient(ask.url, BasicAuth(ask.username, ask.password)) as client:
+            try:
+                async for event in client.events(ask.user, ask.rule, page_size=PAGE_SIZE):
+                    got.append(event.event_log_id)  # noqa: PERF401 - what came before an error counts
+            except CapillaryError as error:
+                return error
+        return None
+
+    failure = asyncio.run(walk())
+    yield from got
+    if failure is not None:
+        raise failure
+
+
+def dlt(ask: Ask) -> Iterator[int]:
+    """The REST client of dlt."""
+    from dlt.sources.helpers.rest_client import RESTClient, auth, paginators
+
+    paginator: Any
+    if ask.paging == "rows":
+        paginator = paginators.OffsetPaginator(limit=PAGE_SIZE, total_path=None)
+    else:
+        paginator = paginators.PageNumberPaginator(0, page_param="offset", total_path=None)
+    login = auth.HttpBasicAuth(ask.username, ask.hashed)
+    client = RESTClient(ask.url, auth=login, paginator=paginator, data_selector="data")
+    for page in client.paginate(ask.path, params={"limit": PAGE_SIZE}):
+        yield from (row["eventLogId"] for row in page)
+
+
+def singer(ask: Ask) -> Iterator[int]:
+    """The Meltano SDK for Singer taps."""
+    from requests.auth import HTTPBasicAuth
+    from singer_sdk import RESTStream, Tap
+    from singer_sdk.pagination import OffsetPaginator, PageNumberPaginator
+
+    by_rows = ask.paging == "rows"
+
+    class UntilEmpty(OffsetPaginator if by_rows else PageNumberPaginator):  # type: ignore[misc]
+        def has_more(self, response: Any) -> bool:
+            return bool(response.json()["data"])
+
+    class Events(RESTStream):  # type: ignore[misc]
+        name = "events"
+        url_base = ask.url
+        path = f"/{ask.path}"
+        records_jsonpath = "$.data[*]"
+        schema: Final = {"type": "object", "properties": {"eventLogId": {"type": "integer"}}}
+        authenticator = HTTPBasicAuth(ask.username, ask.hashed)
+
+        def get_new_paginator(self) -> Any:
+            return UntilEmpty(0, PAGE_SIZE) if by_rows else UntilEmpty(0)
+
+        def get_url_params(self, context: Any, next_page_token: Any) -> dict[str, Any]:
+            del context
+            return {"limit": PAGE_SIZE, "offset": next_page_token or 0}
+
+        def backoff_max_tries(self) -> int:
+            return 1
+
+    class EventsTap(Tap):  # type: ignore[misc]
+        name = "tap-events"
+        config_jsonschema: Final = {"type": "object", "properties": {}}
+
+        def discover_streams(self) -> list[Any]:
+            return [Events(self)]
+
+    stream = EventsTap(config={}).discover_streams()[0]
+    for row in stream.get_records(None):
+        yield row["eventLogId"]
+
+
+MANIFEST = """
+version: 7.0.0
+type: DeclarativeSource
+check: {{type: CheckStream, stream_names: [events]}}
+streams:
+- type: DeclarativeStream
+  name: events
+  primary_key: []
+  schema_loader: {{type: InlineSchemaLoader, schema: {{type: object, properties: {{}}}}}}
+  retriever:
+    type: SimpleRetriever
+    requester:
+      type: HttpRequester
+      url_base: {ask.url}
+      path: {ask.path}
+      http_method: GET
+      authenticator:
+        {{type: BasicHttpAuthenticator, username: {ask.username}, password: {ask.hashed}}}
+    record_selector:
+      {{type: RecordSelector, extractor: {{type: DpathExtractor, field_path: [data]}}}}
+    paginator:
+      type: DefaultPaginator
+      page_token_option: {{type: RequestOption, inject_into: request_parameter, field_name: offset}}
+      page_size_option: {{type: RequestOption, inject_into: request_parameter, field_name: limit}}
+      pagination_strategy: {{type: {strategy}, page_size: 100, inject_on_first_request: true}}
+"""
+
+
+def airbyte(ask: Ask) -> Iterator[int]:
+    """Airbyte's low-code CDK: a manifest, as its connector builder writes it."""
+    import yaml  # type: ignore[import-untyped, unused-ignore]
+    from airbyte_cdk import models
+    from airbyte_cdk.sources.declarative.concurrent_declarative_source import (
+        ConcurrentDeclarativeSource,
+    )
+
+    strategy = "OffsetIncrement" if ask.paging == "rows" else "PageIncrement"
+    manifest = yaml.safe_load(MANIFEST.format(ask=ask, strategy=strategy))
+    full, overwrite = models.SyncMode.full_refresh, models.DestinationSyncMode.overwrite
+    stream = models.AirbyteStream(name="events", json_schema={}, supported_sync_modes=[full])
+    catalog = models.ConfiguredAirbyteCatalog(
+        [models.ConfiguredAirbyteStream(stream, sync_mode=full, destination_sync_mode=overwrite)]
+    )
+    source = ConcurrentDeclarativeSource(catalog, {}, None, source_config=manifest)
+    for message in source.read(logging.getLogger("airbyte"), {}, catalog, None):
+        if message.record is not None:
+            yield message.record.data["eventLogId"]
+
+
+EXTRACTORS: dict[str, Callable[[Ask], Iterator[int | None]]] = {
+    "capillary-targets": ours,
+    "dlt": dlt,
+    "singer-sdk": singer,
+    "airbyte-cdk": airbyte,
+}
+"""By the name of their distribution."""
 
 
 @frozen
@@ -116,27 +245,16 @@ class Outcome:
     lost: int
     doubled: int
     calls: int
-    error: str | None = None
-    endless: bool = False
+    error: str | None
+    endless: bool
 
     def __str__(self) -> str:
         if self.endless:
             return "**never ends**"
-        if self.error:
-            return f"`{self.error}`, {self.told_calls}"
-        harm = [f"{what} {count}" for what, count in self.harm.items() if count]
-        told = f"**{', '.join(harm)}**" if harm else "exact"
-        return f"{told}, {self.told_calls}"
-
-    @property
-    def told_calls(self) -> str:
-        """In words."""
-        return "1 call" if self.calls == 1 else f"{self.calls} calls"
-
-    @property
-    def harm(self) -> dict[str, int]:
-        """Events that are not there once."""
-        return {"lost": self.lost, "doubled": self.doubled}
+        harm = {"lost": self.lost, "doubled": self.doubled}
+        told = ", ".join(f"{what} {count}" for what, count in harm.items() if count)
+        told = f"`{self.error}`" if self.error else f"**{told}**" if told else "exact"
+        return f"{told}, {self.calls} call{'s' * (self.calls != 1)}"
 
 
 @contextmanager
@@ -154,104 +272,60 @@ def loop_in_a_thread() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def measure(
-    loop: asyncio.AbstractEventLoop, name: str, situation: Situation, paging: Paging
+    loop: asyncio.AbstractEventLoop, name: str, flags: dict[str, Any], paging: Paging
 ) -> Outcome:
     """Walk once."""
-    sandbox = Sandbox(users=1, events=ROWS, exact_events=True, **situation.flags)
+    sandbox = Sandbox(users=1, events=ROWS, exact_events=True, **flags)
     user = sandbox.world.user_ids()[0]
     rule = sandbox.world.targets(user)[0].id
 
-    def between(world: World, number: int) -> None:
+    def cut(_: World, number: int) -> None:
         if number >= CUT:
             sandbox.settings.limit_mode, sandbox.settings.max_limit = "refused", 1
-        elif situation.mover is not None:
-            situation.mover(world, user, rule, number)
 
-    def ids() -> list[int | None]:
-        return [row.event_log_id for row in sandbox.world.events(user, rule)]
+    def ids() -> set[int | None]:
+        return {row.event_log_id for row in sandbox.world.events(user, rule)}
 
-    sandbox.settings.between_requests = between
-    before, got, failure = ids(), list[int | None](), None
+    sandbox.settings.between_requests = cut
+    before, counted, failure = ids(), Counter[int | None](), None
     url = asyncio.run_coroutine_threadsafe(sandbox.start(), loop).result()
-    ask = Ask(url, user, rule, *sandbox.credentials, paging, PAGE_SIZE)
     try:
-        for event in EXTRACTORS[name](ask):
-            got.append(event)
+        for event in EXTRACTORS[name](Ask(url, user, rule, *sandbox.credentials, paging)):
+            counted[event] += 1
     except Exception as error:  # noqa: BLE001 - whatever an extractor raises is its answer
         failure = type(error).__name__
     calls = sandbox.counts["trackedTargetEvents"]
     asyncio.run_coroutine_threadsafe(sandbox.stop(), loop).result()
-    counted = Counter(got)
-    lasting = set(before) & set(ids())
+    lasting = before & ids()
     doubled = sum(counted[event] - 1 for event in lasting if counted[event] > 1)
-    endless = calls > CUT
-    return Outcome(len(lasting - counted.keys()), doubled, calls, failure, endless)
-
-
-def installed() -> dict[str, str]:
-    """The extractors at hand, with their versions."""
-    found = {}
-    for name in EXTRACTORS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def as_markdown(table: dict[str, dict[str, Outcome]], versions: dict[str, str]) -> str:
-    """The table for people."""
-    names = [f"{name} {number}" for name, number in versions.items()]
-    names[0] = "**capillary-targets**"
-    lines = [
-        f"| {ROWS:,} events, {PAGE_SIZE} to a page | " + " | ".join(names) + " |",
-        "| --- " * (len(names) + 1) + "|",
-    ]
-    for what, cells in table.items():
-        lines.append(f"| {what} | " + " | ".join(str(cells[one]) for one in versions) + " |")
-    return "\n".join(lines)
-
-
-def put_between_marks(file: Path, text: str, name: str = "") -> None:
-    """Write a table where a document wants it."""
-    begin, end = (mark.replace(":", f" {name}:" if name else ":", 1) for mark in MARKS)
-    whole = file.read_text()
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(whole):
-        raise SystemExit(f"{file} has no {begin}")
-    file.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", whole))
+    return Outcome(len(lasting - counted.keys()), doubled, calls, failure, calls > CUT)
 
 
 def main() -> None:
     """Measure, print, and on request write the tables into the documents."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="into README.md and docs/")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    asked = parser.parse_args()
+    write = parser.parse_args().write
     logging.disable(logging.CRITICAL)
-    versions = installed()
-    if asked.write and versions.keys() != EXTRACTORS.keys():
+    names = [name for name in EXTRACTORS if find_spec(name.replace("-", "_"))]
+    if write and len(names) < len(EXTRACTORS):
         parser.error("--write would drop a column: pip install -e . --group bench-extractors")
-    document: dict[str, Any] = {"rows": ROWS, "page_size": PAGE_SIZE, "versions": versions}
+    others = [f"{name} {version(name)}" for name in names[1:]]
+    head = (f"{ROWS:,} events, {PAGE_SIZE} to a page", "**capillary-targets**", *others)
     with loop_in_a_thread() as loop:
         for paging in ("rows", "pages"):
-            table = {
-                one.what: {name: measure(loop, name, one, paging) for name in versions}
-                for one in situations(paging)
-            }
-            text = as_markdown(table, versions)
-            print(f"\nOffsets that count {paging}\n\n{text}", flush=True)
-            document[paging] = {
-                what: {name: asdict(cell) for name, cell in cells.items()}
-                for what, cells in table.items()
-            }
-            if asked.write:
-                put_between_marks(ROOT / "docs" / "pagination.md", text, paging)
-                if paging == "rows":
-                    shown = {what: cells for what, cells in table.items() if what in IN_README}
-                    put_between_marks(ROOT / "README.md", as_markdown(shown, versions))
-    if asked.json:
-        asked.json.write_text(json.dumps(document, indent=1) + "\n")
+            rows = [
+                (what, *(measure(loop, name, flags, paging) for name in names))
+                for what, flags in situations(paging).items()
+            ]
+            print(f"\nOffsets that count {paging}\n\n{table(head, *rows)}", flush=True)
+            shown = {"docs/pagination.md": (f"pagination dialects {paging}", rows)}
+            if paging == "rows":
+                few = [row for row in rows if row[0] in IN_README]
+                shown["README.md"] = ("pagination dialects", few)
+            for file, (name, some) in shown.items() if write else ():
+                text = between_marks((ROOT / file).read_text(), name, table(head, *some))
+                (ROOT / file).write_text(text)
 
 
 if __name__ == "__main__":

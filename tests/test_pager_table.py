@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from benchmarks.pagination_dialects import Situation, loop_in_a_thread, measure, situations
+from benchmarks.pagination_dialects import loop_in_a_thread, measure, situations
 
 NAME = "capillary-targets"
 CASES = [
-    pytest.param(paging, one, id=f"{paging}: {one.what}")
+    pytest.param(paging, what, flags, id=f"{paging}: {what}")
     for paging in ("rows", "pages")
-    for one in situations(paging)
+    for what, flags in situations(paging).items()
 ]
 HOPELESS = {"`offset` ignored", "a server that never ends"}
 
@@ -24,17 +25,17 @@ def loop() -> Iterator[AbstractEventLoop]:
         yield loop
 
 
-@pytest.mark.parametrize(("paging", "situation"), CASES)
+@pytest.mark.parametrize(("paging", "what", "flags"), CASES)
 def test_ours_is_exact_or_says_so(
-    loop: AbstractEventLoop, paging: str, situation: Situation
+    loop: AbstractEventLoop, paging: str, what: str, flags: dict[str, Any]
 ) -> None:
-    outcome = measure(loop, NAME, situation, paging)
+    outcome = measure(loop, NAME, flags, paging)
     assert outcome.doubled == 0
     assert not outcome.endless
-    if situation.what in HOPELESS:
+    if what in HOPELESS:
         assert outcome.error == "PaginationError"
     else:
         assert outcome.error is None
         assert outcome.lost == 0
-    if situation.what == "as it should be" and paging == "pages":
+    if what == "as it should be" and paging == "pages":
         assert outcome.calls == 11

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.nightly import simulate
+from benchmarks.tables import between_marks, table
 from capillary_targets import errors, settings, wire
 from capillary_targets.contract import contract
 from examples.backend.errors import PROBLEMS
@@ -17,12 +18,6 @@ from examples.backend.errors import PROBLEMS
 __all__ = ["TABLES", "rendered"]
 
 ROOT: Final = Path(__file__).parent.parent.parent
-
-
-def _table(*rows: tuple[str, ...]) -> str:
-    head, *body = rows
-    lines = [head, ("---",) * len(head), *body]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _sentence(kind: type) -> str:
@@ -59,7 +54,7 @@ def codes() -> str:
         )
         rows.append((str(code), "code in the body", f"`{kind.__name__}`", said))
     rows += [(status, "HTTP", f"`{kind.__name__}`", text) for status, kind, text in _statuses()]
-    return _table(*rows, ("another, 400 or above", "HTTP", "`ApiError`", "the service refused"))
+    return table(*rows, ("another, 400 or above", "HTTP", "`ApiError`", "the service refused"))
 
 
 def classes() -> str:
@@ -73,7 +68,7 @@ def classes() -> str:
         decided = "`retryable`" in (inspect.getdoc(kind) or "")
         retryable = "it depends" if decided else "yes" if kind.retryable else "no"
         rows.append((f"`{name}`", _sentence(kind), retryable, kind.scope))
-    return _table(*rows)
+    return table(*rows)
 
 
 def options() -> str:
@@ -101,7 +96,7 @@ def options() -> str:
         default = "none known" if name == "dialect" else defaults[name]
         kind = ast.unparse(attribute.annotation).replace("|", "\\|")
         rows.append((f"`{name}`", f"`{kind}`", f"`{default}`", said))
-    return _table(*rows)
+    return table(*rows)
 
 
 def statuses() -> str:
@@ -109,7 +104,7 @@ def statuses() -> str:
     rows: dict[tuple[int, str], list[str]] = {}
     for kind, said in PROBLEMS.items():
         rows.setdefault(said, []).append(f"`{kind.__name__}`")
-    return _table(
+    return table(
         ("status", "of", "title"),
         *((str(status), ", ".join(kinds), title) for (status, title), kinds in rows.items()),
     )
@@ -124,7 +119,7 @@ def contradictions() -> str:
     """What the API's pages leave open, by `contract.toml`."""
     names = ("about", "readings", "question", "section")
     found = contract().contradictions
-    return _table(names, *(tuple(one.get(name, "") for name in names) for one in found))
+    return table(names, *(tuple(one.get(name, "") for name in names) for one in found))
 
 
 TABLES: Final[dict[str, dict[str, Callable[[], str]]]] = {
@@ -140,9 +135,7 @@ def rendered(document: str) -> str:
     """The document with its tables as the code has them."""
     text = (ROOT / document).read_text()
     for name, make in TABLES[document].items():
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-        before, _, rest = text.partition(begin)
-        text = f"{before}{begin}{make()}\n{end}{rest.partition(end)[2]}"
+        text = between_marks(text, name, make())
     return text
 
 
