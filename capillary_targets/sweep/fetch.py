@@ -85,6 +85,7 @@ class _UserFetch:
     _ledger: Ledger = field(init=False)
     _rows: EncodedRows = field(init=False)
     _before: UserState = field(init=False)
+    _proven: int = field(init=False)
     _state: UserState = field(init=False)
     """As it will be."""
     _written: list[WrittenRow] = field(init=False, factory=list)
@@ -95,7 +96,7 @@ class _UserFetch:
         self._options = self._shared.options
         self._ledger = self._shared.directory.ledger
         self._rows = EncodedRows(self._user, self._shared.format)
-        self._before = self._ledger.state(self._user)
+        self._before, self._proven = self._ledger.user(self._user)
         self._state = replace(self._before, marks={**self._before.marks})
 
     async def fetch(self) -> UserResult:
@@ -116,7 +117,7 @@ class _UserFetch:
         self._sums.events = self._rows.counts["events"]
         self._sums.value_sum = self._rows.stats.value_sum
         proven = self._look is None or "by_value" not in self._look.reasons.values()
-        record = UserRecord(self._user, self._sums.events, self._state, self._written, proven)
+        record = UserRecord(self._user, self._state, self._written, proven)
         return UserResult(self._rows, record, self._sums, error)
 
     async def _fetch(self) -> None:
@@ -160,8 +161,8 @@ class _UserFetch:
         """The definitions that are known, all targets that the user is in, and those to read."""
         groups, sums = self._shared.groups, self._sums
         if groups is not None:
-            proven = self._ledger.proven_in(self._user)
-            self._look = look = await groups.look(self._fan, self._user, self._before, proven)
+            look = await groups.look(self._fan, self._user, self._before, self._proven)
+            self._look = look
             sums.requests += look is not None
             sums.groups_refused = int(look is None)
         if self._look is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -41,7 +40,7 @@ __all__ = [
 WrittenRow: TypeAlias = tuple[int, int, int | None]
 """A written row's target, key and event log id."""
 
-_VERSION: Final = 6
+_VERSION: Final = 7
 _TABLES: Final = """
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY, session INTEGER NOT NULL, settings TEXT NOT NULL, started TEXT NOT NULL,
@@ -53,7 +52,7 @@ CREATE TABLE parts (
     PRIMARY KEY (number, kind)
 ) WITHOUT ROWID;
 CREATE TABLE users (
-    user_id INTEGER PRIMARY KEY, run INTEGER NOT NULL, events INTEGER NOT NULL, proven INTEGER
+    user_id INTEGER PRIMARY KEY, run INTEGER NOT NULL, proven INTEGER NOT NULL
 );
 CREATE TABLE states (user_id INTEGER PRIMARY KEY, value BLOB NOT NULL);
 CREATE TABLE row_ranges (
@@ -88,13 +87,13 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     @classmethod
     def of(cls, checkpoint: Checkpoint, target: bytes | None) -> Mark:
         """The mark of a checkpoint."""
-        date = None if checkpoint.date is None else checkpoint.date.isoformat()
+        date = checkpoint.date.isoformat() if checkpoint.date else None
         return cls(checkpoint.row, checkpoint.last, date, target)
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint."""
-        date = None if self.date is None else datetime.fromisoformat(self.date)
+        date = datetime.fromisoformat(self.date) if self.date else None
         return Checkpoint(self.row, self.last, date)
 
 
@@ -146,18 +145,18 @@ class UserRecord:
     """
 
     user_id: int
-    events: int
     state: UserState
     written: Sequence[WrittenRow]
     proven: bool
     range: tuple[int, int] | None = None
 
 
-@frozen
-class PartRecord:
+class PartRecord(NamedTuple):
     """A part's file: `size` in bytes, `modified` in nanoseconds, `digest` of its contents."""
 
+    number: int
     kind: str
+    run: int
     name: str
     rows: int
     size: int
@@ -165,8 +164,7 @@ class PartRecord:
     digest: bytes
 
 
-@frozen
-class Run:
+class Run(NamedTuple):
     """One run over the list: when it started and came to its end (ISO 8601), and its state."""
 
     number: int
@@ -201,25 +199,13 @@ class Ledger:
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA cache_size = -65536")  # KiB: bounds memory at any size
         if not tables:
-            with self._transaction():
-                for statement in _TABLES.split(";"):
+            with self._db:
+                for statement in f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}".split(";"):
                     self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         """Close the database; its log is merged into it."""
         self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     def _one(self, query: str, *values: object) -> Any:
         return self._db.execute(query, values).fetchone()
@@ -247,15 +233,20 @@ class Ledger:
         Returns:
             The run's state as committed last; of a new one, what the run before passes on.
         """
-        with self._transaction():
-            run = next(self.runs(), None) or Run(0, now, now, RunState())
-            if not run.number or (new and run.finished):
-                state = evolve(run.state, summary=Summary(), timeline=(1.0, []), stats=EventStats())
-                run = Run(run.number + 1, now, None, state)
-                values = run.number, self.session, now, msgspec.msgpack.encode(state)
-                self._db.execute("INSERT INTO runs VALUES (?, ?, '', ?, NULL, ?)", values)
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            run = next(self.runs(), None)
+            if run is None or (new and run.finished):
+                state = run.state if run else RunState()
+                state = evolve(state, summary=Summary(), timeline=(1.0, []), stats=EventStats())
+                self.run += 1
+                run = Run(self.run, now, None, state)
+                self._db.execute(
+                    "INSERT INTO runs VALUES (?, 0, '', ?, ?, ?)",
+                    (*run[:3], msgspec.msgpack.encode(state)),
+                )
                 self._db.execute("DELETE FROM failures")  # every user is asked again
-            self.run, self.session = run.number, self.session + 1
+            self.session += 1
             self._db.execute(
                 "UPDATE runs SET session = ?, settings = ? WHERE id = ?",
                 (self.session, msgspec.json.encode(settings).decode(), self.run),
@@ -288,19 +279,15 @@ class Ledger:
         )
         return {row[0] for row in found}
 
-    def done(self) -> int:
-        """How many users are complete in this run."""
-        return int(self._one("SELECT count(*) FROM users WHERE run = ?", self.run)[0])
+    def users(self, since: int = 0) -> int:
+        """How many users are complete in run `since` or a later one."""
+        return int(self._one("SELECT count(*) FROM users WHERE run >= ?", since)[0])
 
-    def state(self, user: int) -> UserState:
-        """What is known of a user."""
-        row = self._one("SELECT value FROM states WHERE user_id = ?", user)
-        return _STATE.decode(row[0]) if row else UserState()
-
-    def proven_in(self, user: int) -> int:
-        """The latest run in which all of a user was proven (`UserRecord.proven`); 0: in none."""
-        row = self._one("SELECT proven FROM users WHERE user_id = ?", user)
-        return int(row[0] or 0) if row else 0
+    def user(self, user: int) -> tuple[UserState, int]:
+        """What is known of a user, and the latest run in which they were `proven`, 0 for none."""
+        query = "SELECT value, proven FROM states JOIN users USING (user_id) WHERE user_id = ?"
+        row = self._one(query, user)
+        return (_STATE.decode(row[0]), row[1]) if row else (UserState(), 0)
 
     def oldest_proof(self) -> str | None:
         """When the run began in which, longest ago, a user of this one was proven; ISO 8601."""
@@ -329,24 +316,11 @@ class Ledger:
         )
         return [row for (rows,) in found for row in _WRITTEN.decode(rows)]
 
-    def failed_users(self) -> list[int]:
-        """Users who have failed."""
-        found = self._db.execute("SELECT user_id FROM failures ORDER BY user_id")
-        return [user for (user,) in found]
-
-    def failures(self) -> Iterator[str]:
-        """The failed users' details, as JSON."""
-        for row in self._db.execute("SELECT detail FROM failures ORDER BY user_id"):
-            yield row[0]
-
-    def failed(self) -> tuple[int, int]:
-        """How many users have failed since: those who may come right, and those refused."""
-        row = self._one("SELECT count(*), coalesce(sum(refused), 0) FROM failures")
-        return row[0] - row[1], row[1]
-
-    def users(self) -> int:
-        """How many users are complete in any run."""
-        return int(self._one("SELECT count(*) FROM users")[0])
+    def failures(self) -> Iterator[tuple[int, bool, str]]:
+        """Failed users: whether the service refuses them for good, and the details as JSON."""
+        found = self._db.execute("SELECT user_id, refused, detail FROM failures ORDER BY user_id")
+        for user, refused, detail in found:
+            yield user, bool(refused), detail
 
     # --- parts ---
 
@@ -360,10 +334,8 @@ class Ledger:
 
     def parts(self) -> list[PartRecord]:
         """The files of all parts."""
-        found = self._db.execute(
-            "SELECT kind, name, rows, size, modified, digest FROM parts ORDER BY number, kind"
-        )
-        return [PartRecord(*row) for row in found]
+        found = self._db.execute("SELECT * FROM parts ORDER BY number, kind")
+        return [*map(PartRecord._make, found)]
 
     def verified(self, part: PartRecord, modified: int) -> None:
         """Record when a part with the right contents was modified: it was copied, for one."""
@@ -391,22 +363,13 @@ class Ledger:
             state: The run's.
         """
         write = self._db.executemany
-        with self._transaction():
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            write("INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", files)
             write(
-                "INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (number, f.kind, self.run, f.name, f.rows, f.size, f.modified, f.digest)
-                    for f in files
-                ),
-            )
-            write(
-                "INSERT INTO users VALUES (?, ?, ?, ?) ON CONFLICT (user_id) DO UPDATE "
-                "SET run = excluded.run, events = events + excluded.events, "
-                "proven = coalesce(excluded.proven, proven)",
-                (
-                    (user.user_id, self.run, user.events, self.run if user.proven else None)
-                    for user in users
-                ),
+                "INSERT INTO users VALUES (?, ?, ?) ON CONFLICT (user_id) DO UPDATE "
+                "SET run = excluded.run, proven = max(excluded.proven, proven)",
+                ((user.user_id, self.run, self.run * user.proven) for user in users),
             )
             write(
                 "INSERT OR REPLACE INTO states VALUES (?, ?)",

@@ -211,7 +211,7 @@ async def plan(
         asked += session.counts.requests
         good = {at: one for at, one in sorted(results.items()) if one.error is None}
         records = [
-            evolve(one.record, range=_RANGE if one.record.events else None)
+            evolve(one.record, range=_RANGE if one.rows.counts["events"] else None)
             for at, one in good.items()
             if not frame[at]
         ]
@@ -286,7 +286,7 @@ async def _read(users: Users, ledger: Ledger) -> tuple[int, list[int]]:
 
 def _foreseen(ledger: Ledger, user: int, options: SweepOptions) -> float:
     """The requests for a user if nothing is new; 0 where the ledger has none of their targets."""
-    asked, state = options.target_rule_ids, ledger.state(user)
+    asked, state, proven = options.target_rule_ids, *ledger.user(user)
     held = {
         rule: mark.row > 0
         for rule, mark in state.marks.items()
@@ -294,7 +294,7 @@ def _foreseen(ledger: Ledger, user: int, options: SweepOptions) -> float:
     }
     if options.detect != "groups" or not held:
         return (options.fetch_targets and bool(held)) + len(held)
-    full = is_due(user, ledger.run, options.full_every, ledger.proven_in(user))
+    full = is_due(user, ledger.run, options.full_every, proven)
     seen = {rule: state.progress.get(rule, {}) for rule in held}
     return 1 + sum(
         decide(seen[rule], seen[rule], listed=True, held=has, full=full) in READ

@@ -75,7 +75,7 @@ class ReportData:
 def collect(ledger: Ledger) -> ReportData:
     """All of it; costs a pass over the ledger's users, none over the files."""
     failures: dict[str, Cause] = {}
-    for text in ledger.failures():
+    for _, _, text in ledger.failures():
         row = msgspec.json.decode(text)
         name = f"{row['error']} {row.get('code') or ''}".strip()
         cause = failures.setdefault(name, Cause(row["message"], row["retryable"]))

@@ -7,6 +7,7 @@ import logging
 import resource
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
@@ -124,7 +125,9 @@ async def run(
         session = client.session.with_options(wait_for_limits=True)
         timeline = timeline or RequestTimeline(clock)
         sweep = _Run(session, directory, options, timeline, progress, clock, state)
-        return await sweep.run(directory.ledger.failed_users() if options.retry_failed else users)
+        if options.retry_failed:
+            users = [user for user, *_ in directory.ledger.failures()]
+        return await sweep.run(users)
 
 
 def _now() -> str:
@@ -224,7 +227,7 @@ class _Run:
 
     def _safe_users(self) -> str:
         try:
-            return f"{self._ledger.done()} users are safe there"
+            return f"{self._ledger.users(self._ledger.run)} users are safe there"
         except sqlite3.Error:
             return "the users in its ledger are safe"
 
@@ -362,13 +365,18 @@ class _Run:
 
     async def _close(self, failures: AtomicFile, *, finished: bool) -> None:
         """Write the list of failures and the summary."""
-        for detail in self._ledger.failures():
+        counts = Counter[bool]()
+        for _, refused, detail in self._ledger.failures():
             failures.write(detail.encode() + b"\n")
-        self._summary.failed, self._summary.refused = self._ledger.failed()
+            counts[refused] += 1
+        self._summary.failed, self._summary.refused = counts[False], counts[True]
         self._summary.oldest_proof = self._ledger.oldest_proof()
         self._summary.finished = finished
-        if finished:
-            self._writer.sync_names()
+        if finished:  # until then the names of parts may be temporary again
+            run, parts = self._ledger.run, self._ledger.parts()
+            kinds = {self._directory.path / part.kind for part in parts if part.run == run}
+            for directory in filter(Path.exists, kinds):
+                sync_directory(directory)
         self._update_state()
         await _while_locked(lambda: self._ledger.save(self._state, _now() if finished else None))
         with AtomicFile(self._directory.path / "summary.json") as file:

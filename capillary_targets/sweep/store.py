@@ -14,6 +14,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from attrs import define, evolve, field, frozen
 
 from capillary_targets.errors import ApiError, UsageError
 
-from .atomic import AtomicFile, digest_of, reason_of, remove_orphans, sync_directory, temporary
+from .atomic import AtomicFile, reason_of, sync_directory, temporary
 from .ledger import Ledger, PartRecord, UserRecord, is_locked
 from .options import PartLimits, RunState, Summary, SweepRefused
 from .rows import FORMATS, KINDS, EncodedRows, Format, Part, encode
@@ -31,11 +32,8 @@ __all__ = ["LEDGER", "Directory", "PartWriter", "UserResult", "format_named", "o
 LEDGER: Final = "ledger.sqlite"
 _LOCK: Final = "ledger.lock"
 _PART: Final = re.compile(r"part-\d{5,}\.(jsonl|parquet)")
-
-
-def part_name(number: int, suffix: str) -> str:
-    """The name of a part's files, the same in the directory of each kind."""
-    return f"part-{number:05d}.{suffix}"
+_TEMPORARY: Final = re.compile(rf"\.({_PART.pattern}|[a-z]+\.(json|jsonl|html))\.tmp")
+"""The names that this program gives to unfinished files, and no others."""
 
 
 @frozen
@@ -53,13 +51,6 @@ class Directory:
         """Bytes of the ledger, and of the parts that have not left."""
         paths = (self.part(part.kind, part.name) for part in self.ledger.parts())
         return sum(path.stat().st_size for path in (self.path / LEDGER, *paths) if path.exists())
-
-    def free_number(self, suffix: str) -> int:
-        """The number of the next part: no file bears it, not even one of somebody else."""
-        number = self.ledger.next_part()
-        while any(self.part(kind, part_name(number, suffix)).exists() for kind in KINDS):
-            number += 1
-        return number
 
 
 @frozen
@@ -107,12 +98,13 @@ class PartWriter:
     _limits: PartLimits
     state: RunState
     in_progress: set[int] = field(init=False, factory=set)
-    _renamed_in: set[Path] = field(init=False, factory=set)
     _files: dict[str, Part] = field(init=False)
     """By kind."""
     _users: list[UserRecord] = field(init=False)
     _failures: dict[int, tuple[str, bool]] = field(init=False)
     _number: int = field(init=False)
+    _records: list[PartRecord] = field(init=False)
+    """Of the synced files."""
     _since: float = field(init=False, default=0.0)
 
     def __attrs_post_init__(self) -> None:
@@ -120,7 +112,13 @@ class PartWriter:
 
     def _begin(self) -> None:
         self._files, self._users, self._failures = {}, [], {}
-        self._number = self._directory.free_number(self._format.suffix)
+        self._number = self._directory.ledger.next_part()
+        # No file bears the number, not even one of somebody else.
+        while any(self._path(kind).exists() for kind in KINDS):
+            self._number += 1
+
+    def _path(self, kind: str) -> Path:
+        return self._directory.part(kind, f"part-{self._number:05d}.{self._format.suffix}")
 
     def add(self, result: UserResult, now: float) -> None:
         """Take a user: all rows if nothing is missing, else the failure. `now` in seconds."""
@@ -136,7 +134,7 @@ class PartWriter:
 
     def _part(self, kind: str) -> Part:
         if kind not in self._files:
-            path = self._directory.part(kind, part_name(self._number, self._format.suffix))
+            path = self._path(kind)
             if not path.parent.exists():
                 path.parent.mkdir()
                 sync_directory(self._directory.path)
@@ -154,8 +152,13 @@ class PartWriter:
 
     def sync(self) -> None:
         """Make the files durable: the slow part of `commit`. May be called from a thread."""
-        for part in self._files.values():
+        self._records = []
+        for kind, part in self._files.items():
             part.sync()
+            path = part.file.path
+            sync_directory(path.parent)
+            about = self._number, kind, self._directory.ledger.run, path.name, part.rows
+            self._records.append(PartRecord(*about, *_fingerprint(temporary(path))))
 
     def commit(self) -> None:
         """Record the synced files and their users in one transaction, then rename the files.
@@ -165,23 +168,12 @@ class PartWriter:
         if not self._users and not self._failures:
             return
         parts, users, failures = [*self._files.values()], self._users, self._failures
-        records = [
-            PartRecord(kind, part.file.path.name, part.rows, *part.file.fingerprint())
-            for kind, part in self._files.items()
-        ]
         self.state.stats.bound()
-        self._directory.ledger.commit(self._number, records, users, failures, self.state)
+        self._directory.ledger.commit(self._number, self._records, users, failures, self.state)
         self._begin()
         self.in_progress.difference_update((user.user_id for user in users), failures)
         for part in parts:
             part.file.rename()
-            self._renamed_in.add(part.file.path.parent)
-
-    def sync_names(self) -> None:
-        """Make the names of the committed files durable: until then they may be temporary again."""
-        for directory in self._renamed_in:
-            sync_directory(directory)
-        self._renamed_in.clear()
 
     def rollback(self) -> None:
         """Delete the files; their users stay pending."""
@@ -286,28 +278,32 @@ def _recover(directory: Directory, *, moved: bool) -> None:
         if not moved:
             _verify(directory, part, path)
     for where in (directory.path, *(directory.path / kind for kind in KINDS)):
-        if where.is_dir():
-            remove_orphans(where)
+        for path in where.iterdir() if where.is_dir() else ():
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink()
 
 
 def _verify(directory: Directory, part: PartRecord, path: Path) -> None:
     """Raise `SweepRefused` unless a part is as it was written."""
-    name = f"{part.kind}/{part.name} in {directory.path}"
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise SweepRefused(
-            f"{name} is missing: put it back, or sweep into a new directory (with --moved, if "
-            "parts are to leave it)"
-        ) from None
-    if found.st_size == part.size and found.st_mtime_ns == part.modified:
+    found = path.stat() if path.exists() else None
+    if found and (found.st_size, found.st_mtime_ns) == (part.size, part.modified):
         return
-    if found.st_size != part.size or digest_of(path) != part.digest:
+    size, modified, digest = _fingerprint(path) if found else (0, 0, b"")
+    if (size, digest) != (part.size, part.digest):
         raise SweepRefused(
-            f"{name} is not as it was written: put the original back, or sweep into a new "
-            "directory (with --moved, if parts are to be changed in it)"
+            f"{part.kind}/{part.name} in {directory.path} is "
+            f"{'not as it was written' if found else 'missing'}: put the original back, or sweep "
+            "into a new directory (with --moved, if parts are to be changed or taken there)"
         )
-    directory.ledger.verified(part, found.st_mtime_ns)
+    directory.ledger.verified(part, modified)  # it was copied, for one
+
+
+def _fingerprint(path: Path) -> tuple[int, int, bytes]:
+    """Size in bytes, time of modification in nanoseconds, digest of a file."""
+    with path.open("rb") as file:
+        found = path.stat()
+        # Processors have instructions for this digest.
+        return found.st_size, found.st_mtime_ns, file_digest(file, sha256).digest()
 
 
 def _shown(value: object) -> str:

@@ -74,7 +74,7 @@ async def test_a_copied_directory_is_read_once_to_be_sure(
         await swept(sandbox, out=tmp_path / "out")
         shutil.copytree(tmp_path / "out", copy, copy_function=shutil.copyfile)
         await swept(sandbox, out=copy)
-        monkeypatch.delattr("capillary_targets.sweep.store.digest_of")
+        monkeypatch.delattr("capillary_targets.sweep.store.file_digest")
         await swept(sandbox, out=copy)
 
 
