@@ -218,7 +218,7 @@ async def test_a_call_that_is_gone_is_told_whenever_it_goes() -> None:
     sandbox = Sandbox(users=4)
     async with opened(sandbox, drift=1000) as (client, told):
         await ask_everything(client, users=1)
-        sandbox.faults.add(Fault.not_found(), times=None, path_contains="trackedTargetEvents")
+        sandbox.faults.add(Fault.http(404), times=None, path_contains="trackedTargetEvents")
         await ask_everything(client, users=2)
     assert [(one.kind, one.place) for one in told] == [("phase-out", "HTTP 404")]
 

@@ -94,7 +94,7 @@ async def test_wrong_credentials(sandbox: Sandbox, auth: Auth, words: str) -> No
         (Fault.http(401), AuthError, "check user name, password (or MD5) and cluster"),
         (Fault.http(403), AuthError, "the access group of these credentials has to allow this"),
         (Fault.authorisation(4000), AuthError, "the access group of these credentials has to"),
-        (Fault.not_found(), EndpointGone, "check the base URL (without /v3)"),
+        (Fault.http(404), EndpointGone, "check the base URL (without /v3)"),
         (Fault.gateway_page(200), BadResponse, "an HTML page: check the base URL, and that no pro"),
         (Fault.redirect(), BadResponse, "check the base URL"),
     ],

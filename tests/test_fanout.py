@@ -50,7 +50,7 @@ async def test_a_failing_user_disturbs_nobody_and_keeps_what_had_come() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind"), [(Fault.http(401), AuthError), (Fault.not_found(), EndpointGone)]
+    ("fault", "kind"), [(Fault.http(401), AuthError), (Fault.http(404), EndpointGone)]
 )
 async def test_what_nobody_would_survive_ends_the_sweep(fault: Fault, kind: type) -> None:
     sandbox = Sandbox(users=5000)

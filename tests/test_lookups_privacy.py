@@ -38,7 +38,7 @@ FAULTS: list[Callable[[str], Fault]] = [
     lambda value: Fault.http(503),
     lambda value: Fault.reset(),
     lambda value: Fault.truncated(),
-    lambda value: Fault.malformed(),
+    lambda value: Fault.odd_body("malformed"),
     lambda value: Fault.http(400, f"<html>nobody at /v2?identifierValue={quote(value, safe='')}"),
     lambda value: Fault.api_code(8015, f"nobody has {value}"),
     lambda value: Fault.api_code(99, f"neither +{value} nor {value.lower()} nor {quote(value)}"),

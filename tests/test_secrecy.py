@@ -48,7 +48,7 @@ FAULTS: list[Callable[[Auth], Fault]] = [
     lambda auth: Fault.http(400),
     lambda auth: Fault.reset(),
     lambda auth: Fault.truncated(),
-    lambda auth: Fault.malformed(),
+    lambda auth: Fault.odd_body("malformed"),
     lambda auth: Fault.http(503),
     lambda auth: Fault.http(200, f"you sent {' '.join(auth.secrets)}"),
     lambda auth: Fault.api_code(99, f"you sent {' '.join(auth.secrets)}"),

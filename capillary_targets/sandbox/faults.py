@@ -9,22 +9,24 @@ import re
 import socket
 import struct
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from random import Random
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, get_type_hints
 
 import msgspec
 from aiohttp import web
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from . import responses
 from .settings import RetryHint
-from .world import splitmix64
 
 T = TypeVar("T")
 
 _JSON = "application/json"
+_IS_JSON = {"Content-Type": _JSON}
+_ANY_BYTES = ("utf-8", "surrogateescape")
 _HTML = """<!DOCTYPE html>
 <html><head><title>{status}</title></head>
 <body><center><h1>{status} Error</h1></center><hr><center>gateway</center></body></html>
@@ -37,27 +39,27 @@ _RETRYABLE_CODES = {
     461: "Search Engine is busy. Please try again after some time",
     521: "Multiple actions are running for the same customer. Please try again after some time",
 }
-_NAME = rb'("(?:name|eventName|firstName|targetName)":\s*")'
-_DATE = rb'"\d{4}-\d\d-\d\d([ T])\d\d:\d\d:\d\d'
-_AMOUNT = rb'("(?:targetValue|targetAchievedValue)":\s*)-?[\d.]+'
-ODD_BODIES: dict[str, tuple[bytes, bytes]] = {
+_NAME = r'("(?:name|eventName|firstName|targetName)":\s*")'
+_DATE = r'"\d{4}-\d\d-\d\d([ T])\d\d:\d\d:\d\d'
+_AMOUNT = r'("(?:targetValue|targetAchievedValue)":\s*)-?[\d.]+'
+ODD_BODIES: dict[str, tuple[str, str]] = {
     # Values that are legal JSON.
-    "null_data": (rb'("data":\s*)\[.*\](?=,\s*"errors")', rb"\1null"),
-    "other_rule": (rb'("targetRuleId":\s*)\d+', rb"\g<1>999999"),
-    "text_ids": (rb'("(?:id|eventLogId)":\s*)(\d+)', rb'\1"\2"'),
-    "zero_dates": (_DATE, rb'"0000-00-00\g<1>00:00:00'),
-    "far_dates": (_DATE, rb'"10000-01-01\g<1>00:00:00'),
-    "huge_amounts": (_AMOUNT, rb"\g<1>" + b"9" * 40 + b".999"),
-    "exponents": (_AMOUNT, rb"\g<1>1.5E+3"),
-    "escape_codes": (_NAME, rb"\1\\u001b[31m\\u0007"),
-    "lone_surrogate": (_NAME, rb"\1\\ud83d"),
-    # Bytes that are not.
-    "bom": (rb"\A", b"\xef\xbb\xbf"),
-    "cut_emoji": (_NAME, b"\\1\xf0\x9f\x98"),
-    "latin_1": (_NAME, b"\\1Caf\xe9"),
-    "malformed": (rb"\A(.*),[^,]*\Z", rb"\1,,}"),
+    "null_data": (r'("data":\s*)\[.*\](?=,\s*"errors")', r"\1null"),
+    "other_rule": (r'("targetRuleId":\s*)\d+', r"\g<1>999999"),
+    "text_ids": (r'("(?:id|eventLogId)":\s*)(\d+)', r'\1"\2"'),
+    "zero_dates": (_DATE, r'"0000-00-00\g<1>00:00:00'),
+    "far_dates": (_DATE, r'"10000-01-01\g<1>00:00:00'),
+    "huge_amounts": (_AMOUNT, rf"\g<1>{'9' * 40}.999"),
+    "exponents": (_AMOUNT, r"\g<1>1.5E+3"),
+    "escape_codes": (_NAME, r"\1\\u001b[31m\\u0007"),
+    "lone_surrogate": (_NAME, r"\1\\ud83d"),
+    # Bytes that are not; those that are no UTF-8 are spelled as Python's `surrogateescape` does.
+    "bom": (r"\A", "\ufeff"),
+    "cut_emoji": (_NAME, "\\1\udcf0\udc9f\udc98"),
+    "latin_1": (_NAME, "\\1Caf\udce9"),
+    "malformed": (r"\A(.*),[^,]*\Z", r"\1,,}"),
 }
-"""What is wrong in an otherwise right answer: a pattern in its bytes, and what replaces it."""
+"""What is wrong in an otherwise right answer: a pattern, and what replaces it."""
 
 
 @frozen(slots=True)
@@ -69,13 +71,24 @@ class Call:
     stall: Callable[[], Awaitable[None]]
     """Waits until the faults are released."""
 
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection. Raises `ConnectionResetError` if the other side has left."""
+        if self.request.transport is None:
+            raise ConnectionResetError
+        return self.request.transport
+
+    async def right(self) -> tuple[int, bytes]:
+        """Status and body of the right answer."""
+        right = await self.answer()
+        body = right.body if isinstance(right, web.Response) else b""
+        return right.status, body if isinstance(body, bytes) else b""
+
     async def begin(self) -> tuple[web.StreamResponse, bytes]:
         """Send the head of the right answer; its body is to follow."""
-        right = await self.answer()
-        body = _body(right)
-        response = web.StreamResponse(status=right.status)
-        response.content_type = _JSON
-        response.content_length = len(body)
+        status, body = await self.right()
+        response = web.StreamResponse(status=status)
+        response.content_type, response.content_length = _JSON, len(body)
         await response.prepare(self.request)
         return response, body
 
@@ -94,64 +107,74 @@ class Fault:
     """The API's own code, for the record of the request."""
 
     @classmethod
+    def http(
+        cls,
+        status: int,
+        body: str = "",
+        *,
+        retry_after: int | str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Any HTTP status and body, plain text unless the headers say otherwise."""
+        known = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        known |= {"Content-Type": "text/plain"} | dict(headers or {})
+
+        async def send(_: Call) -> web.Response:
+            return web.Response(status=status, body=body.encode(), headers=known)
+
+        return cls(f"http {status}", send)
+
+    @classmethod
     def too_many_requests(
         cls, retry_after: float | None = None, hint: RetryHint = "seconds"
     ) -> Self:
         """HTTP 429; its Retry-After in seconds (rounded up) or as an HTTP date, or without one."""
-        headers = {}
-        if retry_after is not None and hint == "seconds":
-            headers["Retry-After"] = str(math.ceil(retry_after))
-        elif retry_after is not None and hint == "date":
+        body = '{"message": "Too many requests"}'
+        if retry_after is None or hint == "none":
+            return cls.http(429, body, headers=_IS_JSON)
+        seconds: int | str = math.ceil(retry_after)
+        if hint == "date":
             # Dates have whole seconds: rounded up, so that no client comes too early.
             moment = datetime.now(UTC) + timedelta(seconds=math.ceil(retry_after) + 1)
-            headers["Retry-After"] = format_datetime(moment, usegmt=True)
-        return cls("429", _instead(429, b'{"message": "Too many requests"}', _JSON, headers))
-
-    @classmethod
-    def http(cls, status: int, body: str = "", *, retry_after: int | str | None = None) -> Self:
-        """Any HTTP status with a plain text, or empty, body."""
-        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-        return cls(f"http {status}", _instead(status, body.encode(), headers=headers))
+            seconds = format_datetime(moment, usegmt=True)
+        return cls.http(429, body, retry_after=seconds, headers=_IS_JSON)
 
     @classmethod
     def gateway_page(cls, status: int = 502) -> Self:
         """The HTML page of a gateway in front."""
-        body = _HTML.format(status=status).encode()
-        return cls(f"gateway page {status}", _instead(status, body, "text/html"))
+        page = _HTML.format(status=status)
+        return cls.http(status, page, headers={"Content-Type": "text/html"})
 
     @classmethod
-    def not_found(cls) -> Self:
-        """HTTP 404 without an envelope: wrong host, or the call is gone."""
-        return cls("not found", _instead(404, b"404 page not found\n"))
+    def redirect(cls, location: str = "https://login.example.com/") -> Self:
+        """A 302 to another origin."""
+        return cls.http(302, headers={"Location": location})
 
     @classmethod
     def api_code(cls, code: int, message: str = "", *, status: int = 400) -> Self:
         """A v3 error; 461 and 521 bring their documented text along (contract §5.2)."""
         text = message or _RETRYABLE_CODES.get(code, "Made up by the sandbox")
-        send = _instead(status, responses.error_body(code, text), _JSON)
-        return cls(f"code {code}", send, code)
+        body = responses.error_body(code, text).decode()
+        return evolve(cls.http(status, body, headers=_IS_JSON), code=code)
 
     @classmethod
     def authorisation(cls, code: Literal[4000, 4001] = 4001) -> Self:
         """4000 (denied) or 4001 (unavailable), in the text shape of contract §1.4."""
         status, message = _AUTHORISATION[code]
         text = f"HttpStatusCode={status} errorMessage={message} errorCode={code}"
-        return cls(f"authorisation {code}", _instead(status, text.encode()), code)
-
-    @classmethod
-    def redirect(cls, location: str = "https://login.example.com/") -> Self:
-        """A 302 to another origin."""
-        return cls("redirect", _instead(302, headers={"Location": location}))
-
-    @classmethod
-    def empty(cls, status: int = 200) -> Self:
-        """No body at all."""
-        return cls(f"empty {status}", _instead(status, content_type=_JSON))
+        return evolve(cls.http(status, text), code=code)
 
     @classmethod
     def reset(cls) -> Self:
         """The connection is reset before an answer."""
-        return cls("reset", _reset)
+
+        async def send(call: Call) -> None:
+            # Closed so that the other side sees a reset, not an end.
+            plug = call.transport.get_extra_info("socket")
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            call.transport.abort()
+
+        return cls("reset", send)
 
     @classmethod
     def truncated(cls) -> Self:
@@ -160,8 +183,7 @@ class Fault:
         async def send(call: Call) -> web.StreamResponse:
             response, body = await call.begin()
             await response.write(body[: len(body) // 2])
-            if call.request.transport is not None:
-                call.request.transport.close()  # once what was written has gone out
+            call.transport.close()  # once what was written has gone out
             return response
 
         return cls("truncated", send)
@@ -203,18 +225,12 @@ class Fault:
         async def send(call: Call) -> web.StreamResponse:
             response, body = await call.begin()
             await response.write_eof(body)
-            if call.request.transport is not None:
-                body = responses.data(None)
-                head = f"Content-Type: {_JSON}\r\nContent-Length: {len(body)}\r\n\r\n"
-                call.request.transport.write(b"HTTP/1.1 200 OK\r\n" + head.encode() + body)
+            body = responses.data(None)
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {_JSON}\r\nContent-Length: {len(body)}"
+            call.transport.write(f"{head}\r\n\r\n".encode() + body)
             return response
 
         return cls("second answer", send)
-
-    @classmethod
-    def malformed(cls) -> Self:
-        """The right answer, broken off and spoiled so that it is no JSON."""
-        return cls.odd_body("malformed")
 
     @classmethod
     def odd_body(cls, name: str) -> Self:
@@ -225,7 +241,7 @@ class Fault:
         """
         if name not in ODD_BODIES:
             raise ValueError(f"no odd body named {name!r}; there are {', '.join(ODD_BODIES)}")
-        return cls(name, _edited(*ODD_BODIES[name]))
+        return evolve(cls.edited(*ODD_BODIES[name]), name=name)
 
     @classmethod
     def edited(
@@ -240,70 +256,33 @@ class Fault:
             re.sub(pattern, replacement, "")
         except (re.error, IndexError) as error:
             raise ValueError(f"edited: {error}") from None
-        return cls("edited", _edited(pattern.encode(), replacement.encode(), headers))
+
+        async def send(call: Call) -> web.Response:
+            status, body = await call.right()
+            text = re.sub(pattern, replacement, body.decode(*_ANY_BYTES), flags=re.DOTALL)
+            more = _IS_JSON | dict(headers or {})
+            return web.Response(status=status, body=text.encode(*_ANY_BYTES), headers=more)
+
+        return cls("edited", send)
 
     @classmethod
-    def huge(cls, megabytes: float = 256) -> Self:
-        """Valid JSON of that size, sent as fast as it is taken."""
-        return cls("huge", _flood(int(megabytes * (1 << 20)), 1 << 16))
+    def huge(cls, megabytes: float = 256, *, gzip: bool = False) -> Self:
+        """Valid JSON of that size, sent as fast as it is taken; `gzip` makes it a bomb."""
+        size, step = int(megabytes * (1 << 20)), 1 << 20 if gzip else 1 << 16
 
-    @classmethod
-    def gzip_bomb(cls, megabytes: float = 256) -> Self:
-        """The same, compressed a thousandfold."""
-        return cls("gzip bomb", _flood(int(megabytes * (1 << 20)), 1 << 20, packed=True))
+        async def send(call: Call) -> web.StreamResponse:
+            encoding = {"Content-Encoding": "gzip"} if gzip else {}
+            response = web.StreamResponse(headers=_IS_JSON | encoding)
+            await response.prepare(call.request)
+            packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if gzip else None
+            blanks = (b" " * min(step, size - done) for done in range(0, size, step))
+            for piece in (b'{"data":[', *blanks, b'],"errors":[],"warnings":[]}'):
+                await response.write(packer.compress(piece) if packer else piece)
+                await asyncio.sleep(0)
+            await response.write(packer.flush() if packer else b"")
+            return response
 
-
-def _instead(
-    status: int,
-    body: bytes = b"",
-    content_type: str = "text/plain",
-    headers: Mapping[str, str] | None = None,
-) -> Send:
-    async def send(_: Call) -> web.Response:
-        return web.Response(status=status, body=body, content_type=content_type, headers=headers)
-
-    return send
-
-
-async def _reset(call: Call) -> None:
-    """Close so that the other side sees a reset, not an end."""
-    if (transport := call.request.transport) is not None:
-        plug = transport.get_extra_info("socket")
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-
-
-def _edited(pattern: bytes, replacement: bytes, headers: Mapping[str, str] | None = None) -> Send:
-    async def send(call: Call) -> web.Response:
-        right = await call.answer()
-        body = re.sub(pattern, replacement, _body(right), flags=re.DOTALL)
-        return web.Response(status=right.status, body=body, content_type=_JSON, headers=headers)
-
-    return send
-
-
-def _flood(size: int, step: int, *, packed: bool = False) -> Send:
-    """A valid envelope with so many blanks in it."""
-
-    async def send(call: Call) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Encoding": "gzip"} if packed else None)
-        response.content_type = _JSON
-        packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if packed else None
-        blanks = b" " * step
-        await response.prepare(call.request)
-        pieces = (blanks[: min(step, size - done)] for done in range(0, size, step))
-        for piece in (b'{"data":[', *pieces, b'],"errors":[],"warnings":[]}'):
-            await response.write(packer.compress(piece) if packer else piece)
-            await asyncio.sleep(0)
-        await response.write(packer.flush() if packer else b"")
-        return response
-
-    return send
-
-
-def _body(response: web.StreamResponse) -> bytes:
-    body = response.body if isinstance(response, web.Response) else None
-    return body if isinstance(body, bytes) else b""
+        return cls("huge", send)
 
 
 NAMED: dict[str, Callable[..., Fault]] = dict(inspect.getmembers(Fault, inspect.ismethod))
@@ -373,12 +352,10 @@ class Faults:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._scheduled: list[_Scheduled] = []
-        self._draws = 0
         self._released = asyncio.Event()
         self.stalled: int = 0
         """Calls held by `Fault.stall` now."""
-        self.injected: int = 0
-        """Faults met so far, random ones included."""
+        self.clear()
 
     def __len__(self) -> int:
         return len(self._scheduled)
@@ -412,7 +389,9 @@ class Faults:
     def clear(self) -> None:
         """Drop what is scheduled, release what is stalled and start the random ones anew."""
         self._scheduled.clear()
-        self._draws = self.injected = 0
+        self._random = Random(self._seed)
+        self.injected: int = 0
+        """Faults met so far, random ones included."""
         self.release()
 
     def release(self) -> None:
@@ -430,28 +409,18 @@ class Faults:
 
     def pick(self, path: str, *, data_call: bool, rate: float) -> Fault | None:
         """The fault that a call meets, if any: a scheduled one, or by `rate` one of `TRANSIENT`."""
-        fault = self._pick_scheduled(path, data_call=data_call) if self._scheduled else None
-        if fault is None and rate and data_call:
-            draw = self._draw()
-            if draw % 1_000_000 < rate * 1_000_000:
-                fault = TRANSIENT[(draw >> 32) % len(TRANSIENT)]
+        fault = next(self._due(path, data_call=data_call), None)
+        if fault is None and data_call and self._random.random() < rate:
+            fault = self._random.choice(TRANSIENT)
         self.injected += fault is not None
         return fault
 
-    def _pick_scheduled(self, path: str, *, data_call: bool) -> Fault | None:
+    def _due(self, path: str, *, data_call: bool) -> Iterator[Fault]:
         for one in self._scheduled:
             fits = data_call if one.path_contains is None else one.path_contains in path
-            if not fits:
-                continue
-            if one.probability < 1 and self._draw() % 1_000_000 >= one.probability * 1_000_000:
-                continue
-            if one.times is not None:
-                one.times -= 1
-                if not one.times:
+            if fits and self._random.random() < one.probability:
+                if one.times is not None:
+                    one.times -= 1
+                if one.times == 0:
                     self._scheduled.remove(one)
-            return one.fault
-        return None
-
-    def _draw(self) -> int:
-        self._draws += 1
-        return splitmix64(self._seed, self._draws - 1)
+                yield one.fault

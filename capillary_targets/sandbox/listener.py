@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from aiohttp import web
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 
 class Listener:
@@ -26,12 +21,7 @@ class Listener:
     async def __aenter__(self) -> str:
         return await self.start()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     async def start(self) -> str:
@@ -48,15 +38,14 @@ class Listener:
         """Serve an application; the address, also kept in `url`."""
         if self._runner is not None:
             raise RuntimeError("the sandbox is running already")
-        runner = web.AppRunner(
+        self._runner = runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01
         )
-        await runner.setup()
         try:
+            await runner.setup()
             await web.TCPSite(runner, host, port).start()
         except BaseException:
-            await runner.cleanup()
+            await self.stop()
             raise
-        self._runner = runner
         self._url = f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
         return self._url

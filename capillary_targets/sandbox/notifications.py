@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any
+from random import Random
+from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from attrs import evolve, field, frozen
@@ -14,11 +15,8 @@ from . import announcements
 from .announcements import Announcement
 from .model import Event
 from .responses import encode
-from .world import make_uuid, splitmix64
-
-if TYPE_CHECKING:
-    from .settings import SandboxSettings
-    from .world import TargetChange, World
+from .settings import SandboxSettings
+from .world import TargetChange, World, make_uuid, splitmix64
 
 _ORG = 100
 _RECORDED = 10_000
@@ -58,19 +56,17 @@ class Notifications:
         self._world = world
         world.on_change = self._announce
         self._pending: deque[_Push] = deque()
-        self._delivering = False
         self._started = False
         self._task: asyncio.Task[None] | None = None
-        self._change = asyncio.Event()
-        self._made = self._drawn = 0
         self.attempts: deque[PushAttempt] = deque(maxlen=_RECORDED)
         """The latest attempts, oldest first."""
         self.counts: Counter[str] = Counter()
         """Notifications that are `delivered`, `refused` (for good), `lost` or `given up`."""
+        self.clear()
 
     def __len__(self) -> int:
         """Notifications not yet delivered."""
-        return len(self._pending) + self._delivering
+        return len(self._pending)
 
     async def drained(self) -> None:
         """Wait until nothing is left to deliver.
@@ -78,23 +74,22 @@ class Notifications:
         Raises:
             RuntimeError: the sandbox is not running, or was stopped meanwhile.
         """
-        while self:
-            if not self._started:
+        while self._pending:
+            if self._task is None:
                 raise RuntimeError("the sandbox is not running: nothing is delivered")
-            await self._change.wait()
+            await _ended(self._task)
 
     def clear(self) -> None:
         """Drop what is not delivered, and forget what was."""
         self._pending.clear()
         self.attempts.clear()
         self.counts.clear()
-        self._made = self._drawn = 0
-        self._changed()
+        self._made, self._random = 0, Random(self._settings.seed)
 
     def start(self) -> None:
-        """Deliver from now on, in a task that the first notification starts and `stop` ends."""
+        """Deliver from now on, in a task that lasts for as long as there is something pending."""
         self._started = True
-        self._changed()
+        self._wake()
 
     async def stop(self) -> None:
         """End the delivery; what is not delivered waits for the next `start`."""
@@ -102,17 +97,19 @@ class Notifications:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            await asyncio.wait([task])
-            self._changed()
-            if not task.cancelled():
-                task.result()
+            await _ended(task)
+
+    def _wake(self) -> None:
+        if self._started and self._pending and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._run(), name="sandbox-notifications")
 
     async def _run(self) -> None:
-        async with ClientSession() as session:
-            while True:
-                while not self._pending:
-                    await self._change.wait()
-                await self._deliver_next(session)
+        while self._pending:  # something may come while a session closes
+            async with ClientSession() as session:
+                while self._pending:
+                    known = min(len(self._pending), _SHUFFLED)
+                    index = self._random.randrange(known) if self._settings.notify_shuffled else 0
+                    await self._deliver(session, self._pending[index])
 
     # --- what is pushed ---
 
@@ -122,8 +119,8 @@ class Notifications:
             return
         if not (made := list(announcements.of_change(self._settings, self._world, change))):
             return
-        lost, early = self._draw(self._settings.notify_losses), None
-        if isinstance(change, Event) and not lost and self._draw(self._settings.notify_early):
+        lost, early = self._drawn(self._settings.notify_losses), None
+        if isinstance(change, Event) and not lost and self._drawn(self._settings.notify_early):
             self._world.withhold(early := change)
         for one in made:
             self._made += 1
@@ -157,49 +154,37 @@ class Notifications:
                 "attributes": attributes,
             }
         if share := settings.notify_stray_blanks:
-            body = announcements.with_stray_blanks(body, lambda: self._draw(share))
+            body = announcements.with_stray_blanks(body, lambda: self._drawn(share))
         due = time.monotonic() + settings.notify_delay * settings.notify_time_scale
         push = _Push(PushAttempt(event_id, made.name, encode(body)), due, early)
         self._pending.append(push)
-        if self._draw(settings.notify_duplicates):
+        if self._drawn(settings.notify_duplicates):
             self._pending.append(evolve(push, early=None))
-        self._changed()
+        self._wake()
+
+    def _drawn(self, share: float) -> bool:
+        return self._random.random() < share
 
     # --- delivery ---
 
-    async def _deliver_next(self, session: ClientSession) -> None:
-        index = 0
-        if self._settings.notify_shuffled:
-            self._drawn += 1
-            draw = splitmix64(self._settings.seed, self._drawn)
-            index = draw % min(len(self._pending), _SHUFFLED)
-        push = self._pending[index]
-        del self._pending[index]
-        self._delivering = True
-        try:
-            await asyncio.sleep(max(0.0, push.due - time.monotonic()))
-            self.counts[await self._deliver(session, push)] += 1
-        except asyncio.CancelledError:
-            self._pending.appendleft(push)
-            raise
-        finally:
-            self._delivering = False
-            self._changed()
-
-    async def _deliver(self, session: ClientSession, push: _Push) -> str:
-        """Send until it is answered for good; what became of it."""
-        waited, backoff = 0.0, self._settings.notify_backoff
-        while True:
+    async def _deliver(self, session: ClientSession, push: _Push) -> None:
+        """Send until it is answered for good, or dropped; count what became of it."""
+        await asyncio.sleep(max(0.0, push.due - time.monotonic()))
+        waited, backoff, outcome = 0.0, self._settings.notify_backoff, ""
+        while push in self._pending:
             status = await self._post(session, push)
             self.attempts.append(evolve(push.attempt, status=status))
-            self._changed()
             if status is not None and 200 <= status < 300:
-                return "delivered"
+                outcome = "delivered"
             # Of the other statuses only 429 and a time-out are documented as repeated.
-            if status is not None and status != 429 and status < 500:
-                return "refused"
-            if waited >= self._settings.notify_give_up:
-                return "given up"
+            elif status is not None and status != 429 and status < 500:
+                outcome = "refused"
+            elif waited >= self._settings.notify_give_up:
+                outcome = "given up"
+            if outcome:
+                self.counts[outcome] += 1
+                self._pending.remove(push)
+                return
             await asyncio.sleep(backoff * self._settings.notify_time_scale)
             waited, backoff = waited + backoff, min(2 * backoff, _LONGEST_BACKOFF)
 
@@ -219,13 +204,9 @@ class Notifications:
         except (ClientError, OSError):
             return None
 
-    def _draw(self, share: float) -> bool:
-        self._drawn += 1
-        draw = splitmix64(self._settings.seed ^ 0x15, self._drawn)
-        return draw % 1_000_000 < share * 1_000_000
 
-    def _changed(self) -> None:
-        if self._started and self._pending and self._task is None:
-            self._task = asyncio.create_task(self._run(), name="sandbox-notifications")
-        self._change.set()
-        self._change = asyncio.Event()
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Wait for the end of a task, which may be cancelled. Raises what it has raised."""
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.result()

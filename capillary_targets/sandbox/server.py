@@ -12,11 +12,13 @@ from contextvars import ContextVar
 from decimal import Decimal
 from functools import partial
 from itertools import islice
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeAlias
+from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeAlias
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from attrs import frozen
 
 from .api import Api
@@ -32,12 +34,6 @@ from .responses import ErrorResponse, encode
 from .settings import SandboxSettings
 from .world import World, parse_date, splitmix64
 
-if TYPE_CHECKING:
-    from os import PathLike
-    from typing import Self
-
-    from aiohttp.typedefs import Handler
-
 REQUEST_ID_HEADERS = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
 _DATA_CALLS = ("/v3/users/", "/v3/targetGroups/", "/v2/customers/")
 _TOKEN_CALL = "/v3/oauth/"  # noqa: S105 - a path
@@ -46,25 +42,15 @@ _USERS_PER_CHUNK = 10_000
 _CODE: ContextVar[int | None] = ContextVar("_CODE")
 """The API's code in the answer to the request at hand: aiohttp has `RequestKey` from 3.14 on."""
 
-_Settings = ParamSpec("_Settings")
+_P = ParamSpec("_P")
+_Init: TypeAlias = Callable[[Any, SandboxSettings], None]
 
 
 def _keywords_of(
-    settings: Callable[_Settings, SandboxSettings],
-) -> Callable[
-    [Callable[[Any, SandboxSettings], None]], Callable[Concatenate[Any, _Settings], None]
-]:
+    settings: Callable[_P, SandboxSettings],
+) -> Callable[[_Init], Callable[Concatenate[Any, _P], None]]:
     """Give a constructor that takes settings their keywords, types included."""
-
-    def decorate(
-        init: Callable[[Any, SandboxSettings], None],
-    ) -> Callable[Concatenate[Any, _Settings], None]:
-        def __init__(self: Any, /, *args: _Settings.args, **keywords: _Settings.kwargs) -> None:  # noqa: N807
-            init(self, settings(*args, **keywords))
-
-        return __init__
-
-    return decorate
+    return lambda init: lambda self, /, *args, **named: init(self, settings(*args, **named))
 
 
 @frozen(slots=True)

@@ -160,7 +160,12 @@ async def test_faults_can_be_ordered_from_elsewhere(caller: Caller) -> None:
     async with Sandbox(users=1) as url:
         order = {"fault": "http", "arguments": {"status": 503}, "times": 2}
         assert await post(caller, f"{url}/sandbox/faults", order) == (200, {"scheduled": 1})
-        forever = {"fault": "not_found", "times": None, "path_contains": "limit=3"}
+        forever = {
+            "fault": "http",
+            "arguments": {"status": 404},
+            "times": None,
+            "path_contains": "limit=3",
+        }
         assert await post(caller, f"{url}/sandbox/faults", forever) == (200, {"scheduled": 2})
         got = [(await caller.targets(url, USER)).status for _ in range(3)]
         assert got == [503, 503, 200]

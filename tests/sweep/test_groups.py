@@ -225,7 +225,7 @@ async def test_a_named_period_is_found_in_the_groups(swept: Swept, tmp_path: Pat
 NO_GROUPS = {
     "4000": Fault.authorisation(4000),
     "403": Fault.http(403),
-    "gone": Fault.not_found(),
+    "gone": Fault.http(404),
     "gateway": Fault.edited(r"(?s).*", '{"data": 5, "errors": null}'),
     "empty": Fault.edited(r'(?s)"targetGroups":\s*\[.*', '"targetGroups":[]},"errors":null}'),
 }
