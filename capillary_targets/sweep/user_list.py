@@ -11,11 +11,10 @@ import csv
 import io
 import os
 import re
-import stat
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -31,17 +30,17 @@ __all__ = ["BadLine", "UserListParser", "Users", "UsersFile", "read_batches"]
 
 _BATCH: Final = 500
 _CHUNK: Final = 64 * 1024
-_STDIN: Final = 0
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _HEAD: Final = 4
 """Bytes that tell what a file is."""
-_MAX_RECORD: Final = 1 << 20
-"""Characters of one record, quoted line ends included."""
+_MAX_FIELD: Final = 1 << 20
+_MAX_LINES: Final = 50_000
+"""Lines of one record, whose quoted fields may hold line ends."""
 _MAX_LEADING_BAD_LINES: Final = 1000
 _SHOWN: Final = 80
-_IS_NO_TEXT: Final = "is no text of lines; put one user id on each line"
 _SHOWN_NAMES: Final = 300
+_IS_NO_TEXT: Final = "is no text of lines; put one user id on each line"
 _DELIMITERS: Final = ",;\t|\1"
 _NAMES: Final = (
     r"(user|customer|member)ids?",
@@ -53,23 +52,26 @@ _NAMES: Final = (
 _INVISIBLE: Final = dict.fromkeys([0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060])
 """Byte order marks and other characters without a width, to be deleted."""
 _PLAIN_ID: Final = re.compile("[1-9][0-9]{,17}")
-_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,41}([.,][0-9]{,30})?([eE][+-]?[0-9]{1,3})?")
-_GROUPED: Final = re.compile(
-    r"[+-]?[0-9]{1,3}(?:([,._'\u2019\s])[0-9]{2,3})*([,._'\u2019\s])[0-9]{3}"
+_NO_IDS: Final = (
+    ("", "empty"),
+    (
+        r"[+-]?[0-9]{1,3}(?:([,._'\u2019\s])[0-9]{2,3})*([,._'\u2019\s])[0-9]{3}",
+        "digits in groups: write the number without separators",
+    ),
+    (
+        r"(?![+-]?[0-9]{1,41}([.,][0-9]{,30})?([eE][+-]?[0-9]{1,3})?\Z)(?s:.*)",
+        "not a user id",
+    ),
+    ("[+-]?0[0-9].*", "leading zeros: not a user id but some other number"),
 )
+"""Patterns of what is no integer, in this order, and the reasons."""
 _NO_TEXT: Final = re.compile("[\0\2-\x08\x0e-\x1f]")
 _LONG: Final = 2**63
 _FLOAT_EXACT: Final = 2**53
-_BINARY: Final = {
-    b"PK\x03\x04": "an Excel workbook or a zip archive",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
-    b"PAR1": "a Parquet file",
-    b"SQLi": "an SQLite database",
-    b"%PDF": "a PDF",
-    b"BZh": "packed with bzip2",
-    b"\xfd7zX": "packed with xz",
-    b"\x28\xb5\x2f\xfd": "packed with zstd",
-}
+_BINARY: Final = re.compile(
+    rb"PK\x03\x04|\xd0\xcf\x11\xe0|PAR1|SQLi|%PDF|BZh|\xfd7zX|\x28\xb5\x2f\xfd"
+)
+"""Beginnings of workbooks, Parquet, SQLite, PDF, bzip2, xz, zstd."""
 _BYTE_ORDER_MARKS: Final = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -87,42 +89,29 @@ class BadLine:
     reason: str = "not a user id"
 
 
-def parse_user_id(text: str) -> int:
-    """The integer of 64 bits that a field spells.
+def parse_user_id(text: str) -> int | str:
+    """The integer of 64 bits that a field spells, or why it spells none.
 
     Spreadsheets' ways to write a whole number are read (`'5`, `="5"`, `5.0`, `5.1E+1`) where all
     of its digits are there.
-
-    Raises:
-        ValueError: it spells none; says why.
     """
     text = text.translate(_INVISIBLE).strip().removeprefix("=").strip("\"'").strip()
-    if not text:
-        raise ValueError("empty")
-    if _GROUPED.fullmatch(text):
-        raise ValueError("digits in groups: write the number without separators")
-    if not _NUMBER.fullmatch(text):
-        raise ValueError("not a user id")
-    if re.match("[+-]?0[0-9]", text):
-        raise ValueError("leading zeros: not a user id but some other number")
+    for pattern, reason in _NO_IDS:
+        if re.fullmatch(pattern, text):
+            return reason
     number = Decimal(text.replace(",", "."))
+    lost = f"lost digits ({text}): export the column as text"
     if int(number.as_tuple().exponent) > 0:
-        raise ValueError(f"the number has lost digits ({text}): export the column as text")
+        return f"the number has {lost}"
     if number != number.to_integral_value():
-        raise ValueError("not a whole number")
+        return "not a whole number"
     if not text.lstrip("+-").isdigit() and abs(number) > _FLOAT_EXACT:
-        raise ValueError(f"the number may have lost digits ({text}): export the column as text")
-    if not -_LONG <= number < _LONG:
-        raise ValueError("larger than 64 bits")
-    return int(number)
+        return f"the number may have {lost}"
+    return int(number) if -_LONG <= number < _LONG else "larger than 64 bits"
 
 
 def _is_user_id(text: str) -> bool:
-    try:
-        parse_user_id(text)
-    except ValueError:
-        return False
-    return True
+    return isinstance(parse_user_id(text), int)
 
 
 def _letters(text: str) -> str:
@@ -135,8 +124,8 @@ class UserListParser:
     """Takes the text of one list in order; returns each line's user id, or why there is none.
 
     The list is CSV of one column or more, with or without a heading; the delimiter is found out.
-    Blank lines and lines that begin with # do not count, nor what follows a # in a list of one
-    column. A quoted field may hold line ends.
+    Blank lines do not count, nor lines that begin with # (unless there are several columns, and an
+    id is in its own), nor what follows a # in a list of one. A quoted field may hold line ends.
 
     Args:
         name: What errors call the list.
@@ -157,11 +146,11 @@ class UserListParser:
     _lines: deque[str] = field(init=False, factory=deque)
     """Whole lines that are not parsed yet."""
     _delimiter: str = field(init=False, default="")
-    _index: int | None = field(init=False, default=None)
+    _index: int = field(init=False, default=0)
     _columns: int = field(init=False, default=0)
+    """0 until the first record."""
     _required: int = field(init=False, default=0)
-    """Columns, and how many of them are more than trailing delimiters."""
-    _bad: int = field(init=False, default=0)
+    """How many of them are more than trailing delimiters."""
     _first_bad: BadLine | None = field(init=False, default=None)
 
     def feed(self, text: str, *, final: bool = False) -> list[int | BadLine]:
@@ -171,11 +160,11 @@ class UserListParser:
             SweepRefused: it is no list of ids, or does not say which column has them.
         """
         *lines, self._rest = (self._rest + text + "\n" * final).split("\n")
-        if len(self._rest) > _MAX_RECORD:
+        if len(self._rest) > _MAX_FIELD:
             raise self._refusal(_IS_NO_TEXT)
         self._lines += lines
         found = []
-        limit = csv.field_size_limit(2 * _MAX_RECORD)  # one for the whole process
+        limit = csv.field_size_limit(_MAX_FIELD)  # one for the whole process
         try:
             while self._lines:
                 size, one = self._parse(self._lines[0], final=final)
@@ -195,75 +184,56 @@ class UserListParser:
     def _parse(self, line: str, *, final: bool) -> tuple[int, int | BadLine | None]:
         """How many lines the next record takes, 0 if more have to come, and what it gives.
 
-        Where a quoted field is not closed, or goes on over other rows, only its first line is bad:
-        no other user is lost to it.
+        Where a quoted field is not closed, or not before other rows, only its first line is bad: no
+        other user is lost to it.
         """
-        if self._is_no_record(line):
+        if not line or (line[0] == "#" and self._columns < 2):
+            return 1, None
+        if not self._delimiter and not self._find_delimiter(line.translate(_INVISIBLE)):
             return 1, None
         if '"' not in line:
             return 1, self._take(line, line.split(self._delimiter))
         # RFC 4180 first; then Spark's and MySQL's way to write a quotation mark.
         for escape in (None, "\\") if '\\"' in line else (None,):
-            reader = self._reader(self._ahead(final=final), strict=True, escapechar=escape)
+            ahead = (f"{line}\n" for line in islice(self._lines, _MAX_LINES))
+            reader = self._reader(ahead, strict=True, escapechar=escape)
             try:
                 fields = next(reader)
-            except EOFError:
-                return 0, None
-            except csv.Error as error:
-                alone = reader.line_num == 1 and "end of data" not in str(error)
-                reason = str(error) if alone else "a quoted field is not closed"
+            except csv.Error:
+                if reader.line_num == len(self._lines) and not final:
+                    return 0, None
                 continue
-            if not self._has_other_rows(islice(self._lines, 1, reader.line_num), fields):
+            at, columns = self._index, self._columns or len(fields)
+            if not any(
+                len(row) == columns and row[at] not in fields[at : at + 1] and _is_user_id(row[at])
+                for row in self._reader(islice(self._lines, 1, reader.line_num))
+            ):
                 return reader.line_num, self._take(line, fields)
-            reason = "a quoted field goes on over other rows: close it"
-        return 1, self._bad_line(line, reason)
-
-    def _has_other_rows(self, lines: Iterable[str], fields: Sequence[str]) -> bool:
-        """Whether one of these lines, of a record with those fields, is a row of another user."""
-        at, columns = self._index or 0, self._columns or len(fields)
-        return any(
-            len(row) == columns and row[at] not in fields[at : at + 1] and _is_user_id(row[at])
-            for row in self._reader(lines)
-        )
-
-    def _ahead(self, *, final: bool) -> Iterator[str]:
-        """The lines of which the next record may be. Raises `EOFError` if more have to come."""
-        size = 0
-        for line in self._lines:
-            yield f"{line}\n"
-            size += len(line) + 1
-            if size > _MAX_RECORD:
-                return
-        if not final:
-            raise EOFError
+        return 1, self._bad_line(line, "a quoted field is not closed")
 
     def _reader(self, lines: Iterable[str], **options: Any) -> Any:
         return csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True, **options)
 
-    def _is_no_record(self, line: str) -> bool:
-        """Whether a line does not count: blank, a comment, Excel's `sep=;`."""
-        if line.startswith("#") or not line:
-            return True
-        if not self._delimiter:
-            line = line.translate(_INVISIBLE)
-            plain = line.strip()
-            if not plain or plain.startswith("#"):
-                return True
-            if setting := re.fullmatch(r'"?sep=([^"\s]|\t)?"?', line, re.IGNORECASE):
-                self._delimiter = setting[1] or ""
-                return True
-            if _NO_TEXT.search(line):
-                raise self._refusal(_IS_NO_TEXT)
-            if plain[0] in "[{<":  # its commas would make columns of what is none
-                kind = "HTML or XML" if plain[0] == "<" else "JSON"
-                raise self._refusal(f"looks like {kind}; put one user id on each line")
-            ranks = {}
-            for self._delimiter in _DELIMITERS:  # whichever shows the heading, or most fields
-                (fields,) = self._reader([plain])
-                headed = len(fields) > 1 and bool(self._headed(fields)[0])
-                ranks[self._delimiter] = headed, len(fields)
-            self._delimiter = max(ranks, key=ranks.__getitem__)
-        return False
+    def _find_delimiter(self, line: str) -> bool:
+        """Find it in the first line that is no comment. Returns whether that is a record."""
+        plain = line.strip()
+        if not plain or plain.startswith("#"):
+            return False
+        if setting := re.fullmatch(r'"?sep=([^"\s]|\t)?"?', line, re.IGNORECASE):  # Excel's
+            self._delimiter = setting[1] or ""
+            return False
+        if _NO_TEXT.search(line):
+            raise self._refusal(_IS_NO_TEXT)
+        if plain[0] in "[{<":  # its commas would make columns of what is none
+            kind = "HTML or XML" if plain[0] == "<" else "JSON"
+            raise self._refusal(f"looks like {kind}; put one user id on each line")
+        ranks = {}
+        for self._delimiter in _DELIMITERS:  # whichever shows the heading, or most fields
+            (fields,) = self._reader([plain])
+            headed = len(fields) > 1 and bool(self._headed(fields)[0])
+            ranks[self._delimiter] = headed, len(fields)
+        self._delimiter = max(ranks, key=ranks.__getitem__)
+        return True
 
     def _refusal(self, why: str) -> SweepRefused:
         return SweepRefused(f"the users file {self.name} {why}")
@@ -279,11 +249,11 @@ class UserListParser:
 
     def _take(self, line: str, record: list[str]) -> int | BadLine | None:
         """The id of a record, why there is none, or None for one that does not count."""
-        if len(record) == self._columns and _PLAIN_ID.fullmatch(record[self._index or 0]):
+        if len(record) == self._columns and _PLAIN_ID.fullmatch(record[self._index]):
             self.good += 1  # nearly every line
-            return int(record[self._index or 0])
+            return int(record[self._index])
         fields = [text.translate(_INVISIBLE).strip() for text in record]
-        if not any(fields) or (self._index is None and self._find_column(fields)):
+        if not any(fields) or (not self._columns and self._find_column(fields)):
             return None
         if self._columns == 1 and "#" in fields[0]:
             fields = [fields[0].partition("#")[0]]
@@ -292,19 +262,19 @@ class UserListParser:
         if not self._required <= len(fields) <= self._columns:
             many = f"{len(fields)} field{'s' * (len(fields) > 1)}"
             return self._bad_line(line, f"{many} where there should be {self._columns}")
-        try:
-            user = parse_user_id(fields[self._index or 0])
-        except ValueError as error:
-            return self._bad_line(line, str(error))
+        user = parse_user_id(fields[self._index])
+        if isinstance(user, str):
+            return self._bad_line(line, user)
         self.good += 1
         return user
 
-    def _bad_line(self, line: str, reason: str) -> BadLine:
-        """A bad line, the one behind those parsed so far."""
+    def _bad_line(self, line: str, reason: str) -> BadLine | None:
+        """The line behind those parsed so far; None where it is a comment after all."""
+        if line.startswith("#"):
+            return None
         found = BadLine(self.line + 1, line.translate(_INVISIBLE).strip()[:_SHOWN], reason)
         self._first_bad = self._first_bad or found
-        self._bad += 1
-        if self._bad == _MAX_LEADING_BAD_LINES:
+        if found.number - self._first_bad.number == _MAX_LEADING_BAD_LINES:
             self._refuse_without_ids()
         return found
 
@@ -337,28 +307,24 @@ class UserListParser:
                 found = ids or [*range(len(fields))]
                 heading = not ids and not (len(fields) == 1 and re.search(r"\d", fields[0]))
         if len(found) != 1:
-            raise self._refusal(self._unclear(fields, found))
+            names = [fields[at] or f"(column {at + 1})" for at in found or range(len(fields))]
+            how = "name one with --column"
+            if self.column is None:
+                why = "may have its ids in several columns"
+            elif found:
+                why = f"has {len(found)} columns named {self.column}"
+                how, names = "give --column the number of one", [f"{at + 1}" for at in found]
+            else:
+                why = f"has no column {self.column}"
+            shown = ", ".join(names)
+            more = "..." * (len(shown) > _SHOWN_NAMES)
+            raise self._refusal(f"{why}: {how}, of {shown[:_SHOWN_NAMES]}{more}")
         (self._index,) = found
         if len(fields) > 1 and self.on_column is not None:
             self.on_column(f"column {self._index + 1}, {fields[self._index] or 'without a name'}")
         self._columns = len(fields)
-        filled = [place for place, text in enumerate(fields) if text]
-        self._required = max(self._index, *filled) + 1
+        self._required = max(self._index, *(at for at, text in enumerate(fields) if text)) + 1
         return heading
-
-    def _unclear(self, fields: list[str], found: list[int]) -> str:
-        """Why several columns, or none, were `found`."""
-        if self.column is None:
-            why = "may have its ids in several columns: name one with --column, of"
-        elif found:
-            why = (
-                f"has {len(found)} columns named {self.column}: give --column the number of one, of"
-            )
-        else:
-            why = f"has no column {self.column}: name one with --column, of"
-        names = [fields[at] or f"(column {at + 1})" for at in found or range(len(fields))]
-        shown = ", ".join([f"{at + 1}" for at in found] if self.column and found else names)
-        return f"{why} {shown if len(shown) <= _SHOWN_NAMES else f'{shown[:_SHOWN_NAMES]}...'}"
 
 
 @frozen
@@ -379,19 +345,15 @@ class UsersFile:
 
     def expected(self) -> int | None:
         """About how many users it holds: its lines. None where that takes reading all of it."""
-        try:
-            if str(self.path) == "-" or not self.path.is_file():
+        if str(self.path) == "-" or not self.path.is_file():
+            return None
+        lines, returns, last = 0, 0, b"\n"
+        with suppress(OSError), self.path.open("rb") as file:  # reading it will say what is wrong
+            if file.peek(2).startswith(_GZIP_MAGIC):
                 return None
-            with self.path.open("rb") as file:
-                if file.read(2) == _GZIP_MAGIC:
-                    return None
-                file.seek(0)
-                lines, returns, last = 0, 0, b"\n"
-                for last in iter(lambda: file.read(16 * _CHUNK), b""):
-                    lines += last.count(b"\n")
-                    returns += last.count(b"\r")
-        except OSError:
-            return None  # reading it for its ids will say what is wrong
+            for last in iter(lambda: file.read(16 * _CHUNK), b""):
+                lines += last.count(b"\n")
+                returns += last.count(b"\r")
         return (lines or returns) + (last.rstrip(b"\0")[-1:] not in b"\r\n")
 
 
@@ -425,20 +387,17 @@ def _checked(user: int | BadLine) -> int | BadLine:
 
 
 async def _read_file(users: UsersFile) -> AsyncGenerator[list[int | BadLine], None]:
-    name = str(users.path)
-    parser = UserListParser(name, users.column, users.on_column)
-    decoder = ListDecoder(name)
+    told = f"the users file {users.path}"
+    parser = UserListParser(f"{users.path}", users.column, users.on_column)
+    decoder = ListDecoder(f"{users.path}")
     try:
         async with aclosing(_chunks(users.path)) as chunks:
             async for chunk in chunks:
-                for text in decoder.feed(chunk):
+                for text in decoder.feed(chunk, final=not chunk):
                     yield parser.feed(text)
-        for text in decoder.feed(b"", final=True):
-            yield parser.feed(text)
         yield parser.feed("", final=True)
     except (EOFError, zlib.error) as error:
-        why = "is cut off" if isinstance(error, EOFError) else "is damaged"
-        told = f"the users file {name} {why} ({error})"
+        told += f" is {'cut off' if isinstance(error, EOFError) else 'damaged'} ({error})"
         if not parser.good:
             raise SweepRefused(f"{told}; make it again") from None
         raise SweepStopped(
@@ -446,8 +405,7 @@ async def _read_file(users: UsersFile) -> AsyncGenerator[list[int | BadLine], No
         ) from None
     except OSError as error:
         raise SweepRefused(
-            f"the users file {name} cannot be read: {error.strerror}; give a file with one user "
-            "id a line"
+            f"{told} cannot be read: {error.strerror}; give a file with one user id a line"
         ) from None
 
 
@@ -495,49 +453,40 @@ class ListDecoder:
 
 def _decoder(name: str, head: bytes) -> io.IncrementalNewlineDecoder:
     """The decoder that the first bytes of a list call for. Raises `SweepRefused`."""
-    for magic, kind in _BINARY.items():
-        if head.startswith(magic):
-            raise SweepRefused(f"the users file {name} is {kind}; export it as CSV, and give that")
+    if _BINARY.match(head):
+        raise SweepRefused(
+            f"the users file {name} is no text but a workbook, an archive or the like; export it "
+            "as CSV, and give that"
+        )
     encoding = next((kind for mark, kind in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "")
     if not encoding:
         # Digits and commas in UTF-16 have a zero in every other byte.
-        even, odd = head[::2].count(0), head[1::2].count(0)
-        pairs = len(head) // 2
-        encoding = "utf-8"
-        if max(even, odd) > pairs // 2 and min(even, odd) < pairs // 10 + 1:
-            encoding = "utf-16-le" if odd else "utf-16-be"
+        even, odd = (0 in head[at:4:2] for at in (0, 1))
+        encoding = "utf-8" if even == odd else "utf-16-be" if even else "utf-16-le"
     # What is no text in that encoding cannot be part of an id.
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     return io.IncrementalNewlineDecoder(decoder, translate=True)
 
 
 async def _chunks(path: Path) -> AsyncGenerator[bytes, None]:
-    """Bytes as they come. Waiting for a pipe or a keyboard does not block the event loop."""
-    opened = str(path) != "-"
+    """Bytes as they come, none at the end. Waiting for a pipe does not block the event loop."""
     # A named pipe is opened without waiting for its writer.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if opened else _STDIN
+    handle = os.dup(0) if str(path) == "-" else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    chunk = None
     try:
-        waits = not stat.S_ISREG(os.fstat(handle).st_mode)
-        while True:
-            if waits:
-                await _readable(handle)
-            try:
-                chunk = os.read(handle, _CHUNK)
-            except BlockingIOError:  # another process read it first
-                continue
-            if not chunk:
-                return
-            yield chunk
+        while chunk != b"":
+            await _readable(handle)
+            with suppress(BlockingIOError):  # another process read it first
+                yield (chunk := os.read(handle, _CHUNK))
     finally:
-        if opened:
-            os.close(handle)
+        os.close(handle)
 
 
 async def _readable(handle: int) -> None:
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_reader(handle, ready.set)
-    except PermissionError:  # not a thing one waits for, /dev/null for one
+    except PermissionError:  # not a thing one waits for: a file, /dev/null
         return
     try:
         await ready.wait()

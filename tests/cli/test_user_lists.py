@@ -69,7 +69,11 @@ def test_every_user_of_the_list_is_swept(cli: Cli, tmp_path: Path, name: str):
     [
         (b"a,b\nx,y\n", [], "may have its ids in several columns: name one with --column, of a, b"),
         (b"a,b\nx,1\n", ["--column", "\u00b2"], "has no column \u00b2"),
-        (b"PK\x03\x04xlsx", [], "is an Excel workbook or a zip archive; export it as CSV"),
+        (
+            b"PK\x03\x04xlsx",
+            [],
+            "no text but a workbook, an archive or the like; export it as CSV",
+        ),
         (b'a,user_id\n"x,1\ny,2', ["--column", "3"], "has no column 3"),
         (b"", [], "holds no user id (it is empty)"),
         (b"1,234\n", [], "name one with --column, of 1, 234"),

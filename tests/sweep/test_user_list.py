@@ -105,6 +105,9 @@ async def test_a_late_bad_line_is_only_that(tmp_path: Path):
         # A quoted field with a line end before the id; Spark's and MySQL's way to quote.
         ('name,user_id\n"two\nlines",7\n"a\nb\nc",8\n', None, [7, 8]),
         ('user_id,item\n7,"TV \\"wide\\""\n8,"C:\\"\n', None, [7, 8]),
+        # Shopify's order names; a comment is what is no row with an id.
+        ("order,customer_id\n#1001,71\n# old, ones\n#1002,72\n", None, [71, 72]),
+        ('name,note,customer_id\n#1,"two\nlines",7\n#2,"x,8\n#3,y,9\n', None, [7, 9]),
         # Hive's delimiter, Excel's tab, a decimal comma.
         ("7\x01ann\n8\x01bob\n", None, [7, 8]),
         ("SEP=\t\nuser_id\tx\n7\tann\n", None, [7]),
@@ -220,7 +223,7 @@ def test_what_is_no_id_and_why(text: str, reason: str):
         ),
         (
             'user_id,item\n1,"TV" wide\n2,x\n',
-            [BadLine(2, '1,"TV" wide', "',' expected after '\"'"), 2],
+            [BadLine(2, '1,"TV" wide', "a quoted field is not closed"), 2],
         ),
         (
             'user_id,item\n1,"TV\n2,x\n3,"TV\n4,y\n',
@@ -234,7 +237,7 @@ def test_what_is_no_id_and_why(text: str, reason: str):
         (
             'user_id,a,b\n1,"TV,\n2,x,y\n3,z,"\n4,y,\n',
             [
-                BadLine(2, '1,"TV,', "a quoted field goes on over other rows: close it"),
+                BadLine(2, '1,"TV,', "a quoted field is not closed"),
                 2,
                 BadLine(4, '3,z,"', "a quoted field is not closed"),
                 4,
@@ -298,31 +301,25 @@ async def test_a_wide_field_and_a_long_quoted_one(tmp_path: Path):
     )
     assert await read(UsersFile(path)) == [1, 2, 3, 4]
     assert csv.field_size_limit() == before
-    path.write_text('id,a\n9,x\n1,"' + f"{'z' * 999}\n" * 1100 + "4,b\n")
+    path.write_text('id,a\n9,x\n1,"' + f"{'z' * 99}\n" * 51_000 + "4,b\n")
     found = await read(UsersFile(path))
     assert found[:2] == [9, BadLine(3, f'1,"{"z" * 77}', "a quoted field is not closed")]
     assert found[-1] == 4
 
 
 @pytest.mark.parametrize(
-    ("head", "kind"),
+    "head",
     [
-        (b"PK\x03\x04", "Excel workbook"),
-        (b"\xd0\xcf\x11\xe0", "Excel"),
-        (b"PAR1", "Parquet"),
-        (b"SQLite format 3\0", "SQLite"),
-        (b"%PDF-1.7", "PDF"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
+        *(b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"PAR1", b"SQLite format 3\0", b"%PDF-1.7", b"BZh9"),
+        *(b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"),
     ],
 )
 @pytest.mark.parametrize("zipped", [False, True])
-async def test_a_file_of_another_kind_is_refused(
-    tmp_path: Path, head: bytes, kind: str, zipped: bool
-):
+async def test_a_file_of_another_kind_is_refused(tmp_path: Path, head: bytes, zipped: bool):
     path = tmp_path / "users.csv"
     data = head + bytes(range(256)) * 9
     path.write_bytes(gzip.compress(data) if zipped else data)
-    with pytest.raises(SweepRefused, match=f"is .*{kind}.*; export it as CSV"):
+    with pytest.raises(SweepRefused, match=r"is no text but a workbook.*; export it as CSV"):
         await read(UsersFile(path))
 
 
