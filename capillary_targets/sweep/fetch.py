@@ -7,12 +7,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from hashlib import blake2b
-from operator import attrgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
-from attrs import define, field, frozen
+from attrs import frozen
 from msgspec.structs import replace
 
 from capillary_targets.errors import (
@@ -24,44 +24,36 @@ from capillary_targets.errors import (
 from capillary_targets.fanout import FanOut
 from capillary_targets.models import Target, TargetEvent
 from capillary_targets.notifications.store import Announced, StoreUnavailable
-from capillary_targets.pagination import START, Checkpoint, PagingReport
+from capillary_targets.pagination import START, Checkpoint
 
 from .announced import EventIds, columns, compare
 from .groups import GroupsReader, MemberGroups
-from .ledger import Ledger, Mark, States, UserRecord, UserState, WrittenRow
+from .ledger import Mark, States, UserRecord, WrittenRow
 from .options import RunState, Summary, SweepOptions
-from .rows import EncodedRows, Format, StoredRow, encode, event_key, plain, raw_rows
+from .rows import EncodedRows, StoredRow, encode, event_key, plain, raw_rows
 from .store import Directory, UserResult, format_named
 
 __all__ = ["Reconciled", "UserFetcher", "reconcile"]
 
 _log = logging.getLogger("capillary_targets")
 
-_Write: TypeAlias = Callable[[Sequence[TargetEvent], Sequence[bytes | None]], None]
-_rule: Final = attrgetter("target_rule_id")
+_Take: TypeAlias = Callable[[Sequence[TargetEvent], Sequence[bytes | None]], None]
 
 
 class Unwritable(ValueError):
     """The format cannot hold a row exactly."""
 
 
-@frozen
 class UserFetcher:
     """Fetches one user: `fetch` for a `FanOut`."""
 
-    directory: Directory
-    format: Format
-    options: SweepOptions
-    groups: GroupsReader | None
-
-    @classmethod
-    def of(cls, directory: Directory, options: SweepOptions, state: RunState) -> UserFetcher:
-        """A fetcher for the ledger's run; `state` is what earlier ones learned of the server."""
+    def __init__(self, directory: Directory, options: SweepOptions, state: RunState) -> None:
+        """For the run that the ledger is in; `state` is what earlier ones learned of the server."""
         run = directory.ledger.run
-        row_format = format_named(options.format, raw=options.raw, run=run)
+        self.directory, self.options = directory, options
+        self.format = format_named(options.format, raw=options.raw, run=run)
         is_asked = options.detect == "groups"
-        groups = GroupsReader(options, run, state.sends_ids) if is_asked else None
-        return cls(directory, row_format, options, groups)
+        self.groups = GroupsReader(options, run, state.sends_ids) if is_asked else None
 
     async def fetch(self, user: int, fan: FanOut[UserResult]) -> UserResult:
         """Everything of one user that is not in files yet. Failures are in `UserResult.error`.
@@ -74,46 +66,35 @@ class UserFetcher:
         return await _UserFetch(self, fan, user).fetch()
 
 
-@define
 class _UserFetch:
-    """The fetch of one user."""
+    """The fetch of one user. `_state` is what the ledger will have of them, `_before` what it has.
 
-    _shared: UserFetcher
-    _fan: FanOut[UserResult]
-    _user: int
-    _options: SweepOptions = field(init=False)
-    _ledger: Ledger = field(init=False)
-    _rows: EncodedRows = field(init=False)
-    _before: UserState = field(init=False)
-    _proven: int = field(init=False)
-    _state: UserState = field(init=False)
-    """As it will be."""
-    _written: list[WrittenRow] = field(init=False, factory=list)
-    _sums: Summary = field(init=False, factory=Summary)
-    _look: MemberGroups | None = field(init=False, default=None)
+    `_look` is what the target groups told, None where they are not used.
+    """
 
-    def __attrs_post_init__(self) -> None:
-        self._options = self._shared.options
-        self._ledger = self._shared.directory.ledger
-        self._rows = EncodedRows(self._user, self._shared.format)
-        self._before, self._proven = self._ledger.user(self._user)
+    def __init__(self, shared: UserFetcher, fan: FanOut[UserResult], user: int) -> None:
+        self._shared, self._fan, self._user = shared, fan, user
+        self._options, self._ledger = shared.options, shared.directory.ledger
+        self._rows = EncodedRows(user, shared.format)
+        self._before, self._proven = self._ledger.user(user)
         self._state = replace(self._before, marks={**self._before.marks})
+        self._written: list[WrittenRow] = []
+        self._sums = Summary(complete=1)
+        self._look: MemberGroups | None = None
 
     async def fetch(self) -> UserResult:
         """All of it."""
         error: Exception | None = None
         try:
             await self._fetch()
-        except StoreUnavailable:
-            raise
-        except CapillaryError as failure:
+        except Exception as failure:
+            is_ours = isinstance(failure, CapillaryError)
+            not_of_this_user = StoreUnavailable if is_ours else (OSError, sqlite3.Error)
+            if isinstance(failure, not_of_this_user):
+                raise
+            if not is_ours:
+                _log.debug("user %d cannot be written", self._user, exc_info=True)
             error = failure
-        except (OSError, sqlite3.Error):
-            raise
-        except Exception as failure:  # noqa: BLE001 - of this user's rows: no other has them
-            _log.debug("user %d cannot be written", self._user, exc_info=True)
-            error = failure
-        self._sums.complete = 1
         self._sums.events = self._rows.counts["events"]
         self._sums.value_sum = self._rows.stats.value_sum
         proven = self._look is None or "by_value" not in self._look.reasons.values()
@@ -138,44 +119,40 @@ class _UserFetch:
             if self._rows.counts.total() > count:
                 news.add(rule)
         self._add_targets(targets, rules)
-        if self._look is None:
-            kept = self._unsettled(news)
-        else:
+        before = self._before.progress
+        kept: States
+        if self._look is not None:
             kept, progress = self._look.settled(news)
             self._rows.add("progress", progress)
-        self._state.progress = _without_empty({**self._before.progress, **kept})
+        else:  # what the ledger has of a target's progress is of before its new events
+            kept = {
+                rule: {cycle: one._replace(settled=False) for cycle, one in before[rule].items()}
+                for rule in news & before.keys()
+            }
+        self._state.progress = _without_empty({**before, **kept})
         if source is not None:
             self._compare(due, await source.announced(self._user, position))
         if self._rows.error is not None:
             raise Unwritable(self._rows.error)
 
-    def _unsettled(self, rules: set[int]) -> States:
-        """What the ledger has of targets' progress, which is of before their new events."""
-        before = self._before.progress
-        return {
-            rule: {cycle: one._replace(settled=False) for cycle, one in before[rule].items()}
-            for rule in rules & before.keys()
-        }
-
     async def _targets(self) -> tuple[Sequence[Target], set[int], Sequence[int]]:
         """The definitions that are known, all targets that the user is in, and those to read."""
-        groups, sums = self._shared.groups, self._sums
+        groups, sums, look = self._shared.groups, self._sums, None
         if groups is not None:
             look = await groups.look(self._fan, self._user, self._before, self._proven)
-            self._look = look
-            sums.requests += look is not None
-            sums.groups_refused = int(look is None)
-        if self._look is None:
+            sums.requests, sums.groups_refused = int(look is not None), int(look is None)
+        if look is None:
             targets, read = await self._fan.targets(self._user)
             rules = {*read}
-            sums.by_events = len(read)
             sums.requests += self._options.fetch_targets
         else:
-            targets, rules, read = self._look.targets, {*self._look.reasons}, self._look.read
-            why = Counter(self._look.reasons.values())
-            sums.by_events, sums.no_record = len(read), why["no_record"]
+            targets, rules, read = look.targets, {*look.reasons}, look.read
+            why = Counter(look.reasons.values())
             sums.by_update, sums.by_value = why["by_update"], why["by_value"]
+            sums.no_record = why["no_record"]
+        sums.by_events = len(read)
         sums.targets = len(rules) if self._options.fetch_targets else 0
+        self._look = look
         return targets, rules, read
 
     def _compare(self, due: Sequence[Announced], meanwhile: Sequence[Announced]) -> None:
@@ -187,17 +164,18 @@ class _UserFetch:
                 for _, _, row in self._stored_rows(rule):
                     yield EventIds(rule, row["event_log_id"], row.get("unique_id"))
 
-        def wanted(announced: Sequence[Announced]) -> list[Announced]:
-            return [
-                one
-                for one in announced
-                if (not asked or asked.intersection(one.rule_ids))
-                # Where parts may have left, only log ids are known of the events in them.
-                and not (moved and one.event_log_id is None)
-            ]
+        def is_wanted(one: Announced) -> bool:
+            # Where parts may have left, only log ids are known of the events in them.
+            known = not moved or one.event_log_id is not None
+            return known and (not asked or not asked.isdisjoint(one.rule_ids))
 
-        before, events = self._before.unmatched, self._rows.ids or ()
-        compared = compare(before, events, wanted(due), wanted(meanwhile), written)
+        compared = compare(
+            self._before.unmatched,
+            self._rows.ids or (),
+            [*filter(is_wanted, due)],
+            [*filter(is_wanted, meanwhile)],
+            written,
+        )
         self._state.unmatched = compared.unmatched
         for found, settled in ((compared.new, False), (compared.settled, True)):
             self._rows.add("announcements", [columns(one, settled=settled) for one in found])
@@ -209,16 +187,12 @@ class _UserFetch:
 
         The user is in `rules`; of some of them the definition may not have been asked for.
         """
-        before, marks = self._before.marks, self._state.marks
-        digests: dict[int, bytes] = {}
+        marks, digests = self._state.marks, dict[int, bytes]()
+        known = {rule: mark.target for rule, mark in self._before.marks.items()}
         for target in targets:
             digests[target.id] = _digest(digests.get(target.id, b""), target)
-        changed = [
-            target
-            for target in targets
-            if target.id not in before or before[target.id].target != digests[target.id]
-        ]
-        left = [rule for rule, mark in before.items() if mark.target and rule not in rules]
+        changed = [one for one in targets if known.get(one.id) != digests[one.id]]
+        left = [rule for rule, digest in known.items() if digest and rule not in rules]
         if not self._options.fetch_targets:
             left = []
         self._rows.stats.names.update((target.id, target.name or "") for target in changed)
@@ -227,11 +201,9 @@ class _UserFetch:
             [{"enrolled": True, **plain(target), "raw": target.raw} for target in changed]
             + [{"enrolled": False, "id": rule} for rule in left],
         )
-        for rule in rules:
-            mark = marks.get(rule, Mark())
-            marks[rule] = replace(mark, target=digests.get(rule, mark.target))
-        for rule in left:
-            marks[rule] = replace(marks[rule], target=None)
+        for rule in (*rules, *left):
+            digest = None if rule in left else digests.get(rule, known.get(rule))
+            marks[rule] = replace(marks.get(rule, Mark()), target=digest)
 
     async def _fetch_target(self, rule: int) -> None:
         """Encode a target's new events, and those that vanished or came back.
@@ -241,47 +213,52 @@ class _UserFetch:
         """
         start = self._before.marks.get(rule, Mark()).checkpoint
         deleted = Counter(self._before.deleted.get(rule, {}))
+        if not start.row and not deleted:
+            await self._walk(rule, START, partial(self._write, rule))  # none of it is in files
+            return
         kept: list[TargetEvent] = []
         raw: list[bytes | None] = []
-
-        def write(events: Sequence[TargetEvent], sent: Sequence[bytes | None]) -> None:
-            self._rows.add_events(rule, events, sent)
-            if self._options.moved:
-                self._written += [(rule, event_key(one), one.event_log_id) for one in events]
 
         def keep(events: Sequence[TargetEvent], sent: Sequence[bytes | None]) -> None:
             kept.extend(events)
             raw.extend(sent)
 
-        if not start.row and not deleted:
-            await self._walk(rule, START, write)  # none of it can be in files already
-            return
         changed = self._look is not None and self._look.reasons[rule] == "changed"
         try:
             moved = await self._walk(rule, start, keep)
         except PaginationError:  # the list has changed so much that its place is not found
             moved = True
-        if moved or (changed and not kept):
+        whole = moved or (changed and not kept)
+        if whole:
             kept.clear()
             raw.clear()
             await self._walk(rule, START, keep)
-            written = self._stored_rows(rule)
-            found = reconcile([*map(event_key, kept)], [row.key for row in written], deleted)
+        # Behind all others, no row in files can be but a deleted one.
+        written = self._stored_rows(rule) if whole else []
+        keys = [row.key for row in written] if whole else [*deleted.elements()]
+        found = reconcile([*map(event_key, kept)], keys, deleted)
+        if whole:
             self._sums.late_events += found.late
             self._sums.vanished_events += len(found.vanished)
             self._sums.reconciled_targets += bool(found.late or found.vanished)
-        else:
-            # No row in files but a deleted one can be among those behind all others.
-            found = reconcile([*map(event_key, kept)], [*deleted.elements()], deleted)
-            written = self._stored_rows(rule) if found.restored else []
+        elif found.restored:
+            written = self._stored_rows(rule)
         by_key = {row.key: row for row in written}
         back = [by_key[event_key(kept[index])] for index in found.restored]
         for gone, rows in (True, [written[index] for index in found.vanished]), (False, back):
             self._rows.add("vanished", [{"deleted": gone, **row.columns} for row in rows])
-        write([kept[index] for index in found.new], [raw[index] for index in found.new if raw])
+        new = [kept[index] for index in found.new]
+        self._write(rule, new, [raw[index] for index in found.new if raw])
         self._state.deleted = _without_empty({**self._state.deleted, rule: found.deleted})
 
-    async def _walk(self, rule: int, start: Checkpoint, take: _Write) -> bool:
+    def _write(
+        self, rule: int, events: Sequence[TargetEvent], sent: Sequence[bytes | None]
+    ) -> None:
+        self._rows.add_events(rule, events, sent)
+        if self._options.moved:
+            self._written += [(rule, event_key(one), one.event_log_id) for one in events]
+
+    async def _walk(self, rule: int, start: Checkpoint, take: _Take) -> bool:
         """Walk over a target's events behind `start`, and `take` them page by page.
 
         Returns whether rows before `start` have changed places or number.
@@ -291,51 +268,40 @@ class _UserFetch:
             async with aclosing(pager.stream()) as pages:
                 async for page in pages:
                     raw = raw_rows(page.body, page.events) if self._options.raw else ()
-                    take(_with_rule(page.events, rule), raw)
+                    take([_of_target(rule, event) for event in page.events], raw)
                     del page  # a body of its own: it need not wait for that of the next one
         finally:
             self._sums.requests += pager.report.requests
         report, end = pager.report, pager.checkpoint
         self._state.marks[rule] = Mark.of(end, self._state.marks.get(rule, Mark()).target)
-        return _moved(start, end, report)
+        counted = report.total if report.dialect.total == "rows" else end.row
+        return (
+            report.moved
+            or (report.no_record and start.row > 0)
+            or end.row != start.row + report.events
+            or counted not in {None, end.row}
+        )
 
     def _stored_rows(self, rule: int) -> list[StoredRow]:
         """A target's rows in files; where parts may have left, only their ids."""
+        directory, read = self._shared.directory, self._shared.format.read_events
         if self._options.moved:
-            return [
-                StoredRow(key, rule, {"event_log_id": number, "target_rule_id": rule})
+            rows = [
+                StoredRow(key, of, {"event_log_id": number, "target_rule_id": of})
                 for of, key, number in self._ledger.written(self._user)
-                if of == rule
             ]
-        return [
-            row
-            for part, start, length in self._ledger.row_ranges(self._user)
-            for row in self._shared.format.read_events(
-                self._shared.directory.part("events", part), start, length
-            )
-            if row.rule == rule
-        ]
+        else:
+            rows = [
+                row
+                for part, start, length in self._ledger.row_ranges(self._user)
+                for row in read(directory.part("events", part), start, length)
+            ]
+        return [row for row in rows if row.rule == rule]
 
 
-def _moved(start: Checkpoint, end: Checkpoint, report: PagingReport) -> bool:
-    """Whether rows before `start` have changed places or number."""
-    counted = report.total if report.dialect.total == "rows" else end.row
-    return (
-        report.moved
-        or (report.no_record and start.row > 0)
-        or end.row != start.row + report.events
-        or counted not in {None, end.row}
-    )
-
-
-def _with_rule(events: Sequence[TargetEvent], rule: int) -> Sequence[TargetEvent]:
-    """The events, with the target that they were asked for where the server does not say."""
-    if all(map(_rule, events)):
-        return events
-    return [
-        attrs.evolve(event, target_rule_id=rule) if event.target_rule_id is None else event
-        for event in events
-    ]
+def _of_target(rule: int, event: TargetEvent) -> TargetEvent:
+    """An event, with the target that it was asked for where the server does not say."""
+    return event if event.target_rule_id is not None else attrs.evolve(event, target_rule_id=rule)
 
 
 def _digest(before: bytes, target: Target) -> bytes:

@@ -205,7 +205,7 @@ async def plan(
         session = client.session.with_options(wait_for_limits=True)
         asked = -session.counts.requests
         session.dialect = session.dialect.fill_from(Dialect(**state.dialect))
-        fetcher = UserFetcher.of(directory, options, state)
+        fetcher = UserFetcher(directory, options, state)
         async with aclosing(FanOut(session, [*chosen], options, fetcher.fetch).results()) as found:
             results = {chosen[one.record.user_id]: one async for one in found}
         asked += session.counts.requests

@@ -192,7 +192,7 @@ class _Run:
         summary.finished = False
         self._timeline.resume(state.timeline, summary.seconds)
         summary.groups_off = None
-        self._fetcher = UserFetcher.of(self._directory, options, state)
+        self._fetcher = UserFetcher(self._directory, options, state)
         self._writer = PartWriter(self._directory, self._fetcher.format, options.limits, state)
 
     @property
