@@ -2,7 +2,7 @@
 
 - `knees`: the server serves so many requests at a time, 50 ms each; more wait in a line, beyond
   which they are refused (503). How near the adaptive limit comes to the best fixed one, which is
-  searched first; then while the knee moves.
+  searched first.
 - `refusals`: the server, 20 ms away, asks for a pause of whole seconds (429): at random whatever
   the pace, as with a key that is shared with tills; after others used up the first of its windows
   of 6 s; beyond 50 requests in any second, and after half of the time 100.
@@ -46,7 +46,6 @@ Second: TypeAlias = Counter[int | None]
 
 KNEES = [(4, 8), (16, 16), (32, 100)]
 FIXED = [2, 4, 6, 8, 12, 16, 24, 32, 48, 64]
-MOVES = {0: 16, 10: 48, 20: 6}
 BUDGET = 100
 FAULTS = {
     "503": Fault.http(503),
@@ -200,32 +199,24 @@ def refused(seconds: list[Second]) -> float:
 def knees(seconds: int = 15) -> Iterator[str]:
     """Fixed limits and the adaptive one."""
 
-    def swept(concurrency: int | AdaptiveConcurrency, seconds: int, **knee: Any) -> list[Second]:
-        sandbox, retry = server(latency=0.05, **knee), RetryPolicy(quota=10**6)
+    def swept(
+        concurrency: int | AdaptiveConcurrency, seconds: int, capacity: int, places: int
+    ) -> list[Second]:
+        sandbox = server(latency=0.05, capacity=capacity, queue_limit=places)
+        retry = RetryPolicy(quota=10**6)
         client = lambda url: ours(url, concurrency=concurrency, retry=retry)  # noqa: E731
-
-        def move(second: int) -> None:
-            if not knee:
-                sandbox.settings.capacity = MOVES.get(second, sandbox.settings.capacity)
-
-        return asyncio.run(by_second(sandbox, client, seconds, move))
+        return asyncio.run(by_second(sandbox, client, seconds))[2:]
 
     limits, rates = ("knee", "best fixed limit"), ("best fixed, requests/s", "adaptive, requests/s")
     yield table((*limits, *rates, "share", "refused"))
-    for capacity, places in KNEES:
-        knee = {"capacity": capacity, "queue_limit": places}
-        fixed = {limit: swept(limit, 5, **knee)[2:] for limit in FIXED if limit <= 2 * capacity}
+    for knee in KNEES:
+        fixed = {limit: swept(limit, 5, *knee) for limit in FIXED if limit <= 2 * knee[0]}
         clean = {limit: served(each) for limit, each in fixed.items() if refused(each) <= 0.01}
         best = max(clean, key=lambda limit: clean[limit])
-        adaptive = swept(AdaptiveConcurrency(), seconds, **knee)
-        rate = served(adaptive[2:])
-        shown = (f"{clean[best]:.1f}", f"{rate:.1f}", f"{rate / clean[best]:.3f}")
-        yield line(capacity, best, *shown, f"{refused(adaptive):.4f}")
-    moved = swept(AdaptiveConcurrency(), 30)
-    capacities = [MOVES[second // 10 * 10] / 0.05 for second in range(30)]
-    shares = [served([one]) / most for one, most in zip(moved, capacities, strict=True)]
-    yield f"\nA knee that moves ({MOVES}), share of the capacity, second by second:"
-    yield ", ".join(f"{share:.2f}" for share in shares)
+        adaptive = swept(AdaptiveConcurrency(), seconds, *knee)
+        rate, least = served(adaptive), clean[best]
+        shares = (f"{rate / least:.3f}", f"{refused(adaptive):.4f}")
+        yield line(knee[0], best, f"{least:.1f}", f"{rate:.1f}", *shares)
 
 
 CLIENTS: dict[str, Callable[[str, float], Coroutine[Any, Any, None]]] = {

@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,6 @@ from capillary_targets.sweep import SweepOptions, run
 from tests.needs import program
 
 ROOT = Path(__file__).parent.parent
-TARGETS = 20
-ACK_WAIT = 4
 BACKLOG = 2_000
 """Pushes that wait at most."""
 
@@ -59,6 +58,7 @@ async def broker(directory: Path) -> AsyncIterator[str]:
         assert server.stderr is not None
         address = ""
         while b"Server is ready" not in (line := await server.stderr.readline()):
+            assert line, "the server ended"
             if b"Listening for client connections on " in line:
                 address = line.decode().split()[-1]
         reading = asyncio.create_task(server.stderr.read())
@@ -67,29 +67,49 @@ async def broker(directory: Path) -> AsyncIterator[str]:
         await reading
 
 
+def example(module: str, environment: dict[str, str]) -> AbstractAsyncContextManager[Any]:
+    """The receiver or the worker of `examples/worker`."""
+    quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
+    command = (sys.executable, "-m", f"examples.worker.{module}")
+    return process(*command, env=environment, cwd=ROOT, **quiet)
+
+
+def pushing(sandbox: Sandbox, broker: str, scale: float) -> dict[str, str]:
+    """Let the sandbox push to a free port; the environment of the receiver and the worker there."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sandbox.settings.notify = f"http://127.0.0.1:{port}/capillary"
+    sandbox.settings.notify_headers = {"X-Webhook-Secret": "s3cret"}
+    sandbox.settings.notify_time_scale = scale
+    return os.environ | {
+        "CAPILLARY_BASE_URL": sandbox.url,
+        "CAPILLARY_USERNAME": sandbox.settings.username,
+        "CAPILLARY_PASSWORD": sandbox.settings.password,
+        "NATS_URL": broker,
+        "DOOR_PORT": str(port),
+        "WEBHOOK_SECRET": "s3cret",
+        "WORKER_ACK_WAIT": "1",
+    }
+
+
 async def killing(sandbox: Sandbox, environment: dict[str, str], every: int, until: Any) -> int:
-    """Keep receiver and worker running, and kill one of them after each `every` pushes.
+    """Keep receiver and worker running until a task is done; how many times one was killed.
 
     Args:
         sandbox: whose pushes are counted.
         environment: of both.
         every: pushes from one kill to the next.
-        until: a task; when it is done, both are killed for good.
-
-    Returns:
-        How many times one was killed.
+        until: the task.
     """
     kills = 0
 
     async def stay(module: str, turn: int) -> None:
-        """One of the two, started again as often as it is killed."""
         nonlocal kills
+        delivered = sandbox.notifications.counts
         while not until.done():
-            command = (sys.executable, "-m", f"examples.worker.{module}")
-            quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
-            async with process(*command, env=environment, cwd=ROOT, **quiet) as running:
-                due = (sandbox.notifications.counts["delivered"] // every + turn + 1) * every
-                while not until.done() and sandbox.notifications.counts["delivered"] < due:
+            async with example(module, environment) as running:
+                due = (delivered["delivered"] // every + turn + 1) * every
+                while not until.done() and delivered["delivered"] < due:
                     if running.returncode is not None:
                         raise RuntimeError(f"the {module} ended by itself: {running.returncode}")
                     await asyncio.sleep(0.05)
@@ -106,29 +126,28 @@ async def settled(js: JetStreamContext, sandbox: Sandbox) -> None:
     """Wait until every push is delivered, and every message acknowledged or buried."""
     await sandbox.notifications.drained()
     while True:
-        try:
+        with suppress(NotFoundError):
             info = await js.consumer_info("MEMBERS", "settler")
-        except NotFoundError:
-            info = None
-        if info is not None and not (info.num_pending or info.num_ack_pending):
-            return
+            if not (info.num_pending or info.num_ack_pending):
+                return
         await asyncio.sleep(0.05)
 
 
-async def bodies(js: JetStreamContext, stream: str, subject: str) -> AsyncGenerator[bytes, None]:
+async def bodies(js: JetStreamContext, stream: str, subject: str) -> list[bytes]:
     """Every message of a subject."""
     try:
         found = await js.stream_info(stream, subjects_filter=subject)
     except NotFoundError:
-        return
+        return []
     reading = await js.subscribe(subject, stream=stream, ordered_consumer=True)
-    for _ in range(sum((found.state.subjects or {}).values())):
-        yield (await reading.next_msg(timeout=30)).data
+    count = sum((found.state.subjects or {}).values())
+    messages = [(await reading.next_msg(timeout=30)).data for _ in range(count)]
     await reading.unsubscribe()
+    return messages
 
 
 async def measure(
-    changes: int, *, targets: int = TARGETS, every: int = 500, ack_wait: float = ACK_WAIT
+    changes: int, *, targets: int = 20, every: int = 500, ack_wait: int = 4
 ) -> dict[str, Any]:
     """One change of each of so many pairs of a member and a target; the figures of all of it.
 
@@ -152,40 +171,34 @@ async def measure(
 
         sandbox.counts.clear()
         started = time.monotonic()
-        world, settings = sandbox.world, sandbox.settings
+        world, settings, pushes = sandbox.world, sandbox.settings, sandbox.notifications
         pairs = [(user, rule.id) for user in world.user_ids() for rule in world.targets(user)]
         random.Random(7).shuffle(pairs)
-        environment = _push_to_door(sandbox, url) | {"WORKER_ACK_WAIT": str(ack_wait)}
+        environment = pushing(sandbox, url, 0.1) | {"WORKER_ACK_WAIT": str(ack_wait)}
         settings.notify_duplicates = settings.notify_early = 0.1
         settings.notify_losses = 0.05
 
-        async def change() -> list[tuple[int, int, int | None]]:
-            made = []
+        async def change() -> set[tuple[int, int, int | None]]:
+            made = set()
             for user, rule in pairs:
-                made.append((user, rule, world.add_event(user, rule, value="0.01").event_log_id))
-                while len(sandbox.notifications) > BACKLOG or len(made) % 100 == 0:
-                    await asyncio.sleep(0.01)
-                    if len(sandbox.notifications) <= BACKLOG:
-                        break
+                made.add((user, rule, world.add_event(user, rule, value="0.01").event_log_id))
+                if len(made) % BACKLOG == 0:
+                    await pushes.drained()
             await settled(js, sandbox)
             return made
 
         changing = asyncio.create_task(change())
         kills = await killing(sandbox, environment, every, changing)
-        truth = {*await changing}
+        truth = await changing
         seconds, requests = time.monotonic() - started, sandbox.counts["trackedTargetEvents"]
 
         told = set()
-        async with aclosing(bodies(js, "MEMBERS", "members.notified")) as notified:
-            async for body in notified:
-                notification = parse(body)
-                await store.begin(notification)
-                told.add(notification.event_log_id)
-        published: Counter[tuple[int, int, int | None]] = Counter()
-        async with aclosing(bodies(js, "EVENTS", "events.*")) as events:
-            async for body in events:
-                row = msgspec.json.decode(body)
-                published[row["customer_id"], row["target_rule_id"], row["event_log_id"]] += 1
+        for body in await bodies(js, "MEMBERS", "members.notified"):
+            notification = parse(body)
+            await store.begin(notification)
+            told.add(notification.event_log_id)
+        rows = map(msgspec.json.decode, await bodies(js, "EVENTS", "events.*"))
+        published = Counter(map(itemgetter("customer_id", "target_rule_id", "event_log_id"), rows))
         announced = {one for one in truth if one[2] in told}
         summary = await run(client, world.user_ids(), directory / "swept", sweep)
         listed = {
@@ -193,12 +206,12 @@ async def measure(
             for part in (directory / "swept" / "announcements").glob("part-*")
             for row in map(msgspec.json.decode, part.read_bytes().splitlines())
         }
-        buried = [one async for one in bodies(js, "MEMBERS", "members.dead")]
+        buried = await bodies(js, "MEMBERS", "members.dead")
     return {
         "changes": len(truth),
         "announced": len(announced),
-        "never announced": sandbox.notifications.counts["lost"],
-        "pushes": sandbox.notifications.counts["delivered"],
+        "never announced": pushes.counts["lost"],
+        "pushes": pushes.counts["delivered"],
         "kills": kills,
         "published once": sum(published[one] == 1 for one in announced),
         "published twice or more": sum(count > 1 for count in published.values()),
@@ -209,23 +222,6 @@ async def measure(
         "found, and truly never announced": len(listed & (truth - announced)),
         "announced and not found by the sweep": summary.missing_events,
         "seconds": round(seconds, 1),
-    }
-
-
-def _push_to_door(sandbox: Sandbox, url: str) -> dict[str, str]:
-    """Let the sandbox push to a free port; the environment of the receiver and the worker there."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    sandbox.settings.notify = f"http://127.0.0.1:{port}/capillary"
-    sandbox.settings.notify_headers = {"X-Webhook-Secret": "s3cret"}
-    sandbox.settings.notify_time_scale = 0.1
-    return os.environ | {
-        "CAPILLARY_BASE_URL": sandbox.url,
-        "CAPILLARY_USERNAME": sandbox.settings.username,
-        "CAPILLARY_PASSWORD": sandbox.settings.password,
-        "NATS_URL": url,
-        "DOOR_PORT": str(port),
-        "WEBHOOK_SECRET": "s3cret",
     }
 
 

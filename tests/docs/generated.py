@@ -112,7 +112,7 @@ def statuses() -> str:
 
 def nights() -> str:
     """What nights of 50 million members cost, by arithmetic."""
-    return "\n".join(simulate(50_000_000))
+    return simulate(50_000_000)
 
 
 def contradictions() -> str:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ import aiohttp
 import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
-from tests.needs import program, required
+from tests.needs import required
 
 required("faststream", "nats", programs=("nats-server",))
 
@@ -27,30 +24,16 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from benchmarks.notifications import measure
+from benchmarks.notifications import bodies, example, measure, pushing
+from benchmarks.notifications import broker as nats_server
 
-ROOT = Path(__file__).parent.parent.parent
 USERS = 6
 
 
 @pytest.fixture
 async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
-    """A NATS server of its own, on a free port."""
-    server = await asyncio.create_subprocess_exec(
-        *(program("nats-server"), "-js", "-a", "127.0.0.1", "-p", "-1", "-sd", str(tmp_path)),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert server.stderr is not None
-    address = ""
-    while b"Server is ready" not in (line := await server.stderr.readline()):
-        assert line, "the server ended"
-        if b"Listening for client connections on " in line:
-            address = line.decode().split()[-1]
-    reading = asyncio.create_task(server.stderr.read())
-    yield f"nats://{address}"
-    server.terminate()
-    await reading
-    await server.wait()
+    async with nats_server(tmp_path) as url:
+        yield url
 
 
 @pytest.fixture
@@ -72,56 +55,24 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-Process = asyncio.subprocess.Process
 Worker = Callable[[], Any]
 
 
 @pytest.fixture
-def worker(nats_url: str, sandbox: Sandbox) -> Worker:
-    """Starts workers; what still runs at the end of the block is killed."""
-    return _starter("examples.worker.worker", worker_environment(nats_url, sandbox))
+def environment(nats_url: str, sandbox: Sandbox) -> dict[str, str]:
+    return pushing(sandbox, nats_url, 0.01)
 
 
 @pytest.fixture
-def receiver(nats_url: str, sandbox: Sandbox) -> Worker:
+def worker(environment: dict[str, str]) -> Worker:
+    """Starts workers; what still runs at the end of the block is killed."""
+    return partial(example, "worker", environment)
+
+
+@pytest.fixture
+def receiver(environment: dict[str, str]) -> Worker:
     """Starts the receiver, always on the same port, where the sandbox pushes to."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    sandbox.settings.notify = f"http://127.0.0.1:{port}/capillary"
-    sandbox.settings.notify_headers = {"X-Webhook-Secret": "s3cret"}
-    sandbox.settings.notify_time_scale = 0.01
-    environment = worker_environment(nats_url, sandbox)
-    environment |= {"DOOR_PORT": str(port), "WEBHOOK_SECRET": "s3cret"}
-    return _starter("examples.worker.receiver", environment)
-
-
-def worker_environment(nats_url: str, sandbox: Sandbox) -> dict[str, str]:
-    return os.environ | {
-        "CAPILLARY_BASE_URL": sandbox.url,
-        "CAPILLARY_USERNAME": sandbox.settings.username,
-        "CAPILLARY_PASSWORD": sandbox.settings.password,
-        "NATS_URL": nats_url,
-        "WORKER_ACK_WAIT": "1",
-    }
-
-
-def _starter(module: str, environment: dict[str, str]) -> Worker:
-    @asynccontextmanager
-    async def started() -> AsyncIterator[Process]:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module),
-            env=environment,
-            cwd=ROOT,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-    return started
+    return partial(example, "receiver", environment)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -152,11 +103,7 @@ async def all_done(js: JetStreamContext, consumer: str = "worker") -> None:
 
 
 async def messages(js: JetStreamContext, stream: str, subject: str) -> list[dict[str, Any]]:
-    found = await js.subscribe(subject, stream=stream, ordered_consumer=True)
-    count = (await js.stream_info(stream, subjects_filter=subject)).state.subjects or {}
-    read = [await found.next_msg(timeout=10) for _ in range(sum(count.values()))]
-    await found.unsubscribe()
-    return [json.loads(message.data, parse_float=Decimal) for message in read]
+    return [json.loads(one, parse_float=Decimal) for one in await bodies(js, stream, subject)]
 
 
 async def events(js: JetStreamContext) -> Counter[tuple[Any, ...]]:
