@@ -284,18 +284,16 @@ class _UserFetch:
 
     def _stored_rows(self, rule: int) -> list[StoredRow]:
         """A target's rows in files; where parts may have left, only their ids."""
-        directory, read = self._shared.directory, self._shared.format.read_events
-        if self._options.moved:
-            rows = [
-                StoredRow(key, of, {"event_log_id": number, "target_rule_id": of})
-                for of, key, number in self._ledger.written(self._user)
-            ]
-        else:
-            rows = [
-                row
-                for part, start, length in self._ledger.row_ranges(self._user)
-                for row in read(directory.part("events", part), start, length)
-            ]
+        rows: list[StoredRow] = []
+        for name, start, length, written in self._ledger.row_ranges(self._user):
+            if self._options.moved:
+                rows += [
+                    StoredRow(key, of, {"event_log_id": number, "target_rule_id": of})
+                    for of, key, number in written
+                ]
+            else:
+                path = self._shared.directory.part("events", name)
+                rows += self._shared.format.read_events(path, start, length)
         return [row for row in rows if row.rule == rule]
 
 

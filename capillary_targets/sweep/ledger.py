@@ -297,24 +297,18 @@ class Ledger:
         )
         return row and str(row[0])
 
-    def row_ranges(self, user: int) -> list[tuple[str, int, int]]:
-        """Where a user's events are: part, start and length.
+    def row_ranges(self, user: int) -> Iterator[tuple[str, int, int, list[WrittenRow]]]:
+        """Where a user's events are: part, start and length; and, with `moved`, which they are.
 
-        Those are bytes of a JSON Lines file, rows of a Parquet file.
+        The places are bytes of a JSON Lines file, rows of a Parquet file.
         """
         found = self._db.execute(
-            "SELECT name, start, length FROM row_ranges JOIN parts "
+            "SELECT name, start, length, written FROM row_ranges JOIN parts "
             "ON number = part AND kind = 'events' WHERE user_id = ? ORDER BY part",
             (user,),
         )
-        return found.fetchall()
-
-    def written(self, user: int) -> list[WrittenRow]:
-        """A user's rows in files, in directories whose parts may leave."""
-        found = self._db.execute(
-            "SELECT written FROM row_ranges WHERE user_id = ? ORDER BY part", (user,)
-        )
-        return [row for (rows,) in found for row in _WRITTEN.decode(rows)]
+        for name, start, length, written in found:
+            yield name, start, length, _WRITTEN.decode(written)
 
     def failures(self) -> Iterator[tuple[int, bool, str]]:
         """Failed users: whether the service refuses them for good, and the details as JSON."""
@@ -327,10 +321,6 @@ class Ledger:
     def checkpoint(self) -> None:
         """Merge the log into the database file."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-    def next_part(self) -> int:
-        """The number of the next part."""
-        return int(self._one("SELECT coalesce(max(number) + 1, 0) FROM parts")[0])
 
     def parts(self) -> list[PartRecord]:
         """The files of all parts."""

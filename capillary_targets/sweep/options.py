@@ -18,8 +18,6 @@ from .stats import EXACT, EventStats, SavedTimeline
 
 __all__ = ["PartLimits", "RunState", "Summary", "SweepOptions", "SweepRefused", "SweepStopped"]
 
-DETECT: Final = ("events", "groups")
-
 
 class SweepRefused(UsageError):
     """Nothing was begun: the list of users, the directory or an option does not fit."""
@@ -88,8 +86,12 @@ class SweepOptions(UserQuery):
             )
         if self.notifications is not None and self.period is not None:
             raise UsageError("notifications are about all periods: leave out period")
-        if self.detect not in DETECT:
-            raise UsageError(f"detect must be one of {', '.join(DETECT)}, not {self.detect!r}")
+        for name, given, choices in (
+            ("format", self.format, ("jsonl", "parquet")),
+            ("detect", self.detect, ("events", "groups")),
+        ):
+            if given not in choices:
+                raise UsageError(f"{name} must be one of {', '.join(choices)}, not {given!r}")
         if self.full_every < 1:
             raise UsageError(f"full_every must be a number of runs, 1 or more: {self.full_every}")
         if self.max_failures is not None and not self.max_failures >= 0:

@@ -26,7 +26,6 @@ from .stats import EXACT, Columns, EventStats
 __all__ = [
     "BATCH_ROWS",
     "EVENT_FIELDS",
-    "FORMATS",
     "KINDS",
     "PROGRESS_FIELDS",
     "EncodedRows",
@@ -72,7 +71,6 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 """The kinds of parts: their columns and the types of those. With `raw` there is one more."""
 
-FORMATS: Final = ("jsonl", "parquet")
 EVENT_FIELDS: Final = tuple(columns_of(TargetEvent))
 _TARGET_FIELDS: Final = tuple(columns_of(Target))
 BATCH_ROWS: Final = 2_000

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
-from attrs import define, evolve, field
+from attrs import evolve
 
 from capillary_targets.client import TargetsClient
 from capillary_targets.contract import Finding
@@ -31,7 +31,7 @@ from capillary_targets.session import Session
 
 from .atomic import AtomicFile, reason_of, sync_directory
 from .fetch import UserFetcher
-from .ledger import Ledger, is_locked
+from .ledger import is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
 from .report import collect, write_report
 from .rows import encode
@@ -98,7 +98,6 @@ async def run(
     if options.page_size is None:
         options = evolve(options, page_size=client.page_size)
     format_named(options.format, raw=options.raw)  # refused before anything is written
-    known = client.session.settings
     if options.notifications is not None:
         try:
             await options.notifications.announced(0)
@@ -106,6 +105,7 @@ async def run(
             raise SweepRefused(
                 f"{error.message}; name the store that your handler writes"
             ) from error
+    known = client.session.settings
     settings = options.settings(str(known.base_url), known.auth.account)
     if options.retry_failed and not (Path(out) / LEDGER).exists():
         raise SweepRefused(f"{out} holds no sweep whose failed users could be asked again")
@@ -123,8 +123,12 @@ async def run(
                 "name another directory"
             ) from error
         session = client.session.with_options(wait_for_limits=True)
-        timeline = timeline or RequestTimeline(clock)
-        sweep = _Run(session, directory, options, timeline, progress, clock, state)
+        sweep = _Run(
+            *(session, directory, options, state),
+            timeline=timeline or RequestTimeline(clock),
+            progress=progress,
+            clock=clock,
+        )
         if options.retry_failed:
             users = [user for user, *_ in directory.ledger.failures()]
         return await sweep.run(users)
@@ -162,66 +166,56 @@ def _connections() -> int:
     return spare
 
 
-@define
 class _Run:
-    _session: Session
-    _directory: Directory
-    _options: SweepOptions
-    _timeline: RequestTimeline
-    _progress: Callable[[Summary], None] | None
-    _clock: Callable[[], float]
-    _state: RunState
-    _writer: PartWriter = field(init=False)
-    _fetcher: UserFetcher = field(init=False)
-    _summary: Summary = field(init=False)
-    _whole: bool = field(init=False)
-    """Whether the run is finished with this session's users."""
-    _started: float = field(init=False)
-    _earlier: tuple[int, int, float] = field(init=False)
-    _unreached: list[Exception] = field(init=False, factory=list)
-    """Of the latest users, whom no answer reached."""
-    _reached: bool = field(init=False, default=False)
+    """One session. `_unreached` are the errors of the latest users whom no answer reached."""
 
-    def __attrs_post_init__(self) -> None:
-        self._started, options, state = self._clock(), self._options, self._state
-        summary = self._summary = state.summary
-        self._earlier = (summary.requests, summary.retries, summary.seconds)
-        self._whole = summary.finished or not options.retry_failed
-        summary.run = self._ledger.run
+    def __init__(
+        self,
+        session: Session,
+        directory: Directory,
+        options: SweepOptions,
+        state: RunState,
+        *,
+        timeline: RequestTimeline,
+        progress: Callable[[Summary], None] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._session, self._directory, self._options = session, directory, options
+        self._timeline, self._progress, self._clock = timeline, progress, clock
+        self._ledger, self._state = directory.ledger, state
+        self._summary = summary = state.summary
+        self._whole = summary.finished or not options.retry_failed  # with this session's users
+        self._earlier, self._started = evolve(summary), clock()
+        self._reached, self._unreached = False, list[Exception]()
+        summary.run, summary.finished, summary.groups_off = self._ledger.run, False, None
         summary.bad_lines = summary.skipped = summary.failed = summary.refused = 0
-        summary.finished = False
-        self._timeline.resume(state.timeline, summary.seconds)
-        summary.groups_off = None
-        self._fetcher = UserFetcher(self._directory, options, state)
-        self._writer = PartWriter(self._directory, self._fetcher.format, options.limits, state)
-
-    @property
-    def _ledger(self) -> Ledger:
-        return self._directory.ledger
+        timeline.resume(state.timeline, summary.seconds)
+        self._fetcher = UserFetcher(directory, options, state)
+        self._writer = PartWriter(directory, self._fetcher.format, options.limits, state)
+        # What earlier runs learned of the server's pagination saves a request or two here.
+        session.dialect = session.dialect.fill_from(Dialect(**state.dialect))
+        if session.watch is not None:
+            session.watch.know(map(Finding.from_dict, state.drift))
 
     async def run(self, users: Users) -> Summary:
         """To the end of the list, or as far as it goes."""
-        session = self._session
-        # What earlier runs learned of the server's pagination saves a request or two here.
-        session.dialect = session.dialect.fill_from(Dialect(**self._state.dialect))
-        if session.watch is not None:
-            session.watch.know(map(Finding.from_dict, self._state.drift))
+        path = self._directory.path
         try:
-            with AtomicFile(self._directory.path / "failures.jsonl") as failures:
+            with AtomicFile(path / "failures.jsonl") as failures:
                 ended_by = await self._fetch_all(users, failures)
                 await self._commit()
                 await self._close(failures, finished=ended_by is None and self._whole)
             if ended_by is not None:
                 raise ended_by
-            write_report(self._directory.path, collect(self._ledger))
-            sync_directory(self._directory.path)
+            write_report(path, collect(self._ledger))
+            sync_directory(path)
         except CapillaryError:
             raise
         except (OSError, sqlite3.Error) as error:
             self._writer.rollback()
             raise SweepStopped(
-                f"cannot write to {self._directory.path}: {reason_of(error)}; "
-                f"{self._safe_users()}: mend that, then run the same command again to resume"
+                f"cannot write to {path}: {reason_of(error)}; {self._safe_users()}: mend that, "
+                "then run the same command again to resume"
             ) from error
         return self._summary
 
@@ -236,13 +230,8 @@ class _Run:
 
         A failing disk is raised: then the part in progress cannot be kept.
         """
-        fan = FanOut(
-            self._session,
-            self._pending_users(users, failures),
-            self._options,
-            self._fetcher.fetch,
-            most=_connections(),
-        )
+        pending, most = self._pending_users(users, failures), _connections()
+        fan = FanOut(self._session, pending, self._options, self._fetcher.fetch, most=most)
         try:
             async with aclosing(fan.results()) as results:
                 async for result in results:
@@ -274,16 +263,12 @@ class _Run:
                         failures.write(encode(told) + b"\n")
                     else:
                         ids.append(user)
-                # No await from here to the last `add`: a commit in between would move users from
-                # those in progress to the ledger.
+                # No await from here to the update: a commit in between would move users from those
+                # in progress to the ledger.
                 done = self._ledger.already_done(ids)
-                pending = []
-                for user in ids:
-                    if user in done or user in in_progress:
-                        self._summary.skipped += 1
-                    else:
-                        in_progress.add(user)
-                        pending.append(user)
+                pending = [u for u in dict.fromkeys(ids) if u not in done and u not in in_progress]
+                in_progress.update(pending)
+                self._summary.skipped += len(ids) - len(pending)
                 self._report_progress()
                 for user in pending:
                     yield user
@@ -306,8 +291,6 @@ class _Run:
             self._summary.refused += 1
         else:
             self._summary.failed += 1
-        groups = self._fetcher.groups
-        self._summary.groups_off = None if groups is None else groups.off
 
     def _check_failures(self, result: UserResult) -> None:
         """Raise `SweepStopped` where going on is of no use."""
@@ -346,18 +329,17 @@ class _Run:
             self._progress = None
 
     def _measure(self) -> None:
-        requests, retries, seconds = self._earlier
-        counts = self._session.counts
-        self._summary.requests = requests + counts.requests
-        self._summary.retries = retries + counts.retries
-        self._summary.seconds = round(seconds + self._clock() - self._started, 3)
+        earlier, counts = self._earlier, self._session.counts
+        self._summary.requests = earlier.requests + counts.requests
+        self._summary.retries = earlier.retries + counts.retries
+        self._summary.seconds = round(earlier.seconds + self._clock() - self._started, 3)
 
     def _update_state(self) -> None:
         self._measure()
         state, watch = self._state, self._session.watch
         state.timeline, state.dialect = self._timeline.saved(), self._session.dialect.to_dict()
-        if self._fetcher.groups is not None:
-            state.sends_ids = self._fetcher.groups.sends_ids
+        if (groups := self._fetcher.groups) is not None:
+            state.sends_ids, self._summary.groups_off = groups.sends_ids, groups.off
         known = [Finding.from_dict(one) for one in state.drift]
         for one in () if watch is None else watch.found:
             if one not in known:

@@ -18,14 +18,14 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, frozen
 
 from capillary_targets.errors import ApiError, UsageError
 
 from .atomic import AtomicFile, reason_of, sync_directory, temporary
 from .ledger import Ledger, PartRecord, UserRecord, is_locked
 from .options import PartLimits, RunState, Summary, SweepRefused
-from .rows import FORMATS, KINDS, EncodedRows, Format, Part, encode
+from .rows import KINDS, EncodedRows, Format, Part, encode
 
 __all__ = ["LEDGER", "Directory", "PartWriter", "UserResult", "format_named", "open_directory"]
 
@@ -85,7 +85,6 @@ class UserResult:
         }
 
 
-@define
 class PartWriter:
     """Collects users for the next part; `commit` stores all of them, or none.
 
@@ -93,28 +92,22 @@ class PartWriter:
     of which the statistics are kept here.
     """
 
-    _directory: Directory
-    _format: Format
-    _limits: PartLimits
-    state: RunState
-    in_progress: set[int] = field(init=False, factory=set)
-    _files: dict[str, Part] = field(init=False)
-    """By kind."""
-    _users: list[UserRecord] = field(init=False)
-    _failures: dict[int, tuple[str, bool]] = field(init=False)
-    _number: int = field(init=False)
-    _records: list[PartRecord] = field(init=False)
-    """Of the synced files."""
-    _since: float = field(init=False, default=0.0)
-
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self, directory: Directory, row_format: Format, limits: PartLimits, state: RunState
+    ) -> None:
+        self._directory, self._format, self._limits = directory, row_format, limits
+        self.state = state
+        self.in_progress = set[int]()
+        self._number = max((part.number for part in directory.ledger.parts()), default=-1)
         self._begin()
 
     def _begin(self) -> None:
-        self._files, self._users, self._failures = {}, [], {}
-        self._number = self._directory.ledger.next_part()
-        # No file bears the number, not even one of somebody else.
-        while any(self._path(kind).exists() for kind in KINDS):
+        self._files: dict[str, Part] = {}  # by kind
+        self._records: list[PartRecord] = []
+        self._users: list[UserRecord] = []
+        self._failures: dict[int, tuple[str, bool]] = {}
+        self._number += 1
+        while any(self._path(kind).exists() for kind in KINDS):  # somebody else's file
             self._number += 1
 
     def _path(self, kind: str) -> Path:
@@ -256,7 +249,7 @@ def _compare(directory: Directory, settings: Mapping[str, Any]) -> None:
         return
     for name, now in settings.items():
         if before.get(name) != now:
-            made = f"{name} {_shown(before.get(name))}, not {_shown(now)}"
+            made = f"{name} {before.get(name)}, not {now}"
             if name == "account":
                 made = "another account"  # only its digest is known
             raise SweepRefused(
@@ -306,20 +299,13 @@ def _fingerprint(path: Path) -> tuple[int, int, bytes]:
         return found.st_size, found.st_mtime_ns, file_digest(file, sha256).digest()
 
 
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) and value else f"{value}"
-
-
 def format_named(name: str, *, raw: bool, run: int = 1) -> Format:
     """The format of that name, for the rows of run number `run`; `raw` adds rows as sent.
 
-    Raises:
-        UsageError: there is no such format, or its extra is not installed.
+    Raises `UsageError` where its extra is not installed.
     """
     if name == "jsonl":
         return Format(raw=raw, run=run)
-    if name != "parquet":
-        raise UsageError(f"format must be one of {', '.join(FORMATS)}, not {name!r}")
     try:
         from .parquet import Parquet  # noqa: PLC0415 - pyarrow comes with an extra
     except ImportError:

@@ -52,32 +52,20 @@ _NAMES: Final = (
 _INVISIBLE: Final = dict.fromkeys([0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060])
 """Byte order marks and other characters without a width, to be deleted."""
 _PLAIN_ID: Final = re.compile("[1-9][0-9]{,17}")
-_NO_IDS: Final = (
-    ("", "empty"),
-    (
-        r"[+-]?[0-9]{1,3}(?:([,._'\u2019\s])[0-9]{2,3})*([,._'\u2019\s])[0-9]{3}",
-        "digits in groups: write the number without separators",
+_NO_IDS: Final = {
+    "": "empty",
+    r"[+-]?[0-9]{1,3}([,._'\u2019\s][0-9]{2,3})*[,._'\u2019\s][0-9]{3}": (
+        "digits in groups: write the number without separators"
     ),
-    (
-        r"(?![+-]?[0-9]{1,41}([.,][0-9]{,30})?([eE][+-]?[0-9]{1,3})?\Z)(?s:.*)",
-        "not a user id",
-    ),
-    ("[+-]?0[0-9].*", "leading zeros: not a user id but some other number"),
-)
-"""Patterns of what is no integer, in this order, and the reasons."""
+    r"(?![+-]?[0-9]{1,41}([.,][0-9]{,30})?([eE][+-]?[0-9]{1,3})?\Z)(?s:.*)": "not a user id",
+    "[+-]?0[0-9].*": "leading zeros: not a user id but some other number",
+}
+"""Patterns of what is no integer, and why; the first that matches counts."""
 _NO_TEXT: Final = re.compile("[\0\2-\x08\x0e-\x1f]")
-_LONG: Final = 2**63
-_FLOAT_EXACT: Final = 2**53
 _BINARY: Final = re.compile(
     rb"PK\x03\x04|\xd0\xcf\x11\xe0|PAR1|SQLi|%PDF|BZh|\xfd7zX|\x28\xb5\x2f\xfd"
 )
 """Beginnings of workbooks, Parquet, SQLite, PDF, bzip2, xz, zstd."""
-_BYTE_ORDER_MARKS: Final = {
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 
 
 @frozen
@@ -96,7 +84,7 @@ def parse_user_id(text: str) -> int | str:
     of its digits are there.
     """
     text = text.translate(_INVISIBLE).strip().removeprefix("=").strip("\"'").strip()
-    for pattern, reason in _NO_IDS:
+    for pattern, reason in _NO_IDS.items():
         if re.fullmatch(pattern, text):
             return reason
     number = Decimal(text.replace(",", "."))
@@ -105,9 +93,9 @@ def parse_user_id(text: str) -> int | str:
         return f"the number has {lost}"
     if number != number.to_integral_value():
         return "not a whole number"
-    if not text.lstrip("+-").isdigit() and abs(number) > _FLOAT_EXACT:
+    if not text.lstrip("+-").isdigit() and abs(number) > 2**53:  # more than a float holds
         return f"the number may have {lost}"
-    return int(number) if -_LONG <= number < _LONG else "larger than 64 bits"
+    return int(number) if -(2**63) <= number < 2**63 else "larger than 64 bits"
 
 
 def _is_user_id(text: str) -> bool:
@@ -458,11 +446,11 @@ def _decoder(name: str, head: bytes) -> io.IncrementalNewlineDecoder:
             f"the users file {name} is no text but a workbook, an archive or the like; export it "
             "as CSV, and give that"
         )
-    encoding = next((kind for mark, kind in _BYTE_ORDER_MARKS.items() if head.startswith(mark)), "")
-    if not encoding:
+    encoding = "utf-16"
+    if head[:2] not in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
         # Digits and commas in UTF-16 have a zero in every other byte.
         even, odd = (0 in head[at:4:2] for at in (0, 1))
-        encoding = "utf-8" if even == odd else "utf-16-be" if even else "utf-16-le"
+        encoding = "utf-8-sig" if even == odd else "utf-16-be" if even else "utf-16-le"
     # What is no text in that encoding cannot be part of an id.
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     return io.IncrementalNewlineDecoder(decoder, translate=True)

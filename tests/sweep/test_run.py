@@ -244,7 +244,7 @@ async def test_a_long_list_of_users_who_are_done_can_be_interrupted(swept: Swept
     [
         ({"source": "eu"}, "was made with base_url the sandbox, not eu"),
         ({"raw": True}, "was made with raw False, not True"),
-        ({"target_rule_ids": (5, 3)}, r"was made with target_rule_ids \[\], not 3, 5"),
+        ({"target_rule_ids": (5, 3)}, r"was made with target_rule_ids \[\], not \[3, 5\]"),
         ({"target_rule_ids": (5, 3), "fetch_targets": False}, "was made with target_rule_ids"),
         ({"format": "parquet"}, "was made with format jsonl, not parquet"),
     ],
