@@ -135,6 +135,12 @@ class SeenEvents:
                 index = place
         return Alignment(index, taken)
 
+    def out_of_order(self, events: tuple[TargetEvent, ...]) -> bool:
+        """Whether rows that were taken once stand in another order on a page."""
+        rows = [event for event in events if event not in self._copied]
+        places = [place for row in rows if (place := self.find(row)) is not None]
+        return places != sorted(places)
+
     def in_place(self, events: tuple[TargetEvent, ...], overlap: int) -> Alignment | None:
         """Align by position alone, if the page begins with exactly the last `overlap` rows."""
         known = self.rows[len(self.rows) - overlap :] if 0 <= overlap <= len(self.rows) else None

@@ -489,6 +489,9 @@ class Walk:
         server, seen = self._server, self._seen
         match = seen.align(window.events)
         self._locate(window, match, self._row - len(seen.rows))
+        if seen.out_of_order(window.events):
+            self._fail("rows change places: the server's order is not the same in all pages")
+            return
         if match is not None and window.request.offset > 1:
             at_head = match.at == match.taken and not seen.skipped
             server.heads = server.heads + 1 if at_head else 0

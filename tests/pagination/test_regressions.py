@@ -6,8 +6,9 @@ from collections import Counter
 from itertools import count as counting
 
 import pytest
+from attrs import define
 
-from capillary_targets import ApiError, EventsPage
+from capillary_targets import ApiError, CapillaryError, EventsPage
 from capillary_targets.models import Pagination, TargetEvent
 from capillary_targets.pagination import UNKNOWN, Checkpoint, Cursor, Dialect, Walk
 
@@ -220,3 +221,25 @@ def test_rows_like_the_last_before_the_end_of_a_long_list(offset: str, alike: se
         batches = walk.feed(requests[0], EventsPage(events, page.pagination))
         got += [event for batch in batches for event in batch.page.events]
     assert walk.error or got == list(rows)
+
+
+@define
+class Replicas(Server):
+    """Two servers in turns, whose rows of one date stand in the opposite order."""
+
+    tied: int = 2
+
+    def page(self, limit: int, offset: int) -> EventsPage | CapillaryError:
+        ties = range(0, len(self.rows), self.tied)
+        self.rows = [row for at in ties for row in self.rows[at : at + self.tied][::-1]]
+        return super().page(limit, offset)
+
+
+@pytest.mark.parametrize("total", ["rows", "pages", "absent"])
+@pytest.mark.parametrize("offset", ["page", "row"])
+@pytest.mark.parametrize("tied", [2, 3, 10, 200])
+def test_an_order_that_is_another_in_every_page(tied: int, offset: str, total: str) -> None:
+    for count in (20, 35, 100, 173):
+        server = Replicas.of(count, Speech(offset=offset, total=total), tied=tied)
+        driven = drive(Walk(10), server, most=150)
+        assert driven.walk.error or sorted(driven.ids) == list(range(count))
