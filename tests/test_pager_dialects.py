@@ -195,7 +195,7 @@ async def test_a_page_is_behind_the_place_once_it_is_given_out(sandbox: Sandbox)
 @pytest.mark.parametrize(
     "change",
     [
-        lambda world, at: world.delete_events(*at, slice(0, 9)),
+        lambda world, at: world.delete_events(*at, slice(0, 8)),
         lambda world, at: world.delete_events(*at, slice(5, 15)),
         lambda world, at: [world.insert_late(*at, at=3) for _ in range(12)],
         lambda world, at: [world.add_event(*at) for _ in range(12)],

@@ -5,19 +5,16 @@ Sources: contract §6 and §7, and §11 for the look-ups.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from random import Random
 
 from aiohttp import web
 
 from . import paging, responses, samples
+from .auth import Authenticator
+from .model import Rule
 from .responses import error, error_v2
 from .settings import SandboxSettings
-from .world import splitmix64
-
-if TYPE_CHECKING:
-    from .auth import Authenticator
-    from .model import Rule
-    from .world import World
+from .world import World
 
 _ENROLMENT_TYPES = {"TRANSACTION", "IMPORT", "AUDIENCE_FILTER"}
 _ONE_ACCOUNT = {"INSTORE", "ALL"}
@@ -39,6 +36,7 @@ class Api:
         self._settings = settings
         self._world = world
         self._authenticator = authenticator
+        self._random = Random(settings.seed)
         self._events_requests = 0
 
     def routes(self) -> list[web.RouteDef]:
@@ -176,10 +174,9 @@ class Api:
             world.insert_late(user, rule)
         if settings.delete_head_per_request:
             world.delete_events(user, rule, slice(0, settings.delete_head_per_request))
-        for turn in range(settings.delete_any_per_request):
-            draw = splitmix64(splitmix64(settings.seed, number), turn)
+        for _ in range(settings.delete_any_per_request):
             if history := world.history(user, rule):
-                world.delete_events(user, rule, draw % len(history))
+                world.delete_events(user, rule, self._random.randrange(len(history)))
 
 
 def _json(body: bytes) -> web.Response:

@@ -6,19 +6,15 @@ import base64
 import hashlib
 import hmac
 import json
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from random import Random
 
 from attrs import define
 
 from . import responses
 from .responses import error, unauthorized
-from .world import splitmix64
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .settings import SandboxSettings
+from .settings import SandboxSettings
 
 TOKEN_HEADER = "X-CAP-API-OAUTH-TOKEN"  # noqa: S105 - a header's name
 _EXPIRED = "Token expired at Wed Dec 10 05:30:00 +0530 2025"
@@ -43,7 +39,7 @@ class Authenticator:
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
         self._tokens: dict[str, _Token] = {}
-        self._issued = 0
+        self._random = Random(settings.seed)
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Check a call's headers; a token counts more than a password.
@@ -87,10 +83,8 @@ class Authenticator:
         """A token that looks like a JWT. Those past their time are forgotten."""
         settings, now = self._settings, self._settings.clock()
         self._tokens = {text: token for text, token in self._tokens.items() if token.expires > now}
-        self._issued += 1
-        text = (
-            f"eyJhbGciOiJub25lIn0.{self._issued:x}.{splitmix64(settings.seed, self._issued):016x}"
-        )
+        bits = self._random.getrandbits
+        text = f"eyJhbGciOiJub25lIn0.{bits(32):x}.{bits(64):016x}"
         self._tokens[text] = _Token(now + settings.ttl_seconds)
         return text
 

@@ -16,7 +16,7 @@ from .announcements import Announcement
 from .model import Event
 from .responses import encode
 from .settings import SandboxSettings
-from .world import TargetChange, World, make_uuid, splitmix64
+from .world import TargetChange, World, make_uuid
 
 _ORG = 100
 _RECORDED = 10_000
@@ -84,7 +84,7 @@ class Notifications:
         self._pending.clear()
         self.attempts.clear()
         self.counts.clear()
-        self._made, self._random = 0, Random(self._settings.seed)
+        self._random = Random(self._settings.seed)
 
     def start(self) -> None:
         """Deliver from now on, in a task that lasts for as long as there is something pending."""
@@ -122,17 +122,15 @@ class Notifications:
         lost, early = self._drawn(self._settings.notify_losses), None
         if isinstance(change, Event) and not lost and self._drawn(self._settings.notify_early):
             self._world.withhold(early := change)
-        for one in made:
-            self._made += 1
-            if lost:
-                self.counts["lost"] += 1
-            else:
+        if lost:
+            self.counts["lost"] += len(made)
+        else:
+            for one in made:
                 self._add(one, early)
 
     def _add(self, made: Announcement, early: Event | None) -> None:
         settings = self._settings
-        key = splitmix64(settings.seed, -self._made)
-        event_id, request_id = make_uuid(key, 0), f"{key:016x}{splitmix64(key, 1):016x}"
+        event_id, request_id = make_uuid(self._random), f"{self._random.getrandbits(128):032x}"
         known = made.log_id is not None and settings.notify_log_id in {"both", "loyaltyEventId"}
         attributes = {
             "eventName": made.name,

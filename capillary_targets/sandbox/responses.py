@@ -19,7 +19,7 @@ import msgspec
 
 from . import samples
 from .model import TODAY, Event
-from .world import achieved, parse_date, row_reaching, splitmix64
+from .world import achieved, parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -212,8 +212,7 @@ def _user_target(
     rows = history[start:stop]
     # A record is of one cycle; without any there are no events either (contract §14).
     recorded = bool(rows) or (start > 0 and settings.carry_over != 0)
-    value = achieved(settings, rule, rows) if recorded else Decimal("0.000")
-    reached = row_reaching(settings, rule, rows)
+    value, reached = achieved(settings, rule, rows) if recorded else (Decimal("0.000"), None)
     record_id = (user * 10_000 + rule.id % 10_000) * 100 + period.id % 100
     target = {
         "targetId": record_id if recorded else None,
@@ -266,7 +265,7 @@ def milestones(rule: Rule, value: Decimal) -> list[dict[str, Any]]:
 
 def _streak(group: Group, user: int) -> dict[str, Any]:
     status, count = (("NOT_STARTED", 0), ("INPROGRESS", 1), ("ACHIEVED", 3), ("DROPPED", 2))[
-        splitmix64(user, group.id) % 4
+        (user + group.id) % 4
     ]
     return {
         "userStreakId": user * 1_000 + group.id,

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any, Concatenate, ParamSpec, Self, TypeAlias
 
 import msgspec
@@ -32,7 +33,7 @@ from .page import front_page
 from .replay import Replay
 from .responses import ErrorResponse, encode
 from .settings import SandboxSettings
-from .world import World, parse_date, splitmix64
+from .world import World, parse_date
 
 REQUEST_ID_HEADERS = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
 _DATA_CALLS = ("/v3/users/", "/v3/targetGroups/", "/v2/customers/")
@@ -98,7 +99,7 @@ class Sandbox(Listener):
         self._authenticator = Authenticator(settings)
         self._capacity = CapacityLimit(settings)
         self._rate = RateWindow(settings)
-        self._answered = 0
+        self._random = Random(settings.seed)
 
     @classmethod
     def like(cls, path: str | PathLike[str], **settings: Any) -> Self:
@@ -207,11 +208,10 @@ class Sandbox(Listener):
 
     async def _stamp(self, _: web.Request, response: web.StreamResponse) -> None:
         """Give an answer its request id: 32 hex digits under either spelling (contract §4)."""
-        self._answered += 1
-        key = splitmix64(self.settings.seed, self._answered)
+        request_id = f"{self._random.getrandbits(128):032x}"
         for name in REQUEST_ID_HEADERS:
             if self.settings.request_id_headers in {"both", name}:
-                response.headers[name] = f"{key:016x}{splitmix64(key, 1):016x}"
+                response.headers[name] = request_id
 
     async def _respond(self, request: web.Request, handler: Handler) -> web.StreamResponse | None:
         """The answer, right or faulty; None: the connection was reset."""

@@ -26,7 +26,6 @@ NotifyEnvelope = Literal["raw", "enriched"]
 NotifyLogId = Literal["both", "loyaltyEventId", "eventLogId", "none"]
 AchievedBy = Literal["sum", "gross", "count", "capped"]
 
-_MOST_ROWS = 1 << 20
 _Count: TypeAlias = Annotated[int, Meta(ge=0)]
 _Positive: TypeAlias = Annotated[int, Meta(ge=1)]
 _Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
@@ -89,10 +88,6 @@ class SandboxSettings:
         AttributeError: a change of what is fixed.
     """
 
-    def __attrs_post_init__(self) -> None:
-        if not self.exact_events and self.events > _MOST_ROWS // 8:
-            raise ValueError(f"events must be at most {_MOST_ROWS // 8} without exact_events")
-
     def change(self, values: Mapping[str, Any]) -> None:
         """Change settings by name to JSON values: all of them, or none.
 
@@ -115,7 +110,7 @@ class SandboxSettings:
     """Seeded users, ids 1_000_001 and up; a million costs nothing."""
     targets: Annotated[int, Meta(ge=0, le=1_000)] = field(default=3, on_setattr=_fixed)
     """Enrolments of each."""
-    events: Annotated[int, Meta(ge=0, le=_MOST_ROWS)] = field(default=25, on_setattr=_fixed)
+    events: Annotated[int, Meta(ge=0, le=1 << 20)] = field(default=25, on_setattr=_fixed)
     """Rows of one enrolment, on average."""
     exact_events: bool = field(default=False, on_setattr=_fixed)
     """Whether each has exactly that many."""

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import chain
 from math import inf
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from random import Random
+from typing import Any
+from uuid import UUID
 
 import msgspec
 from attrs import frozen
 
 from . import samples
 from .model import TODAY, Event, Group, Period, Rule
-from .settings import SandboxSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from .settings import AchievedBy
+from .settings import AchievedBy, SandboxSettings
 
 FIRST_USER = 1_000_001
 FIRST_RULE = 3_001
 FIRST_GROUP = 601
 FIRST_LOG_ID = 1 << 30
-LOG_GAP = 64
-"""Distance of neighbouring log ids: late arrivals find room between them."""
-_BLOCK = LOG_GAP << 21
-"""Log ids reserved for one (user, rule): two million rows with their gaps."""
+_BLOCK = 1 << 27
+"""Log ids reserved for one (user, rule)."""
 _FRESH_LOG_ID = 700_000_000
 _CACHED_ROWS = 200_000
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 _SPAN = int((TODAY - START).total_seconds())
-_DAYS = [(START + timedelta(days=day)).date().isoformat() for day in range(366)]
 _MONTHS = 13
 _WORD = (1 << 64) - 1
 _date = attrgetter("event_date")
@@ -53,14 +48,8 @@ _MEAN_AMOUNT = 2_000
 class EventHistory(list[Event]):
     """The rows of one (user, rule), in chronological order."""
 
-    def __init__(self, rows: Iterable[Event] = (), first_log_id: int | None = None) -> None:
-        super().__init__(rows)
-        self.last_log_id: int | None = (
-            None if first_log_id is None else first_log_id + len(self) * LOG_GAP
-        )
-        self.ids_between: set[int] = set()
-        """Log ids given to late rows; that of a deleted row never comes back."""
-        self.changed_at: datetime | None = None
+    last_log_id: int | None = None
+    changed_at: datetime | None = None
 
     def span(self, period: Period | None) -> tuple[int, int]:
         """The rows of a period as (start, stop)."""
@@ -69,9 +58,9 @@ class EventHistory(list[Event]):
         start = bisect_left(self, period.first_moment, key=_date)
         return start, bisect_right(self, period.last_moment, lo=start, key=_date)
 
-    def index_for(self, date: str) -> int:
-        """Where a row of that date belongs: behind all rows that are not later."""
-        return bisect_right(self, date, key=_date)
+    def add(self, row: Event) -> None:
+        """Put a row where its date belongs: behind all rows that are not later."""
+        self.insert(bisect_right(self, row.event_date, key=_date), row)
 
 
 @frozen(slots=True)
@@ -202,10 +191,9 @@ class World:
         *,
         value: Decimal | str | None = "100.00",
         date: str | None = None,
-        newest_id: bool = True,
         **fields: Any,
     ) -> Event:
-        """Write one event and return it.
+        """Write one event, with the next log id, and return it.
 
         Args:
             user: whose.
@@ -213,23 +201,18 @@ class World:
             value: the amount, with the digits that are to be sent; None is `null`.
             date: `YYYY-MM-DD HH:MM:SS.s`; one minute after the last event if not given. An older
                 one puts the row in the middle, where its date belongs.
-            newest_id: give it the next log id. If false, one that keeps ids ascending in
-                chronological order (as in the vendor's samples) as long as there is room.
             **fields: of `Event`, instead of what fits the rule, such as `event_name`.
         """
         ruled, history = self._rules[rule], self._changed(user, rule)
         date = date or _after(history, ruled.group)
-        index = history.index_for(date)
-        log_id = None if newest_id else _log_id_between(history, index)
-        if log_id is None:
-            start = history.last_log_id or _FRESH_LOG_ID + self._changes
-            log_id = history.last_log_id = start + LOG_GAP
+        log_id = (history.last_log_id or _FRESH_LOG_ID + self._changes) + 1
+        history.last_log_id = log_id
         row = Event(
             event_log_id=log_id,
             event_name="GENERIC_EVENT" if ruled.behavioural else "ADD_TRANSACTION",
             customer_id=user,
             event_display_name="appCheckIn" if ruled.behavioural else None,
-            unique_id=make_uuid(log_id, 0) if ruled.behavioural else str(log_id),
+            unique_id=make_uuid(Random(log_id)) if ruled.behavioural else str(log_id),
             event_date=date,
             event_processed_date=date,
             period_id=ruled.group.period_at(date).id,
@@ -238,13 +221,11 @@ class World:
             target_value=None if value is None else Decimal(value),
         )
         row = msgspec.structs.replace(row, **fields)
-        history.insert(index, row)
+        history.add(row)
         self.on_change(row)
         return row
 
-    def insert_late(
-        self, user: int, rule: int, *, at: int | None = None, newest_id: bool = False
-    ) -> Event:
+    def insert_late(self, user: int, rule: int, *, at: int | None = None) -> Event:
         """Write an event that carries the date of row `at` (by default the middle one).
 
         It shows up behind all rows of that date, and shifts whatever follows by one.
@@ -252,19 +233,7 @@ class World:
         history = self.history(user, rule)
         index = len(history) // 2 if at is None else at
         date = history[index].event_date if index < len(history) else None
-        return self.add_event(user, rule, date=date, newest_id=newest_id)
-
-    def reprocess(self, user: int, rule: int, rows: int = 20) -> list[Event]:
-        """Write many late events at once, spread over the six months before the last one.
-
-        This is what a milestone does that is made afterwards (contract §18): the rows' log ids
-        are the newest, their dates are old.
-        """
-        history = self.history(user, rule)
-        last = parse_date(history[-1].event_date) if history else TODAY
-        step = timedelta(days=180) / max(rows, 1)
-        dates = (last - step * (index + 1) for index in range(rows))
-        return [self.add_event(user, rule, date=_spelled(max(one, START))) for one in dates]
+        return self.add_event(user, rule, date=date)
 
     def delete_events(self, user: int, rule: int, index: int | slice = 0) -> None:
         """Delete the row at a position, or a slice of rows."""
@@ -298,8 +267,7 @@ class World:
                 hidden[row] = misses - 1
             else:
                 del hidden[row]
-                history = self._changed(user, rule)
-                history.insert(history.index_for(row.event_date), row)
+                self._changed(user, rule).add(row)
 
     # --- inside ---
 
@@ -343,53 +311,48 @@ class World:
         rule_index = rule.id - FIRST_RULE
         if rule.id in samples.RULES or rule_index not in self._seeded_indexes(user):
             return EventHistory()
-        settings = self._settings
-        key = splitmix64(splitmix64(settings.seed, user), rule_index + 1)
-        count = self._row_count(user, rule_index)
+        settings, count = self._settings, self._row_count(user, rule_index)
+        random = Random(splitmix64(splitmix64(settings.seed, user), rule_index + 1))
         block = (user - FIRST_USER) * self._rule_count + rule_index
-        first_log_id = FIRST_LOG_ID + block * _BLOCK
-        lost = round(10_000 * settings.missing_ids)
-        periods = iter(rule.group.periods)
-        period, rows = next(periods), []
-        for index in range(count):
-            bill = index - index % settings.rows_per_id
-            draw = splitmix64(key, bill)
-            seconds = _seeded_seconds(key, bill, count, draw)
-            date = processed = _date_at(seconds)
-            while date[:10] > period.end:
-                period = next(periods)
-            draw >>= 16
-            name, display_name, value = "ADD_TRANSACTION", None, None
-            unique_id = str(880_000_000 + draw % 10**8)
+        log_id = FIRST_LOG_ID + block * _BLOCK
+        history, seconds = EventHistory(), 0
+        for first in range(0, count, settings.rows_per_id):
+            log_id += 1
+            if not first % 2 or random.random() < 0.75:  # some rows share a moment
+                seconds = int((first + random.random()) * _SPAN / count)
+            date = processed = _spelled(START + timedelta(seconds=seconds))
+            name, display_name, unique_id = "ADD_TRANSACTION", None, str(random.randrange(10**9))
             if rule.behavioural:
-                name = "GENERIC_EVENT"
-                display_name = _DISPLAY_NAMES[draw % len(_DISPLAY_NAMES)]
-                unique_id, value = make_uuid(key, bill), Decimal("1.000")
-                processed = _date_at(seconds + draw % (7 * 86_400))
-            elif bill == 0 and draw & 3 == 0:
+                name, display_name = "GENERIC_EVENT", random.choice(_DISPLAY_NAMES)
+                unique_id = make_uuid(random)
+                later = timedelta(seconds=seconds + random.randrange(7 * 86_400))
+                processed = _spelled(START + later)
+            elif first == 0 and random.random() < 0.25:
                 name = "ENROL"
-            else:
-                value = _seeded_amount(splitmix64(key, index) >> 16)
-                if (draw >> 40) % 16 == 0:
-                    name = "RETURN_BILL"
-                    value = -value if settings.signed_returns else value
-            nameless = lost and splitmix64(key ^ 0x3C, bill) % 10_000 < lost
-            rows.append(
-                Event(
-                    event_log_id=None if nameless else first_log_id + (bill + 1) * LOG_GAP,
-                    event_name=name,
-                    customer_id=user,
-                    event_display_name=display_name,
-                    unique_id=unique_id,
-                    event_date=date,
-                    event_processed_date=processed,
-                    period_id=period.id,
-                    target_group_id=rule.group.id,
-                    target_rule_id=rule.id,
-                    target_value=value,
+            elif random.random() < 1 / 16:
+                name = "RETURN_BILL"
+            nameless = random.random() < settings.missing_ids
+            for _ in range(min(settings.rows_per_id, count - first)):
+                value = Decimal("1.000") if rule.behavioural else _seeded_amount(random)
+                if name == "RETURN_BILL" and settings.signed_returns:
+                    value = -value
+                history.append(
+                    Event(
+                        event_log_id=None if nameless else log_id,
+                        event_name=name,
+                        customer_id=user,
+                        event_display_name=display_name,
+                        unique_id=unique_id,
+                        event_date=date,
+                        event_processed_date=processed,
+                        period_id=rule.group.period_at(date).id,
+                        target_group_id=rule.group.id,
+                        target_rule_id=rule.id,
+                        target_value=None if name == "ENROL" else value,
+                    )
                 )
-            )
-        return EventHistory(rows, first_log_id)
+        history.last_log_id = log_id
+        return history
 
 
 def splitmix64(key: int, index: int) -> int:
@@ -400,26 +363,21 @@ def splitmix64(key: int, index: int) -> int:
     return z ^ (z >> 31)
 
 
-def total(
-    rows: Iterable[Event], start: Decimal = Decimal("0.000"), by: AchievedBy = "sum"
-) -> Decimal:
+def total(rows: Iterable[Event], by: AchievedBy = "sum") -> Decimal:
     """The exact sum of what the rows add, to three decimals."""
-    return sum((_counted(row, by) for row in rows), start)
+    return sum((_counted(row, by) for row in rows), Decimal("0.000"))
 
 
-def achieved(settings: SandboxSettings, rule: Rule, rows: Iterable[Event]) -> Decimal:
-    """What the service makes of a cycle's rows: `targetAchievedValue` (contract §18)."""
-    value = total(rows, Decimal("0.000") + settings.carry_over, settings.achieved_by)
-    return min(value, rule.target_value) if settings.achieved_by == "capped" else value
-
-
-def row_reaching(settings: SandboxSettings, rule: Rule, rows: Sequence[Event]) -> Event | None:
-    """The row with which a cycle first reaches its target."""
-    counted = (_counted(row, settings.achieved_by) for row in rows)
-    sums = accumulate(counted, initial=settings.carry_over)
-    next(sums)
-    pairs = zip(rows, sums, strict=True)
-    return next((row for row, value in pairs if value >= rule.target_value), None)
+def achieved(
+    settings: SandboxSettings, rule: Rule, rows: Iterable[Event]
+) -> tuple[Decimal, Event | None]:
+    """A cycle's `targetAchievedValue` (contract §18), and the row that first reached the target."""
+    value, reached = Decimal("0.000") + settings.carry_over, None
+    for row in rows:
+        value += _counted(row, settings.achieved_by)
+        if reached is None and value >= rule.target_value:
+            reached = row
+    return min(value, rule.target_value) if settings.achieved_by == "capped" else value, reached
 
 
 def _counted(row: Event, by: AchievedBy) -> Decimal:
@@ -451,44 +409,16 @@ def _after(history: EventHistory, group: Group) -> str:
     return max(last, min(_spelled(parse_date(last) + timedelta(minutes=1)), end))
 
 
-def _log_id_between(history: EventHistory, index: int) -> int | None:
-    """A log id between those of the rows around an index, if both have one and there is room."""
-    around = [row.event_log_id for row in history[max(0, index - 1) : index + 1]]
-    if index == len(history) or not around or None in around:
-        return None
-    low, high = (around[0] or 0), (around[-1] or 0)
-    free = range((low if index else low - LOG_GAP) + 1, high)
-    found = next((one for one in free if one not in history.ids_between), None)
-    if found is not None:
-        history.ids_between.add(found)
-    return found
-
-
-def _seeded_seconds(key: int, index: int, count: int, draw: int) -> int:
-    """When row `index` of `count` happened, in seconds since START. Some rows share a moment."""
-    if index % 2 and draw & 3 == 0:
-        index -= 1
-        draw = splitmix64(key, index)
-    return index * _SPAN // count + (draw >> 4) % max(1, _SPAN // count)
-
-
-def _date_at(seconds: int) -> str:
-    """Seconds since START as the API spells a date."""
-    day, rest = divmod(seconds, 86_400)
-    return f"{_DAYS[day]} {rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}.0"
-
-
-def _seeded_amount(draw: int) -> Decimal:
+def _seeded_amount(random: Random) -> Decimal:
     """An amount of 1 to 4,000 with 0 to 3 decimals, trailing zeros kept."""
-    units, rest = 1 + (draw >> 8) % (2 * _MEAN_AMOUNT), (draw >> 24) % 1_000
+    units, rest = random.randrange(1, 2 * _MEAN_AMOUNT + 1), random.randrange(1_000)
     forms = ("", f".{rest:03d}", ".000", f".{rest % 10}", f".{rest % 100:02d}")
-    return Decimal(f"{units}{forms[draw % 5]}")
+    return Decimal(f"{units}{random.choice(forms)}")
 
 
-def make_uuid(key: int, index: int) -> str:
-    """A version 4 UUID for a behavioural event's request id."""
-    digits = f"{splitmix64(key ^ 0xA5, index):016x}{splitmix64(key ^ 0x5A, index):016x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+def make_uuid(random: Random) -> str:
+    """A version 4 UUID, as behavioural events have for their request."""
+    return str(UUID(int=random.getrandbits(128), version=4))
 
 
 def _month(number: int) -> datetime:

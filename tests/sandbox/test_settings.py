@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from capillary_targets.sandbox import Sandbox, SandboxSettings
+from capillary_targets.sandbox import Sandbox
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,3 @@ def test_what_shapes_the_world_and_the_socket_is_fixed(setting: str) -> None:
     sandbox = Sandbox(users=1)
     with pytest.raises(AttributeError, match=f"{setting} is fixed"):
         setattr(sandbox.settings, setting, 5)
-
-
-def test_log_ids_reserved_for_an_enrolment_suffice() -> None:
-    assert SandboxSettings(events=1 << 20, exact_events=True).events == 1 << 20
-    with pytest.raises(ValueError, match="at most 131072 without exact_events"):
-        SandboxSettings(events=1 << 20)  # a few have ten times the mean
