@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from .auth import BasicAuth
 from .contract import Finding
@@ -33,6 +33,7 @@ from .verdicts import (
     NO_RECORD,
     QUESTIONS,
     SAFE,
+    Answers,
     Look,
     Verdict,
     across_the_end,
@@ -79,20 +80,17 @@ class Diagnosis:
     def to_toml(self) -> str:
         """The text of a `cluster.toml`: for `Dialect.load`, `Sandbox.like` and `--since`."""
         given = self.to_dict()
-        lines = [
+        heading = (
             "# Written by `capillary-targets doctor`. It holds no member's data and no secret."
-        ]
-        lines += [f"{name} = {_toml(given[name])}" for name in ("host", "made_at", "requests")]
-        for table in ("dialect", "sandbox"):
-            lines += ["", f"[{table}]"]
-            lines += [f"{name} = {_toml(value)}" for name, value in given[table].items()]
-        for question, said in given["verdicts"].items():
-            lines += ["", f"[verdicts.{question}]"]
-            lines += [f"{name} = {_toml(value)}" for name, value in said.items()]
-        for one in given["findings"]:
-            lines += ["", "[[findings]]"]
-            lines += [f"{name} = {_toml(value)}" for name, value in one.items()]
-        return "\n".join(lines) + "\n"
+        )
+        tables = [(heading, {name: given[name] for name in ("host", "made_at", "requests")})]
+        tables += [(f"[{name}]", given[name]) for name in ("dialect", "sandbox")]
+        tables += [(f"[verdicts.{name}]", said) for name, said in given["verdicts"].items()]
+        tables += [("[[findings]]", one) for one in given["findings"]]
+        lines: list[str] = []
+        for title, values in tables:
+            lines += [title, *(f"{name} = {_toml(one)}" for name, one in values.items()), ""]
+        return "\n".join(lines)
 
     def changes(self, since: Known) -> list[tuple[str, str, str]]:
         """(question, before, now) where an answer differs, and each finding that is new.
@@ -151,21 +149,20 @@ async def diagnose(
     """
     if user_id is None and target_rule_id is not None:
         raise UsageError("a target (rule) id needs the user id of one of its members")
-    user = None if user_id is None else checked_id("user_id", user_id)
-    rule = None if target_rule_id is None else checked_id("target_rule_id", target_rule_id)
-    examination = _Examination(session)
-    await examination.ask("nobody", f"/v3/users/{_NOBODY}/enrolledTargets")
-    if user is not None:
-        await examination.of_member(user, rule)
-    looks = examination.looks
-    if all(one.failure is not None and not one.status for one in looks.values()):
-        raise examination.errors[0]
+    if user_id is not None:
+        user_id = checked_id("user_id", user_id)
+    if target_rule_id is not None:
+        target_rule_id = checked_id("target_rule_id", target_rule_id)
     kind = "Basic" if isinstance(session.settings.auth, BasicAuth) else "OAuth"
-    host = session.settings.base_url.host or ""
-    verdicts, found = judge(looks, kind, host)
-    requests = session.counts.requests - examination.before
-    now = datetime.now(UTC).replace(microsecond=0)
-    return Diagnosis(host, now, requests, tuple(verdicts), tuple(found))
+    answers = Answers(kind, session.settings.base_url.host or "")
+    examination = _Examination(session, answers, session.counts.requests)
+    await examination.ask("nobody", f"/v3/users/{_NOBODY}/enrolledTargets")
+    if user_id is not None:
+        await examination.of_member(user_id, target_rule_id)
+    if examination.error is not None and not any(one.status for one in answers.values()):
+        raise examination.error
+    requests, now = examination.requests, datetime.now(UTC).replace(microsecond=0)
+    return Diagnosis(answers.host, now, requests, judge(answers), answers.found)
 
 
 @define(eq=False)
@@ -173,72 +170,69 @@ class _Examination:
     """The requests of one diagnosis, by name, each made once."""
 
     session: Session
-    looks: dict[str, Look] = field(factory=dict)
-    errors: list[CapillaryError] = field(factory=list)
-    before: int = field(init=False)
+    answers: Answers
+    before: int
+    error: CapillaryError | None = None
+    """The latest."""
 
-    def __attrs_post_init__(self) -> None:
-        self.before = self.session.counts.requests
+    @property
+    def requests(self) -> int:
+        """Those made so far."""
+        return self.session.counts.requests - self.before
 
-    async def ask(self, name: str, path: str) -> Look | None:
-        """Make the request, if the number allows; None: it does not, or nothing came."""
-        attempts = self.session.settings.retry.attempts
-        if self.session.counts.requests - self.before + attempts > MOST_REQUESTS:
-            return None
-
-        def read(answer: Answer, _: Structurer) -> Look:
-            return _look(path, answer)
-
-        try:
-            look = await get(self.session, path, read)
-        except CapillaryError as error:
-            self.errors.append(error)
-            code = getattr(error, "code", None)
-            look = Look(path, error.status or 0, {}, None, code, type(error).__name__)
-        self.looks[name] = look
-        return look
+    async def ask(self, name: str, path: str) -> Look:
+        """Make the request, if the number allows."""
+        if self.requests + self.session.settings.retry.attempts <= MOST_REQUESTS:
+            try:
+                self.answers[name] = await get(self.session, path, partial(_look, path))
+            except CapillaryError as error:
+                self.error = error
+                failure = type(error).__name__
+                self.answers[name] = Look(path, error.status or 0, {}, None, error.code, failure)
+        return self.answers[name]
 
     async def of_member(self, user: int, rule: int | None) -> None:
         """What a member's targets, groups and events tell."""
         targets = await self.ask("targets", f"/v3/users/{user}/enrolledTargets")
         groups = await self.ask("groups", f"/v3/users/{user}/targetGroups?includeInactive=true")
-        candidates = [rule] if rule is not None else _candidates(targets, groups)
+        recorded, unrecorded = _rules(groups)
+        ids = [one["id"] for one in targets.rows if isinstance(one.get("id"), int)]
+        rules = [rule] if rule is not None else [*dict.fromkeys(recorded + ids)][:2]
+        events = f"/v3/users/{user}/trackedTargetEvents"
         path = ""
-        for candidate in candidates[:2]:
-            path = f"/v3/users/{user}/trackedTargetEvents/{candidate}"
+        for candidate in rules:
+            path = f"{events}/{candidate}"
             full = await self.ask("full", f"{path}?limit={LARGE}&offset=0")
-            if full is not None and len(full.rows) >= FEW:
+            if len(full.rows) >= FEW:
                 break
         if not path:
             return
-        full = self.looks.get("full")
-        if full is not None and full.code and full.code not in NO_RECORD:
-            self.looks["refused"] = full
+        full, asked = self.answers["full"], LARGE
+        if full.code and full.code not in NO_RECORD:
+            self.answers["refused"], asked = full, SAFE
             full = await self.ask("full", f"{path}?limit={SAFE}&offset=0")
         await self.ask("default", path)
         await self.ask("second", f"{path}?limit=2&offset=1")
         await self.ask("behind", f"{path}?limit=10&offset={FAR}")
-        if full is not None and full.rows:
-            asked = SAFE if "refused" in self.looks else LARGE
-            if full.number("total") != len(full.rows):
-                await self.ask("next", f"{path}?limit={asked}&offset=1")
-            total = full.number("total") or 0
-            if total > len(full.rows):
-                limit, offset = across_the_end(self.looks, total)
-                await self.ask("last", f"{path}?limit={limit}&offset={offset}")
-        await self.ask("no rule", f"/v3/users/{user}/trackedTargetEvents/{_NOBODY}")
-        if (unrecorded := _unrecorded(groups)) is not None:
-            await self.ask("unrecorded", f"/v3/users/{user}/trackedTargetEvents/{unrecorded}")
+        total = full.number("total") or 0
+        if full.rows and total != len(full.rows):
+            await self.ask("next", f"{path}?limit={asked}&offset=1")
+        if full.rows and total > len(full.rows):
+            limit, offset = across_the_end(self.answers, total)
+            await self.ask("last", f"{path}?limit={limit}&offset={offset}")
+        await self.ask("no rule", f"{events}/{_NOBODY}")
+        if unrecorded:
+            await self.ask("unrecorded", f"{events}/{unrecorded[0]}")
 
 
-def _look(path: str, answer: Answer) -> Look:
+def _look(path: str, answer: Answer, _: Structurer) -> Look:
     code, failure = None, None
     try:
         success(answer)
     except CapillaryError as error:
         if error.retryable:
             raise
-        code, failure = getattr(error, "code", None), type(error).__name__
+        code, failure = error.code, type(error).__name__
     try:
         document = msgspec.json.decode(answer.body)
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -248,25 +242,18 @@ def _look(path: str, answer: Answer) -> Look:
     return Look(path, answer.status, answer.headers, document, code, failure, answer.body)
 
 
-def _candidates(targets: Look | None, groups: Look | None) -> list[int]:
-    """Rule ids of the member, those with the highest achieved values first."""
-    values: dict[int, float] = {}
-    for row in targets.rows if targets is not None else ():
-        if isinstance(row.get("id"), int):
-            values.setdefault(row["id"], 0.0)
-    for one in groups.user_targets if groups is not None else ():
-        if isinstance(rule := one.get("targetRuleId"), int) and one.get("targetId") is not None:
-            value = 0.0
-            with suppress(TypeError, ValueError):
-                value = float(one.get("targetAchievedValue") or 0)
-            values[rule] = max(values.get(rule, 0.0), value + 1)
-    return sorted(values, key=lambda rule: -values[rule])
+def _rules(groups: Look) -> tuple[list[int], list[int]]:
+    """A member's rule ids: with a record in a period, the highest value first; and with none."""
+    targets = [one for one in groups.user_targets if isinstance(one.get("targetRuleId"), int)]
+    recorded = [one for one in targets if one.get("targetId") is not None]
+    ranked = dict.fromkeys(
+        one["targetRuleId"] for one in sorted(recorded, key=_achieved, reverse=True)
+    )
+    return [*ranked], [one["targetRuleId"] for one in targets if one["targetRuleId"] not in ranked]
 
 
-def _unrecorded(groups: Look | None) -> int | None:
-    """A target of the member's without a record in any period."""
-    recorded: dict[int, bool] = {}
-    for one in groups.user_targets if groups is not None else ():
-        if isinstance(rule := one.get("targetRuleId"), int):
-            recorded[rule] = recorded.get(rule, False) or one.get("targetId") is not None
-    return next((rule for rule, known in recorded.items() if not known), None)
+def _achieved(target: Mapping[str, Any]) -> float:
+    try:
+        return float(target["targetAchievedValue"])
+    except (ArithmeticError, KeyError, TypeError, ValueError):
+        return 0.0

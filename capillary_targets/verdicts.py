@@ -1,15 +1,16 @@
 """Verdicts: from a few answers of a cluster to how it behaves. No I/O; `doctor` makes the requests.
 
 Each question has a function of the answers, by name, that returns what they say, the evidence, and
-the settings of a sandbox that behaves so. Where they cannot tell, it says why.
+the settings of a sandbox that behaves so; or None, and why they cannot tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from attrs import field, frozen
@@ -23,8 +24,8 @@ __all__ = [
     "NO_RECORD",
     "QUESTIONS",
     "SAFE",
+    "Answers",
     "Look",
-    "Looks",
     "Verdict",
     "across_the_end",
     "dialect_of",
@@ -40,9 +41,12 @@ NO_RECORD: Final = frozenset({310149, 310126})
 
 FEW: Final = 4
 """Events that it takes to tell page numbers from rows."""
-_NO_MEMBER: Final = "no member was given: add --user ID"
 _BEGINS: Final = {"page": 2, "row": 1, "ignored": 0}
 """The row at which limit=2&offset=1 begins."""
+
+
+class CannotTell(Exception):
+    """There is no answer to judge, and why."""
 
 
 @frozen
@@ -113,103 +117,117 @@ def _objects(value: object) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-Looks: TypeAlias = Mapping[str, Look]
-Told: TypeAlias = tuple[str | None, str] | tuple[str | None, str, dict[str, Any]]
-Judge: TypeAlias = Callable[[Looks], Told]
-_JUDGES: Final[dict[str, Judge]] = {}
+class Answers(dict[str, Look]):
+    """Answers by what was asked; what was not is an answer that never came.
 
-
-def judge(looks: Looks, kind: str, host: str) -> tuple[list[Verdict], list[Finding]]:
-    """All verdicts in the order of `QUESTIONS`, and what the contract does not say.
-
-    Args:
-        looks: the answers by what was asked.
-        kind: of the credentials: Basic or OAuth.
-        host: that answered.
+    `kind` is that of the credentials, Basic or OAuth.
     """
-    beside = {
-        one.news: one
-        for look in looks.values()
-        if look.status and (call := contract().call_at(look.path))
-        for one in findings(call.name, look.path, look.status, look.headers, look.body)
-    }
-    found = list(beside.values())
-    told = {
-        "auth": _auth(looks, kind),
-        "host": _host(looks, host),
-        **{name: judged(looks) for name, judged in _JUDGES.items()},
-        "phase_out": _phase_out(looks, found),
-        "fields": _fields(looks, found),
-    }
-    return [Verdict(name, *told[name]) for name in QUESTIONS], found
+
+    def __init__(self, kind: str, host: str, looks: Mapping[str, Look] | None = None) -> None:
+        super().__init__(looks or {})
+        self.kind = kind
+        self.host = host
+
+    @property
+    def found(self) -> tuple[Finding, ...]:
+        """What the contract does not say."""
+        told = {
+            one.news: one
+            for look in self.values()
+            if look.status and (call := contract().call_at(look.path))
+            for one in findings(call.name, look.path, look.status, look.headers, look.body)
+        }
+        return tuple(told.values())
+
+    def __missing__(self, name: str) -> Look:
+        return Look(name, 0)
+
+    def of_member(self, name: str) -> Look:
+        """What a member's call answered. Raises `CannotTell` where no member was given."""
+        if "targets" not in self:
+            raise CannotTell("no member was given: add --user ID")
+        return self[name]
+
+    def events(self, least: int = 1) -> list[dict[str, Any]]:
+        """The events of the largest page. Raises `CannotTell` where there are fewer."""
+        full = self.of_member("full")
+        if "full" not in self:
+            raise CannotTell("no target to ask for")
+        if full.failure is not None:
+            raise CannotTell(f"the events were refused ({full.says}): give another --rule ID")
+        if len(full.rows) < least:
+            raise CannotTell(f"{len(full.rows)} events, {least} are needed: give another member")
+        return full.rows
+
+    @property
+    def offsets(self) -> list[str]:
+        """The readings of `offset` under which limit=2&offset=1 brought what it did."""
+        rows, second = self["full"].rows, self["second"].rows
+        return [kind for kind, at in _BEGINS.items() if rows[at : at + len(second)] == second]
+
+    @property
+    def complete(self) -> bool | None:
+        """Whether the largest page held all events: a next one, if asked for, had none.
+
+        None where it cannot be told: the next page was the same one.
+        """
+        rows, following = self["full"].rows, self["next"].rows
+        if "next" not in self:
+            return self["full"].number("total") == len(rows)
+        return None if following == rows else following in ([], rows[1:])
 
 
-def _auth(looks: Looks, kind: str) -> Told:
-    let_in = [one for one in looks.values() if one.failure != "AuthError"]
+Told: TypeAlias = tuple[str | None, str] | tuple[str | None, str, dict[str, Any]]
+
+
+def judge(answers: Answers) -> tuple[Verdict, ...]:
+    """All verdicts, in the order of `QUESTIONS`."""
+    return tuple(map(partial(_judged, answers), QUESTIONS, _JUDGES))
+
+
+def _judged(answers: Answers, question: str, told: Callable[[Answers], Told]) -> Verdict:
+    try:
+        return Verdict(question, *told(answers))
+    except CannotTell as reason:
+        return Verdict(question, None, str(reason))
+
+
+def _auth(answers: Answers) -> Told:
+    let_in = [one for one in answers.values() if one.failure != "AuthError"]
     if not let_in:
-        return f"{kind} rejected", f"every call: {looks['nobody'].says}"
+        return f"{answers.kind} rejected", f"every call: {answers['nobody'].says}"
     calls = {call.name for one in let_in if (call := contract().call_at(one.path))}
-    return f"{kind} accepted", f"by {', '.join(sorted(calls))}; the other kind was not tried"
+    return f"{answers.kind} accepted", f"by {', '.join(sorted(calls))}; the other was not tried"
 
 
-def _host(looks: Looks, host: str) -> Told:
-    family = next((one for one in ("intouch", "api") if f".{one}." in f".{host}"), "another")
-    answered = sum(one.document is not None for one in looks.values())
-    return family if answered else None, f"{host}: {answered} answers in the API's form"
-
-
-def _question(*, events: int = 0) -> Callable[[Judge], Judge]:
-    """A question, named as the function is; with fewer events than it needs, it cannot be told."""
-
-    def decorate(judged: Judge) -> Judge:
-        def told(looks: Looks) -> Told:
-            full = looks.get("full")
-            if full is None:
-                return None, "no target to ask for" if "targets" in looks else _NO_MEMBER
-            if full.failure is not None:
-                return None, f"the events were refused ({full.says}): give another --rule ID"
-            if len(full.rows) < events:
-                return None, f"{len(full.rows)} events, {events} are needed: give another member"
-            return judged(looks)
-
-        _JUDGES[judged.__name__.removeprefix("_")] = told if events else judged
-        return judged
-
-    return decorate
+def _host(answers: Answers) -> Told:
+    family = next(
+        (one for one in ("intouch", "api") if f".{one}." in f".{answers.host}"), "another"
+    )
+    answered = sum(one.document is not None for one in answers.values())
+    return family if answered else None, f"{answers.host}: {answered} answers in the API's form"
 
 
 # --- pagination ---
 
 
-@_question(events=FEW)
-def _offset(looks: Looks) -> Told:
-    asked = "limit=2&offset=1"
-    kinds = _kinds_of_offset(looks)
-    if kinds is None:
+def _offset(answers: Answers) -> Told:
+    answers.events(FEW)
+    asked, kinds = "limit=2&offset=1", answers.offsets
+    if not answers["second"].rows:
         return None, f"no answer to {asked}"
     if len(kinds) != 1:
         reason = "rows are alike in every field" if kinds else "the rows changed meanwhile"
         return None, f"{asked} began nowhere in particular: {reason}"
-    (kind,) = kinds
-    return kind, f"{asked} began at row {_BEGINS[kind]}", {"offset_mode": kind}
+    return kinds[0], f"{asked} began at row {_BEGINS[kinds[0]]}", {"offset_mode": kinds[0]}
 
 
-def _kinds_of_offset(looks: Looks) -> list[str] | None:
-    """The readings under which the second page is where it was."""
-    rows, second = looks["full"].rows, looks.get("second")
-    if second is None or not second.rows:
-        return None
-    size = len(second.rows)
-    return [kind for kind, at in _BEGINS.items() if rows[at : at + size] == second.rows]
-
-
-@_question(events=FEW)
-def _total(looks: Looks) -> Told:
-    full, second = looks["full"], looks.get("second")
-    if second is None:
+def _total(answers: Answers) -> Told:
+    rows, full, second = answers.events(FEW), answers["full"], answers["second"]
+    if second.failure is not None or second.document is None:
         return None, "no answer to limit=2&offset=1"
     total, other = full.number("total"), second.number("total")
-    evidence = f"{total} with limit={full.limit}, {other} with limit=2; {len(full.rows)} events"
+    evidence = f"{total} with limit={full.limit}, {other} with limit=2; {len(rows)} events"
     mode: str | None
     if total is None or other is None:
         mode = "none" if full.pagination is None else "absent"
@@ -219,135 +237,114 @@ def _total(looks: Looks) -> Told:
         fits = (total - 1) * size < other * 2 and (other - 1) * 2 < total * size
         mode = "pages" if fits else None
     else:
-        mode = "zero" if total == 0 else _count_of_rows(looks, total)
+        mode = _count_of_rows(answers, total) if total else "zero"
     if mode is None:
         return None, f"{evidence}: too little to tell what it counts"
     return _TOTALS.get(mode, mode), evidence, {"total_mode": mode}
 
 
 _TOTALS: Final = {"text": "rows", "float": "rows", "wrong-high": "wrong", "none": "absent"}
+"""What the sandbox's ways to send a total are to a walk."""
 
 
-def _count_of_rows(looks: Looks, total: int) -> str | None:
+def _count_of_rows(answers: Answers, total: int) -> str | None:
     """Whether a total that is the same for every limit counts the rows, and how it is written."""
-    full, complete = looks["full"], _is_complete(looks)
-    if (complete and total == len(full.rows)) or (complete is False and _ends_at(looks, total)):
+    full, complete = answers["full"], answers.complete
+    if (complete and total == len(full.rows)) or (complete is False and _ends_at(answers, total)):
         sent = type((full.pagination or {}).get("total"))
         return {str: "text", float: "float"}.get(sent, "rows")
-    if complete or total < len(full.rows):
-        return "wrong" if total < len(full.rows) else "wrong-high"
-    return None
+    if total < len(full.rows):
+        return "wrong"
+    return "wrong-high" if complete else None
 
 
-def _is_complete(looks: Looks) -> bool | None:
-    """Whether the full page held all events: a next page, if asked for, had none that are new.
-
-    None where it cannot be told: the next page was the same one.
-    """
-    full, following = looks["full"], looks.get("next")
-    if following is None:
-        return full.number("total") == len(full.rows)
-    if following.rows == full.rows:
-        return None
-    return not following.rows or following.rows == full.rows[1:]
-
-
-def across_the_end(looks: Looks, total: int) -> tuple[int, int]:
+def across_the_end(answers: Answers, total: int) -> tuple[int, int]:
     """The limit and offset of a page that is not full if the last row stands where `total` says."""
-    if _kinds_of_offset(looks) == ["row"]:
+    if answers.offsets == ["row"]:
         return 2, total - 1
     limit = next(size for size in range(2, total + 2) if total % size)
     return limit, total // limit
 
 
-def _ends_at(looks: Looks, total: int) -> bool:
+def _ends_at(answers: Answers, total: int) -> bool:
     """Whether the last row stands where `total` says."""
-    last, (limit, _) = looks.get("last"), across_the_end(looks, total)
-    by_row = _kinds_of_offset(looks) == ["row"]
-    return last is not None and len(last.rows) == (1 if by_row else total % limit)
+    limit, _ = across_the_end(answers, total)
+    count = 1 if answers.offsets == ["row"] else total % limit
+    return len(answers["last"].rows) == count
 
 
-@_question(events=1)
-def _limit(looks: Looks) -> Told:
-    full, default, refused = looks["full"], looks.get("default"), looks.get("refused")
-    count, asked, echoed = len(full.rows), f"limit={full.limit}", full.number("limit")
-    answers, evidence = [], []
+def _limit(answers: Answers) -> Told:
+    count, full, default = len(answers.events()), answers["full"], answers["default"]
+    asked, echoed = f"limit={full.limit}", full.number("limit")
+    told, evidence = [], []
     sandbox: dict[str, Any] = {}
-    if default is not None and default.rows:
-        size = default.number("limit")
-        if size is None and len(default.rows) < count:
-            size = len(default.rows)
-        if size:
-            answers.append(f"default {size}")
-            evidence.append(f"{len(default.rows)} events without a limit")
-            sandbox = {"default_limit": size}
-    if refused is not None:
-        answers.append(f"refused above a maximum of {SAFE} or more")
-        evidence.append(f"limit={LARGE}: {refused.says}")
+    size = default.number("limit") or (len(default.rows) < count and len(default.rows))
+    if default.rows and size:
+        told.append(f"default {size}")
+        evidence.append(f"{len(default.rows)} events without a limit")
+        sandbox = {"default_limit": size}
+    if "refused" in answers:
+        told.append(f"refused above a maximum of {SAFE} or more")
+        evidence.append(f"limit={LARGE}: {answers['refused'].says}")
         sandbox |= {"limit_mode": "refused", "max_limit": SAFE}
     elif echoed is not None and echoed < full.limit:
-        answers.append(f"capped at {echoed}")
+        told.append(f"capped at {echoed}")
         evidence.append(f"{asked} was echoed as {echoed}")
         sandbox |= {"limit_mode": "capped", "max_limit": echoed}
     elif count >= full.limit:
-        answers.append(f"at least {full.limit}")
+        told.append(f"at least {full.limit}")
         evidence.append(f"{asked} brought as many")
-    elif _is_complete(looks) is False and "next" in looks:
-        answers.append(f"capped at {count} without a word")
+    elif answers.complete is False and "next" in answers:
+        told.append(f"capped at {count} without a word")
         evidence.append(f"{asked} brought {count} events, and more followed")
         sandbox |= {"limit_mode": "capped-silent", "max_limit": count}
     else:
         evidence.append(f"{count} events are too few to meet a maximum")
-    return ", ".join(answers) or None, "; ".join(evidence), sandbox
+    return ", ".join(told) or None, "; ".join(evidence), sandbox
 
 
-@_question(events=1)
-def _past_end(looks: Looks) -> Told:
-    behind = looks.get("behind")
-    if behind is None or not behind.status:
+def _past_end(answers: Answers) -> Told:
+    rows, behind = answers.events(), answers["behind"]
+    if not behind.status:
         return None, f"no answer to offset={FAR}"
-    size = len(behind.rows)
-    evidence = f"offset={FAR}: {behind.says if behind.failure else f'{size} events'}"
     if behind.failure is not None:
         kind = "310149" if behind.code in NO_RECORD else "error" if behind.code else "404"
         answer = f"refused with {behind.code}" if behind.code else f"HTTP {behind.status}"
-        return answer, evidence, {"past_end": kind}
-    if not size:
+        return answer, f"offset={FAR}: {behind.says}", {"past_end": kind}
+    evidence = f"offset={FAR}: {len(behind.rows)} events"
+    if not behind.rows:
         return "empty page", evidence, {"past_end": "empty"}
-    if _kinds_of_offset(looks) == ["ignored"]:
+    if answers["second"].rows and answers.offsets == ["ignored"]:
         return "the first page", evidence
-    if any(row in looks["full"].rows for row in behind.rows):
+    if any(row in rows for row in behind.rows):
         return "the last page again", evidence, {"offset_mode": "clamped"}
-    endless = _is_complete(looks)  # otherwise they may be some of those that are not known
+    endless = answers.complete  # otherwise they may be some of those that are not known
     return ("it never ends", evidence, {"past_end": "endless"}) if endless else (None, evidence)
 
 
 # --- errors, rows, times ---
 
 
-@_question()
-def _error_status(looks: Looks) -> Told:
-    look, other = looks["nobody"], looks.get("no rule")
+def _error_status(answers: Answers) -> Told:
+    look, other = answers["nobody"], answers["no rule"]
     evidence = f"a user id that nobody has: {look.says}"
     if look.code is None:
         return None, evidence
-    if other is not None and other.code and other.status != look.status:
+    if other.code and other.status != look.status:
         evidence += f"; a target that nobody has: {other.says}"
     return f"HTTP {look.status}", evidence, {"error_status": look.status}
 
 
-@_question()
-def _no_record(looks: Looks) -> Told:
-    look = looks.get("unrecorded")
-    if look is None:
-        return None, "every target has a record" if "targets" in looks else _NO_MEMBER
+def _no_record(answers: Answers) -> Told:
+    look = answers.of_member("unrecorded")
+    if "unrecorded" not in answers:
+        return None, "every target has a record"
     answer = str(look.code) if look.code else f"{len(look.rows)} events"
     return answer, f"a target without a record: {look.says}"
 
 
-@_question(events=1)
-def _log_ids(looks: Looks) -> Told:
-    rows = looks["full"].rows
+def _log_ids(answers: Answers) -> Told:
+    rows = answers.events()
     known = [str(row["eventLogId"]) for row in rows if row.get("eventLogId") is not None]
     repeated, missing = len(known) - len(set(known)), len(rows) - len(known)
     if not repeated and not missing and len(rows) < 10:
@@ -361,74 +358,54 @@ def _log_ids(looks: Looks) -> Told:
     return " and ".join(kinds) or "one each", evidence, sandbox
 
 
-@_question(events=1)
-def _iso(looks: Looks) -> Told:
-    rows = looks["full"].rows
+def _iso(answers: Answers) -> Told:
+    rows = answers.events()
     twins = sum(bool(row.get("eventDateISO")) for row in rows)
     return "sent" if twins else "not sent", f"{twins} of {len(rows)} events", {"iso": twins > 0}
 
 
-@_question()
-def _zone(looks: Looks) -> Told:
-    if "targets" not in looks:
-        return None, _NO_MEMBER
-    rows = looks["full"].rows if "full" in looks else []
-    known = [row for row in rows if row.get("eventLogId") is not None]
-    dates = {str(row["eventLogId"]): row.get("eventDate") for row in known}
-    achieved = looks["groups"].user_targets if "groups" in looks else []
-    made = [
-        one.get("createdOn")
-        for one in _objects([r.get("attribution") for r in looks["targets"].rows])
-    ]
-    for evidence, pairs in (
-        (
-            "dates and their ISO twins",
-            [(one.get("eventDate"), one.get("eventDateISO")) for one in rows],
-        ),
-        (
-            "the event that reached a target, and when that was in UTC",
-            [
-                (
-                    dates.get(str(one.get("targetAchievedEventLogId", ""))),
-                    one.get("targetAchievedDateTime"),
-                )
-                for one in achieved
-            ],
-        ),
-        ("likely: the offset that createdOn carries", [(str(one)[:19], one) for one in made]),
-    ):
-        offsets = set(_offsets(pairs))
+def _zone(answers: Answers) -> Told:
+    targets, events = answers.of_member("targets").rows, answers["full"].rows
+    dates = {str(row["eventLogId"]): row.get("eventDate") for row in events if "eventLogId" in row}
+    dates.pop("None", None)
+    made = [one.get("createdOn") for one in _objects([row.get("attribution") for row in targets])]
+    pairs: dict[str, list[tuple[object, object]]] = {
+        "dates and their ISO twins": [
+            (row.get("eventDate"), row.get("eventDateISO")) for row in events
+        ],
+        "the event that reached a target, and when that was in UTC": [
+            (dates.get(str(one.get("targetAchievedEventLogId"))), one.get("targetAchievedDateTime"))
+            for one in answers["groups"].user_targets
+        ],
+        "likely: the offset that createdOn carries": [(str(one)[:19], one) for one in made],
+    }
+    for evidence, times in pairs.items():
+        offsets = {one for pair in times if (one := _offset_between(*pair)) is not None}
         if len(offsets) == 1:
             minutes = round(offsets.pop() / timedelta(minutes=1))
             sign = "-" if minutes < 0 else "+"
             return f"{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}", evidence
-    return None, f"no date came with and without a zone{_ahead(looks)}"
+    return None, f"no date came with and without a zone{_ahead(answers['full'])}"
 
 
-def _ahead(looks: Looks) -> str:
+def _ahead(full: Look) -> str:
     """What the newest event says against `Date`: no event lies in the future."""
-    full = looks.get("full")
-    try:
-        now = parsedate_to_datetime(full.headers["Date"]) if full is not None else None
-    except (KeyError, TypeError, ValueError):
-        now = None
-    dates = (
-        [moment for row in full.rows if (moment := _moment(row.get("eventDate")))] if full else []
-    )
-    newest = max((one for one in dates if one.tzinfo is None), default=None)
-    if now is None or newest is None or newest <= now.replace(tzinfo=None):
-        return ""
-    minutes = (newest - now.replace(tzinfo=None)) // timedelta(minutes=1)
-    return f"; by its newest event the cluster is at least {minutes} minutes ahead of UTC"
+    dates = [_moment(row.get("eventDate")) for row in full.rows]
+    with suppress(KeyError, TypeError, ValueError):  # a time is missing, or no time
+        now = parsedate_to_datetime(full.headers["Date"]).replace(tzinfo=None)
+        newest = max(one for one in dates if one is not None and one.tzinfo is None)
+        if (minutes := (newest - now) // timedelta(minutes=1)) > 0:
+            return f"; by its newest event the cluster is at least {minutes} minutes ahead of UTC"
+    return ""
 
 
-def _offsets(pairs: Iterable[tuple[object, object]]) -> Iterator[timedelta]:
-    """The cluster's time less UTC, from times without and with a zone."""
-    for local, zoned in pairs:
-        naive, aware = _moment(local), _moment(zoned)
-        if naive and aware and naive.tzinfo is None and aware.tzinfo:
-            with suppress(OverflowError):  # in the first or the last year
-                yield naive - aware.astimezone(UTC).replace(tzinfo=None)
+def _offset_between(local: object, zoned: object) -> timedelta | None:
+    """The cluster's time less UTC, from the same time without and with a zone."""
+    naive, aware = _moment(local), _moment(zoned)
+    if naive and aware and naive.tzinfo is None and aware.tzinfo:
+        with suppress(OverflowError):  # in the first or the last year
+            return naive - aware.astimezone(UTC).replace(tzinfo=None)
+    return None
 
 
 def _moment(text: object) -> datetime | None:
@@ -438,15 +415,10 @@ def _moment(text: object) -> datetime | None:
         return None
 
 
-@_question(events=1)
-def _returns(looks: Looks) -> Told:
-    values = [
-        value
-        for row in looks["full"].rows
-        if row.get("eventName") == "RETURN_BILL"
-        and isinstance(value := row.get("targetValue"), int | float)
-        and value
-    ]
+def _returns(answers: Answers) -> Told:
+    returned = [row for row in answers.events() if row.get("eventName") == "RETURN_BILL"]
+    sent = [row.get("targetValue") for row in returned]
+    values = [one for one in sent if isinstance(one, int | float) and one]
     if not values:
         return None, "no return among the events: give a member who returned something"
     negative = sum(one < 0 for one in values)
@@ -458,21 +430,15 @@ def _returns(looks: Looks) -> Told:
 # --- the other calls, headers, fields ---
 
 
-@_question()
-def _groups(looks: Looks) -> Told:
-    look = looks.get("groups")
-    if look is None:
-        return None, _NO_MEMBER
+def _groups(answers: Answers) -> Told:
+    look = answers.of_member("groups")
     if look.failure == "AuthError":
         return "refused", f"{look.says}: the account needs the resource Target Loyalty"
     return "allowed" if look.failure is None else None, look.says
 
 
-@_question()
-def _last_updated(looks: Looks) -> Told:
-    if "groups" not in looks:
-        return None, _NO_MEMBER
-    targets = looks["groups"].user_targets
+def _last_updated(answers: Answers) -> Told:
+    targets = answers.of_member("groups").user_targets
     if not targets:
         return None, "no target in `targetGroups`"
     keys = {"last_updated_on": "lastUpdatedOn", "achieved_log_id": "targetAchievedEventLogId"}
@@ -481,39 +447,41 @@ def _last_updated(looks: Looks) -> Told:
     return answer, f"keys of {len(targets)} targets", sent
 
 
-@_question()
-def _rate_limit(looks: Looks) -> Told:
-    names = {name.lower() for look in looks.values() for name in look.headers}
+def _rate_limit(answers: Answers) -> Told:
+    names = {name.lower() for look in answers.values() for name in look.headers}
     told = sorted(name for name in names if "ratelimit" in name.replace("-", ""))
-    if told:
-        return f"told by {', '.join(told)}", f"{len(looks)} answers"
-    return None, f"no header tells, and none of {len(looks)} answers was a refusal"
+    if not told:
+        return None, f"no header tells, and none of {len(answers)} answers was a refusal"
+    return f"told by {', '.join(told)}", f"{len(answers)} answers"
 
 
-@_question()
-def _request_id(looks: Looks) -> Told:
+def _request_id(answers: Answers) -> Told:
     names = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
-    found = [name for name in names if any(look.headers.get(name) for look in looks.values())]
+    found = [name for name in names if any(look.headers.get(name) for look in answers.values())]
     answer = "both" if len(found) == len(names) else next(iter(found), "none")
-    return answer, f"headers of {len(looks)} answers", {"request_id_headers": answer}
+    return answer, f"headers of {len(answers)} answers", {"request_id_headers": answer}
 
 
-def _phase_out(looks: Looks, found: Iterable[Finding]) -> Told:
-    signs = [str(one) for one in found if one.kind == "phase-out"]
+def _phase_out(answers: Answers) -> Told:
+    signs = [str(one) for one in answers.found if one.kind == "phase-out"]
     if signs:
         return "announced", "; ".join(signs)
-    return "no sign", f"{len(looks)} answers without Deprecation, Sunset or 410"
+    return "no sign", f"{len(answers)} answers without Deprecation, Sunset or 410"
 
 
-def _fields(looks: Looks, found: Iterable[Finding]) -> Told:
-    others = [str(one) for one in found if one.kind != "phase-out"]
+def _fields(answers: Answers) -> Told:
+    others = [str(one) for one in answers.found if one.kind != "phase-out"]
     if not others:
-        return "as in the contract", f"{len(looks)} answers"
+        return "as in the contract", f"{len(answers)} answers"
     more = "; ..." if len(others) > 3 else ""
     return f"{len(others)} not in the contract", "; ".join(others[:3]) + more
 
 
-QUESTIONS: Final = ("auth", "host", *_JUDGES, "phase_out", "fields")
+_JUDGES: Final[tuple[Callable[[Answers], Told], ...]] = (
+    *(_auth, _host, _offset, _total, _limit, _past_end, _error_status, _no_record, _log_ids),
+    *(_iso, _zone, _returns, _groups, _last_updated, _rate_limit, _request_id, _phase_out, _fields),
+)
+QUESTIONS: Final = tuple(one.__name__.removeprefix("_") for one in _JUDGES)
 """What is judged, by the names that verdicts and `contract.toml` use."""
 
 

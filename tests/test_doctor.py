@@ -16,13 +16,13 @@ from capillary_targets.doctor import (
     Diagnosis,
     Known,
     Verdict,
-    _candidates,
+    _rules,
     diagnose,
     load_known,
 )
 from capillary_targets.pagination import Dialect
 from capillary_targets.sandbox import Fault, Sandbox
-from capillary_targets.verdicts import Look, judge
+from capillary_targets.verdicts import Answers, Look, judge
 from tests.conftest import is_nightly
 
 USER = 1_000_001
@@ -151,7 +151,7 @@ def test_an_event_later_than_the_answer_bounds_the_zone() -> None:
         "targets": Look("/v3/users/1/enrolledTargets", 200),
         "full": Look("/v3/users/1/trackedTargetEvents/2?limit=9", 200, headers, {"data": [row]}),
     }
-    verdicts, _ = judge(looks, "Basic", "h")
+    verdicts = judge(Answers("Basic", "h", looks))
     (zone,) = (one for one in verdicts if one.question == "zone")
     assert zone.answer is None
     assert "at least 330 minutes ahead" in zone.evidence
@@ -184,9 +184,9 @@ def test_odd_values_are_judged_or_not_and_nothing_escapes(odd: Any) -> None:
             ),
             **{name: Look(path, 200, {}, events) for name in ("full", "second", "next", "last")},
         }
-        verdicts, _ = judge(looks, "Basic", "h")
+        verdicts = judge(Answers("Basic", "h", looks))
         assert tuple(one.question for one in verdicts) == QUESTIONS
-        assert all(isinstance(one, int) for one in _candidates(looks["targets"], looks["groups"]))
+        assert all(isinstance(one, int) for rules in _rules(looks["groups"]) for one in rules)
 
     right: list[Any] = [row, target, made, page]
     for index, one in enumerate(right):
@@ -210,7 +210,9 @@ def test_two_statuses_of_errors_are_told() -> None:
     }
     (told, same) = (
         next(
-            one.evidence for one in judge(given, "Basic", "h")[0] if one.question == "error_status"
+            one.evidence
+            for one in judge(Answers("Basic", "h", given))
+            if one.question == "error_status"
         )
         for given in (looks, {**looks, "no rule": evolve(looks["no rule"], status=400)})
     )
