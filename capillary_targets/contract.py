@@ -10,7 +10,7 @@ import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -79,7 +79,6 @@ class Call:
     name: str
     path: str
     query: tuple[str, ...]
-    section: str
     answer: Node
 
 
@@ -105,21 +104,16 @@ def contract() -> Contract:
     path = Path(__file__).with_name("contract.toml")
     given = tomllib.loads(path.read_text(encoding="utf-8"))
     calls = {
-        name: Call(
-            name, one["path"], tuple(one["query"]), one["section"], _tree(one["fields"], given)
-        )
+        name: Call(name, one["path"], tuple(one["query"]), _tree(one["fields"], given))
         for name, one in given["calls"].items()
     }
+    paths = {name: re.sub(r"\\{\w+\\}", "[^/?]+", re.escape(c.path)) for name, c in calls.items()}
     return Contract(
         calls,
         {int(code): facts for code, facts in given["codes"].items()},
         tuple(given["contradictions"]),
-        re.compile("|".join(f"(?P<{one.name}>{_pattern(one.path)})" for one in calls.values())),
+        re.compile("|".join(rf"(?P<{name}>{path}/?(?:\?|$))" for name, path in paths.items())),
     )
-
-
-def _pattern(path: str) -> str:
-    return re.sub(r"\\\{\w+\\\}", "[^/?]+", re.escape(path)) + r"/?(?:\?|$)"
 
 
 def _tree(fields: Mapping[str, Any], given: Mapping[str, Any]) -> Node:
@@ -194,14 +188,13 @@ def compare(node: Node, value: Any, call: str = "", place: str = "") -> Iterator
     if kind == "null":
         if node.always and "null" not in node.types:
             yield Finding("changed type", call, place, "null")
-        return
-    if kind not in node.types and not (kind == "integer" and "number" in node.types):
+    elif kind not in node.types and not (kind == "integer" and "number" in node.types):
         yield Finding("changed type", call, place, kind)
-    elif isinstance(value, dict):
-        yield from _compare_object(node, value, call, place)
-    elif isinstance(value, list):
-        if node.items is not None:
-            yield from _compare_items(node.items, value, call, f"{place}[]")
+    elif isinstance(value, dict) and not node.mapped:
+        yield from _compare_keys(node, value, call, f"{place}." if place else "")
+    elif isinstance(value, dict | list) and node.items is not None:
+        rows, mark = (value.values(), "{}") if isinstance(value, dict) else (value, "[]")
+        yield from _compare_items(node.items, rows, call, f"{place}{mark}")
     elif isinstance(value, str):
         if node.values and value not in node.values:
             shown = value if WORD.fullmatch(value) else "another spelling"
@@ -210,28 +203,21 @@ def compare(node: Node, value: Any, call: str = "", place: str = "") -> Iterator
             yield Finding("changed form", call, place, f"no longer a {node.form}")
 
 
-def _compare_object(
-    node: Node, value: Mapping[str, Any], call: str, place: str
+def _compare_keys(
+    node: Node, value: Mapping[str, Any], call: str, before: str
 ) -> Iterator[Finding]:
-    if node.free:
-        return
-    if node.mapped and node.items is not None:
-        yield from _compare_items(node.items, list(value.values()), call, f"{place}{{}}")
-        return
-    before = f"{place}." if place else ""
     for key, below in value.items():
-        child = node.children.get(key)
-        if child is None:
+        if (child := node.children.get(key)) is not None:
+            yield from compare(child, below, call, f"{before}{key}")
+        elif not node.free:
             name = key if NAME.fullmatch(key) else "a key that is no name"
             yield Finding("new key", call, f"{before}{name}", _json_type(below))
-        else:
-            yield from compare(child, below, call, f"{before}{key}")
     for key, child in node.children.items():
         if child.always and key not in value:
             yield Finding("missing key", call, f"{before}{key}")
 
 
-def _compare_items(node: Node, rows: list[Any], call: str, place: str) -> Iterator[Finding]:
+def _compare_items(node: Node, rows: Collection[Any], call: str, place: str) -> Iterator[Finding]:
     """Each finding of the rows once; a key counts as missing where half of the rows lack it.
 
     One row without it is one odd row: old rows have been seen without what newer ones have.

@@ -10,6 +10,7 @@ of value, never a member's.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -22,13 +23,6 @@ __all__ = ["DriftWatch"]
 
 _log = logging.getLogger("capillary_targets")
 
-_CALLS: Final = (
-    "trackedTargetEvents",
-    "enrolledTargets",
-    "targetPeriods",
-    "targetGroups",
-    "lookup",
-)
 _MOST: Final = 1000
 """Findings kept: a server that makes up keys must not fill the memory."""
 
@@ -40,39 +34,30 @@ class DriftWatch:
     Args:
         report: what is called with each finding that is new.
         every: one answer of each call in so many is looked at, and the first one.
-        known: findings of before, which are news no more.
     """
 
     report: Callable[[Finding], None]
     every: int = 1000
-    known: Iterable[Finding] = ()
     found: list[Finding] = field(init=False, factory=list)
     """The new findings, in their order."""
     _news: set[tuple[str, str, str, str]] = field(init=False, factory=set)
-    _answers: dict[str, int] = field(init=False, factory=lambda: dict.fromkeys(_CALLS, 0))
-    """Answers by what their paths hold."""
-
-    def __attrs_post_init__(self) -> None:
-        self.know(self.known)
+    _answers: Counter[str] = field(init=False, factory=Counter)
+    """Answers of each call that were no refusals."""
 
     def know(self, known: Iterable[Finding]) -> None:
-        """Take findings of before as known."""
+        """Take findings of before as known: they are news no more."""
         self._news.update(one.news for one in known)
 
     def __call__(self, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Look at an answer, if it is its turn."""
-        for name in self._answers:
-            if name in path:
-                break
-        else:
+        call = contract().call_at(path)
+        if call is None:
             return
         refused = status >= 400
-        turn = self._answers[name]
-        self._answers[name] = turn + (not refused)
-        if refused or turn % self.every == 0:
-            call = contract().call_at(path)
-            for one in () if call is None else findings(call.name, path, status, headers, body):
+        if refused or self._answers[call.name] % self.every == 0:
+            for one in findings(call.name, path, status, headers, body):
                 self.add(one)
+        self._answers[call.name] += not refused
 
     def dialect_changed(self, before: Dialect, after: Dialect) -> None:
         """What the walks have known of the pagination, and what they found instead."""

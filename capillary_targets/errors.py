@@ -72,8 +72,6 @@ _CREDENTIALS: Final = re.compile(
 
 def _escape(text: str) -> str:
     """Control characters escaped, so that a server cannot forge or garble a line of the log."""
-    if text.isprintable():
-        return text
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
@@ -106,33 +104,19 @@ class CapillaryError(Exception):
 
     retryable: bool = False
     scope: ErrorScope = "request"
+    code: int | None = None
+    status: int | None = None
+    request_id: str | None = None
+    method: str | None = None
+    url: str | None = None
+    attempts: int = 0
+    checkpoint: Checkpoint | None = None
+    retry_after: float | None = None
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: int | None = None,
-        status: int | None = None,
-        request_id: str | None = None,
-        method: str | None = None,
-        url: str | None = None,
-        attempts: int = 0,
-        checkpoint: Checkpoint | None = None,
-        retry_after: float | None = None,
-        retryable: bool | None = None,
-    ) -> None:
+    def __init__(self, message: str, **context: Any) -> None:
         super().__init__(message)
         self.message: str = message
-        self.code = code
-        self.status = status
-        self.request_id = request_id
-        self.method = method
-        self.url = url
-        self.attempts = attempts
-        self.checkpoint = checkpoint
-        self.retry_after = retry_after
-        if retryable is not None:
-            self.retryable = retryable
+        vars(self).update(context)
 
     def __str__(self) -> str:
         return f"{self.message}{self._where()}"
@@ -234,9 +218,7 @@ class InvalidSourceAccount(ApiError):
 class UnknownPeriod(CapillaryError):
     """No period goes by the name asked for, or none is current. `known` lists the refCodes."""
 
-    def __init__(self, message: str, *, known: Iterable[str] = (), **context: Any) -> None:
-        super().__init__(message, **context)
-        self.known: tuple[str, ...] = tuple(known)
+    known: tuple[str, ...] = ()
 
 
 class ServerBusy(Transient, ApiError):
@@ -325,12 +307,11 @@ class BadResponse(CapillaryError):
     `excerpt` the first characters of what stood there. `retryable` where another answer may fit.
     """
 
-    def __init__(
-        self, message: str, *, where: str | None = None, excerpt: str = "", **context: Any
-    ) -> None:
+    where: str | None = None
+    excerpt: str = ""
+
+    def __init__(self, message: str, **context: Any) -> None:
         super().__init__(message, **context)
-        self.where = where
-        self.excerpt: str = excerpt
         if self.retryable:
             self.scope: ErrorScope = "server"
 
@@ -347,9 +328,7 @@ class PaginationError(CapillaryError):
     `report` is the `PagingReport` of the walk so far; its `reason` names what is wrong.
     """
 
-    def __init__(self, message: str, *, report: PagingReport | None = None, **context: Any) -> None:
-        super().__init__(message, **context)
-        self.report = report
+    report: PagingReport | None = None
 
 
 _NO_ACCESS: Final = ": the access group of these credentials has to allow this call"

@@ -261,42 +261,39 @@ async def resolve_period(session: Session, user_id: int, target_rule_id: int, na
         raise UnknownPeriod(
             f"user {user_id} is not in target {target_rule_id}: it has no period {name!r} for them"
         )
-    found = _named(name, [(o.period_id, o.period_ref_code, o.current_period) for _, o in held])
+    periods = [
+        TargetPeriod(
+            o.period_id, o.period_ref_code, period_status="RUNNING" * bool(o.current_period)
+        )
+        for _, o in held
+        if o.period_id is not None
+    ]
+    found = _named(name, periods)
     if not found:
         groups = dict.fromkeys(group for group, _ in held)
         periods = [one for group in groups for one in await target_periods(session, group)]
-        found = _named(name, [(o.id, o.ref_code, o.period_status in _RUNNING) for o in periods])
-        if not found:
-            codes = [one.ref_code or f"id {one.id}" for one in periods]
-            said = [
-                f"{code} ({one.period_status})" if one.period_status else code
-                for code, one in zip(codes, periods, strict=True)
-            ]
-            kind = "is running" if name == CURRENT else f"has the refCode {name!r}"
-            raise UnknownPeriod(
-                f"no period of target {target_rule_id} {kind}; there are: "
-                f"{', '.join(said) or 'none at all'}",
-                known=[one.ref_code for one in periods if one.ref_code],
-            )
-    if len(found) > 1:
-        listed = ", ".join(f"{id_} ({code})" if code else str(id_) for id_, code in found.items())
-        kind = "are running" if name == CURRENT else f"have the refCode {name!r}"
-        raise UnknownPeriod(
-            f"several periods of target {target_rule_id} {kind}: give the id of one: {listed}",
-            known=[code for code in found.values() if code],
-        )
-    (only,) = found
-    return only
+        found = _named(name, periods)
+    if len(found) == 1:
+        return found.popitem()[0]
+    number, hint = ("several", "give the id of one") if found else ("no", "there are")
+    candidates = [*found.values()] or periods
+    raise UnknownPeriod(
+        f"{number} period of target {target_rule_id} by the name {name!r}; {hint}: "
+        f"{', '.join(map(_shown, candidates)) or 'none at all'}",
+        known=tuple(one.ref_code for one in candidates if one.ref_code),
+    )
 
 
-def _named(
-    name: str, periods: Iterable[tuple[int | None, str | None, bool | None]]
-) -> dict[int, str | None]:
-    """The periods of that name, id to refCode, of ids, refCodes and whether they are current."""
+def _named(name: str, periods: Iterable[TargetPeriod]) -> dict[int, TargetPeriod]:
+    """The periods of that name, by id. A refCode has been printed with a blank at its end."""
     return {
-        number: code
-        for number, code, current in periods
-        # A refCode has been printed with a blank at its end.
-        if number is not None
-        and (current if name == CURRENT else code and code.strip() == name.strip())
+        one.id: one
+        for one in periods
+        if (name == CURRENT and one.period_status in _RUNNING)
+        or (name != CURRENT and (one.ref_code or "").strip() == name.strip())
     }
+
+
+def _shown(period: TargetPeriod) -> str:
+    facts = ", ".join(filter(None, (period.ref_code, period.period_status)))
+    return f"{period.id} ({facts})" if facts else f"{period.id}"

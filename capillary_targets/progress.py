@@ -17,8 +17,8 @@ from typing import Final
 from attrs import field, frozen
 
 from .endpoints import checked_id
-from .errors import UnknownPeriod, UsageError
-from .lookups import CURRENT, target_groups
+from .errors import UnknownPeriod
+from .lookups import CURRENT, checked_period, target_groups
 from .members import Milestone, TargetGroup, UserTarget, UserTargetGroups
 from .models import ApiWarning, Model, TargetEvent, short_repr
 from .pager import EventPager
@@ -295,8 +295,7 @@ async def reconcile(
 
     """
     checked_id("target_rule_id", target_rule_id)
-    if isinstance(period, str) and not period.strip():
-        raise UsageError('period must be "current", a refCode or an id')
+    checked_period(period)
     for _ in range(2):
         groups = await target_groups(
             session,
@@ -307,7 +306,7 @@ async def reconcile(
         )
         rows = _rows(groups, target_rule_id)
         if rows and not any(is_period(one, period) for one in rows):
-            known = [one.period for one in rows if one.period]
+            known = tuple(one.period for one in rows if one.period)
             raise UnknownPeriod(
                 f"user {user_id} has no period {period!r} in target {target_rule_id}; there are: "
                 f"{', '.join(known) or 'none with a name'}",

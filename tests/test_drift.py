@@ -271,7 +271,8 @@ def test_each_call_has_answers_of_its_own() -> None:
 def test_what_is_known_is_no_news_and_news_are_bounded() -> None:
     told: list[Finding] = []
     known = Finding("new key", "enrolledTargets", "next", "null")
-    watch = DriftWatch(told.append, every=1, known=[known])
+    watch = DriftWatch(told.append, every=1)
+    watch.know([known])
     path = "/v3/users/1/enrolledTargets"
     watch(path, 200, {}, b'{"data": [], "errors": null, "next": 1}')
     assert not told

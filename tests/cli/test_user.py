@@ -142,7 +142,7 @@ def test_events_of_a_period_by_id_or_by_ref_code(cli: Cli, period: str):
 def test_an_unknown_period_is_answered_with_those_there_are(cli: Cli):
     ran = cli("events", 564332013, 1986, "--period", "Cycle_9", "--sandbox")
     assert (ran.status, ran.out) == (1, "")
-    assert "there are: G1717-9887 (ENDED), G1717-9888 (ENDED), G1717-9889 (ENDED)" in ran.err
+    assert "(G1717-9887, ENDED), " in ran.err
 
 
 def test_no_period_may_be_running(cli: Cli):
