@@ -275,10 +275,12 @@ async def resolve_period(session: Session, user_id: int, target_rule_id: int, na
         found = _named(name, periods)
     if len(found) == 1:
         return found.popitem()[0]
-    number, hint = ("several", "give the id of one") if found else ("no", "there are")
+    kind = "running" if name == CURRENT else f"with the refCode {name!r}"
+    number = f"{len(found)} periods" if found else "no period"
     candidates = [*found.values()] or periods
     raise UnknownPeriod(
-        f"{number} period of target {target_rule_id} by the name {name!r}; {hint}: "
+        f"target {target_rule_id} has {number} {kind}; "
+        f"{'give the id of one' if found else 'there are'}: "
         f"{', '.join(map(_shown, candidates)) or 'none at all'}",
         known=tuple(one.ref_code for one in candidates if one.ref_code),
     )

@@ -96,7 +96,7 @@ async def test_an_unknown_name_is_answered_with_those_there_are(
         await _resolve(client, "cycle_1")
     assert caught.value.known == ("Cycle_1", "Cycle_2")
     assert str(caught.value) == (
-        "no period of target 3001 by the name 'cycle_1'; "
+        "target 3001 has no period with the refCode 'cycle_1'; "
         "there are: 10 (Cycle_1, ENDED), 11 (Cycle_2), 12 (ENDED)"
     )
     assert not caught.value.retryable
@@ -105,7 +105,7 @@ async def test_an_unknown_name_is_answered_with_those_there_are(
 async def test_none_may_be_running(mocked: aioresponses, client: TargetsClient) -> None:
     _groups(mocked, {601: [_target(10, "Cycle_1", False)]})
     _periods(mocked, 601, [])
-    with pytest.raises(UnknownPeriod, match=r"no period of target 3001 by .* none at all"):
+    with pytest.raises(UnknownPeriod, match=r"target 3001 has no period running; .* none at all"):
         await _resolve(client, "current")
 
 

@@ -90,10 +90,9 @@ def _app(tokens: Sequence[str] = ()) -> App:
             negative="", converter=_exact, show_default=lambda given: given or None
         ),
     )
-    named = bool(tokens) and tokens[0] in _MODULES
     for name, module in _MODULES.items():
         path = f"capillary_targets.cli.{module}:{name}"
-        app.command(path if named else resolve_name(path))
+        app.command(path if tokens and tokens[0] in _MODULES else resolve_name(path))
     app.command(_record, name="record")
     app.register_install_completion_command(help="Make your shell complete this command.")
     return app
@@ -117,11 +116,12 @@ async def _record(
             "record: give the command that asks the API, after --: record --out F -- user ..."
         )
     inner, bound, _ = _parsed(command)
-    with recording(out) as recorder, connection.observed_by(recorder):
+    with recording(out) as recorder:
+        connection.OBSERVERS.set((recorder,))
         result: Any = inner(*bound.args, **bound.kwargs)
-        status: int = _OK if result is None else await result
+        status = _OK if result is None else await result
     output.note(f"{out}: {recorder.answers} answers")
-    return status
+    return status or _OK
 
 
 def main(tokens: Sequence[str] | None = None) -> int:

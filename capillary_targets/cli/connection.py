@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from operator import methodcaller
@@ -27,62 +27,60 @@ from . import output
 
 __all__ = [
     "DEFAULT",
+    "OBSERVERS",
     "Concurrency",
     "Connection",
     "File",
     "MaxFailures",
     "Query",
     "Rate",
-    "observed_by",
 ]
 
 T = TypeVar("T")
 
 _TRY: Final = ", or add --sandbox to try without an account"
+OBSERVERS: ContextVar[tuple[Observer, ...]] = ContextVar("capillary_targets_observers", default=())
+"""What is shown each answer that the running command gets."""
 
 
-def _spelled(read: Callable[[str], object]) -> Parameter:
-    """A flag that `read` makes of its text, or raises a ValueError that says what to write."""
+def _spelled(pattern: str, read: Callable[..., object], must: str) -> Parameter:
+    """A flag whose text matches `pattern`, and of whose groups `read` makes the value."""
 
     def convert(_type: object, tokens: Sequence[Token]) -> object:
-        return read(tokens[0].value)
+        found = re.fullmatch(pattern, text := tokens[0].value, re.DOTALL)
+        if found is None:
+            raise ValueError(f"it must be {must}, not {text!r}")
+        return read(*found.groups())
 
     return Parameter(converter=convert, n_tokens=1, accepts_keys=False)
 
 
-def _concurrency(text: str) -> int | None:
-    if text != "auto" and not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError(f"it must be a number or auto, not {text!r}")
-    return None if text == "auto" else int(text)
+def _max_failures(users: str | None, share: str, percent: str) -> float:
+    return int(users) if users else float(share) if share else float(percent) / 100
 
 
-def _rate(text: str) -> RateLimit:
-    found = re.fullmatch(r"([1-9][0-9]{0,8})/([0-9]{1,8}(?:\.[0-9]{1,6})?)", text)
-    if not found or not float(found[2]):
-        raise ValueError(f"it must be REQUESTS/SECONDS, such as 1000/60, not {text!r}")
-    return RateLimit(int(found[1]), per=float(found[2]))
-
-
-def _max_failures(text: str) -> float:
-    if re.fullmatch(r"[0-9]{1,18}", text):
-        return int(text)
-    found = re.fullmatch(r"([0-9]{0,3}(?:\.[0-9]{1,6})?)(%?)", text)
-    share = float(found[1]) / (100 if found[2] else 1) if found and found[1] else 2.0
-    if share >= 1:
-        raise ValueError(f"it must be a number of users, or a share such as 5%, not {text!r}")
-    return share
-
-
-def _file(text: str) -> Path:
-    if not text:  # of a variable that is not set: it must not be the current directory
-        raise ValueError("it is empty: name a file or a directory")
-    return Path(text)
-
-
-Concurrency: TypeAlias = Annotated[int | None, _spelled(_concurrency)]
-Rate: TypeAlias = Annotated[RateLimit | None, _spelled(_rate)]
-MaxFailures: TypeAlias = Annotated[float | None, _spelled(_max_failures)]
-File: TypeAlias = Annotated[Path, _spelled(_file)]
+Concurrency: TypeAlias = Annotated[
+    int | None,
+    _spelled("auto|([0-9]{1,9})", lambda number: number and int(number), "a number or auto"),
+]
+Rate: TypeAlias = Annotated[
+    RateLimit | None,
+    _spelled(
+        r"([1-9][0-9]{0,8})/(?=.*[1-9])([0-9]{1,8}(?:\.[0-9]{1,6})?)",
+        lambda requests, per: RateLimit(int(requests), per=float(per)),
+        "REQUESTS/SECONDS, such as 1000/60",
+    ),
+]
+MaxFailures: TypeAlias = Annotated[
+    float | None,
+    _spelled(
+        r"([0-9]{1,18})|(0*\.[0-9]{1,6})|([0-9]{1,2}|[0-9]{0,2}\.[0-9]{1,6})%",
+        _max_failures,
+        "a number of users, or a share such as 5%",
+    ),
+]
+# An empty one is of a variable that is not set: it must not be the current directory.
+File: TypeAlias = Annotated[Path, _spelled("(.+)", Path, "a file or a directory")]
 
 
 @Parameter(name="*")
@@ -134,7 +132,7 @@ class Connection:
             "timeout": self.timeout,
             "timezone": zone if self.timezone is None else self.timezone,
             "trust_env": not self.sandbox,  # no proxy leads to this machine
-            "observers": _observers.get(),
+            "observers": OBSERVERS.get(),
             "hooks": (partial(_log, log),) if self.verbose else (),
         }
 
@@ -175,19 +173,6 @@ class Query(Connection):
 
 
 DEFAULT: Final = Query()
-
-
-_observers: ContextVar[tuple[Observer, ...]] = ContextVar("capillary_targets_observers", default=())
-
-
-@contextmanager
-def observed_by(observer: Observer) -> Iterator[None]:
-    """Every client opened within shows its answers to `observer`."""
-    token = _observers.set((observer,))
-    try:
-        yield
-    finally:
-        _observers.reset(token)
 
 
 def _log(log: Callable[[str], None], details: Details) -> None:

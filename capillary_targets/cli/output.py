@@ -182,29 +182,27 @@ def show_records(title: str, records: Sequence[Mapping[str, object]]) -> None:
     word; amounts (Decimal) are aligned at the point.
     """
     write(f"{printable(title)}\n")
-    columns: dict[str, list[str]] = {}
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    columns: list[list[str]] = []
     needed = -_GAP
     for name in records[0] if records else ():
         values = [record[name] for record in records]
-        heading, texts = _column(name, values)
-        if not any(map(str.strip, texts)):
-            continue
-        columns[heading] = texts
-        wraps = all(isinstance(value, str | None) for value in values)
-        words = " ".join((heading, *texts)).split() if wraps else (heading, *texts)
-        least = max(map(cell_len, words))
-        needed += least + _GAP
-        table.add_column(heading, no_wrap=not wraps, min_width=least, overflow="fold")
+        column = _column(name, values)
+        if any(map(str.strip, column[1:])):
+            columns.append(column)
+            wraps = all(isinstance(value, str | None) for value in values)
+            least = max(map(cell_len, " ".join(column).split() if wraps else column))
+            needed += least + _GAP
+            table.add_column(column[0], no_wrap=not wraps, min_width=least, overflow="fold")
     if not columns:
         return
     write("\n")
+    headings, *rows = zip(*columns, strict=True)
     size = shutil.get_terminal_size()
-    rows = list(zip(*columns.values(), strict=True))
     if size.columns < _NARROW or needed > size.columns:
         for number, row in enumerate(rows):
             write("\n" * (number > 0))
-            show_facts(dict(zip(map(str.strip, columns), row, strict=True)))
+            show_facts(dict(zip(map(str.strip, headings), row, strict=True)))
         return
     for row in rows:
         table.add_row(*map(Text, row))
@@ -216,8 +214,8 @@ def show_records(title: str, records: Sequence[Mapping[str, object]]) -> None:
     write(re.sub(r" +$", "", captured.get(), flags=re.MULTILINE))
 
 
-def _column(name: str, values: Sequence[object]) -> tuple[str, list[str]]:
-    """A column's heading and texts. Where all its times are of one zone, the heading says it.
+def _column(name: str, values: Sequence[object]) -> list[str]:
+    """A column's heading, then its texts. Where all its times are of one zone, the heading says it.
 
     Numbers are padded on the left, amounts to as many places on the right.
     """
@@ -230,8 +228,8 @@ def _column(name: str, values: Sequence[object]) -> tuple[str, list[str]]:
         tails = [len(text) - len(text.partition(".")[0]) for text in texts]
         texts = [text + " " * (max(tails) - tail) for text, tail in zip(texts, tails, strict=True)]
         widest = max(map(len, (name, *texts)))
-        name, *texts = (text.rjust(widest) for text in (name, *texts))
-    return name, texts
+        return [text.rjust(widest) for text in (name, *texts)]
+    return [name, *texts]
 
 
 def _text(value: object) -> str:

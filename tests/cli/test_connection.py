@@ -13,7 +13,6 @@ import pytest
 from capillary_targets import UsageError
 from capillary_targets.auth import BasicAuth, OAuth
 from capillary_targets.cli.app import _parsed
-from capillary_targets.cli.connection import _max_failures
 from capillary_targets.environment import auth_of
 from capillary_targets.sandbox import Sandbox
 from tests.conftest import in_thread
@@ -192,7 +191,8 @@ def test_a_first_command_that_fails_says_what_to_check(
     ("text", "limit"), [("0", 0), ("100", 100), ("5%", 0.05), ("0.05", 0.05), ("12.5%", 0.125)]
 )
 def test_max_failures_is_a_number_or_a_share(text: str, limit: float):
-    found = _max_failures(text)
+    _, bound, _ = _parsed(("sweep", "--out", "x", "--max-failures", text))
+    found = bound.arguments["max_failures"]
     assert (found, type(found)) == (limit, type(limit))
 
 

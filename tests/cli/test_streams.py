@@ -121,5 +121,5 @@ def test_arguments_that_are_no_utf_8_are_shown_escaped(cli: Cli):
 def test_an_empty_path_is_no_path(cli: Cli, tokens: tuple[str, ...]):
     ran = cli(*tokens)
     assert ran.status == 2
-    assert "it is empty: name a file or a directory" in ran.err
+    assert "it must be a file or a directory, not" in ran.err
     assert ran.err.count("\n") == 1

@@ -148,4 +148,4 @@ def test_an_unknown_period_is_answered_with_those_there_are(cli: Cli):
 def test_no_period_may_be_running(cli: Cli):
     ran = cli("events", 564332013, 1986, "--period", "current", "--sandbox")
     assert (ran.status, ran.out) == (1, "")
-    assert "no period of target 1986 is running" in ran.err
+    assert "target 1986 has no period running" in ran.err
