@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -51,9 +51,8 @@ __all__ = ["BudgetActor", "partition_of", "shared_budget", "sweep"]
 _ray: Any = ray  # whose own types know neither its options nor its tasks
 _RETRIES: Final = 10
 _TELL_EVERY: Final = 1.0
-_USERS: Final = "_users.jsonl"
+_USERS, _PROGRESS, _SUMMARY = "_users.jsonl", "_progress.json", "summary.json"
 _GOLDEN: Final = 0x9E3779B97F4A7C15
-_64_BITS: Final = 2**64 - 1
 
 
 async def sweep(
@@ -104,23 +103,26 @@ async def sweep(
     paths = _directories(out, partitions)
     if not options.retry_failed:
         await _partition(_opened(users, column), paths)
-    before = _summary_of(out)
+    before = _read(out / _SUMMARY)
     latest = max(1, before.run + (options.incremental and before.finished))
-    _write(out, Summary(run=latest))
+    _write(out / _SUMMARY, Summary(run=latest))
     task = _ray.remote(num_cpus=1, max_retries=_RETRIES)(_sweep_partition)
     client = {"base_url": base_url, "auth": auth, "page_size": page_size, **settings}
     with shared_budget(settings.get("rate")) as client["rate"]:
-        async with _shown(progress) as actor:
-            summaries = await _all([task.remote(client, p, options, latest, actor) for p in paths])
+        showing = asyncio.ensure_future(_show(paths, progress))
+        try:
+            summaries = await _all([task.remote(client, path, options, latest) for path in paths])
+        finally:
+            showing.cancel()
     total = _total(summaries)
     total.seconds = round(time.monotonic() - started, 3)
-    _write(out, total)
+    _write(out / _SUMMARY, total)
     return total
 
 
 def partition_of(user: int, partitions: int) -> int:
     """The partition of a user: the same one in every list, and evenly spread."""
-    return (((user * _GOLDEN) & _64_BITS) >> 32) % partitions
+    return ((user * _GOLDEN) >> 32) % 2**32 % partitions
 
 
 def _directories(out: Path, partitions: int | None) -> list[Path]:
@@ -138,6 +140,7 @@ def _directories(out: Path, partitions: int | None) -> list[Path]:
     paths = [out / f"partition={number:05d}-of-{count:05d}" for number in range(count)]
     for path in paths:
         path.mkdir(parents=True, exist_ok=True)
+        (path / _PROGRESS).unlink(missing_ok=True)
     return paths
 
 
@@ -167,22 +170,22 @@ def _ids(dataset: Dataset, column: str | None) -> Iterator[int]:
 
 
 def _sweep_partition(
-    client: dict[str, Any], path: Path, options: SweepOptions, latest: int, actor: Any
+    client: dict[str, Any], path: Path, options: SweepOptions, latest: int
 ) -> Summary:
     """The task: one partition's sweep, of the run `latest`."""
     timeline, due = RequestTimeline(), 0.0
 
     def tell(summary: Summary) -> None:
         nonlocal due
-        if actor is not None and time.monotonic() >= due:
+        if time.monotonic() >= due:
             due = time.monotonic() + _TELL_EVERY
-            actor.tell.remote(path.name, summary)
+            _write(path / _PROGRESS, summary)
 
     async def swept() -> Summary:
         hooks = (timeline, *client.get("hooks", ()))
         async with TargetsClient(**{**client, "hooks": hooks}) as opened:
             # One that was interrupted in this run resumes; one that has not begun it, begins.
-            new = options.incremental and _summary_of(path).run < latest
+            new = options.incremental and _read(path / _SUMMARY).run < latest
             users = () if options.retry_failed else _listed(path)
             given = attrs.evolve(options, incremental=new)
             return await run(opened, users, path, given, timeline=timeline, progress=tell)
@@ -212,17 +215,24 @@ async def _all(tasks: list[Any]) -> list[Summary]:
         raise
 
 
-def _summary_of(path: Path) -> Summary:
-    """The summary that a directory has; of a run 0 where there is none."""
+def _read(file: Path) -> Summary:
+    """A summary, or that of a run 0 where there is no file."""
     try:
-        return msgspec.json.decode((path / "summary.json").read_bytes(), type=Summary)
+        return msgspec.json.decode(file.read_bytes(), type=Summary)
     except FileNotFoundError:
         return Summary(run=0, finished=True)
 
 
 def _write(path: Path, summary: Summary) -> None:
-    with AtomicFile(path / "summary.json") as file:
+    with AtomicFile(path) as file:
         file.write(encode(summary.as_dict()) + b"\n")
+
+
+async def _show(paths: list[Path], progress: Callable[[Summary], None] | None) -> None:
+    """Call `progress` with the sums of what the tasks have told so far."""
+    while progress is not None:
+        await asyncio.sleep(_TELL_EVERY)
+        progress(_total([_read(path / _PROGRESS) for path in paths]))
 
 
 def _total(summaries: list[Summary]) -> Summary:
@@ -236,42 +246,6 @@ def _total(summaries: list[Summary]) -> Summary:
     for one in summaries:
         total.add(one)
     return total
-
-
-class _ProgressActor:
-    """Holds the latest summary of each partition."""
-
-    def __init__(self) -> None:
-        self._summaries: dict[str, Summary] = {}
-
-    def tell(self, partition: str, summary: Summary) -> None:
-        self._summaries[partition] = summary
-
-    def total(self) -> Summary | None:
-        return _total([*self._summaries.values()]) if self._summaries else None
-
-
-@asynccontextmanager
-async def _shown(progress: Callable[[Summary], None] | None) -> AsyncIterator[Any]:
-    """The actor that tasks tell how far they are; `progress` is called with its sums."""
-    if progress is None:
-        yield None
-        return
-    actor = _ray.remote(num_cpus=0, max_restarts=-1)(_ProgressActor).remote()
-
-    async def show() -> None:
-        while True:
-            with suppress(RayError):  # it is being restarted
-                if (total := await actor.total.remote()) is not None:
-                    progress(total)
-            await asyncio.sleep(_TELL_EVERY)
-
-    showing = asyncio.ensure_future(show())
-    try:
-        yield actor
-    finally:
-        showing.cancel()
-        ray.kill(actor)
 
 
 class BudgetActor(SqliteBudget):
