@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache, partial
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import asdict, define, field, has
 from yarl import URL
@@ -84,57 +84,54 @@ def tracing(provider: TracerProvider | None = None) -> Hook:
 @define
 class _Tracing:
     tracer: Tracer
-    _open: dict[Scope, Span] = field(factory=dict)
+    _open: dict[Scope | None, Span] = field(factory=dict)
 
     def __call__(self, details: Details) -> None:
-        if isinstance(details, RequestDetails):
-            self._request(details)
-        elif isinstance(details, ScopeDetails):
-            if details.phase == "begins":
-                self._begin(details.scope)
-            else:
-                self._end(details)
+        match details:
+            case RequestDetails():
+                self._request(details)
+            case ScopeDetails(scope=scope, phase="begins"):
+                within = self._within(scope.parent)
+                span = self.tracer.start_span(f"capillary {scope.kind}", context=within)
+                for name, value in scope.facts.items():
+                    span.set_attribute(f"capillary.{name}", str(value))
+                self._open[scope] = span
+            case ScopeDetails(scope=scope, outcome=outcome):
+                span = self._open.pop(scope)
+                facts: Any = outcome if has(type(outcome)) else None
+                for name, value in asdict(facts, recurse=False).items() if facts else ():
+                    if isinstance(value, bool | int | float | str):
+                        span.set_attribute(f"capillary.{name}", value)
+                _end(span, details.error)
 
     def _within(self, scope: Scope | None) -> Context | None:
-        span = None if scope is None else self._open.get(scope)
+        span = self._open.get(scope)
         return None if span is None else trace.set_span_in_context(span)
-
-    def _begin(self, scope: Scope) -> None:
-        span = self.tracer.start_span(f"capillary {scope.kind}", context=self._within(scope.parent))
-        for name, value in scope.facts.items():
-            span.set_attribute(f"capillary.{name}", str(value))
-        self._open[scope] = span
-
-    def _end(self, details: ScopeDetails) -> None:
-        span = self._open.pop(details.scope)
-        if details.outcome is not None and has(type(details.outcome)):
-            for name, value in asdict(details.outcome, recurse=False).items():  # type: ignore[arg-type]
-                if isinstance(value, bool | int | float | str):
-                    span.set_attribute(f"capillary.{name}", value)
-        if details.error is not None:
-            span.set_status(Status(StatusCode.ERROR, type(details.error).__name__))
-        span.end()
 
     def _request(self, details: RequestDetails) -> None:
         ended = time.time_ns()
-        span = self.tracer.start_span(
-            details.method,
-            context=self._within(details.scope),
-            kind=SpanKind.CLIENT,
-            start_time=ended - int(details.seconds * 1e9),
-        )
-        known = {
+        known: dict[str, Any] = {
             _METHOD: details.method,
             _URL: details.url,
             _RESENDS: details.attempt - 1 or None,
             _STATUS: details.status,
             "capillary.request_id": details.request_id,
+            _ERROR: details.error and type(details.error).__name__,
         }
-        span.set_attributes({name: one for name, one in known.items() if one is not None})
-        if details.error is not None:
-            span.set_attribute(_ERROR, type(details.error).__name__)
-            span.set_status(Status(StatusCode.ERROR, type(details.error).__name__))
-        span.end(ended)
+        span = self.tracer.start_span(
+            details.method,
+            context=self._within(details.scope),
+            kind=SpanKind.CLIENT,
+            attributes={name: one for name, one in known.items() if one is not None},
+            start_time=ended - int(details.seconds * 1e9),
+        )
+        _end(span, details.error, ended)
+
+
+def _end(span: Span, error: BaseException | None, ended: int | None = None) -> None:
+    if error is not None:
+        span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+    span.end(ended)
 
 
 def metrics(provider: MeterProvider | None = None) -> Hook:
@@ -144,11 +141,6 @@ def metrics(provider: MeterProvider | None = None) -> Hook:
     holds an id of a user. The names are in `docs/how-to/metrics.md`.
     """
     return _metrics(None if provider is get_meter_provider() else provider)
-
-
-@cache  # one for each provider: an observable instrument made twice is observed once
-def _metrics(provider: MeterProvider | None) -> Hook:
-    return _Metrics(provider)
 
 
 @lru_cache(256)
@@ -256,3 +248,7 @@ class _Metrics:
                 self._sessions[details.state] = _server(details.url)
             case SessionDetails():
                 self._sessions.pop(details.state, None)
+
+
+_metrics: Final = cache(_Metrics)
+"""One for each provider: an observable instrument made twice is observed once."""

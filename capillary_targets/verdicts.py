@@ -17,21 +17,6 @@ from attrs import field, frozen
 
 from .contract import Finding, contract, findings
 
-__all__ = [
-    "FAR",
-    "FEW",
-    "LARGE",
-    "NO_RECORD",
-    "QUESTIONS",
-    "SAFE",
-    "Answers",
-    "Look",
-    "Verdict",
-    "across_the_end",
-    "dialect_of",
-    "judge",
-]
-
 LARGE: Final = 1000
 SAFE: Final = 100
 """Limits that are asked for: one that may be capped, and one that siblings keep."""

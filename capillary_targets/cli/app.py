@@ -33,8 +33,6 @@ from capillary_targets.session import __version__
 
 from . import connection, output
 
-__all__ = ["main"]
-
 _OK, _FAILED, _USAGE, _REFUSED, _PIPE_CLOSED = 0, 1, 2, 3, 141
 _LEAST_FILES: Final = 24
 """Open files that a command needs: streams, the event loop, a connection, a file or two."""

@@ -25,17 +25,6 @@ from capillary_targets.settings import Observer
 
 from . import output
 
-__all__ = [
-    "DEFAULT",
-    "OBSERVERS",
-    "Concurrency",
-    "Connection",
-    "File",
-    "MaxFailures",
-    "Query",
-    "Rate",
-]
-
 T = TypeVar("T")
 
 _TRY: Final = ", or add --sandbox to try without an account"

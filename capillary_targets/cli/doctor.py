@@ -8,8 +8,6 @@ from capillary_targets.retry import RetryPolicy
 from . import output
 from .connection import DEFAULT, File, Query
 
-__all__ = ["doctor"]
-
 _SANDBOX_USER = 1_000_001
 _CHANGED = 3
 

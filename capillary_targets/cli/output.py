@@ -24,24 +24,6 @@ from rich.text import Text
 
 from capillary_targets.models import JSON
 
-__all__ = [
-    "CLEAR_LINE",
-    "OutputLost",
-    "fail",
-    "guarded",
-    "is_dumb",
-    "log",
-    "note",
-    "open_streams",
-    "printable",
-    "show_facts",
-    "show_records",
-    "timestamp",
-    "warn",
-    "write",
-    "write_json",
-]
-
 CLEAR_LINE: Final = "\r\x1b[K"
 """Clears the terminal's line, on which a progress line may stand."""
 

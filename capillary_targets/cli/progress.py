@@ -17,8 +17,6 @@ from capillary_targets.sweep.plan import seconds_for
 
 from . import output
 
-__all__ = ["ProgressDisplay"]
-
 _TICK: Final = 0.2
 _MOST_LINES: Final = 10_000
 _LOG_EVERY: Final = 5.0

@@ -17,8 +17,6 @@ from capillary_targets.progress import Cycle, TargetProgress, progress_of
 from . import output
 from .connection import DEFAULT, Query
 
-__all__ = ["events", "explain", "targets", "user"]
-
 _BAR: Final = 10
 
 UserId = Annotated[int | None, Parameter(name="--id")]

@@ -16,8 +16,6 @@ from capillary_targets.sandbox import Replay, Sandbox, SandboxSettings
 from . import output
 from .connection import File, Rate
 
-__all__ = ["sandbox"]
-
 _FLAGS: Final = re.compile("^(?!clock|between_requests|port|rate_limit|notify_headers)")
 """All settings but the functions, and those that a flag of the command spells in its own way."""
 _DEFAULT: Final = SandboxSettings()

@@ -33,8 +33,6 @@ from . import output
 from .connection import DEFAULT, Concurrency, Connection, File, MaxFailures, Rate
 from .progress import ProgressDisplay
 
-__all__ = ["report", "sweep"]
-
 _OK, _FAILED, _REFUSED = 0, 1, 3
 _FLAGS: Final = re.compile(
     "^(?!target_rule_ids|fetch_targets|source|max_failures|notifications|limits)"
