@@ -20,10 +20,8 @@ from cyclopts import (
     App,
     CoercionError,
     CycloptsError,
-    MissingArgumentError,
     Parameter,
     Token,
-    UnusedCliTokensError,
     convert,
 )
 
@@ -179,14 +177,8 @@ def _parsed(tokens: Sequence[str]) -> Any:
         named = [one for one in tokens[:1] if one in {*_MODULES, "record"}]
         hint = " ".join(("capillary-targets", *named, "--help"))
         what = " ".join(str(error).split()).rstrip("., ?")
-        match error:
-            case UnusedCliTokensError():
-                what = f"there is no place for {' '.join(error.unused_tokens or ())}"
-            case MissingArgumentError():
-                name = error.argument.name if error.argument else ""
-                what = f"{name} is missing, or its value"
-            case CoercionError() if error.argument and error.argument.name not in what:
-                what = f"Invalid value for {error.argument.name}: {what}"
+        if isinstance(error, CoercionError) and error.argument and error.argument.name not in what:
+            what = f"Invalid value for {error.argument.name}: {what}"
         raise UsageError(f"{what}. See `{hint}`") from None
 
 
