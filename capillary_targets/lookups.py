@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -38,7 +37,6 @@ CURRENT: Final = "current"
 """The name of the period that is running, whatever its refCode."""
 
 _NAMES: Final = re.compile(r"[A-Za-z_]+(,[A-Za-z_]+)*")
-_HIDDEN: Final = "[hidden]"
 _REDACTED_LENGTH: Final = 4
 """Shorter texts are no personal data by themselves, and occur in other words."""
 _RUNNING: Final = frozenset({"RUNNING", "LIVE"})
@@ -75,14 +73,14 @@ async def find_customer(
 
     """
     _check(identifier_name, identifier_value, source, account_id)
-    query = {"source": source}
-    if account_id is not None:
-        query["accountId"] = account_id
-    query["identifierName"] = identifier_name
-    shown = f"{_lookup(query)}&identifierValue={_HIDDEN}"
-    sent = _lookup(query | {"identifierValue": identifier_value})
-    path = RedactedPath(sent, shown, _spellings(identifier_value))
-    return await get(session, path, _read_customer_id)
+    account = {} if account_id is None else {"accountId": account_id}
+    query = {"source": source, **account, "identifierName": identifier_name}
+
+    def read(answer: Answer, structurer: Structurer) -> int:
+        with _without_excerpt():
+            return structurer.structure(success(answer).get("entity"), int, "entity")
+
+    return await get(session, _lookup(query, identifier_value), read)
 
 
 async def target_groups(
@@ -118,7 +116,19 @@ async def target_groups(
         "includeInactiveTargets": include_inactive_targets,
     }
     path = f"/v3/users/{checked_id('user_id', user_id)}/targetGroups"
-    return await get(session, with_query(path, query), partial(_read_target_groups, user_id))
+
+    def read(answer: Answer, structurer: Structurer) -> UserTargetGroups:
+        with _without_excerpt():
+            document = success(answer)
+            data = data_of(document, answer)
+            found = structurer.structure(data, UserTargetGroups, "data", answer.notes)
+        warnings = warnings_of(document.get("warnings"), answer.notes)
+        if found.user_id != user_id:  # it may be right: of merged accounts one is left
+            note = f"the answer names another user than {user_id}: {found.user_id}"
+            warnings += (ApiWarning(None, note),)
+        return evolve(found, warnings=warnings, request_id=answer.request_id)
+
+    return await get(session, with_query(path, query), read)
 
 
 async def target_periods(session: Session, target_group_id: int) -> PeriodList:
@@ -127,7 +137,18 @@ async def target_periods(session: Session, target_group_id: int) -> PeriodList:
     Raises `TargetGroupNotFound`, and whatever any request can raise.
     """
     group = checked_id("target_group_id", target_group_id)
-    read = partial(_read_target_periods, group)
+
+    def read(answer: Answer, structurer: Structurer) -> PeriodList:
+        data = data_of(success(answer), answer)
+        found = PeriodList(structurer.structure(data, tuple[TargetPeriod, ...], "data"))
+        if found and all(one.target_group_id not in {group, None} for one in found):
+            raise BadResponse(
+                f"an answer to another call: no period is of target group {group}",
+                where="data[0].targetGroupId",
+                retryable=True,
+            )
+        return found
+
     return await get(session, f"/v3/targetGroups/{group}/targetPeriods", read)
 
 
@@ -147,8 +168,9 @@ def _check(name: str, value: str, source: str, account_id: str | None) -> None:
             raise UsageError(f"{given} holds characters that cannot be printed")
 
 
-def _lookup(query: dict[str, str]) -> str:
-    return f"/v2/customers/lookup?{urlencode(query, quote_via=quote, safe='')}"
+def _lookup(query: dict[str, str], value: str) -> RedactedPath:
+    shown = f"/v2/customers/lookup?{urlencode(query, quote_via=quote, safe='')}&identifierValue="
+    return RedactedPath(f"{shown}{quote(value, safe='')}", f"{shown}[hidden]", _spellings(value))
 
 
 def _spellings(value: str) -> tuple[str, ...]:
@@ -163,42 +185,6 @@ def _spellings(value: str) -> tuple[str, ...]:
     return tuple(
         sorted((word for word in words if len(word) >= _REDACTED_LENGTH), key=len, reverse=True)
     )
-
-
-# --- answers to models ---
-
-
-def _read_customer_id(answer: Answer, structurer: Structurer) -> int:
-    """The answer of "Get Customer ID" (v2): the id stands under `entity`."""
-    with _without_excerpt():
-        return structurer.structure(success(answer).get("entity"), int, "entity")
-
-
-def _read_target_groups(user_id: int, answer: Answer, structurer: Structurer) -> UserTargetGroups:
-    """The answer of "Get Associated Target Groups of a User"."""
-    with _without_excerpt():
-        document = success(answer)
-        found = structurer.structure(
-            data_of(document, answer), UserTargetGroups, "data", answer.notes
-        )
-    warnings = warnings_of(document.get("warnings"), answer.notes)
-    if found.user_id != user_id:  # it may be right: of merged accounts one is left
-        note = f"the answer names another user than {user_id}: {found.user_id}"
-        warnings += (ApiWarning(None, note),)
-    return evolve(found, warnings=warnings, request_id=answer.request_id)
-
-
-def _read_target_periods(group_id: int, answer: Answer, structurer: Structurer) -> PeriodList:
-    """The answer of "Get target periods"."""
-    data = data_of(success(answer), answer)
-    found = PeriodList(structurer.structure(data, tuple[TargetPeriod, ...], "data"))
-    if found and all(one.target_group_id not in {group_id, None} for one in found):
-        raise BadResponse(
-            f"an answer to another call: no period is of target group {group_id}",
-            where="data[0].targetGroupId",
-            retryable=True,
-        )
-    return found
 
 
 @contextmanager
