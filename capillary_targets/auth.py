@@ -17,8 +17,6 @@ from attrs import frozen
 from .errors import CapillaryError, UsageError
 from .retry import waiting_disabled
 
-__all__ = ["Auth", "BasicAuth", "FetchToken", "OAuth", "SecretHeaders", "Token"]
-
 _MD5: Final = re.compile(r"[0-9a-fA-F]{32}")
 _MARGIN: Final = 60.0
 """Seconds before a token's end at which a new one is fetched; a tenth of its life if shorter."""

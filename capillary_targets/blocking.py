@@ -22,8 +22,6 @@ from .models import EventsPage, TargetEvent
 from .pager import EventPager
 from .settings import Options
 
-__all__ = ["BlockingClient", "BlockingPager"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")

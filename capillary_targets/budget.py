@@ -23,8 +23,6 @@ from uuid import uuid4
 from .errors import BudgetUnavailable, CapillaryError, UsageError
 from .limits import RateLimit, Window, background_after, catch_up, room, spacing
 
-__all__ = ["Budget", "SharedBudget", "open_budget"]
-
 T = TypeVar("T")
 
 _LEASE: Final = 120.0

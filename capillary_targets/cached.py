@@ -30,8 +30,6 @@ except ImportError as _error:
         "client.cached() needs the extra: pip install 'capillary-targets[cache]'"
     ) from _error
 
-__all__ = ["Cached", "CachedClient"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 _Key: TypeAlias = tuple[Any, ...]

@@ -18,19 +18,6 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 from attrs import define, field, frozen
 
-__all__ = [
-    "NAME",
-    "WORD",
-    "Call",
-    "Contract",
-    "Finding",
-    "Node",
-    "compare",
-    "contract",
-    "findings",
-    "is_written_as",
-]
-
 Kind: TypeAlias = Literal[
     "new key", "missing key", "changed type", "new value", "changed form", "phase-out", "dialect"
 ]

@@ -19,8 +19,6 @@ from attrs import define, field
 from .contract import Finding, contract, findings
 from .pagination import Dialect
 
-__all__ = ["DriftWatch"]
-
 _log = logging.getLogger("capillary_targets")
 
 _MOST: Final = 1000

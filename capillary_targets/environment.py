@@ -10,8 +10,6 @@ from typing import Final, TypedDict
 from .auth import Auth, BasicAuth, OAuth
 from .errors import UsageError
 
-__all__ = ["Account", "auth_of", "from_env"]
-
 _LONGEST_SECRET: Final = 64 * 1024
 _TILL: Final = ("USERNAME", "PASSWORD", "PASSWORD_MD5")
 _OAUTH: Final = ("CLIENT_KEY", "CLIENT_SECRET")

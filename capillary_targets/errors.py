@@ -29,37 +29,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 if TYPE_CHECKING:  # the two types that errors carry from a floor above
     from .pagination.types import Checkpoint, PagingReport
 
-__all__ = [
-    "AccountIdMissing",
-    "ApiError",
-    "AuthError",
-    "AuthorizationUnavailable",
-    "BadResponse",
-    "BudgetUnavailable",
-    "CapillaryError",
-    "ClientClosed",
-    "ConnectionFailed",
-    "CustomerNotFound",
-    "CustomerNotInSource",
-    "EndpointGone",
-    "InvalidEnrollmentType",
-    "InvalidIdentifier",
-    "InvalidSourceAccount",
-    "InvalidUser",
-    "NoRecordFound",
-    "PaginationError",
-    "RateLimited",
-    "RequestTimeout",
-    "ServerBusy",
-    "ServiceUnavailable",
-    "TargetGroupNotFound",
-    "TargetPeriodNotFound",
-    "TargetRuleNotFound",
-    "UnknownPeriod",
-    "UsageError",
-    "api_error",
-]
-
 
 ErrorScope: TypeAlias = Literal["request", "server", "credentials", "client"]
 

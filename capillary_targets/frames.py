@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-__all__ = ["EventList", "Frame", "TargetList"]
-
 
 class Frame:
     """Rows as a table (extra `parquet`), with the columns that a sweep's Parquet files have.

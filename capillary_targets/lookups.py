@@ -24,15 +24,6 @@ from .structuring import Structurer
 from .transport import RedactedPath, get
 from .wire import Answer, data_of, success, warnings_of
 
-__all__ = [
-    "CURRENT",
-    "checked_period",
-    "find_customer",
-    "resolve_period",
-    "target_groups",
-    "target_periods",
-]
-
 CURRENT: Final = "current"
 """The name of the period that is running, whatever its refCode."""
 

@@ -16,20 +16,6 @@ from attrs import field, frozen
 
 from .models import ApiWarning, Attribution, Model, short_repr
 
-__all__ = [
-    "CommChannel",
-    "Customer",
-    "LoyaltyInfo",
-    "Milestone",
-    "PeriodList",
-    "Profile",
-    "Streak",
-    "TargetGroup",
-    "TargetPeriod",
-    "UserTarget",
-    "UserTargetGroups",
-]
-
 
 @frozen(repr=False)
 class CommChannel(Model):

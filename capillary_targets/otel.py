@@ -51,8 +51,6 @@ from .hooks import (
 )
 from .pagination import PagingReport
 
-__all__ = ["metrics", "tracing"]
-
 # Names of the semantic conventions, which are still moving, stand here and nowhere else.
 _METHOD = "http.request.method"
 _STATUS = "http.response.status_code"

@@ -24,19 +24,6 @@ from .models import ApiWarning, Model, TargetEvent, short_repr
 from .pager import EventPager
 from .session import Session
 
-__all__ = [
-    "Cycle",
-    "Explanation",
-    "Reconciliation",
-    "TargetProgress",
-    "UserProgress",
-    "explain",
-    "is_period",
-    "progress",
-    "progress_of",
-    "reconcile",
-]
-
 _WIDE: Final = Context(prec=2000)
 _PLACES: Final = Decimal("0.001")
 """The service stores amounts with three decimals (contract §17)."""

@@ -46,8 +46,6 @@ except ImportError as _error:
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-__all__ = ["BudgetActor", "partition_of", "shared_budget", "sweep"]
-
 _ray: Any = ray  # whose own types know neither its options nor its tasks
 _RETRIES: Final = 10
 _TELL_EVERY: Final = 1.0

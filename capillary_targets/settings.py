@@ -20,8 +20,6 @@ from .models import short_repr
 from .pagination import UNKNOWN, Dialect
 from .retry import COUNT, NUMBER, WHOLE_NUMBER, RetryPolicy, checked, reader, whole_number
 
-__all__ = ["CLUSTERS", "Observer", "Options", "Settings"]
-
 Observer: TypeAlias = Callable[[str, int, Mapping[str, str], bytes], None]
 
 CLUSTERS: Final = {

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import pickle
+from inspect import isclass
 
 import pytest
 
 from capillary_targets import errors
 
+KINDS = [one for one in vars(errors).values() if isclass(one) and issubclass(one, Exception)]
 
-@pytest.mark.parametrize("name", sorted(set(errors.__all__) - {"api_error"}))
-def test_every_error_survives_pickling_with_its_facts(name: str) -> None:
-    error = getattr(errors, name)("said", status=400, request_id="r", method="GET", url="u")
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_survives_pickling_with_its_facts(kind: type[errors.CapillaryError]) -> None:
+    error = kind("said", status=400, request_id="r", method="GET", url="u")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert vars(again) == vars(error)

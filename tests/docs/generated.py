@@ -60,11 +60,10 @@ def codes() -> str:
 def classes() -> str:
     """Exceptions, each with what it means and what to do."""
     rows = [("class", "means", "retryable", "scope")]
-    for name in errors.__all__:
-        kind = getattr(errors, name)
-        if name == "CapillaryError" or not inspect.isclass(kind):
+    bases = {errors.CapillaryError, errors.Transient}
+    for name, kind in sorted(vars(errors).items()):
+        if not inspect.isclass(kind) or not issubclass(kind, Exception) or kind in bases:
             continue
-        assert issubclass(kind, errors.CapillaryError)
         decided = "`retryable`" in (inspect.getdoc(kind) or "")
         retryable = "it depends" if decided else "yes" if kind.retryable else "no"
         rows.append((f"`{name}`", _sentence(kind), retryable, kind.scope))
