@@ -96,7 +96,7 @@ def _app(tokens: Sequence[str] = ()) -> App:
 
 async def _record(
     *command: Annotated[str, Parameter(allow_leading_hyphen=True)], out: connection.File
-) -> int:
+) -> int | None:
     """Run a command and keep the answers that it gets, with nothing in them that names a person.
 
     Try it without an account:
@@ -115,9 +115,9 @@ async def _record(
     with recording(out) as recorder:
         connection.OBSERVERS.set((recorder,))
         result: Any = inner(*bound.args, **bound.kwargs)
-        status = _OK if result is None else await result
+        status: int | None = None if result is None else await result
     output.note(f"{out}: {recorder.answers} answers")
-    return status or _OK
+    return status
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
@@ -182,8 +182,8 @@ def _parsed(tokens: Sequence[str]) -> Any:
         raise UsageError(f"{what}. See `{hint}`") from None
 
 
-def run_until_done(command: Coroutine[Any, Any, int]) -> int:
-    """Run a command to its exit status.
+def run_until_done(command: Coroutine[Any, Any, int | None]) -> int:
+    """Run a command to its exit status, 0 where it returns none.
 
     SIGINT, SIGTERM and SIGHUP cancel it, so that it can put its things in order, and give 130,
     143 and 129. A second one ends the process on the spot.
@@ -208,7 +208,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
-async def _with_signals(command: Coroutine[Any, Any, int]) -> int:
+async def _with_signals(command: Coroutine[Any, Any, int | None]) -> int:
     loop = asyncio.get_running_loop()
     task: Any = asyncio.current_task()
     caught: list[int] = []
@@ -232,4 +232,4 @@ async def _with_signals(command: Coroutine[Any, Any, int]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return 128 + caught[0] if caught else status
+    return 128 + caught[0] if caught else status or _OK

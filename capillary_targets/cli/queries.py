@@ -32,7 +32,7 @@ async def targets(
     tracking_date: datetime | None = None,
     only_user_created: bool | None = None,
     query: Query = DEFAULT,
-) -> int:
+) -> None:
     """Show the targets that a user is enrolled in.
 
     Try it without an account:
@@ -56,7 +56,6 @@ async def targets(
             only_user_created=only_user_created,
         )
     query.show(f"Targets of user {user}: {len(found)}", found, _target)
-    return 0
 
 
 def _target(one: Target) -> Mapping[str, object]:
@@ -80,7 +79,7 @@ async def events(
     page_size: int = 100,
     max_items: int | None = None,
     query: Query = DEFAULT,
-) -> int:
+) -> None:
     """Show the events that counted towards one of a user's targets, oldest first.
 
     Try it without an account:
@@ -96,14 +95,8 @@ async def events(
         query: How to reach the API, and how to print.
     """
     async with query.client(page_size=page_size) as client:
-        pager = client.events(user, rule, period=period, max_items=max_items)
-        if query.is_json:
-            async for page in pager.pages():
-                query.show("", page.events, _event)
-        else:
-            found = await pager.collect()
-            query.show(f"Events of user {user} towards target {rule}: {len(found)}", found, _event)
-    return 0
+        found = await client.events(user, rule, period=period, max_items=max_items).collect()
+    query.show(f"Events of user {user} towards target {rule}: {len(found)}", found, _event)
 
 
 def _event(one: TargetEvent) -> Mapping[str, object]:
@@ -125,7 +118,7 @@ async def explain(
     *,
     period: int | str | None = None,
     query: Query = DEFAULT,
-) -> int:
+) -> None:
     """Show a target's events beside the service's own value, cycle by cycle, and what explains it.
 
     Where the sum of the events is not what the service counts, it says which of its settings may be
@@ -153,7 +146,6 @@ async def explain(
         output.note(f"user {user} is in target {rule}, without a record or events{which}")
     for warning in found.warnings:
         query.warn(f"the service says: {warning.message} [{warning.code}]")
-    return 0
 
 
 def _explained(one: Cycle) -> Mapping[str, object]:
@@ -192,7 +184,7 @@ async def user(
     all_periods: bool = False,
     show_profile: bool = False,
     query: Query = DEFAULT,
-) -> int:
+) -> None:
     """Show who a member is, which targets they are in, how far along, and what to ask next.
 
     Try it without an account:
@@ -230,7 +222,6 @@ async def user(
         _show_user(groups, show_profile=show_profile, sandbox=query.sandbox)
     for warning in groups.warnings:
         query.warn(f"the service says: {warning.message} [{warning.code}]")
-    return 0
 
 
 def _show_user(groups: UserTargetGroups, *, show_profile: bool, sandbox: bool) -> None:

@@ -31,7 +31,7 @@ async def sandbox(
     settings: Annotated[
         SandboxSettings, Parameter(name="*", negative=None, parse=_FLAGS)
     ] = _DEFAULT,
-) -> int:
+) -> None:
     """Serve a made-up world through the documented API until Ctrl-C.
 
     Try it:
@@ -71,7 +71,6 @@ async def sandbox(
             await asyncio.get_running_loop().create_future()
         finally:
             await server.stop()
-    return 0
 
 
 def _welcome(server: Sandbox | Replay, url: str) -> str:

@@ -170,7 +170,7 @@ async def _sweep_by_ray(
     return await ray.sweep(users, out, options, progress=display.update, **settings)
 
 
-async def report(out: File, /) -> int:
+async def report(out: File, /) -> None:
     """Make a sweep's `report.html` once more.
 
     Try it without an account:
@@ -182,7 +182,6 @@ async def report(out: File, /) -> int:
         out: The directory that was swept into.
     """
     output.write(f"{make_report(out)}\n")
-    return 0
 
 
 def _users(

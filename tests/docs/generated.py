@@ -62,7 +62,11 @@ def classes() -> str:
     rows = [("class", "means", "retryable", "scope")]
     bases = {errors.CapillaryError, errors.Transient}
     for name, kind in sorted(vars(errors).items()):
-        if not inspect.isclass(kind) or not issubclass(kind, Exception) or kind in bases:
+        if (
+            not inspect.isclass(kind)
+            or not issubclass(kind, errors.CapillaryError)
+            or kind in bases
+        ):
             continue
         decided = "`retryable`" in (inspect.getdoc(kind) or "")
         retryable = "it depends" if decided else "yes" if kind.retryable else "no"
