@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 from attrs import frozen
 from cyclopts import Parameter, Token
 
-from capillary_targets.auth import Auth, BasicAuth
+from capillary_targets.auth import BasicAuth
 from capillary_targets.client import TargetsClient
 from capillary_targets.environment import from_env
 from capillary_targets.hooks import Details, RequestDetails, RetryDetails, WaitDetails
@@ -93,37 +93,33 @@ class Connection:
     quiet: Annotated[bool, Parameter(name=["--quiet", "-q"])] = False
 
     @asynccontextmanager
-    async def server(self) -> AsyncIterator[tuple[str, Auth]]:
-        """Whom to ask, and as whom: an address and credentials. Raises `UsageError`."""
+    async def arguments(
+        self, log: Callable[[str], None] = output.log, **settings: Any
+    ) -> AsyncIterator[dict[str, Any]]:
+        """A client's arguments: whom to ask, as whom, and its settings. Raises `UsageError`.
+
+        `log` prints a line. `settings` are the client's own (`page_size`, `concurrency`, ...).
+        """
+        settings["timeout"] = self.timeout
+        settings["trust_env"] = not self.sandbox  # no proxy leads to this machine
+        settings["observers"] = OBSERVERS.get()
+        settings["hooks"] = (partial(_log, log),) if self.verbose else ()
+        zone = os.environ.get("CAPILLARY_TIMEZONE") or None
+        settings["timezone"] = zone if self.timezone is None else self.timezone
         if self.sandbox:
             from capillary_targets.sandbox import Sandbox  # noqa: PLC0415 - a tenth of the start
 
             sandbox = Sandbox()
             async with sandbox as url:
-                yield url, BasicAuth(*sandbox.credentials)
+                yield settings | {"base_url": url, "auth": BasicAuth(*sandbox.credentials)}
         else:
-            account = from_env(hint=_TRY)
-            yield account["base_url"], account["auth"]
+            yield {**from_env(hint=_TRY), **settings}
 
     @asynccontextmanager
     async def client(self, **settings: Any) -> AsyncIterator[TargetsClient]:
-        """An open client. `settings` are the client's own (`page_size`, `concurrency`, ...)."""
-        async with (
-            self.server() as (url, auth),
-            TargetsClient(url, auth, **self.settings(**settings)) as client,
-        ):
+        """An open client, whose settings these are."""
+        async with self.arguments(**settings) as given, TargetsClient(**given) as client:
             yield client
-
-    def settings(self, log: Callable[[str], None] = output.log, **settings: Any) -> dict[str, Any]:
-        """A client's settings: these flags', and `settings`. `log` prints a line."""
-        zone = os.environ.get("CAPILLARY_TIMEZONE") or None
-        return settings | {
-            "timeout": self.timeout,
-            "timezone": zone if self.timezone is None else self.timezone,
-            "trust_env": not self.sandbox,  # no proxy leads to this machine
-            "observers": OBSERVERS.get(),
-            "hooks": (partial(_log, log),) if self.verbose else (),
-        }
 
     def warn(self, message: str) -> None:
         """Print a `warning:` line, unless it is to be quiet."""

@@ -124,10 +124,9 @@ async def sweep(
     try:
         with ProgressDisplay(expected, rate=rate, quiet=connection.quiet) as display:
             sweeper = _sweep if engine == "local" else partial(_sweep_by_ray, address=address)
-            settings = connection.settings(display.log, concurrency=concurrency, rate=rate)
-            async with connection.server() as (url, auth):
-                settings |= {"base_url": url, "auth": auth}
-                summary = await sweeper(users, out, options, display, **settings)
+            settings = {"concurrency": concurrency, "rate": rate}
+            async with connection.arguments(display.log, **settings) as given:
+                summary = await sweeper(users, out, options, display, **given)
     except asyncio.CancelledError:
         raise asyncio.CancelledError(
             f"the users done so far are safe in {out}; run the same command again to go on"
