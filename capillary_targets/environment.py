@@ -32,48 +32,38 @@ class Account(TypedDict):
 def from_env(environment: Mapping[str, str] | None = None, *, hint: str = "") -> Account:
     """The cluster and the credentials that the environment names, as on the command line.
 
-    `TargetsClient(**from_env())`, and likewise `BlockingClient` and `open_session`.
+    `TargetsClient(**from_env())`, and likewise `BlockingClient` and `open_session`. Credentials are
+    a till's, or an OAuth client's; each variable of theirs may instead end in `_FILE` and name a
+    file that holds the value.
 
     Raises:
-        UsageError: a variable is not set or of no use. The message names it, and ends with `hint`.
+        UsageError: a variable is not set or of no use, or two contradict each other. The message
+            names it; that of one that is not set ends with `hint`.
     """
     environment = os.environ if environment is None else environment
-    base_url = environment.get("CAPILLARY_BASE_URL", "").strip()
-    if not base_url:
-        raise _missing("BASE_URL", hint)
-    timezone = environment.get("CAPILLARY_TIMEZONE") or None
-    return Account(base_url=base_url, auth=auth_of(environment, hint), timezone=timezone)
-
-
-def auth_of(environment: Mapping[str, str], hint: str = "") -> Auth:
-    """The credentials that the environment names: a till's, or an OAuth client's.
-
-    Each variable may instead end in `_FILE` and name a file that holds the value.
-    Raises `UsageError` where one is missing, or two contradict each other.
-    """
-    given = {name: text for name in _TILL + _OAUTH if (text := _value(environment, name))}
+    given = {"BASE_URL": environment.get("CAPILLARY_BASE_URL", "").strip()}
+    given |= {name: text for name in _TILL + _OAUTH if (text := _value(environment, name))}
     till, client = ([name for name in names if name in given] for names in (_TILL, _OAUTH))
     if till and client:
         raise UsageError(
             f"CAPILLARY_{till[0]} and CAPILLARY_{client[0]} are both set: a till or an OAuth "
             "client, unset the variables of one of them"
         )
-    if len(till) > 2:
+    if {"PASSWORD", "PASSWORD_MD5"} <= given.keys():
         raise UsageError(
             "CAPILLARY_PASSWORD and CAPILLARY_PASSWORD_MD5 are both set: unset one of them"
         )
-    for name in _OAUTH if client else ("USERNAME", "PASSWORD"):
-        if name not in given and f"{name}_MD5" not in given:
-            raise _missing(name, hint)
+    for name in ("BASE_URL", *(_OAUTH if client else ("USERNAME", "PASSWORD"))):
+        if not given.get(name) and f"{name}_MD5" not in given:
+            raise UsageError(f"CAPILLARY_{name} is not set: set it to {_WANTED[name]}{hint}")
+    auth: Auth
     if client:
-        return OAuth(given["CLIENT_KEY"], given["CLIENT_SECRET"])
-    return BasicAuth(
-        given["USERNAME"], given.get("PASSWORD"), password_md5=given.get("PASSWORD_MD5")
-    )
-
-
-def _missing(name: str, hint: str) -> UsageError:
-    return UsageError(f"CAPILLARY_{name} is not set: set it to {_WANTED[name]}{hint}")
+        auth = OAuth(given["CLIENT_KEY"], given["CLIENT_SECRET"])
+    else:
+        md5 = given.get("PASSWORD_MD5")
+        auth = BasicAuth(given["USERNAME"], given.get("PASSWORD"), password_md5=md5)
+    timezone = environment.get("CAPILLARY_TIMEZONE") or None
+    return Account(base_url=given["BASE_URL"], auth=auth, timezone=timezone)
 
 
 def _value(environment: Mapping[str, str], name: str) -> str:

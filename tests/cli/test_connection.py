@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from capillary_targets import UsageError
-from capillary_targets.auth import BasicAuth, OAuth
+from capillary_targets.auth import Auth, BasicAuth, OAuth
 from capillary_targets.cli.app import _parsed
-from capillary_targets.environment import auth_of
+from capillary_targets.environment import from_env
 from capillary_targets.sandbox import Sandbox
 from tests.conftest import in_thread
 
@@ -28,6 +28,10 @@ EVERY = {
     "CLIENT_SECRET": {"CAPILLARY_CLIENT_KEY": "key"},
     "CLIENT_KEY": {"CAPILLARY_CLIENT_SECRET": "secret"},
 }
+
+
+def auth_of(environment: dict[str, str]) -> Auth:
+    return from_env({"CAPILLARY_BASE_URL": "eu"} | environment)["auth"]
 
 
 def test_a_till_or_an_oauth_client():

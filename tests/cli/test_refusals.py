@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from capillary_targets import TargetsClient
-from capillary_targets.environment import auth_of
+from capillary_targets.environment import from_env
 from capillary_targets.errors import AuthError
 from capillary_targets.sandbox import Sandbox
 
@@ -100,7 +100,7 @@ def test_the_services_refusal_is_one_line(cli: Cli, tokens: list[object], words:
 
 
 async def test_a_wrong_password_is_one_line_without_it():
-    async with Sandbox() as url, TargetsClient(url, auth_of(ENVIRONMENT)) as client:
+    async with Sandbox() as url, TargetsClient(url, from_env(ENVIRONMENT)["auth"]) as client:
         with pytest.raises(AuthError) as caught:
             await client.active_targets(1_000_001)
     assert "secret" not in str(caught.value)
