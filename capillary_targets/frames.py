@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What data frames raise, as one of our errors."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = "'capillary-targets[parquet]'" if error.name == "pyarrow" else error.name
+        raise UsageError(f"this data frame needs {error.name}: pip install {package}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 class Frame:
     """Rows as a table (extra `parquet`), with the columns that a sweep's Parquet files have.
 
@@ -36,19 +48,19 @@ class Frame:
     def to_arrow(self) -> pa.Table:
         """A pyarrow table."""
 
+    @_explained()
     def to_pandas(self) -> pd.DataFrame:
         """A pandas frame of Arrow's types: numpy's have no decimals, and no integers with gaps."""
-        with _explained():
-            import pandas as pd  # noqa: PLC0415 - optional
+        import pandas as pd  # noqa: PLC0415 - optional
 
-            return self.to_arrow().to_pandas(types_mapper=pd.ArrowDtype)
+        return self.to_arrow().to_pandas(types_mapper=pd.ArrowDtype)
 
+    @_explained()
     def to_polars(self) -> pl.DataFrame:
         """A polars frame."""
-        with _explained():
-            import polars as pl  # noqa: PLC0415 - optional
+        import polars as pl  # noqa: PLC0415 - optional
 
-            return pl.DataFrame(self.to_arrow())
+        return pl.DataFrame(self.to_arrow())
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Arrow's C stream (a PyCapsule): https://arrow.apache.org/docs/format/CDataInterface."""
@@ -62,12 +74,12 @@ class EventList(Frame, list[TargetEvent]):
         super().__init__(events)
         self.user_id: int = user_id
 
+    @_explained()
     def to_arrow(self) -> pa.Table:
         """A table with the columns of a sweep's `events/`."""
-        with _explained():
-            from .arrow import events_table  # noqa: PLC0415 - an extra
+        from .arrow import events_table  # noqa: PLC0415 - an extra
 
-            return events_table(self.user_id, self)
+        return events_table(self.user_id, self)
 
 
 class TargetList(Frame, list[Target]):
@@ -79,21 +91,9 @@ class TargetList(Frame, list[Target]):
         super().__init__(targets)
         self.warnings: tuple[ApiWarning, ...] = warnings
 
+    @_explained()
     def to_arrow(self) -> pa.Table:
         """A table with the columns of a sweep's `targets/` that are the target's own."""
-        with _explained():
-            from .arrow import targets_table  # noqa: PLC0415 - an extra
+        from .arrow import targets_table  # noqa: PLC0415 - an extra
 
-            return targets_table(self)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """What data frames raise, as one of our errors."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = "'capillary-targets[parquet]'" if error.name == "pyarrow" else error.name
-        raise UsageError(f"this data frame needs {error.name}: pip install {package}") from error
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+        return targets_table(self)

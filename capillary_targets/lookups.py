@@ -33,6 +33,16 @@ _REDACTED_LENGTH: Final = 4
 _RUNNING: Final = frozenset({"RUNNING", "LIVE"})
 
 
+@contextmanager
+def _without_excerpt() -> Iterator[None]:
+    """Keep no excerpt of an answer about a person: it would be personal data."""
+    try:
+        yield
+    except BadResponse as error:
+        error.excerpt = ""
+        raise
+
+
 async def find_customer(
     session: Session,
     *,
@@ -67,9 +77,9 @@ async def find_customer(
     account = {} if account_id is None else {"accountId": account_id}
     query = {"source": source, **account, "identifierName": identifier_name}
 
+    @_without_excerpt()
     def read(answer: Answer, structurer: Structurer) -> int:
-        with _without_excerpt():
-            return structurer.structure(success(answer).get("entity"), int, "entity")
+        return structurer.structure(success(answer).get("entity"), int, "entity")
 
     return await get(session, _lookup(query, identifier_value), read)
 
@@ -108,11 +118,11 @@ async def target_groups(
     }
     path = f"/v3/users/{checked_id('user_id', user_id)}/targetGroups"
 
+    @_without_excerpt()
     def read(answer: Answer, structurer: Structurer) -> UserTargetGroups:
-        with _without_excerpt():
-            document = success(answer)
-            data = data_of(document, answer)
-            found = structurer.structure(data, UserTargetGroups, "data", answer.notes)
+        document = success(answer)
+        data = data_of(document, answer)
+        found = structurer.structure(data, UserTargetGroups, "data", answer.notes)
         warnings = warnings_of(document.get("warnings"), answer.notes)
         if found.user_id != user_id:  # it may be right: of merged accounts one is left
             note = f"the answer names another user than {user_id}: {found.user_id}"
@@ -145,18 +155,16 @@ async def target_periods(session: Session, target_group_id: int) -> PeriodList:
 
 def _check(name: str, value: str, source: str, account_id: str | None) -> None:
     """Raise `UsageError`, which never repeats what it was given: it may be in the wrong place."""
-    if not isinstance(name, str) or not _NAMES.fullmatch(name):
-        raise UsageError("identifier_name must be a name such as mobile, email or externalId")
-    if not isinstance(source, str) or not _NAMES.fullmatch(source):
-        raise UsageError("source must be a name such as INSTORE or ALL")
-    texts = {"identifier_value": value}
-    if account_id is not None:
-        texts["account_id"] = account_id
-    for given, text in texts.items():
-        if not isinstance(text, str) or not text.strip():
-            raise UsageError(f"{given} must be a text that is not empty")
-        if not text.isprintable():
-            raise UsageError(f"{given} holds characters that cannot be printed")
+    for given, text, such in (
+        ("identifier_name", name, "mobile, email or externalId"),
+        ("source", source, "INSTORE or ALL"),
+    ):
+        if not isinstance(text, str) or not _NAMES.fullmatch(text):
+            raise UsageError(f"{given} must be a name such as {such}")
+    account = "none" if account_id is None else account_id
+    for given, text in (("identifier_value", value), ("account_id", account)):
+        if not isinstance(text, str) or not text.strip() or not text.isprintable():
+            raise UsageError(f"{given} must be a text that can be printed, and not empty")
 
 
 def _lookup(query: dict[str, str], value: str) -> RedactedPath:
@@ -176,16 +184,6 @@ def _spellings(value: str) -> tuple[str, ...]:
     return tuple(
         sorted((word for word in words if len(word) >= _REDACTED_LENGTH), key=len, reverse=True)
     )
-
-
-@contextmanager
-def _without_excerpt() -> Iterator[None]:
-    """Keep no excerpt of an answer about a person: it would be personal data."""
-    try:
-        yield
-    except BadResponse as error:
-        error.excerpt = ""
-        raise
 
 
 # --- a period by its name ---

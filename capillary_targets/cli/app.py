@@ -188,24 +188,20 @@ def run_until_done(command: Coroutine[Any, Any, int | None]) -> int:
     SIGINT, SIGTERM and SIGHUP cancel it, so that it can put its things in order, and give 130,
     143 and 129. A second one ends the process on the spot.
     """
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - the extra `speed`
+
+        factory = uvloop.new_event_loop
     thresholds = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(50_000)  # a fifth of a sweep, else: events are freed without its help
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(_with_signals(command))
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where the extra `speed` is installed."""
-    with suppress(ImportError):
-        import uvloop  # noqa: PLC0415 - it is optional
-
-        return uvloop.new_event_loop
-    return None
 
 
 async def _with_signals(command: Coroutine[Any, Any, int | None]) -> int:
