@@ -3,7 +3,6 @@
 from . import endpoints, lookups
 from .auth import BasicAuth, OAuth
 from .client import TargetsClient
-from .environment import from_env
 from .errors import (
     AccountIdMissing,
     ApiError,
@@ -77,6 +76,7 @@ from .pagination import Checkpoint, Dialect, PagingReport
 from .progress import Cycle, Explanation, Reconciliation, TargetProgress, UserProgress
 from .retry import RetryPolicy
 from .session import Session, __version__, open_session
+from .settings import from_env
 
 __all__ = [
     "AccountIdMissing",

@@ -1,22 +1,25 @@
 """The contract as data: what `contract.toml` says of calls, fields, codes and contradictions.
 
-The models, the error classes and the sandbox are held against it by tests; `doctor`, the drift
-watch and cassettes read it. A new field of the vendor's is one line of that file.
+The models, the error classes and the sandbox are held against it by tests; `doctor`, cassettes and
+the drift watch read it. A new field of the vendor's is one line of that file.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 from attrs import define, field, frozen
+
+_log = logging.getLogger("capillary_targets")
 
 Kind: TypeAlias = Literal[
     "new key", "missing key", "changed type", "new value", "changed form", "phase-out", "dialect"
@@ -33,6 +36,8 @@ _FORMS: Final[Mapping[str, re.Pattern[str]]] = {
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
 """A key that is no text of somebody's."""
+_MOST: Final = 1000
+"""Findings kept: a server that makes up keys must not fill the memory."""
 _LATER_PAGE: Final = re.compile(r"[?&]offset=[1-9]")
 WORD: Final = re.compile(r"[A-Z][A-Z0-9_]{1,40}")
 """A value of an enumeration."""
@@ -239,3 +244,54 @@ def findings(
                 yield Finding("new value", call, "errors[].code", str(code))
     elif 200 <= status < 300 and "response" not in document:
         yield from compare(contract().calls[call].answer, document, call)
+
+
+@define(eq=False)
+class DriftWatch:
+    """An observer of answers: hands each new `Finding` to `report`, and logs it once.
+
+    It looks at the first answer of each call, at one in so many after that, and at refusals. A
+    finding names a place and a kind of value, never a member's.
+
+    Args:
+        report: what is called with each finding that is new.
+        every: one answer of each call in so many is looked at, and the first one.
+    """
+
+    report: Callable[[Finding], None]
+    every: int = 1000
+    found: list[Finding] = field(init=False, factory=list)
+    """The new findings, in their order."""
+    _news: set[tuple[str, str, str, str]] = field(init=False, factory=set)
+    _answers: Counter[str] = field(init=False, factory=Counter)
+    """Answers of each call that were no refusals."""
+
+    def know(self, known: Iterable[Finding]) -> None:
+        """Take findings of before as known: they are news no more."""
+        self._news.update(one.news for one in known)
+
+    def __call__(self, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Look at an answer, if it is its turn."""
+        call = contract().call_at(path)
+        if call is None:
+            return
+        refused = status >= 400
+        if refused or self._answers[call.name] % self.every == 0:
+            for one in findings(call.name, path, status, headers, body):
+                self.add(one)
+        self._answers[call.name] += not refused
+
+    def dialect_changed(self, before: Mapping[str, object], after: Mapping[str, object]) -> None:
+        """What the walks have known of the pagination, and what they found instead."""
+        for name, was in before.items():
+            if after.get(name, was) != was:
+                self.add(Finding("dialect", "", name, f"{was}, now {after[name]}"))
+
+    def add(self, one: Finding) -> None:
+        """Tell it, unless it is known already."""
+        if one.news in self._news or len(self._news) >= _MOST:
+            return
+        self._news.add(one.news)
+        self.found.append(one)
+        _log.warning("the API is not as it was: %s", one)
+        self.report(one)

@@ -19,7 +19,7 @@ from attrs import define, evolve, field
 from yarl import URL
 
 from .auth import Auth
-from .drift import DriftWatch
+from .contract import DriftWatch
 from .errors import ClientClosed, UsageError
 from .hooks import DriftDetails, Hooks, SessionDetails
 from .limiter import RequestLimiter
@@ -182,7 +182,7 @@ class Session:
     @dialect.setter
     def dialect(self, detected: Dialect) -> None:
         if self.watch is not None and detected is not self.state.dialect:
-            self.watch.dialect_changed(self.state.dialect, detected)
+            self.watch.dialect_changed(self.state.dialect.to_dict(), detected.to_dict())
         self.state.dialect = detected
 
     def ensure_open(self) -> None:

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from capillary_targets import BasicAuth, CapillaryError, TargetsClient, UsageError
-from capillary_targets.contract import Finding
-from capillary_targets.drift import DriftWatch
+from capillary_targets.contract import DriftWatch, Finding
 from capillary_targets.hooks import Details, DriftDetails
 from capillary_targets.pagination import Dialect
 from capillary_targets.sandbox import Fault, Sandbox

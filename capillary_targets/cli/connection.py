@@ -18,10 +18,9 @@ from cyclopts import Parameter, Token
 
 from capillary_targets.auth import BasicAuth
 from capillary_targets.client import TargetsClient
-from capillary_targets.environment import from_env
 from capillary_targets.hooks import Details, RequestDetails, RetryDetails, WaitDetails
 from capillary_targets.limits import RateLimit
-from capillary_targets.settings import Observer
+from capillary_targets.settings import Observer, from_env
 
 from . import output
 

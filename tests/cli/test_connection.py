@@ -13,8 +13,8 @@ import pytest
 from capillary_targets import UsageError
 from capillary_targets.auth import Auth, BasicAuth, OAuth
 from capillary_targets.cli.app import _parsed
-from capillary_targets.environment import from_env
 from capillary_targets.sandbox import Sandbox
+from capillary_targets.settings import from_env
 from tests.conftest import in_thread
 
 from .conftest import Cli
@@ -64,7 +64,7 @@ def test_every_value_may_come_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: str
 ):
     for kind in ("BasicAuth", "OAuth"):
-        monkeypatch.setattr(f"capillary_targets.environment.{kind}", lambda *a, **k: (a, k))
+        monkeypatch.setattr(f"capillary_targets.settings.{kind}", lambda *a, **k: (a, k))
     path = tmp_path / "value"
     path.write_bytes(f" a\u00e9 b {end}".encode())
     from_file = auth_of(EVERY[name] | {f"CAPILLARY_{name}_FILE": str(path)})

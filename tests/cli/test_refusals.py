@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from capillary_targets import TargetsClient
-from capillary_targets.environment import from_env
 from capillary_targets.errors import AuthError
 from capillary_targets.sandbox import Sandbox
+from capillary_targets.settings import from_env
 
 from .conftest import Cli, Ran
 

@@ -23,9 +23,8 @@ import pytest
 import capillary_targets
 from capillary_targets import BasicAuth, CapillaryError, TargetsClient
 from capillary_targets.cli import main
-from capillary_targets.environment import _OAUTH, _TILL
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.settings import CLUSTERS
+from capillary_targets.settings import _OAUTH, _TILL, CLUSTERS
 from tests.conftest import variables_of
 
 from .blocks import Block, blocks_of
