@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from os import PathLike
@@ -42,7 +42,7 @@ from .verdicts import (
 )
 from .wire import Answer, success
 
-__all__ = ["QUESTIONS", "Diagnosis", "Known", "Verdict", "diagnose", "load_known"]
+__all__ = ["QUESTIONS", "Diagnosis", "Verdict", "diagnose", "load_known"]
 
 MOST_REQUESTS: Final = 15
 _NOBODY: Final = 9_007_199_254_740_991
@@ -92,12 +92,14 @@ class Diagnosis:
             lines += [title, *(f"{name} = {_toml(one)}" for name, one in values.items()), ""]
         return "\n".join(lines)
 
-    def changes(self, since: Known) -> list[tuple[str, str, str]]:
+    def changes(
+        self, before: Mapping[str, str], findings: Iterable[Finding] = ()
+    ) -> list[tuple[str, str, str]]:
         """(question, before, now) where an answer differs, and each finding that is new.
 
         What could not be told then, or cannot now, is no change.
         """
-        before, known = since.answers, {one.news for one in since.findings}
+        known = {one.news for one in findings}
         answers = [
             (one.question, before[one.question], one.answer)
             for one in self.verdicts
@@ -113,20 +115,12 @@ def _toml(value: object) -> str:
     return json.dumps(value) if isinstance(value, str | bool) else str(value)
 
 
-@frozen
-class Known:
-    """What a `cluster.toml` says: answers by question, and findings."""
-
-    answers: Mapping[str, str]
-    findings: tuple[Finding, ...] = ()
-
-
-def load_known(path: str | PathLike[str]) -> Known:
-    """The verdicts and findings in a `cluster.toml`. Raises `UsageError`."""
+def load_known(path: str | PathLike[str]) -> tuple[dict[str, str], list[Finding]]:
+    """The answers by question in a `cluster.toml`, and its findings. Raises `UsageError`."""
     try:
         given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         answers = {str(name): str(said["answer"]) for name, said in given["verdicts"].items()}
-        return Known(answers, tuple(map(Finding.from_dict, given.get("findings", ()))))
+        return answers, [*map(Finding.from_dict, given.get("findings", ()))]
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (AttributeError, KeyError, TypeError, ValueError):

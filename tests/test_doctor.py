@@ -14,7 +14,6 @@ from capillary_targets.contract import Finding, contract
 from capillary_targets.doctor import (
     QUESTIONS,
     Diagnosis,
-    Known,
     Verdict,
     _rules,
     diagnose,
@@ -294,11 +293,11 @@ async def test_a_sandbox_like_a_cluster_gets_the_same_verdicts(tmp_path: Path) -
         assert getattr(like.settings, name) == value, name
     again = await examined(like)
     assert told(again) == told(first)
-    assert again.changes(load_known(file)) == []
+    assert again.changes(*load_known(file)) == []
     other = await examined(
         Sandbox(users=1, events=40, seed=2, **(SHAPED | {"offset_mode": "page"}))
     )
-    assert other.changes(load_known(file)) == [("offset", "row", "page")]
+    assert other.changes(*load_known(file)) == [("offset", "row", "page")]
 
 
 async def test_a_client_that_knows_the_dialect_learns_nothing(tmp_path: Path) -> None:
@@ -342,13 +341,13 @@ def test_what_could_not_be_told_is_no_change() -> None:
     )
     now = Diagnosis("h", None, 1, verdicts, ())
     before = {"offset": "page", "total": "cannot tell", "iso": "not sent"}
-    assert now.changes(Known(before)) == [("iso", "not sent", "sent")]
+    assert now.changes(before) == [("iso", "not sent", "sent")]
 
 
 def test_a_sign_of_removal_is_a_change_of_its_question_alone() -> None:
     sign = Finding("phase-out", "enrolledTargets", "header Deprecation")
     now = Diagnosis("h", None, 1, (Verdict("phase_out", "announced", ""),), (sign,))
-    changes = now.changes(Known({"phase_out": "no sign"}))
+    changes = now.changes({"phase_out": "no sign"})
     assert changes == [("phase_out", "no sign", "announced")]
 
 
@@ -362,6 +361,6 @@ async def test_a_new_finding_is_a_change_and_a_known_one_is_not(tmp_path: Path) 
     file = tmp_path / "cluster.toml"
     file.write_text((await examined(with_key("storeId"))).to_toml())
     known = load_known(file)
-    assert (await examined(with_key("storeId"))).changes(known) == []
-    ((question, _, now),) = (await examined(with_key("tillId"))).changes(known)
+    assert (await examined(with_key("storeId"))).changes(*known) == []
+    ((question, _, now),) = (await examined(with_key("tillId"))).changes(*known)
     assert (question, "data[].tillId" in now) == ("fields", True)

@@ -42,7 +42,7 @@ async def doctor(
         diagnosis = await diagnose(client.session, user, rule)
     if out is not None:
         out.write_text(diagnosis.to_toml(), encoding="utf-8")
-    changes = [] if before is None else diagnosis.changes(before)
+    changes = [] if before is None else diagnosis.changes(*before)
     if query.is_json:
         found = diagnosis.to_dict()
         if before is not None:
