@@ -154,12 +154,14 @@ class Answers(dict[str, Look]):
     def complete(self) -> bool | None:
         """Whether the largest page held all events: a next one, if asked for, had none.
 
-        None where it cannot be told: the next page was the same one.
+        None where it cannot be told: the next page was the same one, or did not come.
         """
-        rows, following = self["full"].rows, self["next"].rows
+        rows, following = self["full"].rows, self["next"]
         if "next" not in self:
             return self["full"].number("total") == len(rows)
-        return None if following == rows else following in ([], rows[1:])
+        if following.rows == rows or (following.document is None and following.status != 404):
+            return None
+        return following.rows in ([], rows[1:])
 
 
 Told: TypeAlias = tuple[str | None, str] | tuple[str | None, str, dict[str, Any]]
@@ -263,7 +265,9 @@ def _limit(answers: Answers) -> Told:
     asked, echoed = f"limit={full.limit}", full.number("limit")
     told, evidence = [], []
     sandbox: dict[str, Any] = {}
-    size = default.number("limit") or (len(default.rows) < count and len(default.rows))
+    size = default.number("limit")
+    if size is None and len(default.rows) < count:
+        size = len(default.rows)
     if default.rows and size:
         told.append(f"default {size}")
         evidence.append(f"{len(default.rows)} events without a limit")

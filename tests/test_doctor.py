@@ -219,6 +219,14 @@ def test_two_statuses_of_errors_are_told() -> None:
     assert "target" not in same
 
 
+@pytest.mark.parametrize(("status", "complete"), [(503, None), (0, None), (404, True)])
+def test_a_next_page_that_did_not_come_proves_nothing(status: int, complete: bool | None) -> None:
+    path = "/v3/users/1/trackedTargetEvents/2?limit=9"
+    full = Look(path, 200, {}, {"data": [{"a": 1}] * 4})
+    answers = Answers("Basic", "h", {"full": full, "next": Look(path, status, failure="X")})
+    assert answers.complete is complete
+
+
 async def test_oauth_is_one_of_the_requests() -> None:
     assert told(await examined(Sandbox(users=1), oauth=True))["auth"] == "OAuth accepted"
 
