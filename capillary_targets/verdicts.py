@@ -183,8 +183,8 @@ def _auth(answers: Answers) -> Told:
     let_in = [one for one in answers.values() if one.failure != "AuthError"]
     if not let_in:
         return f"{answers.kind} rejected", f"every call: {answers['nobody'].says}"
-    calls = {call.name for one in let_in if (call := contract().call_at(one.path))}
-    return f"{answers.kind} accepted", f"by {', '.join(sorted(calls))}; the other was not tried"
+    calls = sorted({c.name for one in let_in if (c := contract().call_at(one.path))})
+    return f"{answers.kind} accepted", f"by {', '.join(calls)}; the other kind was not tried"
 
 
 def _host(answers: Answers) -> Told:
