@@ -1,4 +1,5 @@
 """Notifications: one frozen class for each event that the vendor pushes (contract §15)."""
+# ruff: noqa: RUF009 - `_from` makes a field, not a default
 
 from __future__ import annotations
 
@@ -12,18 +13,23 @@ from attrs import field, frozen
 from capillary_targets.models import Model
 
 
+def _from(*keys: str) -> Any:
+    """A field that the parser reads from the first of the vendor's keys that can be read."""
+    return field(default=None, metadata={"keys": keys})
+
+
 @frozen(repr=False)
 class NotifiedTarget(Model):
     """A target that a notification is about. `rule_id` is what `client.events` asks for."""
 
-    rule_id: int | None = None
-    name: str | None = None
-    group_id: int | None = None
-    group_name: str | None = None
-    period_id: int | None = None
-    period_name: str | None = None
-    achieved_value: Decimal | None = None
-    defined_value: Decimal | None = None
+    rule_id: int | None = _from("targetId", "id")
+    name: str | None = _from("targetName", "name")
+    group_id: int | None = _from("targetGroupId")
+    group_name: str | None = _from("targetGroupName")
+    period_id: int | None = _from("targetPeriodId")
+    period_name: str | None = _from("targetPeriodName")
+    achieved_value: Decimal | None = _from("achievedTargetValue")
+    defined_value: Decimal | None = _from("definedTargetValue")
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
 
@@ -31,11 +37,11 @@ class NotifiedTarget(Model):
 class NotifiedMilestone(Model):
     """A milestone reached or waiting. `achieved_at` is aware (UTC)."""
 
-    id: int | None = None
-    name: str | None = None
-    value_type: str | None = None
-    defined_value: Decimal | None = None
-    achieved_at: datetime | None = None
+    id: int | None = _from("id")
+    name: str | None = _from("name")
+    value_type: str | None = _from("valueType")
+    defined_value: Decimal | None = _from("definedValue")
+    achieved_at: datetime | None = _from("achievedDate")
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
 
@@ -43,10 +49,10 @@ class NotifiedMilestone(Model):
 class NotifiedStreak(Model):
     """A streak and its number of levels; their values and dates are in `extra`."""
 
-    id: int | None = None
-    name: str | None = None
-    level_name: str | None = None
-    levels: int | None = None
+    id: int | None = _from("streakId")
+    name: str | None = _from("streakName")
+    level_name: str | None = _from("streakLevelName")
+    levels: int | None = _from("numberOfLevel")
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
 
@@ -75,20 +81,20 @@ class Notification(Model):
     user_id: int | None = None
     event_log_id: int | None = None
     """The `event_log_id` of the `TargetEvent` that it announces, wherever it stood."""
-    transaction_id: int | None = None
-    return_id: int | None = None
+    transaction_id: int | None = _from("transactionId")
+    return_id: int | None = _from("returnId")
     targets: tuple[NotifiedTarget, ...] = ()
-    current_value: Decimal | None = None
+    current_value: Decimal | None = _from("currentEventTargetValue")
     """What this event adds. A return's is unsigned: the target decreases by it."""
-    achieved_value: Decimal | None = None
-    defined_value: Decimal | None = None
+    achieved_value: Decimal | None = _from("achievedTargetValue")
+    defined_value: Decimal | None = _from("definedTargetValue")
     milestones: tuple[NotifiedMilestone, ...] = ()
     activity: Activity | None = None
-    org_id: int | None = None
-    created_at: datetime | None = None
+    org_id: int | None = _from("orgId")
+    created_at: datetime | None = _from("createdAt")
     """Aware (UTC)."""
-    ref_id: str | None = None
-    api_request_id: str | None = None
+    ref_id: str | None = _from("refId")
+    api_request_id: str | None = _from("apiRequestId")
     extra: Mapping[str, Any] = field(factory=dict, repr=False, hash=False)
 
     @property
@@ -133,8 +139,8 @@ class UnifiedTargetsUnAchieved(Notification):
 class TargetCustomerEnrolment(Notification):
     """A member has been enrolled in a target."""
 
-    source: str | None = None
-    default_value: Decimal | None = None
+    source: str | None = _from("source")
+    default_value: Decimal | None = _from("defaultTargetValue")
 
 
 @frozen(kw_only=True, repr=False)
@@ -169,22 +175,9 @@ class StreakEnd(StreakNotification):
 
 
 CLASSES: Final[Mapping[str, type[Notification]]] = {
-    f"{cls.__name__[0].lower()}{cls.__name__[1:]}": cls
-    for cls in (
-        TargetAchievedValueUpdated,
-        TargetValueUpdated,
-        TargetValueAchieved,
-        TargetPeriodStarted,
-        TargetPeriodCompleted,
-        UnifiedTargetsAchieved,
-        UnifiedTargetsUnAchieved,
-        TargetCustomerEnrolment,
-        StreakLevelAchieved,
-        StreakLevelUnAchieved,
-        StreakCustomerEnrolment,
-        StreakCustomerUnEnrolment,
-        StreakStart,
-        StreakEnd,
-    )
+    f"{name[0].lower()}{name[1:]}": cls
+    for name, cls in [*globals().items()]
+    if isinstance(cls, type) and issubclass(cls, Notification)
+    if cls not in {Notification, UnknownNotification, StreakNotification}
 }
 """Class of each documented event, by the vendor's name of it."""

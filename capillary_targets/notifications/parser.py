@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -23,7 +24,6 @@ from .models import (
     NotifiedStreak,
     NotifiedTarget,
     StreakNotification,
-    TargetCustomerEnrolment,
     UnknownNotification,
 )
 
@@ -31,6 +31,12 @@ __all__ = ["BadNotification", "parse"]
 
 T = TypeVar("T")
 
+_READERS: Final[Mapping[Any, Callable[[Any], Any]]] = {
+    "int | None": parse_int,
+    "str | None": parse_str,
+    "Decimal | None": parse_decimal,
+    "datetime | None": parse_datetime,
+}
 _DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
 _FAULTS: Final = (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError)
 _STREAK_DATA: Final = (
@@ -104,9 +110,17 @@ class _Keys:
             del self.rest[name]
         return tuple(found)
 
-    def first(self, names: tuple[str, ...], read: Callable[[Any], T]) -> T | None:
-        """What stands under the first of `names` that can be read."""
-        return next((found for n in names if (found := self.take(n, read)) is not None), None)
+    def fields(self, cls: Any, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The fields of a model that are there, added to those that are known already."""
+        found = dict(known or {})
+        for one in attrs.fields(cls):
+            for key in one.metadata.get("keys", ()):
+                if (
+                    one.name not in found
+                    and (value := self.take(key, _READERS[one.type])) is not None
+                ):
+                    found[one.name] = value
+        return found
 
 
 def _notification(outer: _Keys, body: bytes | bytearray | memoryview | str) -> Notification:
@@ -120,39 +134,29 @@ def _notification(outer: _Keys, body: bytes | bytearray | memoryview | str) -> N
     customer = data.take("customerIdentifiers", _Keys) or _Keys({})
     targets = tuple(_targets(data))
     activity = data.take("triggeringActivity", _activity)
-    identifiers = {} if activity is None else activity.identifiers
+    identifiers = _Keys({} if activity is None else activity.identifiers)
     logged: list[Any] = [
         inner.take("eventLogId", parse_int),
         data.take("eventLogId", parse_int),
-        _integer(identifiers.get("eventlogid")),
+        identifiers.take("eventlogid", parse_int),
         inner.take("loyaltyEventId", parse_int),
     ]
     cls = CLASSES.get(name, UnknownNotification)
-    more: dict[str, Any] = {}
+    found = data.fields(cls, inner.fields(cls))
+    for field in ("transaction_id", "return_id"):
+        found[field] = found.get(field) or identifiers.take(field.replace("_", ""), parse_int)
     if issubclass(cls, StreakNotification):
-        more["streaks"] = tuple(_streaks(data))
-    elif cls is TargetCustomerEnrolment:
-        more["source"] = data.take("source", parse_str)
-        more["default_value"] = data.take("defaultTargetValue", parse_decimal)
+        streaks = (data.take_list(key, _reader(NotifiedStreak)) for key in _STREAK_DATA)
+        found["streaks"] = tuple(chain.from_iterable(streaks))
     made = cls(
         event_id=event_id or _digest(body),
         name=name,
         user_id=customer.take("customerId", parse_int),
         event_log_id=next((number for number in logged if number is not None), None),
-        transaction_id=data.take("transactionId", parse_int)
-        or _integer(identifiers.get("transactionid")),
-        return_id=data.take("returnId", parse_int) or _integer(identifiers.get("returnid")),
         targets=targets,
-        current_value=data.take("currentEventTargetValue", parse_decimal),
-        achieved_value=data.take("achievedTargetValue", parse_decimal),
-        defined_value=data.take("definedTargetValue", parse_decimal),
-        milestones=data.take_list("milestoneDetails", _milestone),
+        milestones=data.take_list("milestoneDetails", _reader(NotifiedMilestone)),
         activity=activity,
-        org_id=inner.take("orgId", parse_int),
-        created_at=inner.take("createdAt", parse_datetime),
-        ref_id=inner.take("refId", parse_str),
-        api_request_id=inner.take("apiRequestId", parse_str),
-        **more,
+        **found,
     )
     levels = {"data": data.rest, "customerIdentifiers": customer.rest}
     extra = {**outer.rest, **inner.rest, **{key: rest for key, rest in levels.items() if rest}}
@@ -173,69 +177,32 @@ def _targets(data: _Keys) -> Iterator[NotifiedTarget]:
     """The targets, in whichever of the three places they stand."""
     group = data.take("unifiedTargetGroupDetails", _Keys) or _Keys({})
     # A group stands beside its targets and is the same for all of them.
-    group_id = group.take("targetGroupId", parse_int)
-    group_name = group.take("targetGroupName", parse_str)
+    shared = {
+        "group_id": group.take("targetGroupId", parse_int),
+        "group_name": group.take("targetGroupName", parse_str),
+    }
     if group.rest:
         data.rest["unifiedTargetGroupDetails"] = group.rest
 
-    def target(value: object) -> NotifiedTarget:
+    def listed(value: object) -> NotifiedTarget:
         given = _Keys(value)
-        return attrs.evolve(
-            _target(given),
-            group_id=given.take("targetGroupId", parse_int) or group_id,
-            group_name=given.take("targetGroupName", parse_str) or group_name,
-            achieved_value=given.take("achievedTargetValue", parse_decimal),
-            defined_value=given.take("definedTargetValue", parse_decimal),
-            extra=given.rest,
-        )
+        return NotifiedTarget(**shared | given.fields(NotifiedTarget), extra=given.rest)
 
-    details = data.take("targetDetails", target)
+    details = data.take("targetDetails", listed)
     if details is not None:
         yield details
-    yield from data.take_list("targetData", target)
+    yield from data.take_list("targetData", listed)
     if details is None and "targetId" in data.rest:
-        yield attrs.evolve(
-            _target(data),
-            group_id=data.take("targetGroupId", parse_int) or group_id,
-            group_name=data.take("targetGroupName", parse_str) or group_name,
-        )
+        values_of_event = {"achieved_value": None, "defined_value": None}
+        yield NotifiedTarget(**shared | data.fields(NotifiedTarget, values_of_event))
 
 
-def _target(given: _Keys) -> NotifiedTarget:
-    return NotifiedTarget(
-        rule_id=given.first(("targetId", "id"), parse_int),
-        name=given.first(("targetName", "name"), parse_str),
-        period_id=given.take("targetPeriodId", parse_int),
-        period_name=given.take("targetPeriodName", parse_str),
-    )
+def _reader(cls: Callable[..., T]) -> Callable[[object], T]:
+    def read(value: object) -> T:
+        given = _Keys(value)
+        return cls(**given.fields(cls), extra=given.rest)
 
-
-def _streaks(data: _Keys) -> Iterator[NotifiedStreak]:
-    for name in _STREAK_DATA:
-        yield from data.take_list(name, _streak)
-
-
-def _streak(value: object) -> NotifiedStreak:
-    given = _Keys(value)
-    return NotifiedStreak(
-        id=given.take("streakId", parse_int),
-        name=given.take("streakName", parse_str),
-        level_name=given.take("streakLevelName", parse_str),
-        levels=given.take("numberOfLevel", parse_int),
-        extra=given.rest,
-    )
-
-
-def _milestone(value: object) -> NotifiedMilestone:
-    given = _Keys(value)
-    return NotifiedMilestone(
-        id=given.take("id", parse_int),
-        name=given.take("name", parse_str),
-        value_type=given.take("valueType", parse_str),
-        defined_value=given.take("definedValue", parse_decimal),
-        achieved_at=given.take("achievedDate", parse_datetime),
-        extra=given.rest,
-    )
+    return read
 
 
 def _activity(value: object) -> Activity:
@@ -251,7 +218,3 @@ def _identifier(value: object) -> tuple[str, str]:
     if key is None or text is None:
         raise ValueError("expected a key and a value")
     return "".join(key.split()).lower(), text  # the case of keys differs from event to event
-
-
-def _integer(value: object) -> int | None:
-    return _Keys({"value": value}).take("value", parse_int)

@@ -112,36 +112,42 @@ class MemoryStore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._size, self._lease, self._clock = size, lease, clock
-        self._ends: OrderedDict[str, float | None] = OrderedDict()  # None: done
-        self._announced: dict[int, deque[Announced]] = {}  # by member
-        self._members: deque[int] = deque()  # of all those, in the order of arrival
+        self._leases: OrderedDict[str, tuple[int | None, float]] = OrderedDict()
+        """Whose event it is, and when its lease ends; infinity: done."""
+        self._announced: dict[int | None, deque[Announced]] = {}  # by member
         self._arrived = 0
         self.aside: list[tuple[bytes, str]] = []
 
     async def begin(self, notification: Notification) -> Claim:
         """Lease a notification, unless it is done or leased."""
         event_id, now = notification.event_id, self._clock()
-        if event_id in self._ends:
-            ends = self._ends[event_id]
-            if ends is None:
-                return "done"
-            if ends > now:
-                return "busy"
-        else:
-            self._keep(notification)
-        self._ends[event_id] = now + self._lease
-        while len(self._ends) > self._size:
-            self._ends.popitem(last=False)
+        member, ends = self._leases.get(event_id, (notification.user_id, None))
+        if ends is None:
+            self._arrived += 1
+            announced = Announced.by(notification, self._arrived)
+            self._announced.setdefault(member, deque()).append(announced)
+        elif ends > now:
+            return "done" if ends == math.inf else "busy"
+        self._leases[event_id] = member, now + self._lease
+        if len(self._leases) > self._size:
+            _, (member, _) = self._leases.popitem(last=False)
+            self._announced[member].popleft()
+            if not self._announced[member]:
+                del self._announced[member]
         return "new"
 
     async def finish(self, event_id: str) -> None:
         """Remember a notification as done."""
-        self._ends[event_id] = None
+        self._end(event_id, math.inf)
 
     async def release(self, event_id: str) -> None:
         """Give a lease back: the notification was not handled."""
-        if self._ends.get(event_id) is not None:
-            self._ends[event_id] = -math.inf
+        self._end(event_id, -math.inf)
+
+    def _end(self, event_id: str, ends: float) -> None:
+        member, before = self._leases.get(event_id, (None, math.inf))
+        if before < math.inf:
+            self._leases[event_id] = member, ends
 
     async def set_aside(self, body: bytes, reason: str) -> None:
         """Keep a body that cannot be read, for people to look at."""
@@ -151,21 +157,6 @@ class MemoryStore:
     async def announced(self, user_id: int, after: int = 0) -> list[Announced]:
         """What was announced of a member behind a position, in the order of arrival."""
         return [one for one in self._announced.get(user_id, ()) if one.position > after]
-
-    def _keep(self, notification: Notification) -> None:
-        member = notification.user_id
-        if member is None:
-            return
-        self._arrived += 1
-        self._announced.setdefault(member, deque()).append(
-            Announced.by(notification, self._arrived)
-        )
-        self._members.append(member)
-        if len(self._members) > self._size:
-            oldest = self._members.popleft()
-            self._announced[oldest].popleft()
-            if not self._announced[oldest]:
-                del self._announced[oldest]
 
 
 class SQLiteStore:
@@ -214,16 +205,15 @@ class SQLiteStore:
     def _begin(self, notification: Notification) -> Claim:
         now = self._clock()
         with self._transaction() as db:
-            row = db.execute(
+            known = db.execute(
                 "SELECT done_at, lease_ends FROM notifications WHERE event_id = ?",
                 (notification.event_id,),
-            ).fetchone()
-            if row is not None:
-                done_at, ends = row
-                if done_at is not None:
-                    return "done"
-                if ends is not None and ends > now:
-                    return "busy"
+            )
+            done_at, ends = known.fetchone() or (None, None)
+            if done_at is not None:
+                return "done"
+            if ends is not None and ends > now:
+                return "busy"
             columns = (*_FACTS, "user_id", "received_at", "lease_ends")
             values = {name: getattr(notification, name) for name in _FACTS}
             values["rule_ids"] = msgspec.json.encode(notification.rule_ids).decode()

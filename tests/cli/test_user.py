@@ -64,7 +64,7 @@ def test_a_terminal_gets_a_table_and_what_to_ask_next(terminal: Cli):
     assert list(rows) == ["3004", "3005", "3006"]
     assert " 1273.000   4000.500  ███░░░░░░░ 31%" in rows["3004"]
     assert "88710.664  14000      ██████████ 633%" in rows["3005"]
-    assert "G605-12  2025-12-31      1.000      2.000  █████░░░░░ 50%" in rows["3006"]
+    assert "G605-12  2025-12-31      0.000      2.000  ░░░░░░░░░░ 0%" in rows["3006"]
     assert f"\n  capillary-targets events {USER} 3005 --period current --sandbox\n" in out
     assert not [word for word in PERSONAL if word in out]
 
