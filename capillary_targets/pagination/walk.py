@@ -28,7 +28,7 @@ from capillary_targets.errors import (
 from capillary_targets.models import EventsPage, TargetEvent
 
 from .dialect import UNKNOWN, Dialect
-from .search import EndMarker, GallopingSearch
+from .search import GallopingSearch
 from .seen import Alignment, SeenEvents
 from .server_model import LEAST_CAP, ServerModel
 from .types import START, Batch, Checkpoint, PageRequest, PagingReport, Window
@@ -54,6 +54,10 @@ _LATE: Final = 4
 """Pages after which the end is looked for, if it is as far away as when the walk began."""
 _LONG: Final = 64
 """The same where no total says where to expect it."""
+_FAR: Final = 2**31
+"""No history has so many rows: rows at this offset mean an endless server."""
+_TRIES: Final = 64
+_TRIES_BY_TOTAL: Final = 12
 _WAS_LAST: Final = "the row that was the last when the list was seen to grow has come"
 
 
@@ -114,19 +118,19 @@ class Walk:
     _recuts = 0
     _short = 0, 0
     """Size and start of the latest page that was not full."""
-    _held: tuple[Window, Alignment] | None = None
-    """A page that may be the last: it is taken once its end is checked."""
+    _held: tuple[Window, Alignment, list[TargetEvent | int], int] | None = None
+    """A page that may be the last, not given out yet; and the rows taken, and `_row`, before it."""
     _growths = 0
     """How often the end has moved on while it was checked."""
     _replaced = 0
     _joined = False
     """Whether pages lacked rows or did not overlap, so that only the total can vouch."""
-    _excused = False
-    """Whether the next page may begin elsewhere, as the latest one lacked rows."""
     _markers = 0
-    _marker: EndMarker | None = None
+    _marker: tuple[TargetEvent, int] | None = None
+    """The row that was the last of the list when it was looked for, and the row behind it."""
     _distance: int | None = None
     """Rows that the list had by its total when the walk began."""
+    _looks = 0
 
     def __init__(
         self,
@@ -346,10 +350,10 @@ class Walk:
             return PageRequest(min(self.page_size, cap), 0, 0)
         server = self._server
         self._limit = min(self._limit, self._most)
-        if self._state == "FIND_END" and self._marker is not None:
-            return self._across(self._marker.aim, self._limit)
+        if self._state == "FIND_END" and self._aim is not None:
+            return self._across(self._aim, self._limit)
         if self._held is not None:
-            return self._across_end(*self._held)
+            return self._across_end()
         if self._aim is not None:
             return server.page_at(self._aim, self._limit)
         if not self._requests and server.by_page and server.certain:
@@ -358,39 +362,32 @@ class Walk:
             return server.page_at(self._row - 4, self._limit, stretch=True, least=least)
         return self._across(self._row, self._limit)
 
-    def _across_end(self, held: Window, match: Alignment) -> PageRequest:
+    def _across_end(self) -> PageRequest:
         """A page across the end of one that may be the last, cut differently.
 
         It is of fewer rows than a page had already: a cap is no reason if it is not full. Of so few
         rows that none is, the page behind it is asked for.
         """
-        if held.end < LEAST_CAP:
-            size = min(held.end or 1, self._most)
-            return PageRequest(size, 1, size if self._server.by_page else 1)
-        most = min(self._most, self._server.largest)
-        overlap = SeenEvents.of(self._up_to(held, match)).overlap
+        row, server = self._row, self._server
+        if row < LEAST_CAP:
+            size = min(row or 1, self._most)
+            return PageRequest(size, 1, size if server.by_page else 1)
+        most, overlap = min(self._most, server.largest), self._seen.overlap
         size = max(most // 2, min(most - 1, 4), 1)
         if overlap > 1:  # to where a run of rows alike begins
             size = max(size, min(most, 2 * overlap))
-        request = self._across(held.end, size, overlap)
-        if request.start >= held.end:  # no page of so few rows begins before it
-            request = self._across(held.end, most, overlap)
-        return request
+        request = self._across(row, size)
+        # Perhaps no page of so few rows begins before the end.
+        return request if request.start < row else self._across(row, most)
 
-    def _up_to(self, held: Window, match: Alignment) -> list[TargetEvent | int]:
-        """The latest rows taken before the end of a page that is held, and its new ones."""
-        taken = match.taken + 1
-        begin = max(0, taken - self._limit)
-        return [*self._seen.rows[begin:taken], *held.events[match.at + 1 :]]
-
-    def _across(self, row: int, limit: int, overlap: int = 1) -> PageRequest:
+    def _across(self, row: int, limit: int) -> PageRequest:
         """A page that begins some rows before `row` and ends behind it.
 
         Page numbers may have no such cut: row 2520 lies between two pages of any size up to 10.
         Then less overlap is tried, then larger pages than were asked for, at last none at all.
         """
         server = self._server
-        overlap = min(max(overlap, self._overlap, self._seen.overlap), max(1, limit // 2))
+        overlap = min(max(self._overlap, self._seen.overlap), max(1, limit // 2))
         first = server.page_at(row - self._drift - overlap, limit, stretch=limit >= self._most)
         if self._drift or self._end(first) > row or not row:
             return first
@@ -420,7 +417,7 @@ class Walk:
         if self._rows is not None:
             return end < self._rows[0]
         if self._marker is not None:
-            return end < self._marker.row
+            return end < self._marker[1]
         return len(self._plan) <= self._seen.count // (_AHEAD * self._limit)
 
     # --- READ: what a page across the frontier means ---
@@ -463,7 +460,10 @@ class Walk:
         self._idle += 1
         if window.page is None and request.offset == 0:
             self._no_record = self.events == 0
-            self._release()
+            if self._held is not None:
+                window, match, *_ = self._held
+                self._let_go()
+                self._take(window, match)
             self._complete("no record")
             return
         asked_before = max(self.page_size, server.granted)
@@ -474,10 +474,10 @@ class Walk:
             server.past_end = "refused"
         if window.page is None and stretched:
             server.refuse_stretch()
-        elif self._state == "FIND_END" and self._marker is not None:
-            self._find_end(self._marker, window)
-        elif self._state == "CHECK_END" and self._held is not None:
-            self._check_end(*self._held, window)
+        elif self._state == "FIND_END":
+            self._find_end(window)
+        elif self._held is not None:
+            self._check_end(*self._held[:2], window)
         else:
             self._read(window)
         rows = max(self._total or 0, len(self._seen.rows))
@@ -586,13 +586,12 @@ class Walk:
         """Note how the list shifted. False if the page ends before the frontier."""
         index, server = match.at, self._server
         later = len(self._seen.rows) - 1 - match.taken if index >= 0 else 0
-        shift = 0 if self._excused else self._row - 1 - later - window.start - index
-        if shift or (later and not self._excused):
+        shift = self._row - 1 - later - window.start - index
+        if shift or later:
             if server.certain or window.request.offset == 0:
                 self.moved = True
             else:
                 server.doubted = True
-        self._excused = self._excused and bool(later)
         self._lost = 0
         if server.certain and not later:
             self._duplicates += max(0, -shift)
@@ -624,8 +623,6 @@ class Walk:
         if reason is not None:
             self._take(window, match)
             self._finish(window, reason)
-        elif self._joined and (new or full):
-            self._join(window, match)
         elif full:
             server, size = self._server, window.size
             again = self._short == (size, window.start) and size == window.request.limit
@@ -637,12 +634,8 @@ class Walk:
             self._take(window, match)
         elif rows is not None and window.end < rows[0] and self._recuts < _RECUTS:
             self._recut(window)
-        elif rows is not None and window.end < rows[0] and self._is_still(window):
-            self._join(window, match)
         else:
-            self._server.avoid(window.request)
-            self._server.stretches = False
-            self._held, self._state = (window, match), "CHECK_END"
+            self._hold(window, match)
 
     def _why_last(
         self, window: Window, match: Alignment, rows: tuple[int, int] | None
@@ -767,77 +760,64 @@ class Walk:
         else:
             self._limit = max(4, limit // 2)
 
-    def _join(self, window: Window, match: Alignment) -> None:
-        """Take rows from a page that may lack some: whether it did, only the total can tell."""
-        if not self._is_still(window):
-            self._fail("some pages lacked events, and the total changed: it cannot vouch")
-            return
-        new, full = match.at + 1 < window.size, self._server.is_full(window)
-        self._joined = True
-        self._take(window, match)
-        self._recuts, self._limit = _RECUTS, self._most
-        if not full:
-            self._row = window.start + self._server.served(window.request.limit)
-            self._excused = True
-        count, total = self._seen.count, window.total or 0
-        if count >= total and not (new and full):
-            self._finish(window, "as many events came as the total names")
-        elif not new and self._idle > 2 * _RECUTS:
-            self._fail(f"the total is {total}, and nothing comes behind row {count}")
-
     def _is_still(self, window: Window) -> bool:
         """Whether nothing suggests that the list moved, and its total can be relied on."""
         server, rows = self._server, self._server.rows(window)
         undisturbed = server.constant and not self.moved and not server.doubted
         return undisturbed and rows is not None and rows[0] == rows[1]
 
-    def _release(self) -> None:
-        """Take the page that was held."""
-        held, self._held, self._state = self._held, None, "READ"
-        if held is not None:
-            self._take(*held)
+    def _hold(self, window: Window, match: Alignment) -> None:
+        """Give out no row of a page that may be the last until its end is checked."""
+        seen, taken = self._seen, match.taken + 1
+        self._server.avoid(window.request)
+        self._server.stretches = False
+        self._held, self._state = (window, match, seen.rows, self._row), "CHECK_END"
+        seen.restore([*seen.rows[:taken], *window.events[match.at + 1 :], *seen.rows[taken:]])
+        self._row = window.end
 
-    def _check_end(self, first: Window, match: Alignment, window: Window) -> None:
+    def _let_go(self) -> None:
+        """Take back the rows of the page that was held."""
+        if self._held is not None:
+            *_, rows, self._row = self._held
+            self._held, self._state = None, "READ"
+            self._seen.restore(rows)
+
+    def _check_end(self, held: Window, match: Alignment, window: Window) -> None:
         """CHECK_END: a look across the end of the page that may be the last."""
-        server, rows, taken = self._server, self._seen.rows, match.taken + 1
-        begin = max(0, taken - self._limit)
-        held = self._up_to(first, match)
-        known = SeenEvents.of([*held, *rows[taken:]])  # some may be taken behind it already
-        shown = known.align(window.events)
-        if shown is None and not window.size and (not first.size or first.end < LEAST_CAP):
-            self._release()  # nothing stands behind it
-            self._conclude(first)
+        server, row, last = self._server, self._row, match.taken + held.size - 1 - match.at
+        shown = self._seen.align(window.events)
+        if shown is None and not window.size and row < LEAST_CAP:  # nothing stands behind it
+            self._let_go()
+            self._take(held, match)
+            self._conclude(held)
             return
-        self._locate(window, shown, first.end - len(held))
-        if shown is None or shown.taken < len(held) - 1:
-            self._held, self._state = None, "READ"  # it is not where it was: look for it again
+        self._locate(window, shown, row - len(self._seen.rows))
+        if shown is None or shown.taken < last:  # it is not where it was: look for it again
+            self._let_go()
             if shown is None:
                 server.doubt()
                 server.flip()
             return
-        first.start = window.start + shown.at + 1 - first.size  # where it ends by now
-        last = Alignment(shown.at, begin + shown.taken)
-        more = shown.at + 1 < window.size
-        if server.shows_end(window):
-            self._release()
-            self._growths += more
-            if not more:
-                self._conclude(window)
-            elif self._growths <= _GROWTHS:
-                self._held, self._state = (window, last), "CHECK_END"
-            else:
-                self._take(window, last)
-                self._finish(window, _WAS_LAST)
-        elif not more:
+        more, ends = shown.at + 1 < window.size, server.shows_end(window)
+        if not more and not ends:
             return
-        elif self._recuts < _RECUTS:
-            self._held, self._state = None, "READ"
-            self._recut(first)
-        elif self._is_still(window):
-            self._release()
-            self._join(window, last)
+        self._let_go()
+        held.start = window.start + shown.at + 1 - held.size  # where it ends by now
+        if not ends:
+            if self._recuts < _RECUTS:
+                self._recut(held)
+            else:
+                self._fail(f"behind row {held.end} a page lacks events, and more come after it")
+            return
+        self._take(held, match)
+        self._growths += more
+        if not more:
+            self._conclude(window)
+        elif self._growths <= _GROWTHS:
+            self._hold(window, shown)
         else:
-            self._fail(f"behind row {first.end} a page lacks events, and more come after it")
+            self._take(window, shown)
+            self._finish(window, _WAS_LAST)
 
     def _conclude(self, window: Window) -> None:
         """Two looks showed nothing behind the last row taken."""
@@ -858,43 +838,59 @@ class Walk:
 
         All that lasts stands at or before it; once it is taken the walk is complete.
         """
-        base = self.start.row if self._marker is None else self._marker.row
-        read, left = self._row - base, None if rows is None else rows[1] - self._row
-        if self._distance is None and left is not None:
-            self._distance = left + read
-        pages = _LONG if left is None else _LATE
-        first = self._distance or 0
-        near = left is not None and left < first and read < first + _LATE * self._limit
-        if self.done or near or read < pages * self._limit:
+        base, late = self._marker[1] if self._marker else self.start.row, _LATE * self._limit
+        read = self._row - base
+        if rows is None:
+            early = read < _LONG * self._limit
+        else:
+            left = rows[1] - self._row
+            if self._distance is None:
+                self._distance = left + read
+            nearer = left < self._distance and read < self._distance + late
+            early = read < late or nearer
+        if self.done or early:
             return
         self._markers += 1
         if self._markers > _MARKERS:
             self._fail("the list grows faster than it can be read")
             return
-        self._marker = EndMarker.begin(self._row, self._exact(rows), self._limit)
-        self._state = "FIND_END"
-
-    @staticmethod
-    def _exact(rows: tuple[int, int] | None) -> int | None:
-        return None if rows is None or rows[0] != rows[1] else rows[1]
+        self._state, self._looks, self._search = "FIND_END", 0, GallopingSearch(low=self._row)
+        self._aim = _FAR if rows is None else max(self._row, rows[0] - self._limit // 2)
 
     def _is_marked(self, window: Window) -> bool:
         """Whether a page shows the row that was the last, and no row before it that is alike."""
-        marker = self._marker
-        if marker is None or marker.last not in window.events:
+        if self._marker is None or self._marker[0] not in window.events:
             return False
-        return self.moved or window.end >= marker.row
+        return self.moved or window.end >= self._marker[1]
 
-    def _find_end(self, marker: EndMarker, window: Window) -> None:
+    def _find_end(self, window: Window) -> None:
         """FIND_END: a look at where the list may end."""
-        server = self._server
+        server, request, search, half = self._server, window.request, self._search, self._limit // 2
         if not window.size:
             server.flip()
-        window.start = server.start(window.request.limit, window.request.offset)
+        window.start = server.start(request.limit, request.offset)
+        self._looks += 1
+        before = self._rows
+        rows = self._rows = None if before is None else server.rows(window)
+        far, self._aim, aim = self._aim == _FAR, None, 0
         if server.shows_end(window):
-            marker.last, marker.row = window.events[-1], window.end
-            self._state = "READ"
-        elif (problem := marker.problem(window)) is not None:
-            self._fail(problem)
+            self._marker, self._state = (window.events[-1], window.end), "READ"
+            self._search = GallopingSearch()
+            return
+        if far and window.size and (window.numbers.offset or _FAR) >= request.offset:
+            self._fail("the server never ends: it makes events up")
+        elif self._looks > (_TRIES if rows is None else _TRIES_BY_TOTAL):
+            self._fail("the list moves faster than its end can be found")
+        elif far:
+            aim = max(2 * self._row, self._row + self._limit)
+        elif before is not None and rows is not None:
+            growth = max(0, rows[0] - before[0])
+            guess = rows[0] + growth - half
+            aim = max(guess, window.end) if window.size else min(guess, window.start - half)
+        elif window.size:
+            if search.high is not None and window.end >= search.high:
+                search.step = 0  # it has moved on: start with small steps again
+            aim = search.right_of(window.end, step=half)
         else:
-            marker.look_on(window, self._exact(server.rows(window)), self._row, self._limit)
+            aim = search.left_of(window.start, self._limit)
+        self._aim = max(0, aim)
