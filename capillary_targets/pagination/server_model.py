@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import isqrt
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, field
 
@@ -81,10 +81,7 @@ class ServerModel:
 
     @property
     def ignored(self) -> bool:
-        """Whether three pages from far down the list all began at its head.
-
-        One is not enough: a single arrival at the head makes row 1 look like row 0.
-        """
+        """Whether three pages from far down the list all began at its head, as one may by chance."""
         return self.heads >= 3
 
     def observe(self, by_page: int, by_row: int) -> bool:
@@ -196,7 +193,7 @@ class ServerModel:
             return
         self._silent = None
         self._totals[self.served(limit)] = total
-        if self.total == "wrong" and self.given.total is None and self._agreed[1]:
+        if self.total == "wrong" and self.given.total is None and self.rows_by_pages:
             self.total, self.total_certain = "pages", False
 
     def rows(self, window: Window) -> tuple[int, int] | None:
@@ -216,7 +213,7 @@ class ServerModel:
 
     def distrust(self) -> None:
         """More rows came than the total allows: it is no count of rows, but perhaps of pages."""
-        agree = self.total != "pages" and self._agreed[1]
+        agree = self.total != "pages" and self.rows_by_pages
         self.total, self.total_certain = "pages" if agree else "wrong", False
 
     def note_end(self, window: Window) -> None:
@@ -226,69 +223,58 @@ class ServerModel:
             return
         if total == end > 1 and size > 1 and (self.certain or not window.request.offset):
             self.total, self.total_certain = "rows", True
-        elif self.counts_pages(end):
+        elif end in self.rows_by_pages:
             self.total, self.total_certain = "pages", True
 
-    def counts_pages(self, rows: int) -> bool:
-        """Whether all totals were the numbers of pages of `rows`, and that is no coincidence."""
-        low, high = self._agreed
-        return low <= rows <= high
-
-    def speaks_of_more(self, rows: int) -> bool:
-        """Whether the totals, as numbers of pages, agree on more rows than that."""
-        low, high = self._agreed
-        return rows < low <= high
-
     @property
-    def _agreed(self) -> tuple[int, int]:
-        """The least and the most rows of which all totals are numbers of pages; (1, 0) if none.
+    def rows_by_pages(self) -> range:
+        """The rows of which all totals are numbers of pages; none if that may be a coincidence.
 
         Only totals that differ, for pages of different size, agree by no coincidence.
         """
         totals = self._totals
         if len(set(totals.values())) < 2:
-            return 1, 0
+            return range(0)
         low = max((total - 1) * size + 1 for size, total in totals.items())
-        high = min(total * size for size, total in totals.items())
-        return (low, high) if low <= high else (1, 0)
+        return range(low, min(total * size for size, total in totals.items()) + 1)
 
     # --- what was detected ---
 
     def dialect(self) -> Dialect:
         """What is known by now: given, detected, or cached."""
-        offset = None
+        return self.given.fill_from(_dialect(*self._detected)).fill_from(self.cached)
+
+    @property
+    def _detected(self) -> tuple[Any, ...]:
+        """What the answers showed, the fields of a dialect."""
+        offset = limit = None
         if self.ignored:
             offset = "ignored"
         elif self.certain:
             offset = "page" if self.by_page else "row"
-        limit = self.cached.limit
-        if self.cap_echoed:
-            limit = "capped"
-        elif self.cap is not None:
-            limit = limit or "capped-silent"
-        return self.given.fill_from(
-            _dialect(offset, self._silent or self.total, limit, self.cap, self.past_end)
-        ).fill_from(self.cached)
+        if self.cap is not None:
+            limit = "capped" if self.cap_echoed else self.cached.limit or "capped-silent"
+        return offset, self._silent or self.total, limit, self.cap, self.past_end
 
     def lesson(self, *, moved: bool) -> Dialect:
         """What the next walk should know: not what was merely given, or seen in motion only.
 
         What was cached and turned out otherwise is not known any more.
         """
-        known, given, cached = self.dialect(), self.given, self.cached
-        offset = known.offset
-        if offset == cached.offset and cached.offset == ("row" if self.by_page else "page"):
-            offset = None  # overturned, but the other reading is not certain yet
-        total = known.total
+        given, cached = self.given, self.cached
+        offset, total, limit, cap, past_end = self._detected
+        if offset is None and cached.offset != ("row" if self.by_page else "page"):
+            offset = cached.offset
+        total = total or cached.total
         if moved:
             offset = offset if cached.offset else None
             total = total if total == cached.total else None
         return _dialect(
             offset if given.offset is None else cached.offset,
             total if given.total is None else cached.total,
-            cached.limit if given.limit is not None or given.cap is not None else known.limit,
-            cached.cap if given.cap is not None else known.cap,
-            known.past_end,
+            cached.limit if given.limit or given.cap else limit or cached.limit,
+            cached.cap if given.cap else cap,
+            given.past_end or past_end or cached.past_end,
         )
 
 
@@ -301,17 +287,12 @@ def _widest_page(
 ) -> tuple[int, int]:
     """(limit, page number) of the page that begins from `least` to `row` and ends furthest on."""
     best, furthest = (limit, row // limit), -1
-    for size in range(limit, 0, -1):
-        if row + size <= furthest:
-            break  # nothing smaller can end further on
+    most = limit + 2 * isqrt(limit) if stretch else limit
+    for size in (*range(limit, 0, -1), *range(limit + 1, most + 1)):
+        if size > limit and furthest >= row + limit - limit // 10:
+            break  # far enough
         number = row // size
-        end, fits = (number + 1) * size, number not in avoided and number * size >= least
-        if end > furthest and fits:
+        end = (number + 1) * size
+        if furthest < end <= row + 1 + limit and number * size >= least and number not in avoided:
             best, furthest = (size, number), end
-    if stretch and furthest < row + limit - limit // 10:
-        for size in range(limit + 1, limit + 2 * isqrt(limit) + 1):
-            number, end = row // size, (row // size + 1) * size
-            fits = number not in avoided and number * size >= least
-            if furthest < end <= row + 1 + limit and fits:
-                best, furthest = (size, number), end
     return best

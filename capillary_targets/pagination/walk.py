@@ -58,6 +58,7 @@ _FAR: Final = 2**31
 """No history has so many rows: rows at this offset mean an endless server."""
 _TRIES: Final = 64
 _TRIES_BY_TOTAL: Final = 12
+_TOTAL_ENDS: Final = "the last page ends where the total does"
 _WAS_LAST: Final = "the row that was the last when the list was seen to grow has come"
 
 
@@ -222,7 +223,7 @@ class Walk:
             plan.append(self._next())
             self._requests += 1
         while self._state == "READ" and len(plan) < self.prefetch and self._may_read_on(plan[-1]):
-            plan.append(self._across(self._end(plan[-1]), self._limit))
+            plan.append(self._across(self._behind(plan[-1]), self._limit))
             self._requests += 1
         return tuple(plan)
 
@@ -267,7 +268,7 @@ class Walk:
         """Whether the first page is the whole list: one look, and the walk is over."""
         if page is None:
             self._no_record = True
-            self._complete("no record")
+            self._end("no record", complete=True)
             return True
         numbers, size = page.pagination, len(page.events)
         if numbers.total != size or (numbers.limit and 0 < numbers.limit < request.limit):
@@ -277,7 +278,7 @@ class Walk:
             return False  # perhaps the first of as many pages
         self._total = size
         self._emit(page, 0, 0)
-        self._complete("the last page ends where the total does")
+        self._end(_TOTAL_ENDS, complete=True)
         return True
 
     # --- giving out, and the ways to be done ---
@@ -303,18 +304,16 @@ class Walk:
 
     def _stop(self) -> None:
         """End: as many events as were wanted are given out."""
-        if not self.done:
-            self.done, self.reason = True, f"max_items ({self.max_items}) are given out"
-
-    def _complete(self, reason: str) -> None:
-        """End: nothing is missing."""
-        if not self.done:
-            self.done, self.complete, self.reason = True, True, reason
+        self._end(f"max_items ({self.max_items}) are given out")
 
     def _fail(self, problem: str) -> None:
         """End: nothing proves that no event is missing."""
+        self._end(problem, failed=True)
+
+    def _end(self, reason: str, *, complete: bool = False, failed: bool = False) -> None:
         if not self.done:
-            self.done, self.failed, self.reason = True, True, problem
+            self.done, self.reason = True, reason
+            self.complete, self.failed = complete, failed
 
     def _finish(self, window: Window, reason: str) -> None:
         """End: the last row was seen, and all is well if what came also adds up."""
@@ -325,7 +324,7 @@ class Walk:
         still = unchanged and self._is_still(window)
         if unchanged and self._marker is None and not self.start.row:
             counts_rows = server.given.total is None and server.cached.total not in _NO_ROWS
-            few = count < (total or 0) and counts_rows and not server.counts_pages(window.end)
+            few = count < (total or 0) and counts_rows and window.end not in server.rows_by_pages
             if few or (still and count != total):
                 self._fail(f"the total is {total}, and {count} events came")
                 return
@@ -335,7 +334,7 @@ class Walk:
         exact = unchanged and server.total in {None, "rows"}
         self.moved |= bool(self.start.row) and exact and count != total
         server.note_end(window)
-        self._complete(reason)
+        self._end(reason, complete=True)
 
     # --- where to look ---
 
@@ -389,29 +388,29 @@ class Walk:
         server = self._server
         overlap = min(max(self._overlap, self._seen.overlap), max(1, limit // 2))
         first = server.page_at(row - self._drift - overlap, limit, stretch=limit >= self._most)
-        if self._drift or self._end(first) > row or not row:
+        if self._drift or self._behind(first) > row or not row:
             return first
         for size in (limit, limit if server.cap is not None else 2 * limit):
             for less in range(overlap, 0, -1):
                 request = server.page_at(row - less, size)
-                if self._end(request) > row:
+                if self._behind(request) > row:
                     return request
         return server.page_at(row, limit)
 
-    def _end(self, request: PageRequest) -> int:
+    def _behind(self, request: PageRequest) -> int:
         """The row behind a full page."""
         return request.start + self._server.served(request.limit)
 
     def _is_across(self, request: PageRequest) -> bool:
         """Whether a page asked for ahead is still the one to read next."""
         undisturbed = self._state == "READ" and self._aim is None and not self.moved
-        return undisturbed and not self._recuts and request.start < self._row < self._end(request)
+        return undisturbed and not self._recuts and request.start < self._row < self._behind(request)
 
     def _may_read_on(self, last: PageRequest) -> bool:
         """Whether a page behind `last` can be asked for before that one is read."""
         if not self._server.certain or not self._row or not self._is_across(self._plan[0]):
             return False
-        end, wanted = self._end(last), self._wanted
+        end, wanted = self._behind(last), self._wanted
         if self._joined or self._overlap > 1 or (wanted is not None and end - self._row >= wanted):
             return False
         if self._rows is not None:
@@ -443,14 +442,14 @@ class Walk:
             if size < request.limit:
                 return False
         elif end == total[1] == self._seen.count + size - index - 1 and server.total_certain:
-            reason = "the last page ends where the total does"
+            reason = _TOTAL_ENDS
         else:
             return False
         self._total, self._rows = window.total, total
         server.confirm()
         self._take(window, Alignment(index, len(rows) - 1))
         if reason is not None:
-            self._complete(reason)
+            self._end(reason, complete=True)
         elif self._distance is None:
             self._watch_end(total)
         return True
@@ -464,7 +463,7 @@ class Walk:
                 window, match, *_ = self._held
                 self._let_go()
                 self._take(window, match)
-            self._complete("no record")
+            self._end("no record", complete=True)
             return
         asked_before = max(self.page_size, server.granted)
         stretched = request.limit > asked_before and type(self._error) is ApiError
@@ -670,8 +669,8 @@ class Walk:
             and not (counting and count < rows[0])
             and (certain or server.constant or server.shows_end(window))
         ):
-            reason = "the last page ends where the total does"
-        elif server.counts_pages(end) and server.certain and not self.moved:
+            reason = _TOTAL_ENDS
+        elif end in server.rows_by_pages and server.certain and not self.moved:
             reason = "the last page by the server's counts of pages"
         return reason
 
@@ -822,11 +821,11 @@ class Walk:
     def _conclude(self, window: Window) -> None:
         """Two looks showed nothing behind the last row taken."""
         server, end, rows = self._server, window.end, self._server.rows(window)
-        if server.total == "pages" and not server.counts_pages(end):
+        if server.total == "pages" and end not in server.rows_by_pages:
             server.drop_pages()
         if rows is not None and not rows[0] <= end <= rows[1] and not self.moved:
             self._fail(f"the total is {window.total}, and nothing comes behind row {end}")
-        elif server.total != "pages" and server.speaks_of_more(end):
+        elif server.total != "pages" and end < min(server.rows_by_pages, default=0):
             self._fail("the totals, as numbers of pages, speak of more events")
         else:
             self._finish(window, "a page that is not full, and nothing behind it")
