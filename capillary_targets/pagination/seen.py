@@ -60,17 +60,12 @@ class SeenEvents:
     """The most rows alike that follow each other."""
 
     @classmethod
-    def of(cls, rows: Sequence[TargetEvent | int], skipped: int = 0) -> SeenEvents:
-        """These rows."""
-        seen = cls(skipped)
-        seen.restore(list(rows))
-        return seen
-
-    @classmethod
     def at(cls, checkpoint: Checkpoint) -> SeenEvents:
         """The rows that a checkpoint remembers."""
         last = checkpoint.last[-checkpoint.row :] if checkpoint.row else ()
-        return cls.of(last, checkpoint.row - len(last))
+        seen = cls(checkpoint.row - len(last))
+        seen.rows += last
+        return seen
 
     @property
     def count(self) -> int:
@@ -102,13 +97,10 @@ class SeenEvents:
     def find(self, row: TargetEvent) -> int | None:
         """The number under which a row was taken, the first of rows that are alike."""
         self._index()
-        return self._find(row)
-
-    def _find(self, row: TargetEvent) -> int | None:
         taken = None if row.event_log_id is None else self._by_id.get(row.event_log_id)
         if taken is not None and self.rows[taken] == row:
             return taken
-        return self._by_row.get(row) if self._by_row else None
+        return self._by_row.get(row)
 
     def align(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
         """Align a page with the rows taken. None if it shows none that can be an anchor."""
@@ -150,11 +142,10 @@ class SeenEvents:
 
     def _anchor(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
         """The latest row taken just once, or run of rows, that the page shows from its begin."""
-        self._index()
         copies = Counter(events) if len(set(map(_id_of, events))) != len(events) else None
         best: Alignment | None = None
         for index, event in enumerate(events):
-            taken = self._find(event)
+            taken = self.find(event)
             if taken is None or (best is not None and taken <= best.taken):
                 continue
             if index == 0 and self._copied:
@@ -190,7 +181,7 @@ class SeenEvents:
             row = self.rows[index]
             if isinstance(row, int):
                 continue
-            if self._find(row) is not None:
+            if self.find(row) is not None:
                 self._copied.add(row)
                 run = 1
                 while index >= run and self.rows[index - run] == row:

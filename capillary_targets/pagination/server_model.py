@@ -181,6 +181,8 @@ class ServerModel:
         self._numbers = limit, window.size, echo, total
         if total is not None and self._numbers == before:
             return
+        if 0 < (numbers.offset or 0) < window.request.offset and window.size:
+            self.past_end = "clamped"
         self.largest = max(self.largest, window.size)
         self.granted = max(self.granted, limit)
         if echo and 0 < echo < limit and window.size <= echo and self.given.limit != "kept":
@@ -289,8 +291,8 @@ def _widest_page(
     best, furthest = (limit, row // limit), -1
     most = limit + 2 * isqrt(limit) if stretch else limit
     for size in (*range(limit, 0, -1), *range(limit + 1, most + 1)):
-        if size > limit and furthest >= row + limit - limit // 10:
-            break  # far enough
+        if size == limit + 1 and furthest >= row + limit - limit // 10:
+            break  # far enough without
         number = row // size
         end = (number + 1) * size
         if furthest < end <= row + 1 + limit and number * size >= least and number not in avoided:

@@ -54,10 +54,10 @@ _LATE: Final = 4
 """Pages after which the end is looked for, if it is as far away as when the walk began."""
 _LONG: Final = 64
 """The same where no total says where to expect it."""
+_LOOKS: Final = 12
+"""How often the end is looked for where a total says where to expect it."""
 _FAR: Final = 2**31
 """No history has so many rows: rows at this offset mean an endless server."""
-_TRIES: Final = 64
-_TRIES_BY_TOTAL: Final = 12
 _TOTAL_ENDS: Final = "the last page ends where the total does"
 _WAS_LAST: Final = "the row that was the last when the list was seen to grow has come"
 
@@ -131,7 +131,8 @@ class Walk:
     """The row that was the last of the list when it was looked for, and the row behind it."""
     _distance: int | None = None
     """Rows that the list had by its total when the walk began."""
-    _looks = 0
+    _calm = True
+    """Whether the latest pages were what a list that keeps still would show."""
 
     def __init__(
         self,
@@ -163,6 +164,7 @@ class Walk:
         self._seen = seen = SeenEvents.at(self.start)
         self._row, self._limit = self.start.row, self._most
         self._overlap = max(1, len(seen.rows) - 1)
+        self._calm = self._overlap == 1
         self._before = seen.skipped, seen.skipped, 0
         self._search = GallopingSearch()
 
@@ -404,7 +406,9 @@ class Walk:
     def _is_across(self, request: PageRequest) -> bool:
         """Whether a page asked for ahead is still the one to read next."""
         undisturbed = self._state == "READ" and self._aim is None and not self.moved
-        return undisturbed and not self._recuts and request.start < self._row < self._behind(request)
+        return (
+            undisturbed and not self._recuts and request.start < self._row < self._behind(request)
+        )
 
     def _may_read_on(self, last: PageRequest) -> bool:
         """Whether a page behind `last` can be asked for before that one is read."""
@@ -428,28 +432,27 @@ class Walk:
         new, and none has to be compared with the rows taken before.
         """
         server, request, size = self._server, window.request, window.size
-        rows, index, end = self._seen.rows, self._row - 1 - request.start, request.start + size
-        if self._state != "READ" or self._joined or self._marker or not server.constant:
+        row, index, end = self._row, self._row - 1 - request.start, request.start + size
+        if not (self._calm and server.constant and index < size - 1):
             return False
-        if self._drift or self._lost or self._recuts or self._overlap > 1 or index >= size - 1:
+        if row and not (server.certain and not server.doubted and 0 <= index):
             return False
-        if self._row:
-            certain = server.certain and not server.doubted
-            if not certain or index < 0 or window.events[index] != rows[-1]:
+        taken = self._seen.rows
+        if row and window.events[index] != taken[-1]:
+            return False
+        total = server.rows(window)
+        last = total is not None and end >= total[0]
+        if last:
+            count = self._seen.count + size - index - 1
+            if not (total is not None and end == total[1] == count and server.total_certain):
                 return False
-        total, reason = server.rows(window), None
-        if total is None or end < total[0]:
-            if size < request.limit:
-                return False
-        elif end == total[1] == self._seen.count + size - index - 1 and server.total_certain:
-            reason = _TOTAL_ENDS
-        else:
+        elif size < request.limit:
             return False
         self._total, self._rows = window.total, total
         server.confirm()
-        self._take(window, Alignment(index, len(rows) - 1))
-        if reason is not None:
-            self._end(reason, complete=True)
+        self._take(window, Alignment(index, len(taken) - 1))
+        if last:
+            self._end(_TOTAL_ENDS, complete=True)
         elif self._distance is None:
             self._watch_end(total)
         return True
@@ -482,6 +485,8 @@ class Walk:
         rows = max(self._total or 0, len(self._seen.rows))
         if self._idle > _MOST_IDLE + 4 * rows // self._most:
             self._fail("pages come without end and show nothing new")
+        sought = self._drift or self._lost or self._recuts or self._overlap > 1
+        self._calm = not (sought or self._joined or self._marker or self._state != "READ")
 
     def _read(self, window: Window) -> None:
         self._aim = None
@@ -554,12 +559,13 @@ class Walk:
             return match
         if (server.certain or window.start == self._row) and server.constant and not self.moved:
             match = seen.in_place(events, self._row - window.start)
-            unknown = not any(seen.find(event) is not None for event in events)
-            if match is not None and match.at < 0 and not unknown:
+            if (
+                match is not None
+                and match.at < 0
+                and any(seen.find(event) is not None for event in events)
+            ):
                 match = None
             self._joined |= match is not None
-            if match is None and self._joined and unknown:  # all that came before it was left out
-                return Alignment(-1, len(seen.rows) - 1)
         return match
 
     def _by_date(self, events: tuple[TargetEvent, ...], *, at_head: bool) -> Alignment | None:
@@ -682,12 +688,7 @@ class Walk:
         rows = server.rows(window)
         if rows is None or page is None or window.end <= rows[1] or self._joined:
             return rows
-        echo, taken = page.pagination.offset, self._seen.count + len(new)
-        if echo is not None and 0 < echo < window.request.offset:
-            start = server.start(window.request.limit, echo)
-            if start + window.size <= rows[1]:  # the last page was sent instead
-                server.past_end, window.start = "clamped", start
-                return rows
+        taken = self._seen.count + len(new)
         if server.constant and taken <= rows[1] and not self.start.row:
             return rows  # a row came twice
         if server.given.total is not None:
@@ -853,7 +854,7 @@ class Walk:
         if self._markers > _MARKERS:
             self._fail("the list grows faster than it can be read")
             return
-        self._state, self._looks, self._search = "FIND_END", 0, GallopingSearch(low=self._row)
+        self._state, self._search = "FIND_END", GallopingSearch(low=self._row)
         self._aim = _FAR if rows is None else max(self._row, rows[0] - self._limit // 2)
 
     def _is_marked(self, window: Window) -> bool:
@@ -868,28 +869,22 @@ class Walk:
         if not window.size:
             server.flip()
         window.start = server.start(request.limit, request.offset)
-        self._looks += 1
-        before = self._rows
-        rows = self._rows = None if before is None else server.rows(window)
-        far, self._aim, aim = self._aim == _FAR, None, 0
+        before, rows = self._rows, server.rows(window)
+        far, self._rows = self._aim == _FAR, rows
         if server.shows_end(window):
             self._marker, self._state = (window.events[-1], window.end), "READ"
-            self._search = GallopingSearch()
-            return
-        if far and window.size and (window.numbers.offset or _FAR) >= request.offset:
+            self._aim, self._search = None, GallopingSearch()
+        elif far and window.size and (window.numbers.offset or _FAR) >= request.offset:
             self._fail("the server never ends: it makes events up")
-        elif self._looks > (_TRIES if rows is None else _TRIES_BY_TOTAL):
-            self._fail("the list moves faster than its end can be found")
+        elif rows is not None and self._idle > _LOOKS:
+            self._fail("the list grows faster than its end can be found")
         elif far:
-            aim = max(2 * self._row, self._row + self._limit)
+            self._aim = max(2 * self._row, self._row + self._limit)
+        elif not window.size:
+            self._aim = max(0, search.left_of(window.start, self._limit))
         elif before is not None and rows is not None:
-            growth = max(0, rows[0] - before[0])
-            guess = rows[0] + growth - half
-            aim = max(guess, window.end) if window.size else min(guess, window.start - half)
-        elif window.size:
+            self._aim = max(rows[0] + max(0, rows[0] - before[0]) - half, window.end)
+        else:
             if search.high is not None and window.end >= search.high:
                 search.step = 0  # it has moved on: start with small steps again
-            aim = search.right_of(window.end, step=half)
-        else:
-            aim = search.left_of(window.start, self._limit)
-        self._aim = max(0, aim)
+            self._aim = search.right_of(window.end, step=half)
