@@ -81,7 +81,7 @@ class ServerModel:
 
     @property
     def ignored(self) -> bool:
-        """Whether three pages from far down the list all began at its head, as one may by chance."""
+        """Whether three pages in a row, and not just one, began at the head."""
         return self.heads >= 3
 
     def observe(self, by_page: int, by_row: int) -> bool:

@@ -257,7 +257,7 @@ class Walk:
                 self._server.record(window)
             if page is None or not self._fits(window):
                 self._take_in(window)
-            if self.max_items is not None and self.events >= self.max_items:
+            if self._suffice(0):
                 self._stop()
             if self._plan and (self.done or not self._is_across(self._plan[0])):
                 self._plan.clear()
@@ -299,10 +299,9 @@ class Walk:
             page = EventsPage(events, numbers, page.warnings, page.request_id, page.body)
         self._batches.append(Batch(page, row))
 
-    @property
-    def _wanted(self) -> int | None:
-        """How many more events are wanted; None: all there are."""
-        return None if self.max_items is None else self.max_items - self.events
+    def _suffice(self, count: int) -> bool:
+        """Whether so many events more are all that are wanted."""
+        return self.max_items is not None and self.events + count >= self.max_items
 
     def _stop(self) -> None:
         """End: as many events as were wanted are given out."""
@@ -322,8 +321,9 @@ class Walk:
         server, total, count = self._server, window.total, self._seen.count
         if self.done:
             return
-        unchanged = server.constant and total is not None
-        still = unchanged and self._is_still(window)
+        unchanged, rows = server.constant and total is not None, server.rows(window)
+        exact = unchanged and rows == (total, total)
+        still = exact and not (self.moved or server.doubted)
         if unchanged and self._marker is None and not self.start.row:
             counts_rows = server.given.total is None and server.cached.total not in _NO_ROWS
             few = count < (total or 0) and counts_rows and window.end not in server.rows_by_pages
@@ -333,7 +333,6 @@ class Walk:
         if self._joined and not (still and count == total):
             self._fail("pages lacked events or did not overlap, and no total vouches for them")
             return
-        exact = unchanged and server.total in {None, "rows"}
         self.moved |= bool(self.start.row) and exact and count != total
         server.note_end(window)
         self._end(reason, complete=True)
@@ -414,8 +413,8 @@ class Walk:
         """Whether a page behind `last` can be asked for before that one is read."""
         if not self._server.certain or not self._row or not self._is_across(self._plan[0]):
             return False
-        end, wanted = self._behind(last), self._wanted
-        if self._joined or self._overlap > 1 or (wanted is not None and end - self._row >= wanted):
+        end = self._behind(last)
+        if self._joined or self._overlap > 1 or self._suffice(end - self._row):
             return False
         if self._rows is not None:
             return end < self._rows[0]
@@ -435,7 +434,7 @@ class Walk:
         row, index, end = self._row, self._row - 1 - request.start, request.start + size
         if not (self._calm and server.constant and index < size - 1):
             return False
-        if row and not (server.certain and not server.doubted and 0 <= index):
+        if row and not (server.certain and not server.doubted and index >= 0):
             return False
         taken = self._seen.rows
         if row and window.events[index] != taken[-1]:
@@ -619,8 +618,7 @@ class Walk:
     def _judge(self, window: Window, match: Alignment) -> None:
         """What an aligned page means: the end, more to read, or something missing."""
         new = window.events[match.at + 1 :]
-        full, wanted = self._server.is_full(window), self._wanted
-        enough = wanted is not None and len(new) >= wanted
+        full = self._server.is_full(window)
         rows = self._rows = self._counted(window, new)
         if self.done:
             return
@@ -635,7 +633,7 @@ class Walk:
                 server.cap = server.cap or size
             self._take(window, match)
             self._watch_end(rows)
-        elif enough or self._is_marked(window):
+        elif self._suffice(len(new)) or self._is_marked(window):
             self._take(window, match)
         elif rows is not None and window.end < rows[0] and self._recuts < _RECUTS:
             self._recut(window)
@@ -759,12 +757,6 @@ class Walk:
             self._limit = size
         else:
             self._limit = max(4, limit // 2)
-
-    def _is_still(self, window: Window) -> bool:
-        """Whether nothing suggests that the list moved, and its total can be relied on."""
-        server, rows = self._server, self._server.rows(window)
-        undisturbed = server.constant and not self.moved and not server.doubted
-        return undisturbed and rows is not None and rows[0] == rows[1]
 
     def _hold(self, window: Window, match: Alignment) -> None:
         """Give out no row of a page that may be the last until its end is checked."""
