@@ -604,12 +604,7 @@ class Walk:
         if index + 1 < window.size or not later:
             return True
         if not server.is_full(window):  # the last row taken should be behind it, or is gone
-            rows = server.rows(window)
-            if rows is not None and server.is_placed(window):
-                ends = rows[0] <= window.end <= rows[1]
-            else:
-                ends = server.shows_end(window)
-            if ends or self._recuts >= _RECUTS:
+            if server.shows_end(window) or self._recuts >= _RECUTS:
                 return True
             self._recut(window)
         self._row = self._search.right_of(window.end, window.end + later)
@@ -649,34 +644,28 @@ class Walk:
         shows; or all rows that an unchanging total counts have come.
         """
         server, end, new = self._server, window.end, window.size - match.at - 1
-        count, certain = self._seen.count + new, server.total_certain
+        full, count, certain = server.is_full(window), self._seen.count + new, server.total_certain
+        if rows is None:
+            behind = not full and not new and server.shows_end(window)
+            known = server.cap is not None or end >= LEAST_CAP
+            return "nothing comes behind the last row taken" if behind and known else None
         counting = server.constant and not self.start.row
-        placed = rows is not None and rows[0] <= end <= rows[1] and server.is_placed(window)
-        reason = None
-        if server.is_full(window):
-            if rows is not None and certain:
-                counts = counting and not self.moved and server.total != "pages"
-                if (placed and end == rows[1]) or (counts and count == rows[1]):
-                    reason = "the page ends where the total does"
+        placed = rows[0] <= end <= rows[1] and server.is_placed(window)
+        if full:
+            counts = counting and not self.moved and server.total != "pages"
+            if certain and ((placed and end == rows[1]) or (counts and count == rows[1])):
+                return _TOTAL_ENDS
+        elif counting and count == rows[0] == rows[1]:
+            return "as many events came as an unchanging total counts"
         elif (
-            rows is None
-            and not new
-            and server.shows_end(window)
-            and (server.cap is not None or end >= LEAST_CAP)
-        ):
-            reason = "nothing comes behind the last row taken"
-        elif rows is not None and counting and count == rows[0] == rows[1]:
-            reason = "as many events came as an unchanging total counts"
-        elif (
-            rows is not None
-            and placed
+            placed
             and not (counting and count < rows[0])
             and (certain or server.constant or server.shows_end(window))
         ):
-            reason = _TOTAL_ENDS
+            return _TOTAL_ENDS
         elif end in server.rows_by_pages and server.certain and not self.moved:
-            reason = "the last page by the server's counts of pages"
-        return reason
+            return "the last page by the server's counts of pages"
+        return None
 
     def _counted(self, window: Window, new: tuple[TargetEvent, ...]) -> tuple[int, int] | None:
         """The rows in the list by the total, unless more have come than it allows."""
@@ -738,8 +727,6 @@ class Walk:
             return
         overlap = max(2, self._overlap, self._limit // 20)
         self._aim = self._search.left_of(min(window.start, self._row), 2 * overlap)
-        if rows is not None:
-            self._aim = min(self._aim, rows[1] - overlap)
         self._aim = max(0, self._aim)
 
     # --- pages that lack rows, and CHECK_END ---
