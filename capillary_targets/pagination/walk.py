@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
+from attrs import define
+
 from capillary_targets.errors import (
     ApiError,
     CapillaryError,
@@ -28,7 +30,6 @@ from capillary_targets.errors import (
 from capillary_targets.models import EventsPage, TargetEvent
 
 from .dialect import UNKNOWN, Dialect
-from .search import GallopingSearch
 from .seen import Alignment, SeenEvents
 from .server_model import LEAST_CAP, ServerModel
 from .types import START, Batch, Checkpoint, PageRequest, PagingReport, Window
@@ -60,6 +61,32 @@ _FAR: Final = 2**31
 """No history has so many rows: rows at this offset mean an endless server."""
 _TOTAL_ENDS: Final = "the last page ends where the total does"
 _WAS_LAST: Final = "the row that was the last when the list was seen to grow has come"
+
+
+@define(eq=False, repr=False)
+class GallopingSearch:
+    """A search for a boundary among rows: steps that double, then bisection."""
+
+    low: int | None = None
+    high: int | None = None
+    step: int = 0
+
+    def left_of(self, row: int, step: int) -> int:
+        """The boundary lies before `row`: where to look next."""
+        self.high = row
+        if self.low is not None and self.low < row:
+            return (self.low + row) // 2
+        self.low, self.step = None, max(2 * self.step, step)
+        return row - self.step
+
+    def right_of(self, row: int, guess: int | None = None, step: int = 0) -> int:
+        """The boundary lies at or behind `row`, perhaps at `guess`: where to look next."""
+        self.low = row
+        if self.high is not None and row < self.high:
+            middle = (row + self.high) // 2
+            return middle if guess is None else min(guess, middle)
+        self.high, self.step = None, max(2 * self.step, step)
+        return row + self.step if guess is None else guess
 
 
 class Walk:
@@ -491,7 +518,7 @@ class Walk:
         self._aim = None
         server, seen = self._server, self._seen
         match = seen.align(window.events)
-        self._locate(window, match, self._row - len(seen.rows))
+        self._locate(window, match)
         if seen.out_of_order(window.events):
             self._fail("rows change places: the server's order is not the same in all pages")
             return
@@ -509,16 +536,17 @@ class Walk:
         elif self._settle(window, match):
             self._judge(window, match)
 
-    def _locate(self, window: Window, match: Alignment | None, first: int) -> None:
+    def _locate(self, window: Window, match: Alignment | None) -> None:
         """Set where a page begins: where its offset says, unless the rows on it contradict that.
 
-        Which also shows how `offset` is read. `first` is the row of the first one taken.
+        Which also shows how `offset` is read.
         """
         server, request, agrees = self._server, window.request, True
         window.start = server.start(request.limit, request.offset)
         if match is None:
             return
         index, before = match.taken - match.at, self._before
+        first = self._row - len(self._seen.rows)  # the row of the first one taken
         here = request.offset * server.served(request.limit), request.offset
         if server.certain:
             before = first, first, 0
@@ -770,7 +798,7 @@ class Walk:
             self._take(held, match)
             self._conclude(held)
             return
-        self._locate(window, shown, row - len(self._seen.rows))
+        self._locate(window, shown)
         if shown is None or shown.taken < last:  # it is not where it was: look for it again
             self._let_go()
             if shown is None:
