@@ -18,7 +18,6 @@ from capillary_targets.errors import UsageError
 from capillary_targets.notifications import SQLiteStore
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import (
-    PartLimits,
     RequestTimeline,
     Summary,
     SweepOptions,
@@ -35,7 +34,7 @@ from .progress import ProgressDisplay
 
 _OK, _FAILED, _REFUSED = 0, 1, 3
 _FLAGS: Final = re.compile(
-    "^(?!target_rule_ids|fetch_targets|source|max_failures|notifications|limits)"
+    "^(?!target_rule_ids|fetch_targets|source|max_failures|notifications|part_)"
 )
 """The options that are flags as they are; the others are spelled in ways of their own."""
 _DEFAULT: Final = SweepOptions()
@@ -62,7 +61,7 @@ async def sweep(
     plan: bool = False,
     concurrency: Concurrency = None,
     rate: Rate = None,
-    part_rows: PartRows = _DEFAULT.limits.rows,
+    part_rows: PartRows = _DEFAULT.part_rows,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     connection: Connection = DEFAULT,
@@ -113,7 +112,7 @@ async def sweep(
         source="the sandbox" if connection.sandbox else None,
         max_failures=max_failures,
         notifications=None if notifications is None else SQLiteStore(notifications),
-        limits=PartLimits(rows=part_rows),
+        part_rows=part_rows,
     )
     if plan:
         async with connection.client(concurrency=concurrency, rate=rate) as client:

@@ -1,6 +1,6 @@
 """Many users, to files that a kill at any moment cannot spoil: `run` sweeps into a directory."""
 
-from .options import PartLimits, Summary, SweepOptions, SweepRefused, SweepStopped
+from .options import Summary, SweepOptions, SweepRefused, SweepStopped
 from .plan import Plan, plan
 from .report import make_report
 from .run import run
@@ -9,7 +9,6 @@ from .user_list import BadLine, UsersFile
 
 __all__ = [
     "BadLine",
-    "PartLimits",
     "Plan",
     "RequestTimeline",
     "Summary",

@@ -10,8 +10,6 @@ from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import Final, Self
 
-__all__ = ["AtomicFile", "reason_of", "sync_directory", "temporary"]
-
 _NO_DIRECTORY_SYNC: Final = {
     *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS),
     *(errno.EACCES, errno.EPERM, errno.EISDIR),

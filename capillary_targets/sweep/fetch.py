@@ -33,8 +33,6 @@ from .options import RunState, Summary, SweepOptions
 from .rows import EncodedRows, StoredRow, encode, event_key, plain, raw_rows
 from .store import Directory, UserResult, format_named
 
-__all__ = ["Reconciled", "UserFetcher", "reconcile"]
-
 _log = logging.getLogger("capillary_targets")
 
 _Take: TypeAlias = Callable[[Sequence[TargetEvent], Sequence[bytes | None]], None]

@@ -24,19 +24,6 @@ from .announced import Unmatched
 from .options import RunState, Summary, SweepRefused
 from .stats import EventStats
 
-__all__ = [
-    "CycleState",
-    "Ledger",
-    "Mark",
-    "PartRecord",
-    "Run",
-    "States",
-    "UserRecord",
-    "UserState",
-    "WrittenRow",
-    "is_locked",
-]
-
 WrittenRow: TypeAlias = tuple[int, int, int | None]
 """A written row's target, key and event log id."""
 

@@ -16,8 +16,6 @@ from capillary_targets.notifications.store import AnnouncementSource
 
 from .stats import EXACT, EventStats, SavedTimeline
 
-__all__ = ["PartLimits", "RunState", "Summary", "SweepOptions", "SweepRefused", "SweepStopped"]
-
 
 class SweepRefused(UsageError):
     """Nothing was begun: the list of users, the directory or an option does not fit."""
@@ -27,18 +25,6 @@ class SweepStopped(CapillaryError):
     """The sweep had begun and had to stop, at a full disk for one. What the ledger has is safe."""
 
     retryable = True
-
-
-@frozen(kw_only=True)
-class PartLimits:
-    """When a part is complete: so many rows, users, or seconds after its first user.
-
-    A kill costs at most the part in progress, so `seconds` is what a kill costs.
-    """
-
-    rows: int = 500_000
-    users: int = 20_000
-    seconds: float = 120.0
 
 
 @frozen(kw_only=True)
@@ -61,7 +47,9 @@ class SweepOptions(UserQuery):
             value vouches for: each member in their turn.
         moved: Parts may leave the directory once they are written, so nothing is read from them
             again; the ledger keeps some bytes for each event instead.
-        limits: When a part is complete.
+        part_rows: A part is complete with so many rows,
+        part_users: or so many users,
+        part_seconds: or so long after its first user. A kill costs at most the part in progress.
     """
 
     format: Literal["jsonl", "parquet"] = "jsonl"
@@ -74,7 +62,9 @@ class SweepOptions(UserQuery):
     full_every: int = 30
     moved: bool = False
     notifications: AnnouncementSource | None = None
-    limits: PartLimits = PartLimits()
+    part_rows: int = 500_000
+    part_users: int = 20_000
+    part_seconds: float = 120.0
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()

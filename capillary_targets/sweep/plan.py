@@ -222,7 +222,7 @@ async def plan(
         ]
         empty, grown = _ledger_sizes(fresh, alike)
         held = 0 if new else directory.size()
-        writer = PartWriter(fresh, fetcher.format, options.limits, RunState())
+        writer = PartWriter(fresh, fetcher.format, options, RunState())
         lines = _lines(writer, fresh.ledger, [*good.values()], directory.ledger)
     per_user = {place: float(one.sums.requests) for place, one in results.items()}
     fixed = asked - sum(per_user.values())
@@ -230,10 +230,10 @@ async def plan(
     requests = estimate(frame, per_user, count, fixed=fixed, earlier=spent)
     seconds = seconds_for(1, known.rate)
     counts = {at: good[at].rows.counts if at in good else Counter() for at in results}
-    share, limits = count / max(1, len(results)), options.limits
+    share = count / max(1, len(results))
     rows = share * sum(each.total() for each in counts.values())
-    parts = requests.value * (seconds or 0) / limits.seconds
-    parts = max(1, parts, count / limits.users, rows / limits.rows)
+    parts = requests.value * (seconds or 0) / options.part_seconds
+    parts = max(1, parts, count / options.part_users, rows / options.part_rows)
     kinds = lines.keys() & {"events", "progress"}.union(*counts.values())
     size = estimate(
         [float(one > 0) for one in frame],

@@ -39,8 +39,6 @@ from .stats import RequestTimeline
 from .store import LEDGER, Directory, PartWriter, UserResult, format_named, open_directory
 from .user_list import BadLine, Users, read_batches
 
-__all__ = ["run"]
-
 T = TypeVar("T")
 
 _LOCK_WAIT: Final = 600.0
@@ -191,7 +189,7 @@ class _Run:
         summary.bad_lines = summary.skipped = summary.failed = summary.refused = 0
         timeline.resume(state.timeline, summary.seconds)
         self._fetcher = UserFetcher(directory, options, state)
-        self._writer = PartWriter(directory, self._fetcher.format, options.limits, state)
+        self._writer = PartWriter(directory, self._fetcher.format, options, state)
         # What earlier runs learned of the server's pagination saves a request or two here.
         session.dialect = session.dialect.fill_from(Dialect(**state.dialect))
         if session.watch is not None:

@@ -24,10 +24,8 @@ from capillary_targets.errors import ApiError, UsageError
 
 from .atomic import AtomicFile, reason_of, sync_directory, temporary
 from .ledger import Ledger, PartRecord, UserRecord, is_locked
-from .options import PartLimits, RunState, Summary, SweepRefused
+from .options import RunState, Summary, SweepOptions, SweepRefused
 from .rows import KINDS, EncodedRows, Format, Part, encode
-
-__all__ = ["LEDGER", "Directory", "PartWriter", "UserResult", "format_named", "open_directory"]
 
 LEDGER: Final = "ledger.sqlite"
 _LOCK: Final = "ledger.lock"
@@ -93,9 +91,9 @@ class PartWriter:
     """
 
     def __init__(
-        self, directory: Directory, row_format: Format, limits: PartLimits, state: RunState
+        self, directory: Directory, row_format: Format, options: SweepOptions, state: RunState
     ) -> None:
-        self._directory, self._format, self._limits = directory, row_format, limits
+        self._directory, self._format, self._options = directory, row_format, options
         self.state = state
         self.in_progress = set[int]()
         self._number = max((part.number for part in directory.ledger.parts()), default=-1)
@@ -136,11 +134,11 @@ class PartWriter:
 
     def is_full(self, now: float) -> bool:
         """Whether it is time to commit."""
-        users, limits = len(self._users) + len(self._failures), self._limits
+        users, options = len(self._users) + len(self._failures), self._options
         return users > 0 and (
-            users >= limits.users
-            or now - self._since >= limits.seconds
-            or sum(part.rows for part in self._files.values()) >= limits.rows
+            users >= options.part_users
+            or now - self._since >= options.part_seconds
+            or sum(part.rows for part in self._files.values()) >= options.part_rows
         )
 
     def sync(self) -> None:

@@ -26,8 +26,6 @@ from capillary_targets.endpoints import checked_id
 
 from .options import SweepRefused, SweepStopped
 
-__all__ = ["BadLine", "UserListParser", "Users", "UsersFile", "read_batches"]
-
 _BATCH: Final = 500
 _CHUNK: Final = 64 * 1024
 _GZIP: Final = 16 + zlib.MAX_WBITS

@@ -38,14 +38,14 @@ os.dup2(2, 1)  # where Ray talks
 import ray
 from capillary_targets import BasicAuth, RateLimit
 from capillary_targets.ray import shared_budget, sweep
-from capillary_targets.sweep import PartLimits, SweepOptions
+from capillary_targets.sweep import SweepOptions
 
 async def swept(url, out, users, dataset=False, rate=None, incremental=False, **settings):
     if dataset:
         import ray.data
         users = ray.data.from_items([{"member": one, "town": "x"} for one in users])
     options = SweepOptions(
-        source="the sandbox", limits=PartLimits(users=3), incremental=incremental
+        source="the sandbox", part_users=3, incremental=incremental
     )
     summary = await sweep(
         users, out, options, base_url=url, auth=BasicAuth("till.sandbox", "sandbox"),

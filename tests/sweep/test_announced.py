@@ -24,7 +24,7 @@ from capillary_targets.notifications import (
     parse,
 )
 from capillary_targets.sandbox import Event, Fault, Sandbox
-from capillary_targets.sweep import PartLimits, SweepOptions, SweepRefused
+from capillary_targets.sweep import SweepOptions, SweepRefused
 from capillary_targets.sweep.announced import EventIds, Unmatched, columns, compare
 from tests.conftest import examples
 
@@ -172,7 +172,7 @@ async def test_without_a_log_id_the_transaction_tells(swept: Swept, tmp_path: Pa
 
 async def test_interrupted_resumed_and_failed_ones_are_listed_once(swept: Swept, tmp_path: Path):
     store, reached = MemoryStore(), asyncio.Event()
-    given = {"notifications": store, "limits": PartLimits(users=2)}
+    given = {"notifications": store, "part_users": 2}
     async with pushing(store, users=12) as sandbox:
         await swept(sandbox, **given)
         sandbox.settings.notify_losses = 0.5

@@ -14,7 +14,7 @@ import pytest
 
 from capillary_targets.models import TargetEvent
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import PartLimits, SweepRefused, SweepStopped
+from capillary_targets.sweep import SweepRefused, SweepStopped
 from capillary_targets.sweep.atomic import AtomicFile
 from capillary_targets.sweep.store import format_named
 
@@ -45,12 +45,12 @@ async def test_a_full_disk_stops_it_and_loses_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(AtomicFile, "write", full(room))
             with pytest.raises(SweepStopped, match="No space left on device") as caught:
-                await swept(sandbox, format=form, limits=PartLimits(users=3))
+                await swept(sandbox, format=form, part_users=3)
         assert "run the same command again" in str(caught.value)
         safe = names(tmp_path / "events")
         assert safe
         assert not [name for name in safe if name.endswith(".tmp")]
-        summary = await swept(sandbox, format=form, limits=PartLimits(users=3))
+        summary = await swept(sandbox, format=form, part_users=3)
     assert summary.skipped > 0
     assert summary.all_complete
     if form == "jsonl":
@@ -118,9 +118,9 @@ async def test_a_disk_that_is_really_full(swept: Swept, tiny: Path):
     sandbox = Sandbox(users=30, targets=2, events=9)
     async with sandbox:
         with pytest.raises(SweepStopped, match=r"No space left|full"):
-            await swept(sandbox, out=tiny, limits=PartLimits(users=3))
+            await swept(sandbox, out=tiny, part_users=3)
         remount(tiny, "size=4m")
-        summary = await swept(sandbox, out=tiny, limits=PartLimits(users=3))
+        summary = await swept(sandbox, out=tiny, part_users=3)
     assert summary.all_complete
     assert written(tiny) == true_events(sandbox.world)
 

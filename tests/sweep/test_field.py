@@ -19,7 +19,6 @@ import pytest
 from capillary_targets import BasicAuth, RetryPolicy, TargetsClient
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sweep import (
-    PartLimits,
     Summary,
     SweepOptions,
     SweepRefused,
@@ -50,7 +49,7 @@ async def test_a_part_that_is_not_as_it_was_written_is_refused(
 ):
     sandbox = Sandbox(**SMALL)
     async with sandbox:
-        await swept(sandbox, limits=PartLimits(users=5))
+        await swept(sandbox, part_users=5)
         part = tmp_path / "events" / "part-00000.jsonl"
         kept = part.read_bytes()
         SPOILED[how](part)
@@ -154,7 +153,7 @@ async def test_another_program_may_read_the_ledger_meanwhile(swept: Swept, tmp_p
         reader = sqlite3.connect(tmp_path / "ledger.sqlite")
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM users").fetchone() == (1,)
-        assert (await swept(sandbox, limits=PartLimits(users=2))).all_complete
+        assert (await swept(sandbox, part_users=2)).all_complete
         assert reader.execute("SELECT count(*) FROM users").fetchone() == (1,)
         reader.close()
     assert written(tmp_path) == true_events(sandbox.world)
@@ -203,7 +202,7 @@ async def test_it_waits_for_a_program_that_writes_to_the_ledger(
             if summary.complete == 3 and not other.in_transaction and not tried.is_set():
                 other.execute("BEGIN IMMEDIATE")
 
-        sweep = asyncio.create_task(swept(sandbox, limits=PartLimits(users=1), progress=progress))
+        sweep = asyncio.create_task(swept(sandbox, part_users=1, progress=progress))
         await tried.wait()
         other.execute("ROLLBACK")
         assert (await sweep).all_complete
@@ -225,7 +224,7 @@ async def test_the_safe_users_are_counted_in_the_ledger(
     sandbox = Sandbox(**SMALL)
     async with sandbox:
         with pytest.raises(SweepStopped, match=r"No space left on device; (\d+) users") as caught:
-            await swept(sandbox, limits=PartLimits(users=4))
+            await swept(sandbox, part_users=4)
     db = sqlite3.connect(tmp_path / "ledger.sqlite")
     (done,) = db.execute("SELECT count(*) FROM users").fetchone()
     db.close()

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from capillary_targets.models import Target, TargetEvent
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sandbox import samples as printed
-from capillary_targets.sweep import PartLimits
 from capillary_targets.sweep.atomic import AtomicFile
 from capillary_targets.sweep.rows import event_key
 from capillary_targets.sweep.store import format_named
@@ -72,7 +71,7 @@ async def test_parquet_has_one_schema_and_every_value(swept: Swept, tmp_path: Pa
 
     sandbox = Sandbox(users=8, targets=2, events=9, iso=True)
     async with sandbox:
-        await swept(sandbox, format="parquet", limits=PartLimits(users=3))
+        await swept(sandbox, format="parquet", part_users=3)
     found = 0
     for name in names(tmp_path / "events"):
         part = table(tmp_path / "events" / name)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capillary_targets.sandbox import Fault, Sandbox, World
-from capillary_targets.sweep import PartLimits, Summary
+from capillary_targets.sweep import Summary
 from tests.conftest import examples
 
 from .conftest import Swept, needed, parts, stopped, true_events, written
@@ -147,10 +147,9 @@ async def test_new_targets_and_changed_ones_are_written_again(swept: Swept, tmp_
 
 async def test_an_interrupted_incremental_run_goes_on(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(users=8, targets=1, events=4)
-    one_each = PartLimits(users=1)
     async with sandbox:
         world = sandbox.world
-        await swept(sandbox, limits=one_each)
+        await swept(sandbox, part_users=1)
         for user in world.user_ids():
             world.add_event(user, world.targets(user)[0].id)
         halfway = asyncio.Event()
@@ -160,7 +159,7 @@ async def test_an_interrupted_incremental_run_goes_on(swept: Swept, tmp_path: Pa
                 halfway.set()
 
         sandbox.faults.add(Fault.stall(), times=None, path_contains="/1000004/")
-        night = swept(sandbox, incremental=True, limits=one_each, concurrency=1, progress=progress)
+        night = swept(sandbox, incremental=True, part_users=1, concurrency=1, progress=progress)
         await stopped(night, halfway)
         sandbox.faults.clear()
         rest = await swept(sandbox, incremental=True)

@@ -15,7 +15,6 @@ import pytest
 
 from benchmarks.nightly import arithmetic
 from capillary_targets.sandbox import Fault, Sandbox, World
-from capillary_targets.sweep import PartLimits
 from capillary_targets.sweep import run as sweep_run
 from capillary_targets.sweep.groups import is_due
 from tests.conftest import is_nightly, users_file
@@ -239,7 +238,7 @@ async def test_an_interrupted_night_goes_on_where_it_was(
     sandbox = Sandbox(users=10, events=4, recorded=0.5)
     world = sandbox.world
     users = list(world.user_ids())
-    options = {"detect": "groups", "format": form, "limits": PartLimits(users=4)}
+    options = {"detect": "groups", "format": form, "part_users": 4}
     async with sandbox:
         await swept(sandbox, users, **options)
         for user in users[::2]:

@@ -35,7 +35,7 @@ import asyncio, json, os, sys
 from pathlib import Path
 from capillary_targets import BasicAuth, TargetsClient
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import PartLimits, SweepOptions, run, store
+from capillary_targets.sweep import SweepOptions, run, store
 
 marks = os.open("/dev/null", os.O_WRONLY)
 commit = store.PartWriter.commit
@@ -57,7 +57,7 @@ async def main(out):
         for number in (1, 2):
             options = SweepOptions(
                 source="power",
-                limits=PartLimits(users=3),
+                part_users=3,
                 incremental=number == 2,
                 detect="groups",
             )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from capillary_targets.sandbox import Sandbox
-from capillary_targets.sweep import PartLimits, SweepOptions, run
+from capillary_targets.sweep import SweepOptions, run
 
 from .conftest import connected, needed
 
@@ -43,7 +43,7 @@ async def two_nights(out: Path, form: str, world: dict[str, Any]) -> Truth:
     full = [key for key in known if len(world_.events(*key)) > 3]
     leaves, loses = full[0], full[-1]
     async with sandbox, connected(sandbox) as client:
-        options = {"format": form, "limits": PartLimits(users=3)}
+        options = {"format": form, "part_users": 3}
         await run(client, users, out, SweepOptions(**options))
         world_.unenrol(*leaves)
         world_.delete_events(*loses, 1)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import (
-    PartLimits,
     RequestTimeline,
     SweepOptions,
     SweepRefused,
@@ -104,7 +103,7 @@ async def report(tmp_path: Path) -> Path:
     async with sandbox:
         users = [*sandbox.world.all_user_ids(), 5, 6]
         async with connected(sandbox, hooks=[timeline]) as client:
-            options = SweepOptions(limits=PartLimits(users=7), source="the <sandbox>")
+            options = SweepOptions(part_users=7, source="the <sandbox>")
             await run(client, users, tmp_path, options, timeline=timeline)
             sandbox.world.add_event(1_000_001, sandbox.world.targets(1_000_001)[0].id)
             options = evolve(options, incremental=True)

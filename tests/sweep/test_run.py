@@ -14,7 +14,6 @@ from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sandbox.faults import Fault
 from capillary_targets.sweep import (
     BadLine,
-    PartLimits,
     Summary,
     SweepOptions,
     SweepRefused,
@@ -67,12 +66,12 @@ async def test_every_event_once(swept: Swept, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "limits", [PartLimits(users=1), PartLimits(users=5), PartLimits(rows=10), PartLimits(seconds=0)]
+    "limit", [{"part_users": 1}, {"part_users": 5}, {"part_rows": 10}, {"part_seconds": 0}], ids=str
 )
-async def test_parts_of_any_size_hold_the_same(swept: Swept, tmp_path: Path, limits: PartLimits):
+async def test_parts_of_any_size_hold_the_same(swept: Swept, tmp_path: Path, limit: dict):
     sandbox = Sandbox(**SMALL)
     async with sandbox:
-        await swept(sandbox, limits=limits)
+        await swept(sandbox, **limit)
     assert len(names(tmp_path / "targets")) > 1
     assert written(tmp_path) == true_events(sandbox.world)
 
@@ -96,7 +95,7 @@ async def test_duplicates_are_swept_once(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(**SMALL)
     users = [*sandbox.world.user_ids()] * 3 + [999, 999]
     async with sandbox:
-        summary = await swept(sandbox, users, limits=PartLimits(users=2))
+        summary = await swept(sandbox, users, part_users=2)
         assert sandbox.counts["enrolledTargets"] == 13
     assert summary.skipped == 25
     assert written(tmp_path) == true_events(sandbox.world, sandbox.world.user_ids())
