@@ -256,7 +256,7 @@ def _compare(directory: Directory, settings: Mapping[str, Any]) -> None:
 
 
 def _recover(directory: Directory, *, moved: bool) -> None:
-    """Rename parts that are in the ledger, check them, remove temporary files that are not.
+    """Rename parts that are in the ledger, check them, remove orphans: unfinished files.
 
     Args:
         directory: Open.
