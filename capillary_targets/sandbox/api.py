@@ -12,7 +12,7 @@ from aiohttp import web
 from . import paging, responses, samples
 from .auth import Authenticator
 from .model import Rule
-from .responses import error, error_v2
+from .responses import error
 from .settings import SandboxSettings
 from .world import World
 
@@ -131,15 +131,15 @@ class Api:
         source = query.get("source")
         known = source in _ONE_ACCOUNT | _OTHER_SOURCES
         if not known or name not in {*responses.IDENTIFIERS, *_OTHER_NAMES} or not value:
-            raise error_v2(8013)
+            raise error(8013)
         account = _ACCOUNT if source in _ONE_ACCOUNT else query.get("accountId")
         if account != _ACCOUNT:
-            raise error_v2(8011 if account else 8045)
+            raise error(8011 if account else 8045)
         user = responses.identified_user(name, value)
         if user is None or not self._world.has_user(user):
-            raise error_v2(8015)
+            raise error(8015)
         if source not in _ONE_ACCOUNT:
-            raise error_v2(8065)
+            raise error(8065)
         return _json(responses.encode({"entity": user, "warnings": []}))
 
     async def token(self, request: web.Request) -> web.StreamResponse:

@@ -6,11 +6,10 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from random import Random
-
-from attrs import define
 
 from . import responses
 from .responses import error, unauthorized
@@ -27,18 +26,13 @@ def basic_header(username: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{username}:{hashed}'.encode()).decode()}"
 
 
-@define
-class _Token:
-    expires: float
-    calls: int = 0
-
-
 class Authenticator:
     """Checks the login of data calls, and issues tokens."""
 
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
-        self._tokens: dict[str, _Token] = {}
+        self._tokens: dict[str, tuple[float, int]] = {}
+        """When each expires, and the calls that it came with."""
         self._random = Random(settings.seed)
 
     def check(self, headers: Mapping[str, str]) -> None:
@@ -82,16 +76,16 @@ class Authenticator:
     def _issue(self) -> str:
         """A token that looks like a JWT. Those past their time are forgotten."""
         settings, now = self._settings, self._settings.clock()
-        self._tokens = {text: token for text, token in self._tokens.items() if token.expires > now}
+        self._tokens = {text: one for text, one in self._tokens.items() if one[0] > now}
         bits = self._random.getrandbits
         text = f"eyJhbGciOiJub25lIn0.{bits(32):x}.{bits(64):016x}"
-        self._tokens[text] = _Token(now + settings.ttl_seconds)
+        self._tokens[text] = now + settings.ttl_seconds, 0
         return text
 
     def _knows(self, text: str) -> bool:
-        token = self._tokens.get(text)
-        if token is None or self._settings.clock() >= token.expires:
+        expires, calls = self._tokens.get(text, (-math.inf, 0))
+        if self._settings.clock() >= expires:
             return False
-        token.calls += 1
+        self._tokens[text] = expires, calls + 1
         # Of the first calls every second one reaches a node that has not heard of the token.
-        return token.calls > 2 * self._settings.token_lag or token.calls % 2 == 0
+        return calls >= 2 * self._settings.token_lag or calls % 2 == 1

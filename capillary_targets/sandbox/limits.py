@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from attrs import define, field
 
 from .faults import Fault
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from .settings import SandboxSettings
+from .settings import SandboxSettings
 
 
 @define(eq=False)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 from itertools import islice
 from shlex import quote
 from string import Template
-from typing import TYPE_CHECKING
 
 from . import samples
 from .auth import basic_header
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from .settings import SandboxSettings
-    from .world import World
+from .settings import SandboxSettings
+from .world import World
 
 
 def front_page(settings: SandboxSettings, world: World, url: str) -> str:

@@ -6,16 +6,12 @@ calls are known to do each of these. The default is the likeliest reading.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
+from .model import Event, Pagination
 from .responses import ErrorResponse, error
-
-if TYPE_CHECKING:
-    from .model import Event, Pagination
-    from .settings import SandboxSettings
-    from .world import EventHistory
+from .settings import SandboxSettings
+from .world import EventHistory
 
 _FILTERED = 3
 """Rows that a short page misses, as if filtered after slicing."""

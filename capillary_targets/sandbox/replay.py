@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -15,16 +16,7 @@ from aiohttp import web
 from .listener import Listener
 from .responses import data, error_body
 
-if TYPE_CHECKING:
-    from os import PathLike
-
 _USER = re.compile(r"/v3/users/(\d+)/")
-
-
-class Heading(msgspec.Struct, frozen=True):
-    """The first line of a cassette: its version."""
-
-    cassette: Literal[1]
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -50,12 +42,14 @@ class Replay(Listener):
     def __init__(
         self, path: str | PathLike[str], *, host: str = "127.0.0.1", port: int = 0
     ) -> None:
-        lines = Path(path).read_bytes().splitlines()
+        heading, *lines = Path(path).read_bytes().splitlines() or [b""]
         try:
-            msgspec.json.decode(lines[0], type=Heading)
-            recorded = [msgspec.json.decode(line, type=Recorded) for line in lines[1:]]
-        except (IndexError, ValueError):
-            raise ValueError(f"{path} is no cassette of `capillary-targets record`") from None
+            known = msgspec.json.decode(heading) == {"cassette": 1}
+            recorded = [msgspec.json.decode(line, type=Recorded) for line in lines]
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(f"{path} is no cassette of `capillary-targets record`")
         self._answers: defaultdict[str, list[Recorded]] = defaultdict(list)
         for one in recorded:
             self._answers[_key(one.path)].append(one)

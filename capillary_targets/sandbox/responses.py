@@ -7,26 +7,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from importlib.resources import files
 from string import Template
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from . import samples
-from .model import TODAY, Event
-from .world import achieved, parse_date
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from .model import Group, Pagination, Period, Rule
-    from .settings import SandboxSettings
-    from .world import EventHistory, World
+from .model import TODAY, Event, Group, Pagination, Period, Rule
+from .settings import SandboxSettings
+from .world import EventHistory, World, achieved, parse_date
 
 encode: Final[Callable[[Any], bytes]] = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -65,15 +59,15 @@ class ErrorResponse(Exception):
 
 
 def error(code: int) -> ErrorResponse:
-    """A v3 error. The two that the API pages print come in the printed bytes."""
+    """A v3 error, the two that the API pages print in the printed bytes; an 8xxx is a v2 one.
+
+    The items of those carry a `status`, and there is no `data` (contract §5.1).
+    """
+    if code // 1000 == 8:
+        errors = [{"status": False, "code": code, "message": MESSAGES[code]}]
+        return ErrorResponse(code, encode({"errors": errors, "warnings": []}))
     body = samples.ERRORS.get(code) or error_body(code, MESSAGES[code])
     return ErrorResponse(code, body, _FIXED_STATUS.get(code))
-
-
-def error_v2(code: int) -> ErrorResponse:
-    """A v2 error: its items carry a `status`, and there is no `data` (contract §5.1)."""
-    errors = [{"status": False, "code": code, "message": MESSAGES[code]}]
-    return ErrorResponse(code, encode({"errors": errors, "warnings": []}))
 
 
 def unauthorized(code: int, message: str, status: int) -> ErrorResponse:

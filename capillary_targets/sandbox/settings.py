@@ -12,18 +12,7 @@ import msgspec
 from attrs import Attribute, Converter, define, field
 from msgspec import Meta
 
-RequestIdHeaders = Literal["both", "X-Cap-Requestid", "X-CAP-REQUEST-ID", "none"]
-TokenRejection = Literal["401", "498", "body-401", "body-498"]
-OffsetMode = Literal["page", "row", "ignored", "clamped"]
-TotalMode = Literal[
-    "rows", "pages", "absent", "zero", "text", "float", "wrong", "wrong-high", "none"
-]
-LimitMode = Literal["capped", "capped-silent", "refused"]
-PastEnd = Literal["empty", "310149", "error", "404", "endless"]
-RepeatRows = Literal["no", "extra", "instead"]
 RetryHint = Literal["seconds", "date", "none"]
-NotifyEnvelope = Literal["raw", "enriched"]
-NotifyLogId = Literal["both", "loyaltyEventId", "eventLogId", "none"]
 AchievedBy = Literal["sum", "gross", "count", "capped"]
 
 _Count: TypeAlias = Annotated[int, Meta(ge=0)]
@@ -147,7 +136,7 @@ class SandboxSettings:
     """Its secret."""
     ttl_seconds: _Count = 3600
     """Life of an OAuth token by `clock` (contract §1.2)."""
-    token_rejection: TokenRejection = "401"  # noqa: S105 - an HTTP status
+    token_rejection: Literal["401", "498", "body-401", "body-498"] = "401"  # noqa: S105 - an HTTP status
     """How a rejected token looks: an HTTP status, or a code in a body with HTTP 200."""
     token_lag: _Count = 0
     """Times that a new token is rejected: every second call reaches a node that does not know it
@@ -173,29 +162,31 @@ class SandboxSettings:
     not_enrolled_code: Literal[310149, 310126] = 310149
     """The code for the events of a target that the user is not in; 310126 comes with HTTP 500
     whatever `error_status` says (contract §14)."""
-    request_id_headers: RequestIdHeaders = "both"
+    request_id_headers: Literal["both", "X-Cap-Requestid", "X-CAP-REQUEST-ID", "none"] = "both"
     """Which spelling of the request id header is sent (contract §4)."""
     clock: Callable[[], float] = time.monotonic
     """Seconds; whatever expires or is counted in time asks this."""
 
     # --- dialects: what the API's description leaves open or contradicts (contract §8) ---
 
-    offset_mode: OffsetMode = "page"
+    offset_mode: Literal["page", "row", "ignored", "clamped"] = "page"
     """What `offset` counts. `clamped`: behind the last page, the last page comes again."""
-    total_mode: TotalMode = "rows"
+    total_mode: Literal[
+        "rows", "pages", "absent", "zero", "text", "float", "wrong", "wrong-high", "none"
+    ] = "rows"
     """What `pagination.total` says. `text`: all three numbers as strings; `float`: as `25.0`;
     `wrong`: half the rows; `wrong-high`: twice the rows; `none`: no `pagination` at all."""
-    limit_mode: LimitMode = "capped"
+    limit_mode: Literal["capped", "capped-silent", "refused"] = "capped"
     """What becomes of a `limit` above `max_limit`: cut and echoed as cut, cut but echoed as asked
     for, or refused with a sibling's code 11029."""
-    past_end: PastEnd = "empty"
+    past_end: Literal["empty", "310149", "error", "404", "endless"] = "empty"
     """What a page behind the last row is. `error` is a sibling's code 11003, `404` has no envelope,
     `endless` makes rows up and never stops."""
     empty_page: _Count | None = None
     """The number of a page that comes back empty."""
     short_page: _Count | None = None
     """The number of a page that misses its last three rows."""
-    repeat_rows: RepeatRows = "no"
+    repeat_rows: Literal["no", "extra", "instead"] = "no"
     """Whether each page starts with the last row of the page before, on top of its own rows or
     instead of the first of them (which then is nowhere)."""
 
@@ -233,9 +224,9 @@ class SandboxSettings:
     """The address that the vendor's notifications are posted to; None: nothing is pushed."""
     notify_headers: Mapping[str, str] = field(factory=dict, validator=_headers)
     """Static headers of the brand's choosing, such as a secret; the vendor signs nothing."""
-    notify_envelope: NotifyEnvelope = "raw"
+    notify_envelope: Literal["raw", "enriched"] = "raw"
     """`enriched` holds the member's mobile and e-mail as well."""
-    notify_log_id: NotifyLogId = "both"
+    notify_log_id: Literal["both", "loyaltyEventId", "eventLogId", "none"] = "both"
     """Where the event's log id stands: `loyaltyEventId`, the identifier `eventLogId`, or nowhere,
     as in older samples."""
     notify_stray_blanks: _Share = 0.0
