@@ -134,7 +134,8 @@ class NotificationHandler:
 
     async def _run(self, body: bytes, notification: Notification) -> Reply:
         try:
-            for function in self._functions_for(type(notification)):
+            classes = [cls for cls in type(notification).__mro__ if cls in self._functions]
+            for function in self._functions[classes[0]] if classes else ():
                 await function(notification)
             await self._store.finish(notification.event_id)
         except asyncio.CancelledError:
@@ -164,9 +165,6 @@ class NotificationHandler:
             await self._store.release(notification.event_id)
         except Exception:  # noqa: BLE001 - the lease runs out by itself
             _log.exception("the lease of notification %r stays", notification.event_id)
-
-    def _functions_for(self, cls: type[Notification]) -> list[Function[Notification]]:
-        return next((self._functions[base] for base in cls.__mro__ if base in self._functions), [])
 
     def _is_authentic(self, headers: Mapping[str, str]) -> bool:
         if not self._secrets:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping
-from decimal import Decimal
 from typing import Final, Literal, TypeAlias
 
 from attrs import define, evolve, field, frozen
@@ -207,7 +206,8 @@ class Settler:
         expected = {
             (target.rule_id, target.period_id): value
             for target in notification.targets
-            if (value := _first(target.achieved_value, notification.achieved_value)) is not None
+            for value in (notification.achieved_value, target.achieved_value)
+            if value is not None
         }
         if not expected:
             return "nothing announced", 0
@@ -220,10 +220,6 @@ class Settler:
                 if value is not None and value == target.target_achieved_value:
                     return "value", 1
         return None, 1
-
-
-def _first(value: Decimal | None, other: Decimal | None) -> Decimal | None:
-    return other if value is None else value
 
 
 def _ids_of(events: Iterable[TargetEvent]) -> Iterator[object]:

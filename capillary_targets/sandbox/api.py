@@ -41,24 +41,18 @@ class Api:
 
     def routes(self) -> list[web.RouteDef]:
         """The paths of the calls; a name is what `sandbox.counts` counts by."""
-        calls = {
-            "enrolledTargets": ("/v3/users/{user}/enrolledTargets", self.enrolled_targets),
-            "trackedTargetEvents": (
-                "/v3/users/{user}/trackedTargetEvents/{rule}",
-                self.tracked_target_events,
-            ),
-            "targetGroups": ("/v3/users/{user}/targetGroups", self.target_groups),
-            "targetPeriods": ("/v3/targetGroups/{group}/targetPeriods", self.target_periods),
-            "lookup": ("/v2/customers/lookup", self.customer_id),
-        }
-        # No HEAD: it would go through faults that send bodies.
-        routes = [
-            web.get(path, handler, name=name, allow_head=False)
-            for name, (path, handler) in calls.items()
+        calls = [
+            ("enrolledTargets", "/v3/users/{user}/enrolledTargets", self.targets),
+            ("trackedTargetEvents", "/v3/users/{user}/trackedTargetEvents/{rule}", self.events),
+            ("targetGroups", "/v3/users/{user}/targetGroups", self.target_groups),
+            ("targetPeriods", "/v3/targetGroups/{group}/targetPeriods", self.target_periods),
+            ("lookup", "/v2/customers/lookup", self.customer_id),
         ]
+        # No HEAD: it would go through faults that send bodies.
+        routes = [web.get(path, call, name=name, allow_head=False) for name, path, call in calls]
         return [*routes, web.post("/v3/oauth/token/generate", self.token, name="token")]
 
-    async def enrolled_targets(self, request: web.Request) -> web.StreamResponse:
+    async def targets(self, request: web.Request) -> web.StreamResponse:
         """`GET /v3/users/{user}/enrolledTargets` (contract §6)."""
         method = request.query.get("enrollmentType")
         if method is not None and method not in _ENROLMENT_TYPES:
@@ -81,7 +75,7 @@ class Api:
             return _json(printed)
         return _json(responses.targets(rules))
 
-    async def tracked_target_events(self, request: web.Request) -> web.StreamResponse:
+    async def events(self, request: web.Request) -> web.StreamResponse:
         """`GET /v3/users/{user}/trackedTargetEvents/{rule}` (contract §7)."""
         settings, world = self._settings, self._world
         user, rule = self._user(request), self._rule(request)

@@ -163,10 +163,9 @@ class Sandbox(Listener):
         app = web.Application(middlewares=[self._middleware])
         app.on_response_prepare.append(self._stamp)
         app.add_routes(Api(self.settings, self.world, self._authenticator).routes())
-        app.add_routes([web.get("/", self._index, name="index")])
-        users = web.get("/sandbox/users.txt", self._users, name="users.txt", allow_head=False)
-        app.add_routes([users])
-        app.add_routes([web.get("/sandbox/state", _control(self._state), name="state")])
+        app.router.add_get("/", self._index, name="index")
+        app.router.add_get("/sandbox/users.txt", self._users, name="users.txt", allow_head=False)
+        app.router.add_get("/sandbox/state", _control(self._state), name="state")
         controls: dict[str, Callable[..., Any]] = {
             "faults": self._add_fault,
             "events": self._add_event,
@@ -174,9 +173,8 @@ class Sandbox(Listener):
             "settings": self._change_settings,
             "reset": self._reset,
         }
-        app.add_routes(
-            web.post(f"/sandbox/{name}", _control(one), name=name) for name, one in controls.items()
-        )
+        for name, control in controls.items():
+            app.router.add_post(f"/sandbox/{name}", _control(control), name=name)
         url = await self._listen(app, self.settings.host, self.settings.port)
         self.notifications.start()
         return url
