@@ -68,7 +68,7 @@ class AtomicFile(BufferedWriter):
     def rollback(self) -> None:
         """Delete the temporary file, if there still is one."""
         # What a writer still has goes nowhere, so that pyarrow's can finish in peace.
-        self.write = len  # type: ignore[assignment, method-assign]
+        vars(self)["write"] = len
         with suppress(OSError):  # what was buffered may not fit on the disk
             self.close()
         with suppress(OSError):

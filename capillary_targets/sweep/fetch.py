@@ -30,7 +30,7 @@ from .announced import EventIds, columns, compare
 from .groups import GroupsReader, MemberGroups
 from .ledger import Mark, States, UserRecord, WrittenRow
 from .options import RunState, Summary, SweepOptions
-from .rows import EncodedRows, StoredRow, encode, event_key, plain, raw_rows
+from .rows import EncodedRows, Format, StoredRow, encode, event_key, plain, raw_rows
 from .store import Directory, UserResult, format_named
 
 _log = logging.getLogger("capillary_targets")
@@ -48,10 +48,12 @@ class UserFetcher:
     def __init__(self, directory: Directory, options: SweepOptions, state: RunState) -> None:
         """For the run that the ledger is in; `state` is what earlier ones learned of the server."""
         run = directory.ledger.run
-        self.directory, self.options = directory, options
-        self.format = format_named(options.format, raw=options.raw, run=run)
-        is_asked = options.detect == "groups"
-        self.groups = GroupsReader(options, run, state.sends_ids) if is_asked else None
+        self.directory = directory
+        self.options = options
+        self.format: Format = format_named(options.format, raw=options.raw, run=run)
+        self.groups: GroupsReader | None = None
+        if options.detect == "groups":
+            self.groups = GroupsReader(options, run, state.sends_ids)
 
     async def fetch(self, user: int, fan: FanOut[UserResult]) -> UserResult:
         """Everything of one user that is not in files yet. Failures are in `UserResult.error`.

@@ -297,11 +297,9 @@ class Ledger:
         for name, start, length, written in found:
             yield name, start, length, _WRITTEN.decode(written)
 
-    def failures(self) -> Iterator[tuple[int, bool, str]]:
-        """Failed users: whether the service refuses them for good, and the details as JSON."""
-        found = self._db.execute("SELECT user_id, refused, detail FROM failures ORDER BY user_id")
-        for user, refused, detail in found:
-            yield user, bool(refused), detail
+    def failures(self) -> Iterator[tuple[int, int, str]]:
+        """Failed users; 1 where the service refuses them for good, else 0; the details as JSON."""
+        return self._db.execute("SELECT user_id, refused, detail FROM failures ORDER BY user_id")
 
     # --- parts ---
 

@@ -311,7 +311,7 @@ def _lines(
     """
     for some in (results[::2], results):
         for one in some:
-            writer.add(one, 0.0)
+            writer.add(one)
         writer.sync()
         writer.commit()
     found = defaultdict(list)

@@ -64,7 +64,6 @@ async def run(
     *,
     timeline: RequestTimeline | None = None,
     progress: Callable[[Summary], None] | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
     """Sweep `users` into files below the directory `out`; on the same directory, resume.
 
@@ -80,7 +79,6 @@ async def run(
         options: What to ask for and how to write it.
         timeline: If it is one of the client's hooks, the report shows requests over time.
         progress: Called with the sums after each user; its exceptions are logged and ignored.
-        clock: Seconds, for tests.
 
     Returns:
         The sums of the run.
@@ -121,15 +119,10 @@ async def run(
                 "name another directory"
             ) from error
         session = client.session.with_options(wait_for_limits=True)
-        sweep = _Run(
-            *(session, directory, options, state),
-            timeline=timeline or RequestTimeline(clock),
-            progress=progress,
-            clock=clock,
-        )
         if options.retry_failed:
             users = [user for user, *_ in directory.ledger.failures()]
-        return await sweep.run(users)
+        sweep = _Run(session, directory, options, state)
+        return await sweep.run(users, timeline or RequestTimeline(), progress)
 
 
 def _now() -> str:
@@ -168,26 +161,16 @@ class _Run:
     """One session. `_unreached` are the errors of the latest users whom no answer reached."""
 
     def __init__(
-        self,
-        session: Session,
-        directory: Directory,
-        options: SweepOptions,
-        state: RunState,
-        *,
-        timeline: RequestTimeline,
-        progress: Callable[[Summary], None] | None,
-        clock: Callable[[], float],
+        self, session: Session, directory: Directory, options: SweepOptions, state: RunState
     ) -> None:
         self._session, self._directory, self._options = session, directory, options
-        self._timeline, self._progress, self._clock = timeline, progress, clock
         self._ledger, self._state = directory.ledger, state
         self._summary = summary = state.summary
         self._whole = summary.finished or not options.retry_failed  # with this session's users
-        self._earlier, self._started = evolve(summary), clock()
+        self._earlier, self._started = evolve(summary), time.monotonic()
         self._reached, self._unreached = False, list[Exception]()
         summary.run, summary.finished, summary.groups_off = self._ledger.run, False, None
         summary.bad_lines = summary.skipped = summary.failed = summary.refused = 0
-        timeline.resume(state.timeline, summary.seconds)
         self._fetcher = UserFetcher(directory, options, state)
         self._writer = PartWriter(directory, self._fetcher.format, options, state)
         # What earlier runs learned of the server's pagination saves a request or two here.
@@ -195,8 +178,15 @@ class _Run:
         if session.watch is not None:
             session.watch.know(map(Finding.from_dict, state.drift))
 
-    async def run(self, users: Users) -> Summary:
+    async def run(
+        self,
+        users: Users,
+        timeline: RequestTimeline,
+        progress: Callable[[Summary], None] | None,
+    ) -> Summary:
         """To the end of the list, or as far as it goes."""
+        self._timeline, self._progress = timeline, progress
+        timeline.resume(self._state.timeline, self._earlier.seconds)
         path = self._directory.path
         try:
             with AtomicFile(path / "failures.jsonl") as failures:
@@ -234,10 +224,10 @@ class _Run:
             async with aclosing(fan.results()) as results:
                 async for result in results:
                     self._count(result)
-                    self._writer.add(result, self._clock())
+                    self._writer.add(result)
                     self._report_progress()
                     self._check_failures(result)
-                    if self._writer.is_full(self._clock()):
+                    if self._writer.is_full():
                         await self._commit()
             if not self._reached and all(isinstance(e, ConnectionFailed) for e in self._unreached):
                 self._check_reached(1)
@@ -330,7 +320,7 @@ class _Run:
         earlier, counts = self._earlier, self._session.counts
         self._summary.requests = earlier.requests + counts.requests
         self._summary.retries = earlier.retries + counts.retries
-        self._summary.seconds = round(earlier.seconds + self._clock() - self._started, 3)
+        self._summary.seconds = round(earlier.seconds + time.monotonic() - self._started, 3)
 
     def _update_state(self) -> None:
         self._measure()
@@ -345,11 +335,11 @@ class _Run:
 
     async def _close(self, failures: AtomicFile, *, finished: bool) -> None:
         """Write the list of failures and the summary."""
-        counts = Counter[bool]()
+        counts = Counter[int]()
         for _, refused, detail in self._ledger.failures():
             failures.write(detail.encode() + b"\n")
             counts[refused] += 1
-        self._summary.failed, self._summary.refused = counts[False], counts[True]
+        self._summary.failed, self._summary.refused = counts[0], counts[1]
         self._summary.oldest_proof = self._ledger.oldest_proof()
         self._summary.finished = finished
         if finished:  # until then the names of parts may be temporary again

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from hashlib import file_digest, sha256
@@ -95,7 +96,7 @@ class PartWriter:
     ) -> None:
         self._directory, self._format, self._options = directory, row_format, options
         self.state = state
-        self.in_progress = set[int]()
+        self.in_progress: set[int] = set()
         self._number = max((part.number for part in directory.ledger.parts()), default=-1)
         self._begin()
 
@@ -111,11 +112,11 @@ class PartWriter:
     def _path(self, kind: str) -> Path:
         return self._directory.part(kind, f"part-{self._number:05d}.{self._format.suffix}")
 
-    def add(self, result: UserResult, now: float) -> None:
-        """Take a user: all rows if nothing is missing, else the failure. `now` in seconds."""
+    def add(self, result: UserResult) -> None:
+        """Take a user: all rows if nothing is missing, else the failure."""
         rows = result.rows
         if not self._users and not self._failures:
-            self._since = now
+            self._since = time.monotonic()
         if result.error is not None:
             self._failures[rows.user_id] = encode(result.failure()).decode(), result.refused
             return
@@ -132,12 +133,12 @@ class PartWriter:
             self._files[kind] = self._format.part(AtomicFile(path), kind)
         return self._files[kind]
 
-    def is_full(self, now: float) -> bool:
+    def is_full(self) -> bool:
         """Whether it is time to commit."""
         users, options = len(self._users) + len(self._failures), self._options
         return users > 0 and (
             users >= options.part_users
-            or now - self._since >= options.part_seconds
+            or time.monotonic() - self._since >= options.part_seconds
             or sum(part.rows for part in self._files.values()) >= options.part_rows
         )
 

@@ -105,13 +105,13 @@ def _letters(text: str) -> str:
     return re.sub(r"[\W_]", "", text.translate(_INVISIBLE)).casefold()
 
 
-@define
 class UserListParser:
     """Takes the text of one list in order; returns each line's user id, or why there is none.
 
     The list is CSV of one column or more, with or without a heading; the delimiter is found out.
     Blank lines do not count, nor lines that begin with # (unless there are several columns, and an
     id is in its own), nor what follows a # in a list of one. A quoted field may hold line ends.
+    `good` counts the ids so far, `line` the lines.
 
     Args:
         name: What errors call the list.
@@ -121,23 +121,16 @@ class UserListParser:
         on_column: Told which column was taken, in words, where there are several.
     """
 
-    name: str
-    column: str | None = None
-    on_column: Callable[[str], None] | None = None
-    good: int = field(init=False, default=0)
-    """Ids so far."""
-    line: int = field(init=False, default=0)
-    """Lines parsed so far."""
-    _rest: str = field(init=False, default="")
-    _lines: deque[str] = field(init=False, factory=deque)
-    """Whole lines that are not parsed yet."""
-    _delimiter: str = field(init=False, default="")
-    _index: int = field(init=False, default=0)
-    _columns: int = field(init=False, default=0)
-    """0 until the first record."""
-    _required: int = field(init=False, default=0)
-    """How many of them are more than trailing delimiters."""
-    _first_bad: BadLine | None = field(init=False, default=None)
+    def __init__(
+        self, name: str, column: str | None = None, on_column: Callable[[str], None] | None = None
+    ) -> None:
+        self._name, self._column, self._on_column = name, column, on_column
+        self.good = self.line = 0
+        self._rest = self._delimiter = ""
+        self._lines = deque[str]()  # whole ones, not parsed yet
+        # Columns, 0 until the first record; how many of them are more than trailing delimiters.
+        self._index = self._columns = self._required = 0
+        self._first_bad: BadLine | None = None
 
     def feed(self, text: str, *, final: bool = False) -> list[int | BadLine]:
         """Take some text, of which line ends are newlines; the ids and bad lines that are complete.
@@ -222,7 +215,7 @@ class UserListParser:
         return True
 
     def _refusal(self, why: str) -> SweepRefused:
-        return SweepRefused(f"the users file {self.name} {why}")
+        return SweepRefused(f"the users file {self._name} {why}")
 
     def _refuse_without_ids(self) -> None:
         if not self.good:
@@ -267,12 +260,12 @@ class UserListParser:
     def _headed(self, fields: Sequence[str]) -> tuple[list[int], bool]:
         """The places of headings that are asked for, or usual; whether they are beyond doubt."""
         names = [*map(_letters, fields)]
-        if self.column is None:
+        if self._column is None:
             for usual in _NAMES:
                 if found := [at for at, name in enumerate(names) if re.fullmatch(usual, name)]:
                     return found, usual is _NAMES[0]
             return [], False
-        wanted = self.column.strip().casefold()
+        wanted = self._column.strip().casefold()
         exact = [at for at, text in enumerate(fields) if text.strip().casefold() == wanted]
         letters = _letters(wanted) or None
         return exact or [at for at, name in enumerate(names) if name == letters], True
@@ -282,11 +275,11 @@ class UserListParser:
         ids = [place for place, text in enumerate(fields) if _is_user_id(text)]
         found, certain = self._headed(fields)
         heading = True
-        wanted = self.column or ""
+        wanted = self._column or ""
         if wanted.isascii() and wanted.isdigit() and 0 < int(wanted) <= len(fields):
             found = [int(wanted) - 1]
             heading = found[0] not in ids
-        elif self.column is None and not (found and (certain or not ids)):
+        elif self._column is None and not (found and (certain or not ids)):
             if not fields[0] and fields[1:] == [*map(str, range(len(fields) - 1))]:
                 found = [*range(1, len(fields))]  # a pandas index beside columns without names
             else:
@@ -295,19 +288,19 @@ class UserListParser:
         if len(found) != 1:
             names = [fields[at] or f"(column {at + 1})" for at in found or range(len(fields))]
             how = "name one with --column"
-            if self.column is None:
+            if self._column is None:
                 why = "may have its ids in several columns"
             elif found:
-                why = f"has {len(found)} columns named {self.column}"
+                why = f"has {len(found)} columns named {self._column}"
                 how, names = "give --column the number of one", [f"{at + 1}" for at in found]
             else:
-                why = f"has no column {self.column}"
+                why = f"has no column {self._column}"
             shown = ", ".join(names)
             more = "..." * (len(shown) > _SHOWN_NAMES)
             raise self._refusal(f"{why}: {how}, of {shown[:_SHOWN_NAMES]}{more}")
         (self._index,) = found
-        if len(fields) > 1 and self.on_column is not None:
-            self.on_column(f"column {self._index + 1}, {fields[self._index] or 'without a name'}")
+        if len(fields) > 1 and self._on_column is not None:
+            self._on_column(f"column {self._index + 1}, {fields[self._index] or 'without a name'}")
         self._columns = len(fields)
         self._required = max(self._index, *(at for at, text in enumerate(fields) if text)) + 1
         return heading
@@ -444,11 +437,13 @@ def _decoder(name: str, head: bytes) -> io.IncrementalNewlineDecoder:
             f"the users file {name} is no text but a workbook, an archive or the like; export it "
             "as CSV, and give that"
         )
-    encoding = "utf-16"
-    if head[:2] not in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
-        # Digits and commas in UTF-16 have a zero in every other byte.
-        even, odd = (0 in head[at:4:2] for at in (0, 1))
-        encoding = "utf-8-sig" if even == odd else "utf-16-be" if even else "utf-16-le"
+    # Digits and commas in UTF-16 have a zero in every other byte.
+    even, odd = (0 in head[at:4:2] for at in (0, 1))
+    encoding = "utf-8-sig" if even == odd else "utf-16-be" if even else "utf-16-le"
+    if head[:4] in {codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE}:
+        encoding = "utf-32"
+    elif head[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+        encoding = "utf-16"
     # What is no text in that encoding cannot be part of an id.
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     return io.IncrementalNewlineDecoder(decoder, translate=True)

@@ -87,12 +87,12 @@ def swept(tmp_path: Path) -> Swept:
 
     async def sweep(sandbox: Sandbox, users: Any = None, **settings: Any) -> Summary:
         told = {n: settings.pop(n) for n in ("page_size", "concurrency") if n in settings}
-        hooks = {n: settings.pop(n) for n in ("progress", "clock") if n in settings}
+        progress = settings.pop("progress", None)
         users = sandbox.world.all_user_ids() if users is None else users
         out = settings.pop("out", tmp_path)
         settings.setdefault("source", "the sandbox")
         async with connected(sandbox, **told) as client:
-            return await run(client, users, out, SweepOptions(**settings), **hooks)
+            return await run(client, users, out, SweepOptions(**settings), progress=progress)
 
     return sweep
 

@@ -259,7 +259,7 @@ async def test_the_first_line_may_be_bad(tmp_path: Path):
 
 
 TEXT = "user_id;name\r\n1;ann\r\n2;\u00fcber 2 m\u00b2\r\n"
-ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"]
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
