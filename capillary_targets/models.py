@@ -375,11 +375,6 @@ class EventsPage(Model):
     body: bytes = field(default=b"", eq=False, repr=False)
 
     @property
-    def number(self) -> int | None:
-        """The page number, counted from 0, as the server echoed it."""
-        return self.pagination.offset
-
-    @property
     def total(self) -> int | None:
         """Events on all pages together, as the server counts them."""
         return self.pagination.total

@@ -30,13 +30,7 @@ from .errors import (
     api_error,
 )
 from .frames import TargetList
-from .models import (
-    ApiWarning,
-    EventsPage,
-    Pagination,
-    Target,
-    TargetEvent,
-)
+from .models import ApiWarning, EventsPage, Pagination, Target, TargetEvent
 from .retry import parse_retry_after
 from .structuring import STRUCTURE_ERRORS, Structurer, raw_rows
 
@@ -82,12 +76,6 @@ class Answer:
         """Seconds for which the server asks to be left alone."""
         value = self.headers.get("Retry-After")
         return parse_retry_after(value, self.headers.get("Date"))
-
-    @property
-    def charset(self) -> str | None:
-        """The declared encoding of the body."""
-        found = _CHARSET.search(self.headers.get("Content-Type", ""))
-        return None if found is None else found[1]
 
 
 class NullData(BadResponse):
@@ -153,11 +141,11 @@ def read_events(
         document, notes = success(answer), answer.notes
         place = document.get("pagination") or {}
         pagination = structurer.structure(place, Pagination, "pagination", notes)
-        if document.get("data", "") is not None or not _is_past_end(pagination):
-            data = data_of(document, answer)
-            events = structurer.structure(data, tuple[TargetEvent, ...], "data", notes)
-        else:
-            events = ()
+        total, before = pagination.total, (pagination.offset or 0) * (pagination.limit or 1)
+        # Null where the numbers beside it say that there are no rows is an empty page.
+        is_past_end = "data" in document and total is not None and total <= before
+        data = [] if document.get("data") is None and is_past_end else data_of(document, answer)
+        events = structurer.structure(data, tuple[TargetEvent, ...], "data", notes)
         warnings = warnings_of(document.get("warnings"), notes)
     if events and user_id is not None:
         _check_target(events, target_rule_id)
@@ -166,13 +154,6 @@ def read_events(
         if period_id is not None:
             warnings += _others("periodId", period_id, [e.period_id for e in events])
     return EventsPage(events, pagination, warnings, answer.request_id, answer.body)
-
-
-def _is_past_end(place: Pagination) -> bool:
-    """Whether the numbers beside the rows say that there are none at this place."""
-    if place.total is None:
-        return False
-    return place.total <= (place.offset or 0) * (place.limit or 1)
 
 
 def _check_target(events: tuple[TargetEvent, ...], target_rule_id: int | None) -> None:
@@ -276,7 +257,8 @@ def _load(answer: Answer) -> object:
 def _repaired(answer: Answer) -> bytes:
     """The body as UTF-8: BOM and declared charset heeded, what is no character replaced."""
     body = answer.body
-    for charset in (answer.charset, json.detect_encoding(body), "utf-8"):
+    declared = _CHARSET.search(answer.headers.get("Content-Type", ""))
+    for charset in (declared and declared[1], json.detect_encoding(body), "utf-8"):
         try:
             text = body.decode(
                 charset or "utf-8-sig", "replace" if charset == "utf-8" else "strict"
@@ -294,14 +276,11 @@ def _raise_error_inside(document: dict[str, Any], answer: Answer) -> None:
     """Raise the first error that any of the API's envelopes reports, if one does."""
     errors = document.get("errors")
     for item in errors if isinstance(errors, list) else [errors]:
-        if isinstance(item, dict):
-            code, message = _code(item.get("code")), _text(item.get("message"))
-            if code:  # a success has been seen with {"code": 0, "message": ""}
-                raise _error(code, message, answer)
-            if message or (code is None and item):
-                raise _error(None, message, answer)
-        elif item:
-            raise _error(None, _text(item), answer)
+        stated = item if isinstance(item, dict) else {"message": item}
+        code, message = _code(stated.get("code")), _text(stated.get("message"))
+        # A success has been seen with {"code": 0, "message": ""}.
+        if code or message or (code is None and item):
+            raise _error(code or None, message, answer)
     response = document.get("response")
     # v1.1 keeps its status in the body; gateways do likewise, also under an HTTP status of success.
     reports = [response.get("status") if isinstance(response, dict) else None]
@@ -331,10 +310,6 @@ def _error(code: int | None, message: str | None, answer: Answer) -> CapillaryEr
         else:
             error.retryable = status in _BUSY
             error.scope = "server" if error.retryable else "request"
-    return _with_retry_after(error, answer)
-
-
-def _with_retry_after(error: CapillaryError, answer: Answer) -> CapillaryError:
     if error.retryable:
         error.retry_after = answer.retry_after
     return error
@@ -382,7 +357,9 @@ def _error_by_status(answer: Answer, document: object) -> CapillaryError:
         error.code = status
     elif isinstance(error, ConnectionFailed):
         error.retryable = False
-    return _with_retry_after(error, answer)
+    if error.retryable:
+        error.retry_after = answer.retry_after
+    return error
 
 
 def _origin(location: str) -> str:
