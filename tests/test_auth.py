@@ -109,6 +109,19 @@ async def test_many_calls_share_one_refusal_and_the_next_call_asks_again() -> No
     assert len(desk.asked) == 2
 
 
+async def test_a_rejected_token_is_renewed_once_however_many_saw_it() -> None:
+    desk = TokenDesk()
+    oauth = desk.oauth()
+    old = await oauth.headers(desk.fetch)
+    desk.now = 1.0
+    assert all([oauth.rejected(old) for _ in range(50)])  # noqa: C419 - every one is called
+    new = await oauth.headers(desk.fetch)
+    desk.now = 2.0
+    assert oauth.rejected(old)  # a late one, about the old token, drops nothing
+    assert await oauth.headers(desk.fetch) is new
+    assert len(desk.asked) == 2
+
+
 async def test_a_token_is_kept_while_not_every_node_may_know_it() -> None:
     desk = TokenDesk()
     oauth = desk.oauth()

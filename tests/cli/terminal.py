@@ -18,9 +18,13 @@ __all__ = ["COMMAND", "captured", "environment", "on_terminal", "read_until", "r
 
 COMMAND = [sys.executable, "-m", "capillary_targets_cli"]
 _SESSION = """
-import shlex, sys
+import fcntl, shlex, struct, sys, termios
 from capillary_targets.cli import main
 for line in sys.argv[1:]:
+    if line.isdigit():
+        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, int(line), 0, 0))
+        print("columns", line, flush=True)
+        continue
     print("$", line, flush=True)
     print("status", main(shlex.split(line)[1:]), flush=True)
 """
@@ -90,8 +94,11 @@ def captured(*tokens: object, columns: int = 80, **settings: str) -> tuple[int, 
     return status, _STYLE.sub("", text).replace("\r\n", "\n")
 
 
-def session(*lines: str, columns: int) -> str:
-    """What a terminal shows after several commands, one after the other in one process."""
+def session(*lines: str) -> str:
+    """What a terminal shows after several commands, one after the other in one process.
+
+    A line that is a number gives it so many columns.
+    """
     command = [sys.executable, "-c", _SESSION]
-    with on_terminal(*lines, columns=columns, command=command) as (_, handle):
+    with on_terminal(*lines, command=command) as (_, handle):
         return _STYLE.sub("", read_until(handle)).replace("\r\n", "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from .conftest import VARIABLES, Cli
-from .terminal import captured
 
 NAMES = ("user", "targets", "events", "sweep", "report", "sandbox")
 
@@ -88,9 +86,3 @@ def test_completion_is_installed_for_the_shell(
             ["bash", "-c", f". {script}; {line}"], capture_output=True, text=True, check=True
         )
         assert done.stdout.split() == ["sweep"]
-
-
-def test_help_on_a_terminal_has_no_line_that_is_too_long():
-    status, text = captured("sweep", "-h", columns=60)
-    assert status == 0
-    assert max(len(re.sub(r"\s+$", "", line)) for line in text.split("\n")) <= 60

@@ -22,7 +22,7 @@ from .test_progress import Held, held
 __all__ = ["held"]
 
 
-@pytest.mark.parametrize("module", ["capillary_targets.errors", "cyclopts", "rich.table"])
+@pytest.mark.parametrize("module", ["capillary_targets.errors", "rich.table"])
 def test_ctrl_c_while_the_program_is_still_being_loaded(module: str):
     """Import times are printed as modules are loaded, so it is known how far it is."""
     command = [sys.executable, "-X", "importtime", "-m", "capillary_targets_cli", "targets", "1"]
@@ -51,26 +51,13 @@ async def started(held: Held, *tokens: object, **kwargs: object) -> asyncio.subp
     )
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130)])
-async def test_a_query_is_interrupted_in_one_line(held: Held, number: signal.Signals, status: int):
+async def test_a_query_is_interrupted_in_one_line(held: Held):
     held.sandbox.faults.add(Fault.stall(), times=None)
     process = await started(held, "targets", 1_000_001)
     await turns_until(lambda: held.sandbox.faults.stalled > 0, 30)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     printed, said = await process.communicate()
-    assert (process.returncode, printed, said) == (status, b"", b"interrupted\n")
-
-
-async def test_a_sweep_ends_in_order_when_its_terminal_is_closed(tmp_path: Path, held: Held):
-    process = await started(held, "sweep", held.users(tmp_path), "--out", tmp_path / "out")
-    await held.reached.wait()
-    process.send_signal(signal.SIGHUP)
-    _, said = await process.communicate()
-    assert process.returncode == 129
-    assert said.decode() == (
-        f"interrupted: the users done so far are safe in {tmp_path / 'out'}; run the same "
-        "command again to go on\n"
-    )
+    assert (process.returncode, printed, said) == (130, b"", b"interrupted\n")
 
 
 async def test_nohup_and_background_jobs_stay_deaf_to_what_they_ignore(tmp_path: Path, held: Held):

@@ -155,12 +155,3 @@ def test_a_closed_pipe_ends_quietly():
         os.close(write)
     assert ran.stderr == ""
     assert ran.returncode == 141
-
-
-def test_no_traceback_from_the_process():
-    ran = subprocess.run(
-        [*COMMAND, "targets"], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 2
-    assert ran.stderr.startswith("error: ")
-    assert ran.stderr.count("\n") == 1

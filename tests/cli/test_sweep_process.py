@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sandbox.faults import Fault
+from capillary_targets.sweep.store import open_directory
 from tests.conftest import users_file, variables_of
 
+from .conftest import Cli
 from .terminal import environment
 
 
@@ -45,6 +48,7 @@ def events_in(out: Path) -> int:
 
 
 async def test_a_signal_finishes_the_part_in_hand(tmp_path: Path):
+    """Here that of a terminal which is closed."""
     sandbox = Sandbox(users=20, targets=1, events=4)
     out = tmp_path / "out"
     reached = asyncio.Event()
@@ -60,9 +64,9 @@ async def test_a_signal_finishes_the_part_in_hand(tmp_path: Path):
         tokens = (users, "--out", out, "--concurrency", 1)
         process = await started(sandbox, *tokens)
         await until(reached, process)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)
         printed, said = await process.communicate()
-        assert process.returncode == 143
+        assert process.returncode == 129
         assert printed == b""
         assert said.decode() == (
             f"interrupted: the users done so far are safe in {out}; run the same command again to "
@@ -101,24 +105,8 @@ async def test_users_from_stdin_are_swept_as_they_come(tmp_path: Path):
     assert users_in(tmp_path / "out0") == {1_000_001, 1_000_002, 1_000_003}
 
 
-async def test_the_second_of_two_is_told_who_was_first(tmp_path: Path):
-    sandbox = Sandbox(users=5, targets=1, events=4)
-    asked = asyncio.Event()
-
-    def stall(world, before: int) -> None:
-        sandbox.faults.add(Fault.stall(), times=None)
-        asked.set()
-
-    sandbox.settings.between_requests = stall
-    out = tmp_path / "out"
-    async with sandbox:
-        users = users_file(tmp_path, sandbox.world.all_user_ids())
-        first = await started(sandbox, users, "--out", out)
-        await until(asked, first)
-        second = await started(sandbox, users, "--out", out)
-        _, said = await second.communicate()
-        assert second.returncode == 2
-        assert f"is held by process {first.pid} on " in said.decode()
-        assert said.count(b"\n") == 1
-        first.terminate()
-        await first.communicate()
+def test_the_second_of_two_is_told_who_was_first(cli: Cli, tmp_path: Path):
+    with open_directory(tmp_path, {}):
+        ran = cli("sweep", users_file(tmp_path, [1_000_001]), "--sandbox", "--out", tmp_path)
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    assert f"is held by process {os.getpid()} on " in ran.err

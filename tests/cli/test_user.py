@@ -126,12 +126,6 @@ def test_nobody_has_that_number(cli: Cli):
     assert "919000000005" not in ran.err
 
 
-def test_without_a_setting_it_says_what_to_set(cli: Cli):
-    ran = cli("user", "--id", USER)
-    assert ran.status == 2
-    assert "CAPILLARY_BASE_URL" in ran.err
-
-
 @pytest.mark.parametrize("period", ["9889", "G1717-9889"])
 def test_events_of_a_period_by_id_or_by_ref_code(cli: Cli, period: str):
     ran = cli("events", 564332013, 1986, "--period", period, "--sandbox")
