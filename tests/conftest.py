@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from capillary_targets import BasicAuth, RetryPolicy, TargetsClient
 from capillary_targets.sandbox import Sandbox, SandboxSettings
 from capillary_targets.testing import aioresponses_shim
+from tests.sweep.browser import browser
 
 # Properties take a new random seed in every run, in CI too; a failure prints its blob and seed.
 # A failure found becomes an `@example`. 40 of each by day: many days make many;
@@ -158,6 +159,13 @@ def in_thread(sandbox: Sandbox) -> Iterator[Sandbox]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[str]:
+    """A browser for all: each test has a `tab` of its own."""
+    with browser() as address:
+        yield address
 
 
 def users_file(tmp_path: Path, users: Iterable[object]) -> Path:

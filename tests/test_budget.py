@@ -29,7 +29,7 @@ from capillary_targets import (
 from capillary_targets.budget import Budget, SqliteBudget, open_budget
 from capillary_targets.sandbox import Fault, Sandbox
 
-from .conftest import client_of
+from .conftest import client_of, turns_until
 
 
 @pytest.fixture
@@ -216,13 +216,14 @@ async def test_two_processes_keep_one_budget(
     sandbox = Sandbox(users=40, targets=1, events=3, exact_events=True, rate_limit=(20, 0.5))
     async with sandbox:
         first = sandbox.world.user_ids()[0]
-        processes = [
-            await asyncio.create_subprocess_exec(
-                sys.executable, "-c", _PROCESS, sandbox.url, shared, str(first + 20 * n)
-            )
-            for n in range(2)
-        ]
-        assert [await process.wait() for process in processes] == [0, 0]
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _PROCESS, sandbox.url, shared, str(first + 20)
+        )
+        await turns_until(lambda: sandbox.counts.total() > 0)
+        async with client_of(sandbox, rate=RateLimit(20, per=0.5, shared=shared)) as client:
+            users = range(first, first + 20)
+            assert all([outcome.complete async for outcome in client.sweep(users)])
+        assert await other.wait() == 0
     assert sandbox.counts["enrolledTargets"] + sandbox.counts["trackedTargetEvents"] == 80
     assert sandbox.peak_window <= 20
     assert not [entry for entry in sandbox.requests if entry.status == 429]

@@ -17,6 +17,7 @@ from capillary_targets import AdaptiveConcurrency, RateLimit, RateLimited, Servi
 from capillary_targets.hooks import Hooks
 from capillary_targets.limiter import Outcome, RequestLimiter
 
+from .conftest import is_nightly
 from .simulated import (
     LIMITS,
     OK,
@@ -46,6 +47,8 @@ def at_random(share: float, answer: Answer, seed: int = 3) -> Callable[[float], 
 
 
 OK_ALWAYS = at_random(0, OK)
+CLEAN: dict[Concurrency, float] = {}
+"""Seconds that 1,200 calls take where none is refused."""
 
 
 def during(start: float, end: float, answer: Answer) -> Callable[[float], Answer]:
@@ -85,8 +88,9 @@ def test_a_few_faults_among_many_good_answers_cost_little(
         assert client.outcomes["failed"] == 0
         return clock()
 
-    clean = simulate(wall(at_random(0, OK)))
-    assert simulate(wall(at_random(share, (outcome, None)))) <= cost * clean
+    if concurrency not in CLEAN:
+        CLEAN[concurrency] = simulate(wall(OK_ALWAYS))
+    assert simulate(wall(at_random(share, (outcome, None)))) <= cost * CLEAN[concurrency]
 
 
 def test_one_refusal_of_a_quiet_backend_pauses_and_no_more() -> None:
@@ -139,7 +143,7 @@ def test_a_window_that_somebody_else_used_up_teaches_nothing() -> None:
     [
         pytest.param(kind, hint, marks=[pytest.mark.nightly] if kind.endswith("60 s") else [])
         for kind, (_, hints) in LIMITS.items()
-        for hint in hints
+        for hint in (hints[:1] if kind.endswith("60 s") and not is_nightly() else hints)
     ],
 )
 def test_a_true_limit_is_kept_and_a_doubled_one_found(kind: str, hint: str) -> None:
@@ -148,7 +152,7 @@ def test_a_true_limit_is_kept_and_a_doubled_one_found(kind: str, hint: str) -> N
         slow, single = kind.endswith("60 s"), kind == "bucket of one token"
         client = Client(limiter(), OK_ALWAYS)
         start = 240 if slow else 60 if single else 15
-        seconds = 120 if slow else 60
+        seconds = 120 if slow else 40
         used, refused = await use(client, make(20, hint), 20, after=start, seconds=seconds)
         assert used >= (0.78 if hint == "whole" else 0.8)  # a pause of a second for each look
         assert refused <= 0.05
@@ -156,20 +160,6 @@ def test_a_true_limit_is_kept_and_a_doubled_one_found(kind: str, hint: str) -> N
         used, refused = await use(client, make(40, hint), 40, after=late, seconds=seconds)
         assert used >= (0.65 if single else 0.78)
         assert refused <= (0.09 if "window" in kind else 0.07)
-
-    simulate(main())
-
-
-@pytest.mark.parametrize("hint", ["whole", "exact"])
-@pytest.mark.parametrize("kind", ["token bucket of a second", "fixed window, 1 s"])
-def test_a_limit_that_halves_is_found_too(kind: str, hint: str) -> None:
-    async def main() -> None:
-        make, _ = LIMITS[kind]
-        client = Client(limiter(), OK_ALWAYS)
-        await use(client, make(40, hint), 40, after=15, seconds=15)
-        used, refused = await use(client, make(20, hint), 20, after=20, seconds=40)
-        assert used >= 0.75
-        assert refused <= 0.15
 
     simulate(main())
 
@@ -258,14 +248,14 @@ def test_two_clients_share_a_limit(kind: str) -> None:
     async def main(*seeds: int) -> list[float]:
         server = LIMITS[kind][0](40, "whole")
         clients = [Client(limiter(), server, seed=seed) for seed in seeds]
-        await asyncio.gather(*(client.sweep(100) for client in clients))
-        rates = [client.rate(20, 100) for client in clients]
+        await asyncio.gather(*(client.sweep(80) for client in clients))
+        rates = [client.rate(20, 80) for client in clients]
         assert sum(rates) >= 0.7 * 40
         assert min(rates) >= 0.25 * max(rates)
         assert max(client.share("throttled") for client in clients) <= 0.12
         return sorted(rates)
 
-    less, more = zip(*(simulate(main(seed, seed + 1)) for seed in (1, 3, 5)), strict=True)
+    less, more = zip(*(simulate(main(seed, seed + 1)) for seed in (1, 3)), strict=True)
     assert sum(less) >= 0.5 * sum(more)
 
 
@@ -293,7 +283,7 @@ def test_a_sweep_waits_an_outage_out_and_few_probe_it(
     async def main() -> None:
         end = 1 + seconds
         client = Client(limiter(concurrency), during(1, end, ("overload", hint)))
-        await client.sweep(calls=2000)
+        await client.sweep(calls=1200)
         assert client.outcomes["failed"] == 0
         sent = sum(1 <= at < end for at in client.sent_at)
         assert sent <= 64 + 10 + (0 if hint is None else 3 * seconds / hint)  # those in flight
@@ -373,15 +363,15 @@ def test_calls_of_people_go_before_a_sweep(
         async def visit() -> None:
             await asyncio.sleep(first)
             async with asyncio.TaskGroup() as group:
-                while clock() < 100:
+                while clock() < 60:
                     group.create_task(people.call())
                     await asyncio.sleep(every)
 
-        await asyncio.gather(visit(), sweep.sweep(100))
+        await asyncio.gather(visit(), sweep.sweep(60))
         assert people.outcomes["ok"] == len(people.waited)
         assert sorted(people.waited)[int(0.99 * len(people.waited))] <= 1.0
-        rest = 50 - people.rate(60, 100)
-        assert sweep.rate(60, 100) >= 0.95 * rest
+        rest = 50 - people.rate(30, 60)
+        assert sweep.rate(30, 60) >= 0.95 * rest
 
     simulate(main())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import tomllib
 from importlib import import_module
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import capillary_targets
+import capillary_targets_cli
 from capillary_targets.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -34,17 +34,18 @@ def test_what_only_developers_need_is_in_groups_not_in_extras() -> None:
 
 
 @pytest.mark.parametrize("missing", ["cyclopts", "rich"])
-def test_the_command_names_the_extra_that_is_missing(missing: str) -> None:
-    code = f"import sys; sys.modules['{missing}'] = None; import capillary_targets_cli as it; "
-    ran = subprocess.run(
-        [sys.executable, "-c", f"{code} sys.exit(it.main())"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr == (
-        f"error: the command line needs {missing}: pip install 'capillary-targets[cli]'\n"
+def test_the_command_names_the_extra_that_is_missing(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [
+        name for name in sys.modules if name.startswith(("capillary_targets.cli", "rich"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert capillary_targets_cli.main() == 2
+    assert capsys.readouterr() == (
+        "",
+        f"error: the command line needs {missing}: pip install 'capillary-targets[cli]'\n",
     )
 
 

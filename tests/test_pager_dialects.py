@@ -13,7 +13,7 @@ from capillary_targets.sandbox import Sandbox, World
 
 from .conftest import client_of
 
-ROWS = 137
+ROWS = 67
 SIZE = 10
 
 

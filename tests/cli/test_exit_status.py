@@ -43,20 +43,17 @@ def test_a_sweep_says_whether_it_is_worth_repeating(tmp_path: Path, swept: Calla
         assert said.startswith(f"error: {out} was made with raw ")
 
 
-@pytest.mark.parametrize(("limit", "asked"), [("3", 40), ("0", 40), ("5%", 160)])
-def test_too_many_failures_end_a_sweep_early(
-    tmp_path: Path, swept: Callable[..., Ran], limit: str, asked: int
-):
+def test_too_many_failures_end_a_sweep_early(tmp_path: Path, swept: Callable[..., Ran]):
     with in_thread(Sandbox(users=40, targets=1, events=2)) as sandbox:
         users = users_file(tmp_path, [*sandbox.world.user_ids(), *range(1, 2001)])
         status, shown, said = swept(
-            sandbox, users, "--out", tmp_path / "out", "--max-failures", limit
+            sandbox, users, "--out", tmp_path / "out", "--max-failures", "5%"
         )
         assert (status, shown) == (1, "")
         assert said.startswith("error: ")
         assert "max_failures" in said or "--max-failures" in said
         assert said.count("\n") == 1
-        assert len(sandbox.requests) < asked + 300
+        assert len(sandbox.requests) < 460
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert not summary["finished"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
-from tests.conftest import client_of, turns_until
+from tests.conftest import client_of, is_nightly, turns_until
 from tests.docs.blocks import blocks_of
 from tests.needs import program, required
 
@@ -36,6 +36,8 @@ app.conf.broker_transport_options = {"data_folder_in": "queue", "data_folder_out
 async def test_the_celery_worker_of_the_how_to(
     pool: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if pool == "threads" and not is_nightly():
+        pytest.skip("only with --hypothesis-profile=nightly")
     code = CODE.replace("redis://localhost", "filesystem://", 1)  # a broker without a server
     code = code.replace("redis://localhost", f"file://{tmp_path}/results") + SETTINGS
     if pool == "threads":  # as the how-to says

@@ -90,25 +90,7 @@ def truth(sandbox: Sandbox) -> Counter[tuple[Any, ...]]:
     )
 
 
-async def test_each_night_loads_what_is_new(sandbox: Sandbox, nights: Nights) -> None:
-    first = await nights.night()
-    everything = truth(sandbox)
-    assert first == f"20 users, {everything.total()} new events, 0 failed"
-    assert nights.events() == everything
-    total = nights.ask("SELECT sum(target_value) FROM capillary_dataset.events")
-    assert total == [(sum(row[3] * count for row, count in everything.items() if row[3]),)]
-    targets = "SELECT count(*), count(DISTINCT (user_id, id)) FROM capillary_dataset.targets"
-    assert nights.ask(targets) == [(60, 60)]
-
-    user = sandbox.world.user_ids()[3]
-    rule = sandbox.world.targets(user)[0].id
-    sandbox.world.add_event(user, rule, value="0.000001")
-    assert await nights.night() == "20 users, 1 new events, 0 failed"
-    assert nights.events() == truth(sandbox)
-    assert nights.ask(targets) == [(60, 60)]
-
-
-async def test_killed_nights_lose_nothing_and_repeat_nothing(
+async def test_killed_nights_lose_nothing_and_each_loads_what_is_new(
     sandbox: Sandbox, nights: Nights
 ) -> None:
     last = sandbox.world.user_ids()[-1]
@@ -123,6 +105,17 @@ async def test_killed_nights_lose_nothing_and_repeat_nothing(
     assert await dying.wait() == 9
     assert not (nights.directory / "members.duckdb").exists()
 
-    await nights.night()
-    await nights.night()
+    assert await nights.night() == "20 users, 0 new events, 0 failed"
+    everything = truth(sandbox)
+    assert nights.events() == everything
+    total = nights.ask("SELECT sum(target_value) FROM capillary_dataset.events")
+    assert total == [(sum(row[3] * count for row, count in everything.items() if row[3]),)]
+    targets = "SELECT count(*), count(DISTINCT (user_id, id)) FROM capillary_dataset.targets"
+    assert nights.ask(targets) == [(60, 60)]
+
+    user = sandbox.world.user_ids()[3]
+    rule = sandbox.world.targets(user)[0].id
+    sandbox.world.add_event(user, rule, value="0.000001")
+    assert await nights.night() == "20 users, 1 new events, 0 failed"
     assert nights.events() == truth(sandbox)
+    assert nights.ask(targets) == [(60, 60)]

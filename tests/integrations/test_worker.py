@@ -160,23 +160,6 @@ async def test_each_new_event_comes_out_once(
     assert json.loads(mark.value or b"")["row"] == 231
 
 
-async def test_a_kill_loses_nothing_and_repeats_nothing(
-    js: JetStreamContext, sandbox: Sandbox, worker: Worker
-) -> None:
-    await all_members(js, sandbox)
-    wanted = truth(sandbox)
-    for kill in range(1, 3):
-        async with worker() as process:
-            # As it comes: in the middle of a page, between two targets, at a mark.
-            await until(lambda: at_least(js, kill * wanted.total() // 3))  # noqa: B023
-            process.kill()
-            assert await process.wait() == -9
-    async with worker():
-        await all_done(js)
-    assert await events(js) == wanted
-    assert sandbox.counts["trackedTargetEvents"] > 3 * 2 * USERS  # some were walked over again
-
-
 async def at_least(js: JetStreamContext, count: int) -> bool:
     return await stored(js, "EVENTS") >= count
 
@@ -211,18 +194,6 @@ async def test_retryable_errors_come_again_after_the_servers_word(
         verdict = await verdicts.next_msg(timeout=60)
     word, delay = verdict.data.split(b" ", 1)
     assert (word, json.loads(delay)) == (b"-NAK", {"delay": 3600 * 10**9})
-
-
-async def test_redelivery_heals(js: JetStreamContext, sandbox: Sandbox, worker: Worker) -> None:
-    user = sandbox.world.user_ids()[0]
-    await js.add_stream(name="MEMBERS", subjects=["members.*"])
-    sandbox.faults.add(Fault.gateway_page(), times=4)  # two deliveries of two attempts
-    await send(js, about(user))
-    async with worker():
-        await until(lambda: at_least(js, 2 * 230))
-        await all_done(js)
-    assert await stored(js, "EVENTS") == 2 * 230
-    assert await stored(js, "MEMBERS") == 1  # no dead letter
 
 
 async def test_what_can_never_succeed_goes_to_the_dead_letters(

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import aiohttp
@@ -73,7 +75,8 @@ class Page:
 
     async def attach(self) -> None:
         """Open the tab."""
-        target = await self.call("Target.createTarget", url="about:blank")
+        own = await self.call("Target.createBrowserContext", disposeOnDetach=True)
+        target = await self.call("Target.createTarget", url="about:blank", **own)
         attached = await self.call(
             "Target.attachToTarget", targetId=target["targetId"], flatten=True
         )
@@ -105,36 +108,36 @@ class Page:
         return said["result"]["value"]
 
 
-@asynccontextmanager
-async def browser() -> AsyncIterator[Page]:
-    """A tab of a fresh browser."""
+@contextmanager
+def browser() -> Iterator[str]:
+    """The DevTools address of a fresh Chromium."""
     path = executable()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = await asyncio.create_subprocess_exec(
-            *(path, *FLAGS, f"--user-data-dir={profile}"),
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        subprocess.Popen(
+            [path, *FLAGS, f"--user-data-dir={profile}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         assert process.stderr is not None
-        silent = None
-        try:
-            while b"DevTools listening on " not in (line := await process.stderr.readline()):
-                assert line, "the browser ended"
-            silent = asyncio.create_task(process.stderr.read())
-            address = line.decode().split("DevTools listening on ")[1].strip()
-            async with (
-                aiohttp.ClientSession() as http,
-                http.ws_connect(address, max_msg_size=0) as socket,
-            ):
-                page = Page(socket)
-                listening = asyncio.create_task(page.listen())
-                await page.attach()
-                yield page
-                await socket.close()
-                await listening
-        finally:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            if silent is not None:
-                await silent
+        told = next(line for line in process.stderr if "DevTools listening on " in line)
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        yield told.split("DevTools listening on ")[1].strip()
+        process.kill()
+
+
+@asynccontextmanager
+async def tab(chromium: str) -> AsyncIterator[Page]:
+    """A tab that shares nothing with others."""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.ws_connect(chromium, max_msg_size=0) as socket,
+    ):
+        page = Page(socket)
+        listening = asyncio.create_task(page.listen())
+        await page.attach()
+        yield page
+        await socket.close()
+        await listening

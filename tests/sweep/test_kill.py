@@ -19,7 +19,7 @@ from tests.conftest import is_nightly, users_file, variables_of
 from .conftest import parts, true_events, written
 
 NIGHTLY = is_nightly()
-KILLS, USERS = (20, 300) if NIGHTLY else (4, 120)
+KILLS, USERS = (20, 300) if NIGHTLY else (2, 60)
 EARLY, LATE = ((1, 60), (150, 200)) if NIGHTLY else ((1, 20), (60, 80))
 
 STARTER = """

@@ -22,7 +22,7 @@ from capillary_targets.sweep.charts import short, ticks
 from capillary_targets.sweep.report import _page, _verdict, write_report
 from capillary_targets.sweep.stats import EventStats
 
-from .browser import browser
+from .browser import tab
 from .conftest import Swept, connected, names, read_jsonl
 from .report_data import DATA
 from .report_data import run as make_run
@@ -232,8 +232,8 @@ async def test_a_sweep_of_nobody_has_one_too(swept: Swept, tmp_path: Path):
     assert "No event was written." in text_of(tmp_path / "report.html")
 
 
-async def test_a_browser_draws_it_offline(report: Path):
-    async with browser() as page:
+async def test_a_browser_draws_it_offline(chromium: str, report: Path):
+    async with tab(chromium) as page:
         await page.open(report.as_uri(), width=1280)
         cards = {card["id"]: card["shapes"] for card in await page.ask(DRAWN)}
         assert [card for card in cards if card != "runs"] == CARDS
@@ -244,9 +244,11 @@ async def test_a_browser_draws_it_offline(report: Path):
 
 
 @pytest.mark.parametrize("name", DATA)
-async def test_nothing_overlaps_or_is_clipped_at_any_width(tmp_path: Path, name: str):
+async def test_nothing_overlaps_or_is_clipped_at_any_width(
+    chromium: str, tmp_path: Path, name: str
+):
     path = write_report(tmp_path, DATA[name]())
-    async with browser() as page:
+    async with tab(chromium) as page:
         for width in (360, 768, 1280):
             for dark in (False, True):
                 await page.open(path.as_uri(), width=width, dark=dark)
@@ -254,7 +256,7 @@ async def test_nothing_overlaps_or_is_clipped_at_any_width(tmp_path: Path, name:
         assert page.complaints == []
 
 
-async def test_the_check_of_the_layout_sees_faults(tmp_path: Path):
+async def test_the_check_of_the_layout_sees_faults(chromium: str, tmp_path: Path):
     """Each kind of fault, made by hand, is found: so that finding none means something."""
     path = write_report(tmp_path, DATA["half"]())
     text = path.read_text()
@@ -266,16 +268,16 @@ async def test_the_check_of_the_layout_sees_faults(tmp_path: Path):
         "#totals { width: 90px }": "beyond its card",
         "main { width: 2000px }": "scrolls sideways",
     }
-    async with browser() as page:
+    async with tab(chromium) as page:
         for rule, fault in faults.items():
             path.write_text(text.replace("</style>", f"{rule}</style>"))
             await page.open(path.as_uri(), width=360)
             assert any(found.startswith(fault) for found in await page.ask(f"{FAULTS}(360)")), rule
 
 
-async def test_light_and_dark_are_readable(tmp_path: Path):
+async def test_light_and_dark_are_readable(chromium: str, tmp_path: Path):
     path = write_report(tmp_path, DATA["night"]())
-    async with browser() as page:
+    async with tab(chromium) as page:
         for dark in (True, False):
             await page.open(path.as_uri(), width=360, dark=dark)
             for selector in ("#events svg text", ".verdict", ".legend", ".bars b", "summary", "h1"):

@@ -59,7 +59,7 @@ def events_of(
         target_rule_id=st.sampled_from([1, 2, 0]),
         target_value=amounts,
     )
-    return st.lists(event, max_size=120)
+    return st.lists(event, max_size=60)
 
 
 PLAIN = events_of(NAIVE, AMOUNTS)
