@@ -95,8 +95,8 @@ def test_the_pace_of_an_unknown_server_is_found(
     capacity: int, service: float, queue_limit: int
 ) -> None:
     server = Server(lambda _: capacity, lambda _: service, queue_limit)
-    server.run(adaptive(), 30)
-    assert server.share_of_best(5, 30) >= 0.9
+    server.run(adaptive(), 60)
+    assert server.share_of_best(5, 60) >= 0.9
     assert server.refused / server.sent <= 0.01
 
 
