@@ -92,19 +92,9 @@ def event(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        (event(eventLogId="1"), "changed type: data[].eventLogId (string)"),
-        (event(targetValue="1.0"), "changed type: data[].targetValue (string)"),
         (event(targetRuleId=None), "changed type: data[].targetRuleId (null)"),
-        (event(eventDate=1723193084000), "changed type: data[].eventDate (integer)"),
-        (
-            event(eventDate="2025-01-01T00:00:00Z"),
-            "changed form: data[].eventDate (no longer a server time)",
-        ),
-        (event(eventName="POINTS_EXPIRED"), "new value: data[].eventName (POINTS_EXPIRED)"),
         (event(eventName="asha@example.com"), "new value: data[].eventName (another spelling)"),
-        (event(storeId=3), "new key: data[].storeId (integer)"),
         (event(**{"919812345678 x": 1}), "new key: data[].a key that is no name (integer)"),
-        (event(targetGroupId="gone"), "missing key: data[].targetGroupId"),
         ({"data": {}, "errors": []}, "changed type: data (object)"),
         ({"errors": []}, "missing key: data"),
         ({"errors": [{"code": 310999, "message": "?"}]}, "new value: errors[].code (310999)"),

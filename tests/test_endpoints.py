@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
 
 import pytest
@@ -137,12 +137,3 @@ def test_integers_of_other_kinds_are_ids() -> None:
     assert type(checked_id("user_id", HTTPStatus.OK)) is int
     with pytest.raises(UsageError, match="64 bits"):
         checked_id("user_id", Array())
-
-
-@given(st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 1)))  # noqa: DTZ001
-async def test_tracking_date_is_exact_epoch_milliseconds(moment: datetime) -> None:
-    from capillary_targets.endpoints import _EPOCH
-
-    milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1)
-    again = _EPOCH + timedelta(milliseconds=milliseconds)
-    assert timedelta(0) <= moment - again < timedelta(milliseconds=1)

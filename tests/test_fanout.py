@@ -121,15 +121,6 @@ async def test_a_user_under_way_is_not_fetched_twice(sandbox: Sandbox) -> None:
     assert sandbox.counts["enrolledTargets"] == len(outcomes)
 
 
-async def test_the_order_can_be_kept(sandbox: Sandbox) -> None:
-    users = list(reversed(sandbox.world.user_ids()))
-    sandbox.faults.add(Fault.http(503), times=5)
-    async with client_of(sandbox) as client:
-        with no_waiting():
-            outcomes = [o.user_id async for o in client.sweep(users, ordered=True)]
-    assert outcomes == users
-
-
 @pytest.mark.parametrize("bad", [None, 2**70, "5", [5], 1.5], ids=str)
 async def test_an_id_that_is_none_fails_alone(sandbox: Sandbox, bad: Any) -> None:
     good, other = sandbox.world.user_ids()[:2]
@@ -265,15 +256,6 @@ async def test_waiting_for_the_budget_counts_towards_nobodys_deadline() -> None:
     assert sweep.stats.waited_for_budget > 2
 
 
-async def test_a_refusal_pauses_the_sweep_and_fails_nobody() -> None:
-    sandbox = Sandbox(users=20)
-    async with sandbox, client_of(sandbox) as client:
-        sandbox.faults.add(Fault.too_many_requests(600), times=8)
-        with no_waiting():
-            outcomes = [outcome async for outcome in client.sweep(sandbox.world.user_ids())]
-    assert all(outcome.complete for outcome in outcomes)
-
-
 @pytest.mark.parametrize("hint", ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "soon", None])
 async def test_a_refusal_without_a_pause_is_retried_after_a_backoff(hint: str | None) -> None:
     details: list[object] = []
@@ -335,11 +317,6 @@ async def test_a_target_that_comes_twice_is_walked_once(sandbox: Sandbox) -> Non
     assert len(outcome.events) == sum(
         sandbox.world.count(user, rule.id) for rule in sandbox.world.targets(user)
     )
-
-
-async def test_a_text_is_no_list_of_users(client: TargetsClient) -> None:
-    with pytest.raises(UsageError, match="UsersFile"):
-        client.sweep("users.txt")
 
 
 async def test_a_period_by_name(sandbox: Sandbox) -> None:

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from capillary_targets import Checkpoint, Dialect, PaginationError, TargetsClient, UsageError
-from capillary_targets.sandbox import Sandbox, World
+from capillary_targets.sandbox import Sandbox
 
 from .conftest import client_of
 
@@ -58,29 +58,6 @@ async def test_every_dialect_brings_every_event(
         assert report.dialect.total == expected
 
 
-@pytest.mark.parametrize("limit_mode", ["capped", "capped-silent"])
-@offsets
-@totals
-async def test_capped_pages_bring_every_event(
-    limit_mode: Any, offset_mode: Any, total_mode: Any
-) -> None:
-    flags = {"limit_mode": limit_mode, "offset_mode": offset_mode, "total_mode": total_mode}
-    sandbox = one_user(max_limit=11, **flags)
-    async with sandbox, client_of(sandbox) as client:
-        pager = client.events(*place(sandbox), page_size=30)
-        assert await ids_of(pager) == current(sandbox)
-        if limit_mode == "capped" and total_mode != "none":
-            assert (pager.report.dialect.limit, pager.report.dialect.cap) == ("capped", 11)
-
-
-ACCIDENTS = [
-    {"empty_page": 3},
-    {"short_page": 3},
-    {"repeat_rows": "extra"},
-    {"repeat_rows": "instead"},
-    {"total_mode": "wrong"},
-    {"past_end": "endless"},
-]
 MOVES = [
     {"append_per_request": 1},
     {"append_per_request": 9},
@@ -90,18 +67,6 @@ MOVES = [
     {"delete_any_per_request": 2},
     {"append_per_request": 2, "insert_per_request": 1, "delete_any_per_request": 1},
 ]
-
-
-@pytest.mark.parametrize("flags", ACCIDENTS, ids=str)
-@pytest.mark.parametrize("prefetch", [0, 4])
-async def test_accidents_are_survived_or_found_out(flags: dict[str, Any], prefetch: int) -> None:
-    sandbox = one_user(**flags)
-    async with sandbox, client_of(sandbox) as client:
-        pager = client.events(*place(sandbox), page_size=SIZE, prefetch=prefetch, strict=False)
-        got = await ids_of(pager)
-        assert len(got) == len(set(got))
-        assert set(current(sandbox)) <= set(got)
-        assert pager.report.complete or "endless" in flags.values()
 
 
 @pytest.mark.parametrize("moves", MOVES, ids=str)
@@ -192,31 +157,6 @@ async def test_a_page_is_behind_the_place_once_it_is_given_out(sandbox: Sandbox)
         assert [pager.checkpoint.row async for _ in pager.pages()] == [10, 18, 25]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda world, at: world.delete_events(*at, slice(0, 8)),
-        lambda world, at: world.delete_events(*at, slice(5, 15)),
-        lambda world, at: [world.insert_late(*at, at=3) for _ in range(12)],
-        lambda world, at: [world.add_event(*at) for _ in range(12)],
-    ],
-    ids=["head gone", "place gone", "late rows", "arrivals"],
-)
-@pytest.mark.parametrize("count", [0, 1, 9, 13, 25])
-async def test_a_place_is_found_though_rows_moved(
-    sandbox: Sandbox, change: Any, count: int
-) -> None:
-    async with client_of(sandbox) as client:
-        pager = client.events(*place(sandbox), page_size=4, max_items=count)
-        got = await ids_of(pager)
-        before = set(current(sandbox))
-        change(sandbox.world, place(sandbox))
-        rest = await ids_of(client.events(*place(sandbox), page_size=4, start=pager.checkpoint))
-    assert len(got) == count
-    assert len(got + rest) == len(set(got + rest))
-    assert before & set(current(sandbox)) <= set(got + rest)
-
-
 async def test_max_items_counts_from_the_place(sandbox: Sandbox) -> None:
     async with client_of(sandbox) as client:
         got: list[int] = []
@@ -229,33 +169,6 @@ async def test_max_items_counts_from_the_place(sandbox: Sandbox) -> None:
             if pager.report.complete:
                 break
         assert got == current(sandbox)
-
-
-async def test_errors_know_the_place() -> None:
-    """Two rows come again on every page that is asked for: an ignored offset, from page 3 on."""
-
-    def move(_: World, number: int) -> None:
-        box.settings.offset_mode = "ignored" if number > 3 else "row"
-
-    box = one_user(between_requests=move, total_mode="absent")
-    async with box, client_of(box) as client:
-        pager = client.events(*place(box), page_size=SIZE, prefetch=0)
-        loop = aiter(pager)
-        got: list[int] = []
-
-        async def body() -> None:
-            async for event in loop:
-                got.append(event.event_log_id)  # noqa: PERF401 - what came before the error counts
-
-        with pytest.raises(PaginationError) as caught:
-            await body()
-        error = caught.value
-        assert error.checkpoint == pager.checkpoint
-        assert error.report.events == len(got) > 0
-        box.settings.between_requests = None
-        box.settings.offset_mode = "row"
-        rest = client.events(*place(box), page_size=SIZE, start=error.checkpoint)
-        assert got + await ids_of(rest) == current(box)
 
 
 async def test_learned_dialects_travel_with_the_place() -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import ssl
-import sys
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator
@@ -14,7 +10,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from capillary_targets import (
     ConnectionFailed,
@@ -153,41 +148,3 @@ async def test_no_credentials_but_ours_are_sent(
     else:
         assert sent == [[OURS]] * 2
     assert len(seen) == (0 if kind == "own" else len(sent))  # their middlewares still run
-
-
-DATA = Path(__file__).parent / "data"
-
-
-async def test_a_companys_certificate_authority_is_trusted_by_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """OpenSSL reads SSL_CERT_FILE, as every tool built on it does."""
-
-    async def serve(request: web.Request) -> web.Response:
-        return web.json_response({"data": [], "errors": None})
-
-    app = web.Application()
-    app.router.add_get("/{path:.*}", serve)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(DATA / "self_signed.crt", DATA / "self_signed.key")
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    code = (
-        "import asyncio, capillary_targets as c\n"
-        "async def main():\n"
-        f"    async with c.TargetsClient('https://127.0.0.1:{runner.addresses[0][1]}',"
-        " c.BasicAuth('a', 'bb')) as client:\n"
-        "        print(list(await client.active_targets(1)))\n"
-        "asyncio.run(main())\n"
-    )
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", code),
-            env=os.environ | {"SSL_CERT_FILE": str(DATA / "self_signed.crt")},
-            stdout=asyncio.subprocess.PIPE,
-        )
-        out, _ = await process.communicate()
-        assert (process.returncode, out) == (0, b"[]\n")
-    finally:
-        await runner.cleanup()

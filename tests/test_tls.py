@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -62,3 +65,25 @@ async def test_a_session_that_trusts_it_gets_through(
     ):
         assert await client.active_targets(1) == []
     assert len(reached) == 1
+
+
+TRUSTING = """
+import asyncio, sys, capillary_targets as c
+async def main():
+    async with c.TargetsClient(sys.argv[1], c.BasicAuth("till", "secret")) as client:
+        print(list(await client.active_targets(1)))
+asyncio.run(main())
+"""
+
+
+async def test_a_companys_certificate_authority_is_trusted_by_the_environment(
+    server: tuple[str, list[web.Request]],
+) -> None:
+    """OpenSSL reads SSL_CERT_FILE, as every tool built on it does."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", TRUSTING, server[0]),
+        env=os.environ | {"SSL_CERT_FILE": str(CERTIFICATE)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert (process.returncode, out) == (0, b"[]\n")

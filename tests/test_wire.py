@@ -15,8 +15,6 @@ from capillary_targets import errors
 from capillary_targets.structuring import structurer
 from capillary_targets.wire import Answer, NullData, read_events, read_targets
 
-from .conftest import sample
-
 PLAIN = structurer()
 
 
@@ -165,13 +163,6 @@ def test_the_body_decides_whatever_the_status(
             _events(json.dumps(body), status)
         assert (vars(caught.value)["code"], caught.value.status) == (code, status)
         assert caught.value.retryable is False
-
-
-def test_the_error_samples_raise_their_class() -> None:
-    with pytest.raises(errors.InvalidUser, match="Invalid userId"):
-        read_targets(Answer(400, sample("error_310011_invalid_user")), PLAIN)
-    with pytest.raises(errors.InvalidEnrollmentType):
-        read_targets(Answer(200, sample("error_310130_invalid_enrollment_type")), PLAIN)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def test_every_example_runs(
 
 
 def test_the_first_example_of_all(helped: Cli):
+    assert helped("--version").out.startswith("capillary-targets 0.")
     text = helped("-h").out
+    assert helped().out == text
     (tokens,) = examples(text)
     assert helped(*tokens).status == 0
     for name in (*VARIABLES, "PASSWORD_FILE", "TIMEZONE"):

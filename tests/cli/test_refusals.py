@@ -4,11 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from capillary_targets import TargetsClient
-from capillary_targets.errors import AuthError
-from capillary_targets.sandbox import Sandbox
-from capillary_targets.settings import from_env
-
 from .conftest import Cli, Ran
 
 ENVIRONMENT = {
@@ -36,24 +31,6 @@ def test_a_missing_setting_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, m
         ran = cli(*tokens)
         assert ran.status == 2
         refused(ran, f"{missing} is not set: set it to", "--sandbox")
-
-
-def test_two_passwords_contradict(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CAPILLARY_PASSWORD_MD5", "0" * 32)
-    ran = cli("targets", 1)
-    assert ran.status == 2
-    refused(ran, "CAPILLARY_PASSWORD and CAPILLARY_PASSWORD_MD5", "unset one")
-
-
-def test_a_bad_setting_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CAPILLARY_BASE_URL", "europe")
-    ran = cli("targets", 1)
-    assert ran.status == 2
-    refused(ran, "base URL", "'europe'", "eu")
 
 
 @pytest.mark.parametrize(
@@ -97,13 +74,6 @@ def test_the_services_refusal_is_one_line(cli: Cli, tokens: list[object], words:
     ran = cli(*tokens, "--sandbox")
     assert ran.status == 3
     refused(ran, *words)
-
-
-async def test_a_wrong_password_is_one_line_without_it():
-    async with Sandbox() as url, TargetsClient(url, from_env(ENVIRONMENT)["auth"]) as client:
-        with pytest.raises(AuthError) as caught:
-            await client.active_targets(1_000_001)
-    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

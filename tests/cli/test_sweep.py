@@ -57,20 +57,6 @@ def test_the_whole_sandbox_lands_in_files(cli: Cli, tmp_path: Path):
     assert shown["failures"] == "0"
 
 
-def test_help_and_version(cli: Cli):
-    assert cli("--version").out.startswith("capillary-targets 0.")
-    for tokens, words in {
-        (): ["targets", "events", "sweep", "sandbox", "CAPILLARY_BASE_URL"],
-        ("sweep", "--help"): ["USERS_FILE", "--out", "--concurrency", "--page-size", "--sandbox"],
-        ("events", "--help"): ["USER", "RULE", "--period", "--json"],
-    }.items():
-        ran = cli(*tokens)
-        assert ran.status == 0
-        assert ran.err == ""
-        for word in words:
-            assert word in ran.out
-
-
 @pytest.mark.usefixtures("small_sandboxes")
 def test_a_plan_says_what_a_sweep_would_cost_and_leaves_it(cli: Cli, tmp_path: Path):
     out = tmp_path / "night"

@@ -76,18 +76,6 @@ def test_incremental_and_retry_failed_exclude_each_other(cli: Cli, tmp_path: Pat
     assert "exclude each other" in ran.err
 
 
-def test_other_settings_are_refused(cli: Cli, tmp_path: Path):
-    pytest.importorskip("pyarrow")
-    tokens = ("sweep", users(tmp_path / "u.txt"), "--out", tmp_path / "out", "--sandbox")
-    assert cli(*tokens).status == 0
-    ran = cli(*tokens, "--format", "parquet")
-    assert ran.status == 2
-    assert ran.err == (
-        f"error: {tmp_path / 'out'} was made with format jsonl, not parquet; keep to that, or "
-        "name another directory\n"
-    )
-
-
 def test_a_csv_column_and_gzip(cli: Cli, tmp_path: Path):
     path = tmp_path / "members.csv.gz"
     path.write_bytes(gzip.compress(b"name,member\nann,564332013\nbob,x\n"))

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from capillary_targets import notifications as n
 from capillary_targets.notifications import BadNotification, Notification, parse
-from capillary_targets.notifications.models import CLASSES
 
 from .samples import ACHIEVED_ENRICHED, ACHIEVED_RAW, ALL, ENROLMENT, STREAK_START, UNIFIED
 
@@ -88,22 +87,6 @@ def test_streaks():
     assert found.streaks[0].name == "Visit daily"
     assert found.streaks[0].levels == 2
     assert found.streaks[0].extra["levelValues"] == ["3", "5"]
-
-
-@pytest.mark.parametrize("name", CLASSES)
-@pytest.mark.parametrize("enriched", [False, True])
-def test_each_documented_name_has_a_class(name, enriched):
-    inner = {"eventName": name, "data": {"customerIdentifiers": {"customerId": "5"}}}
-    body = {"eventId": "e", **inner}
-    if enriched:
-        body = {"eventId": "e", "eventType": f"100_{name}", "attributes": inner}
-    found = parse(json.dumps(body))
-    assert type(found).__name__.lower() == name.lower()
-    assert (found.name, found.user_id, found.event_id) == (name, 5, "e")
-
-
-def test_fourteen_names_are_documented():
-    assert len(CLASSES) == 14
 
 
 def test_name_is_taken_from_the_event_type_where_it_stands_nowhere_else():

@@ -16,7 +16,6 @@ from capillary_targets.notifications import (
     Settlement,
     StreakNotification,
     TargetAchievedValueUpdated,
-    TargetCustomerEnrolment,
 )
 from capillary_targets.notifications.models import CLASSES
 from capillary_targets.sandbox import Sandbox
@@ -170,27 +169,3 @@ async def test_all_fourteen_are_pushed_and_read(envelope, stray_blanks):
     assert [one.current_value for one in moved] == [5, 5, 1, 5] * 2
     assert [one.return_id for one in moved] == [None, None, 77, None] * 2
     assert all(one.event_log_id for one in moved)
-
-
-async def test_an_enrolment_announces_no_event():
-    found: dict[str, Settlement] = {}
-    kinds: list[type[Notification]] = []
-    sandbox = pushing()
-    handler = NotificationHandler(
-        secrets=[SECRET], hook=lambda one: kinds.append(type(one.notification))
-    )
-    async with sandbox, client_of(sandbox) as client, door(handler, sandbox):
-
-        @handler.on(TargetCustomerEnrolment)
-        async def enrolled(notification):
-            held = {target.id for target in await client.active_targets(notification.user_id)}
-            assert set(notification.rule_ids) <= held
-            found[notification.event_id] = notification
-
-        world = sandbox.world
-        user = world.user_ids()[0]
-        free = next(rule for rule in world.rules() if rule not in world.targets(user))
-        world.enrol(user, free.id)
-        await sandbox.notifications.drained()
-    assert kinds == [TargetCustomerEnrolment]
-    assert len(found) == 1

@@ -118,35 +118,6 @@ async def test_each_code_on_each_carrier(
     assert answer.json["data"] is None
 
 
-@pytest.mark.parametrize("limit", [1, 7, 25, 26, 1000])
-async def test_pages_add_up_to_the_true_rows(caller: Caller, limit: int) -> None:
-    sandbox = Sandbox(users=1, exact_events=True, iso=True)
-    async with sandbox as url:
-        (user,) = sandbox.world.user_ids()
-        rule = sandbox.world.targets(user)[0].id
-        rows, number = [], 0
-        while (page := (await caller.events(url, user, rule, limit=limit, offset=number)).json)[
-            "data"
-        ]:
-            assert page["pagination"] == {"limit": limit, "offset": number, "total": 25}
-            rows += page["data"]
-            number += 1
-    true = sandbox.world.events(user, rule)
-    assert [row["eventLogId"] for row in rows] == [row.event_log_id for row in true]
-    assert rows[0]["eventDateISO"] == true[0].event_date[:19].replace(" ", "T") + "Z"
-
-
-async def test_limits_default_to_ten_and_end_at_the_maximum(caller: Caller) -> None:
-    sandbox = Sandbox(users=1, exact_events=True, max_limit=20)
-    async with sandbox as url:
-        (user,) = sandbox.world.user_ids()
-        rule = sandbox.world.targets(user)[0].id
-        usual = await caller.events(url, user, rule)
-        most = await caller.events(url, user, rule, limit=21)
-    assert usual.json["pagination"] == {"limit": 10, "offset": 0, "total": 25}
-    assert most.json["pagination"]["limit"] == len(most.json["data"]) == 20
-
-
 async def test_targets_list_what_the_user_holds_and_filters_cut_them_down(caller: Caller) -> None:
     sandbox = Sandbox(users=8)
     async with sandbox as url:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -108,42 +107,6 @@ async def test_a_written_event_is_announced_in_the_vendors_words(receiver: Recei
     assert keys == {"transactionId": event.unique_id, "eventLogId": str(event.event_log_id)}
 
 
-async def test_the_enriched_envelope_wraps_the_raw_one_and_holds_personal_data(
-    receiver: Receiver,
-) -> None:
-    async with pushed(receiver, notify_envelope="enriched") as sandbox:
-        event = add(sandbox)
-    (body,) = receiver.bodies
-    assert body["eventType"] == "100_targetAchievedValueUpdated"
-    assert "eventId" not in body["attributes"]
-    assert body["attributes"]["loyaltyEventId"] == str(event.event_log_id)
-    assert "mobile" in body["attributes"]["data"]["customerIdentifiers"]
-
-
-@pytest.mark.parametrize(
-    ("setting", "loyalty", "identifier"),
-    [
-        ("both", True, True),
-        ("loyaltyEventId", True, False),
-        ("eventLogId", False, True),
-        ("none", False, False),
-    ],
-)
-async def test_where_the_log_id_stands(
-    receiver: Receiver, setting: str, *, loyalty: bool, identifier: bool
-) -> None:
-    async with pushed(receiver, notify_log_id=setting) as sandbox:
-        event = add(sandbox)
-        add(sandbox, event_log_id=None)
-    log_id = str(event.event_log_id)
-    assert receiver.log_ids == [log_id if loyalty else "", ""]
-    keys = [
-        [one["key"] for one in body["data"]["triggeringActivity"]["identifiers"]]
-        for body in receiver.bodies
-    ]
-    assert keys == [["transactionId"] + ["eventLogId"] * identifier, ["transactionId"]]
-
-
 @pytest.mark.parametrize("value", ["25.5", "-25.5"])
 async def test_a_return_is_unsigned_and_decreases_the_sum(receiver: Receiver, value: str) -> None:
     async with pushed(receiver) as sandbox:
@@ -162,30 +125,6 @@ async def test_a_behavioural_event_names_no_transaction(receiver: Receiver) -> N
         add(sandbox, behavioural=True)
     (body,) = receiver.bodies
     assert not {"transactionId", "returnId"} & set(body["data"])
-
-
-async def test_reaching_the_target_and_enrolling_have_names_of_their_own(
-    receiver: Receiver,
-) -> None:
-    async with pushed(receiver) as sandbox:
-        event = add(sandbox, value="10000000")
-        add(sandbox)
-        other = next(
-            rule for rule in sandbox.world.rules() if rule not in sandbox.world.targets(1_000_001)
-        )
-        sandbox.world.enrol(1_000_001, other.id)
-        sandbox.world.enrol(1_000_001, other.id)  # nothing new
-        add(sandbox, value=None, event_name="ENROL")  # adds nothing
-    assert [body["eventName"] for body in receiver.bodies] == [
-        "targetAchievedValueUpdated",
-        "targetValueAchieved",
-        "unifiedTargetsAchieved",
-        "targetAchievedValueUpdated",
-        "targetCustomerEnrolment",
-    ]
-    assert receiver.log_ids[:3] == [str(event.event_log_id)] * 3
-    assert receiver.bodies[4]["data"]["targetId"] == other.id
-    assert len({body["eventId"] for body in receiver.bodies}) == 5
 
 
 USER = 1_000_001
@@ -314,26 +253,6 @@ async def test_a_members_own_value_is_what_the_api_says(receiver: Receiver, call
     }
     assert values[rule.id] == 7
     assert len(set(values.values())) > 1
-
-
-async def test_stray_blanks_stand_in_keys_only(receiver: Receiver) -> None:
-    def keys(value: Any) -> Iterator[str]:
-        if isinstance(value, dict):
-            yield from value
-        for one in value.values() if isinstance(value, dict) else value:
-            if isinstance(one, dict | list):
-                yield from keys(one)
-
-    bodies = []
-    for share in (0.0, 0.3):
-        receiver.bodies.clear()
-        settings = {"notify_envelope": "enriched", "notify_stray_blanks": share}
-        async with pushed(receiver, **settings) as sandbox:
-            add(sandbox)
-        bodies += receiver.bodies
-    plain, blanked = ([*keys(body)] for body in bodies)
-    assert 0 < sum(" " in key for key in blanked) < len(blanked)
-    assert [key.replace(" ", "") for key in blanked] == plain
 
 
 async def test_the_same_seed_pushes_the_same_bytes(receiver: Receiver) -> None:
@@ -515,22 +434,6 @@ async def test_a_reset_forgets_what_waits(receiver: Receiver) -> None:
         rule = rule_of(sandbox, behavioural=False)
         sandbox.world.count_request(1_000_001, rule)
         assert sandbox.world.count(1_000_001, rule) == 25
-
-
-async def test_events_are_written_and_counted_from_another_process(receiver: Receiver) -> None:
-    async with (sandbox := pushing(receiver)) as url, aiohttp.ClientSession(url) as session:
-        rule = rule_of(sandbox, behavioural=False)
-        order = {"user": 1_000_001, "rule": rule, "value": "12.340", "unique_id": "5"}
-        async with session.post("/sandbox/events", json=order) as response:
-            text = await response.text()
-            assert response.status == 200
-        await sandbox.notifications.drained()
-        async with session.get("/sandbox/state") as response:
-            state = await response.json()
-    assert '"targetValue":12.340' in text
-    assert state["notifications"] == {"pending": 0, "delivered": 1}
-    assert receiver.log_ids == [str(json.loads(text)["eventLogId"])]
-    assert receiver.bodies[0]["data"]["transactionId"] == 5
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from decimal import Decimal
 from itertools import groupby, pairwise
@@ -77,16 +76,6 @@ def test_the_vocabulary_and_the_spellings_of_amounts() -> None:
             assert row.unique_id.isdigit()
     decimals = {len(str(row.target_value).partition(".")[2]) for row in rows}
     assert decimals == {0, 1, 2, 3}
-
-
-def test_rows_render_to_json_with_their_numbers_as_spelled() -> None:
-    world = World(SandboxSettings(users=40))
-    for pair in pairs(world):
-        for row in world.events(*pair):
-            parsed = json.loads(responses.encode(row), parse_float=str)
-            value = parsed["targetValue"]
-            assert str(value) == str(row.target_value)
-            assert parsed["eventDisplayName"] == row.event_display_name
 
 
 def test_periods_belong_to_the_group_and_partition_the_history() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import gzip
 import os
 import resource
 import shutil
@@ -23,7 +22,6 @@ from capillary_targets.sweep import (
     SweepOptions,
     SweepRefused,
     SweepStopped,
-    UsersFile,
     make_report,
     run,
 )
@@ -281,20 +279,6 @@ async def test_a_disk_that_fails_to_sync_a_directory_stops_it(
         monkeypatch.setattr(os, "fsync", failing)
         with pytest.raises(SweepStopped, match="Input/output error"):
             await swept(sandbox)
-
-
-async def test_a_list_that_is_cut_off_stops_it(tmp_path: Path):
-    sandbox = Sandbox(users=40, targets=1, events=2)
-    users = [*sandbox.world.user_ids()] * 500
-    packed = gzip.compress("".join(f"{user}\n" for user in users).encode(), 0)
-    path = tmp_path / "users.txt.gz"
-    path.write_bytes(packed[: len(packed) // 2])
-    async with sandbox, connected(sandbox) as client:
-        with pytest.raises(SweepStopped, match=r"users.txt.gz is cut off.* behind line \d+"):
-            await run(client, UsersFile(path), tmp_path / "out")
-    assert written(tmp_path / "out") == true_events(sandbox.world, sandbox.world.user_ids())
-    (summary,) = read_jsonl(tmp_path / "out" / "summary.json")
-    assert (summary["complete"], summary["finished"]) == (40, False)
 
 
 def limited(files: int, *tokens: str) -> subprocess.CompletedProcess[str]:

@@ -186,39 +186,6 @@ async def test_rejected_credentials_end_it_at_once(tmp_path: Path, swept: Swept)
     assert written(tmp_path) == true_events(sandbox.world)
 
 
-async def test_cancelling_finishes_the_part_in_hand(swept: Swept, tmp_path: Path):
-    sandbox = Sandbox(**SMALL)
-    seen: list[int] = []
-
-    async with sandbox:
-        sandbox.faults.add(Fault.stall(), times=None, path_contains="/1000009/")
-        async with connected(sandbox, concurrency=1) as client:
-            halfway = asyncio.Event()
-
-            def progress(summary: Summary) -> None:
-                seen.append(summary.complete)
-                if summary.complete == 8:
-                    halfway.set()
-
-            sweeping = asyncio.create_task(
-                run(client, sandbox.world.user_ids(), tmp_path, SANDBOX, progress=progress)
-            )
-            await halfway.wait()
-            sweeping.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await sweeping
-        done = {row["user_id"] for row in parts(tmp_path, "targets")}
-        assert done == set(range(1_000_001, 1_000_009))
-        (told,) = read_jsonl(tmp_path / "summary.json")
-        assert (told["complete"], told["finished"]) == (8, False)
-        sandbox.faults.clear()
-        before = sandbox.counts["enrolledTargets"]
-        summary = await swept(sandbox)
-        assert sandbox.counts["enrolledTargets"] - before == 8
-    assert (summary.complete, summary.skipped) == (16, 8)
-    assert written(tmp_path) == true_events(sandbox.world)
-
-
 async def test_a_long_list_of_users_who_are_done_can_be_interrupted(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(users=1)
     seen: list[int] = []
