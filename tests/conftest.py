@@ -1,7 +1,5 @@
 """Fixtures shared by all rooms' tests."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """What a test needs beyond the group `dev`: skipped without it, except where all must be there."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sysconfig

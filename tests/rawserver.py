@@ -1,7 +1,5 @@
 """A TCP server of raw bytes, for what no HTTP server library would send."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable

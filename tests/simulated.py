@@ -1,7 +1,5 @@
 """The limiter in simulated time: an event loop whose clock jumps to the next timer."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import random

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import asyncio
 from base64 import b64decode
 from typing import Any

@@ -1,7 +1,5 @@
 """capillary_targets.blocking: the client for code without an event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """One budget for many: in a file, in Redis, and by processes against a server that counts."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random

@@ -1,7 +1,5 @@
 """client.cached: one request for all who ask at once, stale answers in an outage."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime

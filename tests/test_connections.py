@@ -1,7 +1,5 @@
 """Kept-alive connections: closed while idle, spoken to while idle, and never past the deadline."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from typing import Any

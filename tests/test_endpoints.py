@@ -1,7 +1,5 @@
 """The shape of each request, without a socket."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
 

@@ -1,7 +1,5 @@
 """from_env: a client of the cluster and the account that the environment names."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """What goes wrong in a first hour is one line that names the place and says what to check."""
 
-from __future__ import annotations
-
 from typing import Unpack
 
 import pytest

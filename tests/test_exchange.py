@@ -1,7 +1,5 @@
 """Whatever comes over the socket, not even HTTP: the caller sees a CapillaryError or an answer."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 from contextlib import suppress

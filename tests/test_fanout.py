@@ -1,7 +1,5 @@
 """Sweeps over real sockets: isolation, fewest requests, closing, stats."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """Whatever the libraries below raise, and wherever, a caller sees a CapillaryError."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import sqlite3

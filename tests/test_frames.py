@@ -1,7 +1,5 @@
 """Lists and outcomes as Arrow tables; for other libraries see `tests/integrations`."""
 
-from __future__ import annotations
-
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """A guard against slow code that does not time: CPU instructions, which a busy machine repeats."""
 
-from __future__ import annotations
-
 import sys
 import sysconfig
 from importlib.metadata import version

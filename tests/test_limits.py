@@ -1,7 +1,5 @@
 """The controllers against simulated servers: virtual time, no clock, the same run every time."""
 
-from __future__ import annotations
-
 import heapq
 import random
 from bisect import bisect_left

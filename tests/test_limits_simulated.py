@@ -3,8 +3,6 @@
 `Client` makes the calls as the transport does; time is simulated, so every run is the same.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import random

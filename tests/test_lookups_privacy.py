@@ -1,7 +1,5 @@
 """Who was looked up stays between the caller and the server."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from urllib.parse import quote

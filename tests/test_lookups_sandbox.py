@@ -2,8 +2,6 @@
 numbers of all endpoints agree.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from capillary_targets import (

@@ -1,7 +1,5 @@
 """Every model as a dict, as JSON, and in a repr."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime

@@ -1,7 +1,5 @@
 """Traces and metrics, read back from OpenTelemetry's own SDK."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import re

@@ -1,7 +1,5 @@
 """What is installed: extras, groups, the version, and the README as a package index shows it."""
 
-from __future__ import annotations
-
 import re
 import sys
 import tomllib

@@ -1,7 +1,5 @@
 """Walks over real sockets, against the sandbox's documented dialect."""
 
-from __future__ import annotations
-
 import pytest
 
 from capillary_targets import InvalidUser, TargetRuleNotFound

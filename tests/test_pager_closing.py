@@ -1,7 +1,5 @@
 """However a loop ends, nothing is left in flight: no task, and no connection that is not free."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import weakref

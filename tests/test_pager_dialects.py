@@ -1,7 +1,5 @@
 """Walks over real sockets, in every dialect the sandbox speaks and while its rows move."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from typing import Any
 

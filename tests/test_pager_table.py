@@ -1,7 +1,5 @@
 """Our column of the published table: on every server of it nothing is lost, or it is said."""
 
-from __future__ import annotations
-
 from asyncio import AbstractEventLoop
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Progress: the service's own figure in one request, and which reading of the events makes it."""
 
-from __future__ import annotations
-
 import random
 from datetime import UTC, date, datetime
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """The environment's proxies and netrc, and credentials on the caller's session."""
 
-from __future__ import annotations
-
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator

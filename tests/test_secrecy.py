@@ -1,7 +1,5 @@
 """No secret is shown: not by a repr, a log line, an error, or a traceback with local variables."""
 
-from __future__ import annotations
-
 import json
 import logging
 import traceback

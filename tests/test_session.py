@@ -1,7 +1,5 @@
 """A session's life: opened whole or not at all, in one event loop, closed for good."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from typing import Any

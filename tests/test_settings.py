@@ -1,7 +1,5 @@
 """Settings: read where the meaning is plain, else refused at construction in one clear line."""
 
-from __future__ import annotations
-
 import math
 import re
 from datetime import timedelta, timezone

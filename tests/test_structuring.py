@@ -1,7 +1,5 @@
 """The quick way into models and the way over cattrs are one: same pages, same refusals."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import json

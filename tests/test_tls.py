@@ -1,7 +1,5 @@
 """A certificate that nobody vouches for is refused, once, and nothing is sent."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import ssl

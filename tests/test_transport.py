@@ -1,7 +1,5 @@
 """One request, made right: against a server that misbehaves over real sockets."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator

@@ -1,7 +1,5 @@
 """Bytes to models and to exceptions: the vendor's samples, and every envelope it is known for."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from decimal import Decimal

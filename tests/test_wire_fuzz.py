@@ -1,7 +1,5 @@
 """Whatever bytes come, the caller sees a CapillaryError or a right answer: nothing raw."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """A command on a real pseudo-terminal of a given width, and what it wrote there."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import pty

@@ -1,7 +1,5 @@
 """0 everything, 1 may be tried again, 2 nothing was begun, 3 refused for good."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`-h`: it fits 80 columns, names every setting, and its examples can be run as printed."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Signals: from the first moment to the last, one line and 128 + its number."""
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Progress: what a line says, at every width, and that it never decides over the work."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

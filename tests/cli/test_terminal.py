@@ -3,8 +3,6 @@
 `CAPILLARY_TESTS_UPDATE=1` writes the captures anew, to be looked at before they are kept.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """The code blocks of a Markdown document."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from attrs import frozen

@@ -1,7 +1,5 @@
 """The map of the code is true: files, names, floors and words of docs/architecture.md exist."""
 
-from __future__ import annotations
-
 import ast
 import re
 import tomllib

@@ -6,8 +6,6 @@ own things (`user_ids`, `publish`, ...), see `_reader`. A block that cannot run 
 says why: `<!-- not run: WHY -->`.
 """
 
-from __future__ import annotations
-
 import ast
 import asyncio
 import inspect

@@ -1,7 +1,5 @@
 """A field added in one line of the models and one of the sandbox is in every output."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

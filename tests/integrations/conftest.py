@@ -1,7 +1,5 @@
 """Integrations are tested with the real thing, where it is installed."""
 
-from __future__ import annotations
-
 import pytest
 
 

@@ -4,8 +4,6 @@ podman stands for Docker. Where no registry serves the base image, one is made o
 every line above it is built as it stands. pytest collects this module only when it is named.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

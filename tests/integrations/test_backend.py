@@ -1,7 +1,5 @@
 """The example backend under a real uvicorn, visited by aiohttp and by a real Chromium."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """The Celery worker of the how-to, pasted, under real workers that fork or have threads."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import os

@@ -1,7 +1,5 @@
 """The example pipeline, run as a process each night, killed in one of them, into a real DuckDB."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys

@@ -1,7 +1,5 @@
 """Events in pandas, polars and DuckDB: exact, with their types."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from decimal import Decimal
 

@@ -1,7 +1,5 @@
 """The Grafana dashboard and the alerts of the documents, against what Prometheus really gets."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math

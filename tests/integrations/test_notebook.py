@@ -1,7 +1,5 @@
 """The notebook of examples/ runs from its first cell to its last."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

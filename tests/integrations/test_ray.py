@@ -1,7 +1,5 @@
 """A sweep on a real Ray of two workers on this machine, one of them killed on the way."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Parts of a sweep copied to S3: every row once, after an interruption and after an increment."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Recipes of docs/how-to/schedule.md: a read-only root, an image's contents, Airflow's command."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os

@@ -1,7 +1,5 @@
 """The example worker, a process of its own that is killed, on a real NATS server."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """The handler calls each function once for an event, and its answer never loses one."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """Notifications of every documented form are read; whatever else comes is one error."""
 
-from __future__ import annotations
-
 import json
 import random
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """From a written event to a settled one: the sandbox pushes to a handler behind a real socket."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

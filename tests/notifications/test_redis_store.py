@@ -1,7 +1,5 @@
 """The Redis store, against a real server."""
 
-from __future__ import annotations
-
 import asyncio
 import subprocess
 

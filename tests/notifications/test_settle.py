@@ -1,7 +1,5 @@
 """Settling fetches what a notification announces, in few requests, and proves that it arrived."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from decimal import Decimal

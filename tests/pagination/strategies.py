@@ -1,7 +1,5 @@
 """What hypothesis draws: dialects, and schedules of deletions, late rows and arrivals."""
 
-from __future__ import annotations
-
 from hypothesis import strategies as st
 
 from .simulation import Move, Speech

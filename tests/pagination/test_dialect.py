@@ -1,7 +1,5 @@
 """What a walk reports of the server's dialect, and what it makes of being told."""
 
-from __future__ import annotations
-
 import pytest
 
 from capillary_targets.pagination import UNKNOWN, Dialect, Walk

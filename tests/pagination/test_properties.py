@@ -4,8 +4,6 @@ Every event that exists throughout a walk is given out exactly once, or the walk
 cannot prove it. Nothing here has a socket or a clock. `--hypothesis-profile=nightly` tries more.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 from attrs import field, frozen

@@ -1,7 +1,5 @@
 """Walks that once lost rows in silence, failed for an honest list, or did not end."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import count as counting
 

@@ -1,7 +1,5 @@
 """The requests of a walk over rows that stand still, in every dialect of the documents' tables."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from math import isqrt
 from typing import Any

@@ -4,8 +4,6 @@ What luck does not draw, exhaustion does. The suite runs the smallest worlds, th
 larger ones.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import product

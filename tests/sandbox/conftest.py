@@ -1,7 +1,5 @@
 """Plain aiohttp over real sockets: the sandbox is checked without the client it is made for."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable

@@ -1,7 +1,5 @@
 """What the sandbox pushes, and how: over real sockets, without the package's own parser."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator

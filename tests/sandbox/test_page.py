@@ -1,7 +1,5 @@
 """The front page's own commands, run as printed."""
 
-from __future__ import annotations
-
 import asyncio
 import html
 import json

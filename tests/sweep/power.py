@@ -4,8 +4,6 @@ What was synced survives. Of the rest, any part may have reached the disk, in an
 be missing or torn, names may be old or new. Stricter than most file systems, as POSIX allows.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """A sweep that is given the store of notifications: what was never announced, what never came."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator

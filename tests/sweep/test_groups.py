@@ -1,7 +1,5 @@
 """Change detection by target groups: decisions, then whole sweeps of every kind of server."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Nights of every kind: what changed is found, and a member of whom nothing did costs a request."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import re

@@ -1,7 +1,5 @@
 """What a sweep would cost, told beforehand, beside what it did cost."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

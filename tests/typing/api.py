@@ -1,7 +1,5 @@
 """What the public names are to a type checker. Never run: mypy and pyright read it."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from datetime import datetime
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """The public names under two type checkers, strictly."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
