@@ -80,26 +80,6 @@ async def test_one_connection_serves_many_calls(sandbox: Sandbox) -> None:
         assert sum(len(pool) for pool in connector._conns.values()) == 1
 
 
-async def test_a_sweep_gives_every_user_one_outcome(sandbox: Sandbox) -> None:
-    users = [*sandbox.world.user_ids(), 5, 564332013]
-    async with client_of(sandbox, page_size=10) as client:
-        outcomes = {outcome.user_id: outcome async for outcome in client.sweep(users)}
-    assert sorted(outcomes) == sorted(users)
-    for user, outcome in outcomes.items():
-        if user == 5:
-            assert isinstance(outcome.error, InvalidUser)
-            assert not outcome.complete
-            continue
-        assert outcome.complete
-        rules = [rule.id for rule in sandbox.world.targets(user)]
-        assert [target.id for target in outcome.targets] == rules
-        truth = [row.event_log_id for rule in rules for row in sandbox.world.events(user, rule)]
-        assert [event.event_log_id for event in outcome.events] == truth
-        assert {r: report.events for r, report in outcome.reports.items()} == {
-            rule: len(sandbox.world.events(user, rule)) for rule in rules
-        }
-
-
 async def test_a_sweep_as_a_flat_stream_raises_what_failed(sandbox: Sandbox) -> None:
     user = sandbox.world.user_ids()[0]
     truth = sum(sandbox.world.count(user, rule.id) for rule in sandbox.world.targets(user))

@@ -42,7 +42,7 @@ def right(outcomes: list[Any], users: range) -> bool:
 
 
 @pytest.mark.parametrize("end", [Peer.close, Peer.reset])
-@pytest.mark.parametrize("concurrency", [None, 200])
+@pytest.mark.parametrize("concurrency", [None, 64])
 async def test_connections_closed_while_idle_cost_nothing(end, concurrency: int | None) -> None:
     async with answering(echo, retry=ONCE, concurrency=concurrency) as (server, client):
         limit = client.session.limiter.limit

@@ -142,7 +142,7 @@ async def test_no_record_is_no_failure(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("what", ["outcomes", "events"])
 @pytest.mark.parametrize("how", ["break", "raise", "cancel", "aclose"])
 async def test_however_it_ends_nothing_is_left(how: str, what: str) -> None:
-    sandbox = Sandbox(users=500)
+    sandbox = Sandbox(users=100)
     async with sandbox, client_of(sandbox) as client:
         users = sandbox.world.user_ids()
         sandbox.faults.add(Fault.stall(), times=None, path_contains=str(users[60]))

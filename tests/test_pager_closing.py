@@ -143,17 +143,6 @@ async def test_break_cancels_what_is_in_flight(client, held, what: str) -> None:
     await nothing_left(client, held)
 
 
-async def test_an_exception_in_the_body_cancels_what_is_in_flight(client, held) -> None:
-    async def body() -> None:
-        async for _ in client.events(1, 2):
-            await all_in_flight(held)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await body()
-    await nothing_left(client, held)
-
-
 @pytest.mark.parametrize("what", ["events", "pages"])
 async def test_aclose_returns_when_nothing_is_left(client, held, what: str) -> None:
     pager = client.events(1, 2)

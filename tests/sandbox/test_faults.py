@@ -2,7 +2,6 @@ import asyncio
 import json
 import re
 import zlib
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -23,77 +22,6 @@ async def meet(caller: Caller, sandbox: Sandbox, fault: Fault) -> Answer:
     answer = await caller.events(sandbox.url, USER, 1986)
     assert (await caller.events(sandbox.url, USER, 1986)).status == 200
     return answer
-
-
-async def test_too_many_requests_with_and_without_a_hint(caller: Caller) -> None:
-    async with (sandbox := Sandbox(users=1)):
-        bare = await meet(caller, sandbox, Fault.too_many_requests())
-        seconds = await meet(caller, sandbox, Fault.too_many_requests(1.2))
-        date = await meet(caller, sandbox, Fault.too_many_requests(30, "date"))
-    assert bare.status == seconds.status == date.status == 429
-    assert "Retry-After" not in bare.headers
-    assert seconds.headers["Retry-After"] == "2"
-    assert parsedate_to_datetime(date.headers["Retry-After"]).tzinfo is not None
-
-
-@pytest.mark.parametrize("status", [461, 500, 502, 503, 504, 520, 522, 530])
-async def test_any_status_with_or_without_a_page(caller: Caller, status: int) -> None:
-    async with (sandbox := Sandbox(users=1)):
-        bare = await meet(caller, sandbox, Fault.http(status, "busy", retry_after=3))
-        page = await meet(caller, sandbox, Fault.gateway_page(status))
-    assert (bare.status, bare.body, bare.headers["Retry-After"]) == (status, b"busy", "3")
-    assert page.status == status
-    assert page.headers["Content-Type"].startswith("text/html")
-    assert page.body.startswith(b"<!DOCTYPE html>")
-    assert sandbox.requests[0].status == status
-
-
-async def test_codes_in_their_shapes(caller: Caller) -> None:
-    async with (sandbox := Sandbox(users=1)):
-        busy = await meet(caller, sandbox, Fault.api_code(521, status=200))
-        denied = await meet(caller, sandbox, Fault.authorisation(4000))
-        unavailable = await meet(caller, sandbox, Fault.authorisation())
-    assert (busy.status, busy.code) == (200, 521)
-    assert denied.body == (
-        b"HttpStatusCode=403 errorMessage=Not authorized. Access is denied! errorCode=4000"
-    )
-    assert (denied.status, unavailable.status) == (403, 503)
-    assert [entry.code for entry in sandbox.requests][::2] == [521, 4000, 4001]
-
-
-async def test_answers_that_are_no_json(caller: Caller) -> None:
-    async with (sandbox := Sandbox(users=1)):
-        missing = await meet(caller, sandbox, Fault.http(404))
-        empty = await meet(caller, sandbox, Fault.http(200))
-        garbled = await meet(caller, sandbox, Fault.odd_body("malformed"))
-        moved = await meet(caller, sandbox, Fault.redirect("https://elsewhere.example/"))
-    assert missing.status == 404
-    assert (empty.status, empty.body) == (200, b"")
-    assert garbled.status == 200
-    with pytest.raises(json.JSONDecodeError):
-        _ = garbled.json
-    assert (moved.status, moved.headers["Location"]) == (302, "https://elsewhere.example/")
-
-
-async def test_a_reset_connection(caller: Caller) -> None:
-    async with (sandbox := Sandbox(users=1)) as url:
-        sandbox.faults.add(Fault.reset())
-        host, port = url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(f"GET /v3/users/{USER}/enrolledTargets HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        with pytest.raises(ConnectionResetError):
-            await reader.read()
-        writer.close()
-        assert sandbox.requests[0].status is None
-        assert (await caller.events(url, USER, 1986)).status == 200
-
-
-async def test_a_cut_body(caller: Caller) -> None:
-    async with (sandbox := Sandbox(users=1)):
-        with pytest.raises(aiohttp.ClientPayloadError):
-            await meet(caller, sandbox, Fault.truncated())
-        assert sandbox.requests[0].status == 200
-        assert (await caller.events(sandbox.url, USER, 1986)).status == 200
 
 
 async def test_a_dripping_body_arrives_whole_once_the_gate_opens(caller: Caller) -> None:
@@ -142,14 +70,6 @@ async def test_stopping_does_not_wait_for_stalled_and_dripping_calls(caller: Cal
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(outcome, aiohttp.ClientError) for outcome in outcomes)
     assert sandbox.in_flight == sandbox.faults.stalled == 0
-
-
-@pytest.mark.parametrize("fault", [Fault.huge(2), Fault.huge(2, gzip=True)])
-async def test_floods_are_valid_json_of_their_size(caller: Caller, fault: Fault) -> None:
-    async with (sandbox := Sandbox(users=1)):
-        answer = await meet(caller, sandbox, fault)
-    assert len(answer.body) > 2 << 20
-    assert answer.json["data"] == []
 
 
 async def test_a_bomb_is_small_on_the_wire() -> None:
