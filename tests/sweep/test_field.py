@@ -366,24 +366,6 @@ async def test_an_answer_in_between_shows_that_it_can_be_reached(swept: Swept):
     assert summary.finished
 
 
-async def test_the_same_target_twice_is_written_once(
-    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    from capillary_targets import endpoints
-
-    async def twice(*asked: Any, **more: Any) -> Any:
-        return await endpoints.active_targets(*asked, **more) * 2
-
-    monkeypatch.setattr("capillary_targets.fanout.active_targets", twice)
-    sandbox = Sandbox(**SMALL)
-    async with sandbox:
-        summary = await swept(sandbox)
-        assert summary.targets == sum(
-            len([*sandbox.world.targets(user)]) for user in sandbox.world.all_user_ids()
-        )
-    assert written(tmp_path) == true_events(sandbox.world)
-
-
 def test_unfinished_parts_are_where_readers_do_not_look(tmp_path: Path):
     from capillary_targets.sweep.atomic import AtomicFile
 

@@ -85,25 +85,6 @@ async def test_no_change_is_missed_where_the_last_update_is_sent(
                 change(world, draw, user)
 
 
-async def test_a_member_of_whom_nothing_differs_costs_one_request(
-    swept: Swept, tmp_path: Path
-) -> None:
-    sandbox = Sandbox(users=10, events=5, recorded=0.5)
-    users = list(sandbox.world.user_ids())
-    async with sandbox:
-        await swept(sandbox, users, detect="groups")
-        sandbox.counts.clear()
-        rows = len(parts(tmp_path, "progress"))
-        second = await swept(sandbox, users, detect="groups", incremental=True, concurrency=1)
-        assert sandbox.counts["targetGroups"] == 10
-        # The definitions of the targets, once more for all members together.
-        assert 1 <= sandbox.counts["enrolledTargets"] <= 6
-        assert sandbox.counts["trackedTargetEvents"] == 0
-    assert (second.by_events, second.by_value) == (0, 0)
-    assert second.by_update + second.no_record == second.targets == 30
-    assert len(parts(tmp_path, "progress")) == rows
-
-
 async def test_the_arithmetic_of_the_document_is_that_of_a_sweep(swept: Swept) -> None:
     sandbox = Sandbox(users=20, targets=3, events=5, recorded=0.4, last_updated_on=False)
     world, users = sandbox.world, list(sandbox.world.user_ids())

@@ -1,8 +1,6 @@
 """A sweep against the sandbox: every event once, whatever happened before."""
 
 import asyncio
-import os
-from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
@@ -247,26 +245,6 @@ async def test_settings_that_contradict_each_other(swept: Swept):
             await swept(sandbox, format="csv")
 
 
-async def test_a_second_process_is_told_who_holds_it(swept: Swept, tmp_path: Path):
-    sandbox = Sandbox(**SMALL)
-    async with sandbox:
-        sandbox.faults.add(Fault.stall(), times=None)
-        asked = asyncio.Event()
-        async with connected(sandbox) as client:
-            sandbox.settings.between_requests = None
-            sweeping = asyncio.create_task(
-                run(client, sandbox.world.user_ids(), tmp_path, progress=lambda _: asked.set())
-            )
-            await asked.wait()
-            with pytest.raises(SweepRefused, match=f"is held by process {os.getpid()} on "):
-                await swept(sandbox)
-            sweeping.cancel()
-            await asyncio.gather(sweeping, return_exceptions=True)
-        sandbox.faults.clear()
-        await swept(sandbox)
-    assert written(tmp_path) == true_events(sandbox.world)
-
-
 async def test_what_a_kill_left_behind_is_removed(swept: Swept, tmp_path: Path):
     sandbox = Sandbox(**SMALL)
     async with sandbox:
@@ -309,22 +287,6 @@ async def test_parts_without_a_ledger_are_left_alone(swept: Swept, tmp_path: Pat
         with pytest.raises(SweepRefused, match="not in its ledger"):
             await swept(sandbox)
     assert read_jsonl(tmp_path / "events" / "part-00000.jsonl") == [{"mine": 1}]
-
-
-async def test_only_some_targets_and_without_asking_who_is_in_them(swept: Swept, tmp_path: Path):
-    sandbox = Sandbox(**SMALL)
-    rule = sandbox.world.targets(1_000_001)[0].id
-    users = [*sandbox.world.user_ids()]
-    truth = Counter({row: 1 for row in true_events(sandbox.world, users) if row[1] == rule})
-    async with sandbox:
-        await swept(sandbox, users, target_rule_ids=(rule,), out=tmp_path / "some")
-        assert sandbox.counts["enrolledTargets"] == 12
-        sandbox.reset()
-        await swept(
-            sandbox, users, target_rule_ids=(rule,), fetch_targets=False, out=tmp_path / "events"
-        )
-        assert sandbox.counts["enrolledTargets"] == 0
-    assert written(tmp_path / "some") == written(tmp_path / "events") == truth
 
 
 async def test_a_ledger_that_is_none_is_refused(swept: Swept, tmp_path: Path):
