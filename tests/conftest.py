@@ -102,6 +102,20 @@ async def client(auth: BasicAuth) -> AsyncIterator[TargetsClient]:
         yield client
 
 
+class Clock:
+    """Seconds that the test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 async def turns_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     """Let the event loop turn until the condition holds; give up, failing, in the end.
 
@@ -141,6 +155,12 @@ def variables_of(sandbox: Sandbox) -> dict[str, str]:
         "CAPILLARY_USERNAME": username,
         "CAPILLARY_PASSWORD": password,
     }
+
+
+def in_environment(monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
+    """A running sandbox in the environment of this process."""
+    for name, value in variables_of(sandbox).items():
+        monkeypatch.setenv(name, value)
 
 
 @contextmanager

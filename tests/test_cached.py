@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
-from attrs import define
 
 from capillary_targets import (
     AuthError,
@@ -18,24 +17,11 @@ from capillary_targets import (
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.testing import no_waiting
 
-from .conftest import client_of, turns_until
+from .conftest import Clock, client_of, turns_until
 
 pytest.importorskip("cachetools")
 
 from capillary_targets.cached import Cached, CachedClient
-
-
-@define
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

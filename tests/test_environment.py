@@ -7,12 +7,11 @@ import pytest
 from capillary_targets import TargetsClient, UsageError, endpoints, from_env, open_session
 from capillary_targets.sandbox import Sandbox
 
+from .conftest import in_environment
+
 
 async def test_every_way_in_takes_it(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    username, password = sandbox.credentials
-    monkeypatch.setenv("CAPILLARY_BASE_URL", sandbox.url)
-    monkeypatch.setenv("CAPILLARY_USERNAME", username)
-    monkeypatch.setenv("CAPILLARY_PASSWORD", password)
+    in_environment(monkeypatch, sandbox)
     monkeypatch.setenv("CAPILLARY_TIMEZONE", "Asia/Kolkata")
     user = sandbox.world.user_ids()[0]
     async with TargetsClient(**from_env(), timeout=5) as client:

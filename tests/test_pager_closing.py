@@ -22,7 +22,7 @@ from capillary_targets import (
 )
 from capillary_targets.sandbox import Sandbox
 
-from .conftest import client_of
+from .conftest import client_of, turns_until
 
 ROWS = 1000
 
@@ -96,12 +96,6 @@ def tasks_of_pagers() -> list[asyncio.Task]:
     ]
 
 
-async def until(happens) -> None:
-    """Give the loop turns until something is so: no waiting for a clock."""
-    while not happens():  # noqa: ASYNC110 - the server sees a lost connection when it does
-        await asyncio.sleep(0)
-
-
 def in_use(client: TargetsClient) -> int:
     """Connections in somebody's hand."""
     return len(client.session.http.connector._acquired)
@@ -109,10 +103,9 @@ def in_use(client: TargetsClient) -> int:
 
 async def nothing_left(client: TargetsClient, held: Held) -> None:
     """What was in flight is gone, on both sides of the wire."""
-    async with asyncio.timeout(10):
-        await until(lambda: not tasks_of_pagers())
-        assert in_use(client) == 0
-        await until(lambda: held.dropped == held.waiting)
+    await turns_until(lambda: not tasks_of_pagers())
+    assert in_use(client) == 0
+    await turns_until(lambda: held.dropped == held.waiting)
 
 
 async def all_in_flight(held: Held) -> None:
@@ -171,8 +164,7 @@ async def test_aclose_ends_an_anext_of_another_task(client, held) -> None:
 async def test_a_stream_closed_while_another_task_waits_for_it_is_over(client, held) -> None:
     pages = client.events(1, 2).stream()
     waiting = asyncio.create_task(anext(pages, None))
-    async with asyncio.timeout(10):
-        await until(lambda: held.asked)
+    await turns_until(lambda: held.asked)
     await pages.aclose()
     assert await waiting is None
     assert await anext(pages, None) is None
@@ -183,8 +175,7 @@ async def test_what_an_interrupted_stream_waited_for_is_requested_again(client, 
     pages = client.events(1, 2, prefetch=0).stream()
     got = [*(await anext(pages)).events]
     waiting = asyncio.create_task(anext(pages))
-    async with asyncio.timeout(10):
-        await until(lambda: held.waiting)
+    await turns_until(lambda: held.waiting)
     waiting.cancel()
     await asyncio.wait((waiting,))
     held.go.set()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
-from tests.conftest import in_thread, users_file, variables_of
+from tests.conftest import in_environment, in_thread, users_file
 
 from .conftest import Cli, Ran
 
@@ -17,8 +17,7 @@ def swept(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Sweep a sandbox by the command line; its status, stdout and stderr."""
 
     def run(sandbox: Sandbox, *tokens: object) -> Ran:
-        for name, value in variables_of(sandbox).items():
-            monkeypatch.setenv(name, value)
+        in_environment(monkeypatch, sandbox)
         return cli("sweep", *tokens)
 
     return run
@@ -61,9 +60,7 @@ def test_a_server_that_cannot_be_reached_is_not_asked_for_every_user(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: int
 ):
     with in_thread(Sandbox(users=1)) as sandbox:
-        variables = variables_of(sandbox)  # its port is free again afterwards
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+        in_environment(monkeypatch, sandbox)  # its port is free again afterwards
     path = users_file(tmp_path, range(1, users + 1))
     tokens = ("--out", tmp_path / "out", "--timeout", 1, "--concurrency", 50)
     status, shown, said = cli("sweep", path, *tokens)

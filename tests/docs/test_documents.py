@@ -23,7 +23,7 @@ from capillary_targets import BasicAuth, CapillaryError, TargetsClient
 from capillary_targets.cli import main
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.settings import _OAUTH, _TILL, CLUSTERS
-from tests.conftest import variables_of
+from tests.conftest import in_environment
 
 from .blocks import Block, blocks_of
 from .generated import TABLES, rendered
@@ -109,8 +109,7 @@ async def _run_tests(names: dict[str, Any], fixtures: dict[str, Any]) -> None:
 
 async def _run_commands(block: Block, cluster: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each line in this process, which has loaded everything already."""
-    for name, value in variables_of(cluster).items():
-        monkeypatch.setenv(name, value)
+    in_environment(monkeypatch, cluster)
     monkeypatch.setattr("capillary_targets.cli.app._SIGNALS", ())  # a thread cannot handle any
     for line in block.code.replace("\\\n", " ").splitlines():
         command, _, accepted = line.partition(" || [ $? -eq ")

@@ -25,12 +25,10 @@ import capillary_targets
 from capillary_targets import CapillaryError, UserProgress
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.testing import no_waiting
-from tests.conftest import client_of, turns_until
+from tests.conftest import client_of, in_environment, turns_until
 from tests.docs.blocks import blocks_of
 from tests.needs import required
 from tests.sweep.browser import Page, tab
-
-from .conftest import in_environment
 
 required("fastapi", "litestar", "uvicorn")
 
@@ -74,7 +72,7 @@ async def server(
     """The example under uvicorn."""
     from examples.backend.app import app  # only where FastAPI is there
 
-    in_environment(monkeypatch, sandbox.url, sandbox.settings.username, sandbox.settings.password)
+    in_environment(monkeypatch, sandbox)
     async with serving(app) as server:
         yield server
 
@@ -231,7 +229,7 @@ async def test_what_the_how_to_says_to_paste_works(
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("app", "errors"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    in_environment(monkeypatch, sandbox.url, *sandbox.credentials)
+    in_environment(monkeypatch, sandbox)
     monkeypatch.setattr("logging.config.dictConfig", lambda _: None)  # Litestar sets up logging
     user = sandbox.world.user_ids()[0]
     app = importlib.import_module("app").app

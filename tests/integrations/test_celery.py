@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
-from tests.conftest import client_of, is_nightly, turns_until
+from tests.conftest import client_of, in_environment, is_nightly, turns_until
 from tests.docs.blocks import blocks_of
 from tests.needs import program, required
-
-from .conftest import in_environment
 
 required("celery", programs=("celery",))
 
@@ -46,7 +44,7 @@ async def test_the_celery_worker_of_the_how_to(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tasks", raising=False)
-    in_environment(monkeypatch, sandbox.url, *sandbox.credentials)
+    in_environment(monkeypatch, sandbox)
     tasks: Any = importlib.import_module("tasks")
     users = sandbox.world.user_ids()[:8]
     async with client_of(sandbox) as client:

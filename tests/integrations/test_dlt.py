@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox
-from tests.conftest import turns_until
+from tests.conftest import turns_until, variables_of
 from tests.needs import required
 
 required("dlt", "duckdb")
@@ -38,9 +38,7 @@ class Nights:
     def __init__(self, directory: Path, sandbox: Sandbox) -> None:
         self.directory = directory
         self.environment = os.environ | {
-            "CAPILLARY_BASE_URL": sandbox.url,
-            "CAPILLARY_USERNAME": sandbox.settings.username,
-            "CAPILLARY_PASSWORD": sandbox.settings.password,
+            **variables_of(sandbox),
             "DLT_DATA_DIR": str(directory / "dlt"),
             "RUNTIME__DLTHUB_TELEMETRY": "false",
             "PYTHONPATH": str(ROOT),

@@ -21,7 +21,7 @@ import pytest
 from capillary_targets import BasicAuth, TargetsClient
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sweep import Summary, SweepOptions, run
-from tests.conftest import turns_until
+from tests.conftest import turns_until, variables_of
 from tests.needs import required
 
 required("ray", "pyarrow", "duckdb", "polars")
@@ -224,9 +224,7 @@ async def test_the_command_line_and_readers_that_take_the_directory_as_it_is(
     users.write_text(f"{known}\nalice\n7\n")
     await cluster.sweep(sandbox, tmp_path / "started")
     environment = os.environ | {
-        "CAPILLARY_BASE_URL": sandbox.url,
-        "CAPILLARY_USERNAME": sandbox.settings.username,
-        "CAPILLARY_PASSWORD": sandbox.settings.password,
+        **variables_of(sandbox),
         "RAY_AUTH_MODE": "disabled",
         "RAY_ADDRESS": await cluster.order("address"),
     }

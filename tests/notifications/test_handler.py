@@ -20,18 +20,6 @@ from capillary_targets.notifications import (
 from .samples import ACHIEVED_RAW, ALL, ENROLMENT, STREAK_START, announced_by
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request, tmp_path, clock):
     if request.param == "memory":

@@ -1,8 +1,7 @@
 """Plain aiohttp over real sockets: the sandbox is checked without the client it is made for."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 
@@ -28,13 +27,6 @@ class Answer:
     def code(self) -> int | None:
         errors = self.json["errors"]
         return errors[0]["code"] if errors else None
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let others run until something holds; a test that waits for nothing fails."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for lies in the server
-            await asyncio.sleep(0)
 
 
 class Caller:

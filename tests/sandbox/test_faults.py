@@ -10,8 +10,9 @@ import pytest
 from capillary_targets.sandbox import Fault, Sandbox
 from capillary_targets.sandbox.auth import basic_header
 from capillary_targets.sandbox.faults import ODD_BODIES, TRANSIENT
+from tests.conftest import turns_until
 
-from .conftest import Answer, Caller, until
+from .conftest import Answer, Caller
 
 USER = 564_332_013
 
@@ -42,7 +43,7 @@ async def test_a_stalled_call_waits_for_its_release(caller: Caller) -> None:
     async with (sandbox := Sandbox(users=1)) as url:
         sandbox.faults.add(Fault.stall())
         waiting = asyncio.create_task(caller.events(url, USER, 1986))
-        await until(lambda: sandbox.faults.stalled)
+        await turns_until(lambda: sandbox.faults.stalled)
         assert sandbox.in_flight == 1
         sandbox.faults.release()
         assert (await waiting).status == 200
@@ -53,9 +54,9 @@ async def test_a_client_that_leaves_a_stalled_call_frees_it(caller: Caller) -> N
     async with (sandbox := Sandbox(users=1)) as url, asyncio.timeout(5):
         sandbox.faults.add(Fault.stall())
         waiting = asyncio.create_task(caller.events(url, USER, 1986))
-        await until(lambda: sandbox.faults.stalled)
+        await turns_until(lambda: sandbox.faults.stalled)
         waiting.cancel()
-        await until(lambda: not sandbox.in_flight and not sandbox.connections)
+        await turns_until(lambda: not sandbox.in_flight and not sandbox.connections)
         assert sandbox.faults.stalled == 0
         assert sandbox.requests[-1].status is None
 
@@ -66,7 +67,7 @@ async def test_stopping_does_not_wait_for_stalled_and_dripping_calls(caller: Cal
             sandbox.faults.add(Fault.stall(), times=2)
             sandbox.faults.add(Fault.slow_body(gate=asyncio.Event()))
             waiting = [asyncio.create_task(caller.events(url, USER, 1986)) for _ in range(3)]
-            await until(lambda: sandbox.in_flight == 3 and sandbox.faults.stalled == 2)
+            await turns_until(lambda: sandbox.in_flight == 3 and sandbox.faults.stalled == 2)
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(outcome, aiohttp.ClientError) for outcome in outcomes)
     assert sandbox.in_flight == sandbox.faults.stalled == 0
@@ -91,7 +92,7 @@ async def test_a_client_may_leave_a_flood(caller: Caller) -> None:
         async with caller.session.get(path, headers=caller.authorization) as response:
             await response.content.readexactly(1 << 16)
             response.close()
-        await until(lambda: not sandbox.in_flight)
+        await turns_until(lambda: not sandbox.in_flight)
         assert (await caller.events(url, USER, 1986)).status == 200
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from capillary_targets.sandbox import Fault, Sandbox, SandboxSettings
 from capillary_targets.sandbox.limits import CapacityLimit
+from tests.conftest import turns_until
 
-from .conftest import Answer, Caller, until
+from .conftest import Answer, Caller
 
 USER = 564_332_013
 
@@ -57,26 +58,26 @@ async def test_hints_of_a_budget(caller: Caller, hint: Any, ending: str | None) 
 async def test_calls_above_the_capacity_stand_in_line(caller: Caller) -> None:
     async with (sandbox := Sandbox(users=1, capacity=2, latency=60, queue_limit=3)) as url:
         async with crowd(caller, url, 5) as tasks:
-            await until(lambda: sandbox.waiting == 3)
+            await turns_until(lambda: sandbox.waiting == 3)
             assert sandbox.in_flight == 5
             turned_away = await caller.events(url, USER, 1986)
             assert turned_away.status == 503
             # One in the line leaves: the next may take its place there.
             tasks[4].cancel()
-            await until(lambda: sandbox.waiting == 2)
+            await turns_until(lambda: sandbox.waiting == 2)
             sandbox.settings.queue_limit = None
             tasks.append(asyncio.create_task(caller.events(url, USER, 1986)))
-            await until(lambda: sandbox.waiting == 3)
+            await turns_until(lambda: sandbox.waiting == 3)
             # Those being served leave: others get their places.
             tasks[0].cancel()
             tasks[1].cancel()
-            await until(lambda: sandbox.waiting == 1)
+            await turns_until(lambda: sandbox.waiting == 1)
             # A wider capacity is noticed with the next call.
             sandbox.settings.capacity = None
             sandbox.settings.latency = 0.0
             assert (await caller.events(url, USER, 1986)).status == 200
-            await until(lambda: sandbox.waiting == 0)
-        await until(lambda: sandbox.in_flight == 0)
+            await turns_until(lambda: sandbox.waiting == 0)
+        await turns_until(lambda: sandbox.in_flight == 0)
     assert sandbox.max_in_flight == 6
 
 
@@ -94,7 +95,7 @@ async def test_everyone_gets_through_a_narrow_place(caller: Caller) -> None:
 async def test_stopping_does_not_wait_for_the_line(caller: Caller) -> None:
     sandbox = Sandbox(users=1, capacity=1, latency=60)
     async with asyncio.timeout(5), sandbox as url, crowd(caller, url, 3):
-        await until(lambda: sandbox.waiting == 2)
+        await turns_until(lambda: sandbox.waiting == 2)
         await sandbox.stop()
     assert sandbox.in_flight == sandbox.waiting == sandbox.connections == 0
 
@@ -104,9 +105,9 @@ async def test_connections_are_counted_as_long_as_they_are_open(caller: Caller) 
         assert sandbox.connections == 0
         sandbox.faults.add(Fault.stall(), times=3)
         async with crowd(caller, url, 3):
-            await until(lambda: sandbox.faults.stalled == 3)
+            await turns_until(lambda: sandbox.faults.stalled == 3)
             assert sandbox.connections == 3
-        await until(lambda: sandbox.connections == 0)
+        await turns_until(lambda: sandbox.connections == 0)
 
 
 async def test_a_call_that_leaves_just_as_its_turn_comes_passes_it_on() -> None:
@@ -119,7 +120,7 @@ async def test_a_call_that_leaves_just_as_its_turn_comes_passes_it_on() -> None:
     async with asyncio.timeout(5):
         async with limit.slot():
             first, second = (asyncio.create_task(pass_through()) for _ in range(2))
-            await until(lambda: limit.waiting == 2)
+            await turns_until(lambda: limit.waiting == 2)
         first.cancel()  # its turn has come, but it has not run since
         assert await second
     assert first.cancelled()

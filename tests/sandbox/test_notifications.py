@@ -12,8 +12,9 @@ import pytest
 from aiohttp import web
 
 from capillary_targets.sandbox import Event, Rule, Sandbox, World
+from tests.conftest import turns_until
 
-from .conftest import Caller, until
+from .conftest import Caller
 
 
 class Receiver:
@@ -285,7 +286,7 @@ async def test_a_time_out_and_a_lost_connection_are_repeated(receiver: Receiver)
     receiver.gate = asyncio.Event()
     async with pushed(receiver, notify_timeout=0.05) as sandbox:
         add(sandbox)
-        await until(lambda: len(sandbox.notifications.attempts) >= 2)
+        await turns_until(lambda: len(sandbox.notifications.attempts) >= 2)
         assert {one.status for one in sandbox.notifications.attempts} == {None}
         receiver.gate.set()
         sandbox.settings.notify_timeout = 10
@@ -405,13 +406,13 @@ async def test_the_pusher_ends_with_the_server_and_goes_on_with_it(receiver: Rec
     tasks = asyncio.all_tasks()
     await sandbox.start()
     add(sandbox)
-    await until(lambda: receiver.bodies)
+    await turns_until(lambda: receiver.bodies)
     draining = asyncio.create_task(sandbox.notifications.drained())
     await sandbox.stop()
     with pytest.raises(RuntimeError, match="not running"):
         await draining
     receiver.gate.set()
-    await until(
+    await turns_until(
         lambda: not [one for one in asyncio.all_tasks() - tasks if "sandbox" in one.get_name()]
     )
     assert len(sandbox.notifications) == 1
@@ -426,7 +427,7 @@ async def test_a_reset_forgets_what_waits(receiver: Receiver) -> None:
     async with (sandbox := pushing(receiver, notify_early=1.0, notify_time_scale=1.0)):
         for _ in range(3):
             add(sandbox)
-        await until(lambda: sandbox.notifications.attempts)
+        await turns_until(lambda: sandbox.notifications.attempts)
         sandbox.reset()
         assert len(sandbox.notifications) <= 1  # the one in delivery
         rule = rule_of(sandbox, behavioural=False)

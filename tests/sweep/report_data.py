@@ -10,15 +10,7 @@ from capillary_targets.sweep.ledger import Run
 from capillary_targets.sweep.options import RunState, Summary
 from capillary_targets.sweep.report import Cause, ReportData
 from capillary_targets.sweep.stats import EventStats, RequestTimeline, SavedTimeline
-
-
-class Clock:
-    """Seconds that the test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.conftest import Clock
 
 
 def timeline(seconds: float, requests: int, took: float = 0.02) -> SavedTimeline:

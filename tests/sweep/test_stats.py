@@ -17,6 +17,7 @@ from capillary_targets.sweep.ledger import Ledger
 from capillary_targets.sweep.options import RunState
 from capillary_targets.sweep.report import grouped_by_time
 from capillary_targets.sweep.stats import RequestTimeline
+from tests.conftest import Clock
 
 from .conftest import encoded
 
@@ -89,13 +90,6 @@ def test_an_enormous_amount_is_summed_exactly(amount: str):
 def test_an_amount_beyond_all_sums_is_its_users_failure(amount: str):
     events = [TargetEvent(n, target_value=Decimal(v)) for n, v in enumerate(("1", amount))]
     assert "cannot be summed exactly" in (encoded(events).error or "")
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @given(st.lists(st.floats(0, 100_000), max_size=300), st.floats(0, 1000))
