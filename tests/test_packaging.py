@@ -58,7 +58,8 @@ def test_a_module_names_the_extra_that_is_missing(
 
 
 def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "capillary_targets.cli.app", raising=False)
+    monkeypatch.setattr(capillary_targets.cli, "app", import_module("capillary_targets.cli.app"))
+    monkeypatch.delitem(sys.modules, "capillary_targets.cli.app")
     monkeypatch.setitem(sys.modules, "capillary_targets.cli.sweep", None)
     with pytest.raises(ModuleNotFoundError, match=r"capillary_targets\.cli\.sweep"):
         main(["--version"])

@@ -57,7 +57,6 @@ def test_the_whole_sandbox_lands_in_files(cli: Cli, tmp_path: Path):
     assert shown["failures"] == "0"
 
 
-@pytest.mark.usefixtures("small_sandboxes")
 def test_a_plan_says_what_a_sweep_would_cost_and_leaves_it(cli: Cli, tmp_path: Path):
     out = tmp_path / "night"
     groups = ("--detect", "groups", "--rate", "1000/60")
@@ -65,7 +64,7 @@ def test_a_plan_says_what_a_sweep_would_cost_and_leaves_it(cli: Cli, tmp_path: P
     assert (ran.status, ran.err) == (0, "")
     lines = dict(line.split(": ", 1) for line in ran.out.splitlines())
     assert list(lines) == ["users", "requests", "size", "hours", "in brackets"]
-    assert lines["users"].startswith("16 (16 of them")
+    assert lines["users"].startswith("204 (100 of them")
     assert not out.exists()
     for wrong in (["--retry-failed"], ["--engine", "ray"]):
         refused = cli("sweep", "--sandbox", "--out", out, "--plan", *wrong)
