@@ -38,6 +38,7 @@ def test_a_sweep_says_whether_it_is_worth_repeating(tmp_path: Path, swept: Calla
         status, _, said = swept(sandbox, *tokens, "--raw")
         assert status == 2
         assert said.startswith(f"error: {out} was made with raw ")
+        assert said.endswith("keep to that, or name another directory\n")
 
 
 def test_too_many_failures_end_a_sweep_early(tmp_path: Path, swept: Callable[..., Ran]):

@@ -88,6 +88,7 @@ def test_the_sandbox_serves_and_pushes_until_a_signal(
     attributes = body["attributes"]
     assert attributes["loyaltyEventId"] == str(event["eventLogId"])
     assert attributes["data"]["currentEventTargetValue"] == "12.340"
+    assert "mobile" in attributes["data"]["customerIdentifiers"]
     assert len(attributes["data"]["triggeringActivity"]["identifiers"]) == 1
     assert secret == "s3cret"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capillary_targets.sandbox import Event, SandboxSettings, World, responses
+from capillary_targets.sandbox import Event, SandboxSettings, World
 from capillary_targets.sandbox.world import total
 from tests.conftest import examples
 
