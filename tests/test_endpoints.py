@@ -68,7 +68,7 @@ async def test_target_events_sends_every_parameter(mocked: aioresponses, auth: B
         page = await endpoints.target_events(
             session, 564332013, 1986, period_id=9889, limit=5, offset=0
         )
-    assert (len(page.events), page.number, page.total) == (2, 0, 2)
+    assert (len(page.events), page.pagination.offset, page.total) == (2, 0, 2)
 
 
 async def test_the_single_page_coroutine_raises_310149(

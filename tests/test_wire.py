@@ -85,7 +85,7 @@ def test_null_events_are_nothing_where_the_numbers_beside_say_so(
 
 def test_pagination_may_be_text_or_absent() -> None:
     page = _events('{"data": [], "pagination": {"limit": "10", "offset": "2", "total": "31"}}')
-    assert (page.pagination.limit, page.number, page.total) == (10, 2, 31)
+    assert (page.pagination.limit, page.pagination.offset, page.total) == (10, 2, 31)
     assert _events('{"data": []}').total is None
 
 
