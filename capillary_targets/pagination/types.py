@@ -50,8 +50,6 @@ class Window:
     absent, negative, or 0 beside rows.
     """
 
-    __slots__ = ("events", "numbers", "page", "request", "size", "start", "total")
-
     def __init__(self, request: PageRequest, page: EventsPage | None) -> None:
         self.request: PageRequest = request
         self.page: EventsPage | None = page
@@ -60,7 +58,7 @@ class Window:
         self.size: int = len(self.events)
         self.numbers: Pagination = Pagination() if page is None else page.pagination
         total = self.numbers.total
-        named = total is not None and (total > 0 or (total == 0 and not self.size))
+        named = total is not None and total >= min(self.size, 1)
         self.total: int | None = total if named else None
 
     @property

@@ -47,10 +47,8 @@ _REPLACEMENTS: Final = 3
 """How often the whole list may be replaced by other rows."""
 _AHEAD: Final = 10
 """Without a total, one page is asked for ahead for so many read: at most a tenth is wasted."""
-_MARKERS: Final = 4
-"""How often the row that was the last may be deleted before it is reached."""
-_GROWTHS: Final = 3
-"""How often the end may move on while it is checked before it is taken where it is."""
+_GROWTHS: Final = 4
+"""How often the end may move on, while it is checked or before it is reached."""
 _LATE: Final = 4
 """Pages after which the end is looked for, if it is as far away as when the walk began."""
 _LONG: Final = 64
@@ -149,11 +147,10 @@ class Walk:
     _held: tuple[Window, Alignment, list[TargetEvent | int], int] | None = None
     """A page that may be the last, not given out yet; and the rows taken, and `_row`, before it."""
     _growths = 0
-    """How often the end has moved on while it was checked."""
+    """How often the end has moved on."""
     _replaced = 0
     _joined = False
     """Whether pages lacked rows or did not overlap, so that only the total can vouch."""
-    _markers = 0
     _marker: tuple[TargetEvent, int] | None = None
     """The row that was the last of the list when it was looked for, and the row behind it."""
     _distance: int | None = None
@@ -494,15 +491,14 @@ class Walk:
                 self._take(window, match)
             self._end("no record", complete=True)
             return
-        asked_before = max(self.page_size, server.granted)
-        stretched = request.limit > asked_before and type(self._error) is ApiError
         if window.page is not None:
             self._total = window.total
-        elif not stretched:
+        elif request.limit <= max(self.page_size, server.granted):
             server.past_end = "refused"
-        if window.page is None and stretched:
+        elif type(self._error) is ApiError:
             server.refuse_stretch()
-        elif self._state == "FIND_END":
+            return
+        if self._state == "FIND_END":
             self._find_end(window)
         elif self._held is not None:
             self._check_end(*self._held[:2], window)
@@ -857,8 +853,8 @@ class Walk:
             early = read < late or nearer
         if self.done or early:
             return
-        self._markers += 1
-        if self._markers > _MARKERS:
+        self._growths += 1
+        if self._growths > _GROWTHS:
             self._fail("the list grows faster than it can be read")
             return
         self._state, self._search = "FIND_END", GallopingSearch(low=self._row)
