@@ -107,9 +107,9 @@ class SeenEvents:
         rows = self.rows
         if not rows or not events:
             return None
-        if isinstance(rows[-1], int):
-            self._resolve(events)
-            rows = self.rows
+        if isinstance(rows[-1], int):  # put rows of the page in the place of their digests
+            digests = {row_digest(event): event for event in events}
+            self.restore([digests.get(row, row) if isinstance(row, int) else row for row in rows])
         anchor = self._anchor(events)
         return None if anchor is None else self.extend(events, anchor)
 
@@ -158,13 +158,6 @@ class SeenEvents:
                 if first and run.count(event) == len(run):  # stand before the first of a run
                     best = Alignment(index - 1, taken - 1)
         return best
-
-    def _resolve(self, events: tuple[TargetEvent, ...]) -> None:
-        """Put rows of a page in the place of their digests."""
-        by_digest = {row_digest(event): event for event in events}
-        self.restore(
-            [by_digest.get(row, row) if isinstance(row, int) else row for row in self.rows]
-        )
 
     def _index(self) -> None:
         """Bring the indexes up to date."""

@@ -161,11 +161,6 @@ class ServerModel:
         limit, number = _widest_page(row, limit, least, self.avoided, stretch=stretch)
         return PageRequest(limit, number, number * limit)
 
-    def refuse_stretch(self) -> None:
-        """The server refuses pages above the size asked for."""
-        self.stretches = False
-        self.cap = self.page_size
-
     def avoid(self, request: PageRequest) -> None:
         """Ask no more for the page of that number: it may be the number that lacks rows."""
         self.stretches &= request.limit <= self.page_size

@@ -311,15 +311,15 @@ class Walk:
 
     def _emit(self, page: EventsPage, first: int, row: int) -> None:
         """Give out the events of a page from `first`, which stands in `row`."""
-        last = len(page.events)
-        if self.max_items is not None and last - first > self.max_items - self.events:
-            last = first + self.max_items - self.events
+        events = page.events[first:]
+        if self.max_items is not None and len(events) > self.max_items - self.events:
+            events = events[: self.max_items - self.events]
             self._stop()
-        if first == last:
+        if not events:
             return
-        self.events += last - first
-        if last - first < len(page.events):
-            events, numbers = page.events[first:last], page.pagination
+        self.events += len(events)
+        if len(events) < len(page.events):
+            numbers = page.pagination
             page = EventsPage(events, numbers, page.warnings, page.request_id, page.body)
         self._batches.append(Batch(page, row))
 
@@ -496,7 +496,7 @@ class Walk:
         elif request.limit <= max(self.page_size, server.granted):
             server.past_end = "refused"
         elif type(self._error) is ApiError:
-            server.refuse_stretch()
+            server.stretches, server.cap = False, self.page_size
             return
         if self._state == "FIND_END":
             self._find_end(window)
