@@ -47,7 +47,7 @@ _REPLACEMENTS: Final = 3
 """How often the whole list may be replaced by other rows."""
 _AHEAD: Final = 10
 """Without a total, one page is asked for ahead for so many read: at most a tenth is wasted."""
-_GROWTHS: Final = 4
+_GROWTHS: Final = 3
 """How often the end may move on, while it is checked or before it is reached."""
 _LATE: Final = 4
 """Pages after which the end is looked for, if it is as far away as when the walk began."""
