@@ -95,7 +95,7 @@ class NotificationStore(Protocol):
         """Keep a body that cannot be read, for people to look at."""
 
 
-class MemoryStore:
+class MemoryStore(NotificationStore, AnnouncementSource):
     """A store in this process: the latest `size` ids. What is aside is in `aside`.
 
     Args:
@@ -119,7 +119,6 @@ class MemoryStore:
         self.aside: list[tuple[bytes, str]] = []
 
     async def begin(self, notification: Notification) -> Claim:
-        """Lease a notification, unless it is done or leased."""
         event_id, now = notification.event_id, self._clock()
         member, ends = self._leases.get(event_id, (notification.user_id, None))
         if ends is None:
@@ -137,11 +136,9 @@ class MemoryStore:
         return "new"
 
     async def finish(self, event_id: str) -> None:
-        """Remember a notification as done."""
         self._end(event_id, math.inf)
 
     async def release(self, event_id: str) -> None:
-        """Give a lease back: the notification was not handled."""
         self._end(event_id, -math.inf)
 
     def _end(self, event_id: str, ends: float) -> None:
@@ -150,20 +147,19 @@ class MemoryStore:
             self._leases[event_id] = member, ends
 
     async def set_aside(self, body: bytes, reason: str) -> None:
-        """Keep a body that cannot be read, for people to look at."""
         self.aside.append((body, reason))
         del self.aside[: -self._size]
 
     async def announced(self, user_id: int, after: int = 0) -> list[Announced]:
-        """What was announced of a member behind a position, in the order of arrival."""
         return [one for one in self._announced.get(user_id, ()) if one.position > after]
 
 
-class SQLiteStore:
+class SQLiteStore(NotificationStore, AnnouncementSource):
     """A store in a file, shared by the processes of one machine.
 
     Each notification keeps what it announces and the times (Unix seconds) of arrival and
-    completion; bodies only where they were set aside.
+    completion; bodies only where they were set aside. What is done is on disk when `finish`
+    returns.
 
     Args:
         path: The file; made where it is not there.
@@ -178,25 +174,21 @@ class SQLiteStore:
         self._lease, self._clock = lease, clock
 
     async def begin(self, notification: Notification) -> Claim:
-        """Lease a notification, unless it is done or leased."""
         return await asyncio.to_thread(self._begin, notification)
 
     async def finish(self, event_id: str) -> None:
-        """Remember a notification as done, on disk when this returns."""
         await self._execute(
             "UPDATE notifications SET done_at = ?, lease_ends = NULL WHERE event_id = ?",
             (self._clock(), event_id),
         )
 
     async def release(self, event_id: str) -> None:
-        """Give a lease back: the notification was not handled."""
         await self._execute(
             "UPDATE notifications SET lease_ends = 0 WHERE event_id = ? AND done_at IS NULL",
             (event_id,),
         )
 
     async def set_aside(self, body: bytes, reason: str) -> None:
-        """Keep a body that cannot be read, for people to look at."""
         await self._execute(
             "INSERT INTO aside (received_at, reason, body) VALUES (?, ?, ?)",
             (self._clock(), reason, body),
@@ -226,7 +218,6 @@ class SQLiteStore:
         return "new"
 
     async def announced(self, user_id: int, after: int = 0) -> list[Announced]:
-        """What was announced of a member behind a position, in the order of arrival."""
         return await asyncio.to_thread(self._read, user_id, after)
 
     def _read(self, user_id: int, after: int) -> list[Announced]:
@@ -274,7 +265,7 @@ class SQLiteStore:
         raise failure
 
 
-class RedisStore:
+class RedisStore(NotificationStore, AnnouncementSource):
     """A store in Redis (extra `redis`), shared by any number of machines.
 
     Args:
@@ -297,7 +288,6 @@ class RedisStore:
         self._lease, self._keep_for = max(1, round(lease * 1000)), max(1, round(keep * 1000))
 
     async def begin(self, notification: Notification) -> Claim:
-        """Lease a notification, unless it is done or leased."""
         key = self._prefix + notification.event_id
         before = await self._call(
             self._client.set(key, "leased", nx=True, px=self._lease, get=True)
@@ -309,19 +299,15 @@ class RedisStore:
         return "done" if before in {b"done", "done"} else "busy"
 
     async def finish(self, event_id: str) -> None:
-        """Remember a notification as done."""
         await self._call(self._client.set(self._prefix + event_id, "done", px=self._keep_for))
 
     async def release(self, event_id: str) -> None:
-        """Give a lease back: the notification was not handled."""
         await self._call(self._client.delete(self._prefix + event_id))
 
     async def set_aside(self, body: bytes, reason: str) -> None:
-        """Keep a body that cannot be read, for people to look at."""
         await self._call(self._client.rpush(f"{self._prefix}aside", body, reason))
 
     async def announced(self, user_id: int, after: int = 0) -> list[Announced]:
-        """What was announced of a member behind a position, in the order of arrival."""
         key = f"{self._prefix}member:{user_id}"
         found = await self._call(self._client.zrange(key, f"({after}", "+inf", byscore=True))
         return [msgspec.json.decode(one, type=Announced) for one in found]

@@ -64,10 +64,8 @@ HISTORIES[387_544_807, 79192].append(
 )
 
 CALLS = (
-    (564_332_013, "trackedTargetEvents/1986"),
+    *((user, f"trackedTargetEvents/{rule}") for user, rule, period in PRINTED_EVENTS if not period),
     (564_332_013, "trackedTargetEvents/1986?periodId=9889"),
-    (387_544_807, "trackedTargetEvents/79192"),
-    (42_381_788, "enrolledTargets"),
-    (42_381_789, "enrolledTargets"),
+    *((user, "enrolledTargets") for user, (rule,) in ENROLLED.items() if rule in PRINTED_TARGETS),
 )
 """What answers as printed: (user, the end of the path)."""
