@@ -59,7 +59,7 @@ async def test_pages_carry_number_total_and_request_id(sandbox: Sandbox) -> None
     async with sandbox, client_of(sandbox) as client:
         pager = client.events(*first_rule(sandbox), page_size=10)
         pages = [page async for page in pager.pages()]
-    assert [page.number for page in pages] == [0, 1, 1]  # of 10, 9 and 13 rows
+    assert [page.pagination.offset for page in pages] == [0, 1, 1]  # of 10, 9 and 13 rows
     assert {page.total for page in pages} == {25}
     assert [len(page.events) for page in pages] == [10, 8, 7]
     assert all(page.request_id and len(page.request_id) == 32 for page in pages)

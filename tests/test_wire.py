@@ -466,7 +466,7 @@ def test_whole_numbers_may_have_zeros_behind_the_point() -> None:
     )
     page = _events(body)
     assert (page.events[0].event_log_id, page.events[0].customer_id) == (7, 1000)
-    assert (page.total, page.pagination.limit, page.number) == (2, 10, 0)
+    assert (page.total, page.pagination.limit, page.pagination.offset) == (2, 10, 0)
 
 
 @pytest.mark.parametrize("number", ["1.5", "1e99999999", "1e19", "-0.1"])
