@@ -330,9 +330,9 @@ redis.call('ZADD', KEYS[1], 'XX', now + ARGV[1], ARGV[2])
 """
 _PAUSE: Final = """
 local now = redis.call('TIME'); now = now[1] + now[2] / 1e6
-local till = math.max(now + ARGV[1], tonumber(redis.call('GET', KEYS[1]) or '0'))
-redis.call('DEL', KEYS[1])
-redis.call('SET', KEYS[1], tostring(till), 'EX', math.ceil(till - now) + 1)
+local till = math.max(now + ARGV[1], tonumber(redis.call('GET', KEYS[2]) or '0'))
+redis.call('DEL', KEYS[2])
+redis.call('SET', KEYS[2], tostring(till), 'EX', math.ceil(till - now) + 1)
 """
 
 
@@ -379,15 +379,13 @@ class RedisBudget:
         except (ValueError, errors.RedisError) as error:
             raise UsageError(f"the shared budget's Redis address cannot be read: {error}") from None
         key = f"capillary-targets:{{{limit.requests}/{limit.per:g}}}"
-        self._places, self._paused = f"{key}:places", f"{key}:pause"
-        self._lanes = f"{key}:background"
-        self._acquire = self._redis.register_script(_ACQUIRE)
-        self._release = self._redis.register_script(_RELEASE)
-        self._pause = self._redis.register_script(_PAUSE)
+        self._keys = [f"{key}:{name}" for name in ("places", "pause", "background")]
+        scripts = map(self._redis.register_script, (_ACQUIRE, _RELEASE, _PAUSE))
+        self._acquire, self._release, self._pause = scripts
 
-    async def _run(self, script: Any, keys: list[str], *args: object) -> Any:
+    async def _run(self, script: Any, *args: object) -> Any:
         try:
-            return await script(keys=keys, args=args)
+            return await script(keys=self._keys, args=args)
         except self._error as error:
             passing = type(error) not in self._plain or str(error).startswith(_REDIS_PASSING)
             raise BudgetUnavailable(
@@ -400,7 +398,6 @@ class RedisBudget:
         ticket, limit = uuid4().hex, self._limit
         wait = await self._run(
             self._acquire,
-            [self._places, self._paused, self._lanes],
             *(ticket, room(limit, background=background), max(_LEASE, limit.per), limit.per),
             *(int(background), spacing(limit, background=background), catch_up(limit)),
         )
@@ -408,11 +405,11 @@ class RedisBudget:
 
     async def release(self, ticket: str) -> None:
         """Start the time after which the place is free."""
-        await self._run(self._release, [self._places], self._limit.per, ticket)
+        await self._run(self._release, self._limit.per, ticket)
 
     async def pause(self, seconds: float) -> None:
         """Tell the other processes."""
-        await self._run(self._pause, [self._paused], seconds)
+        await self._run(self._pause, seconds)
 
     async def close(self) -> None:
         """Close the connections."""
