@@ -31,6 +31,8 @@ _NAMES: Final = re.compile(r"[A-Za-z_]+(,[A-Za-z_]+)*")
 _REDACTED_LENGTH: Final = 4
 """Shorter texts are no personal data by themselves, and occur in other words."""
 _RUNNING: Final = frozenset({"RUNNING", "LIVE"})
+_STATUS: Final = {True: "RUNNING", False: None, None: None}
+"""The status of a period that is current, or not, or not said to be."""
 
 
 @contextmanager
@@ -237,11 +239,9 @@ async def resolve_period(session: Session, user_id: int, target_rule_id: int, na
             f"user {user_id} is not in target {target_rule_id}: it has no period {name!r} for them"
         )
     periods = [
-        TargetPeriod(
-            o.period_id, o.period_ref_code, period_status="RUNNING" * bool(o.current_period)
-        )
-        for _, o in held
-        if o.period_id is not None
+        TargetPeriod(one.period_id, one.period_ref_code, period_status=_STATUS[one.current_period])
+        for _, one in held
+        if one.period_id is not None
     ]
     found = _named(name, periods)
     if not found:
