@@ -127,8 +127,16 @@ class ClientClosed(CapillaryError, RuntimeError):
     scope: ErrorScope = "client"
 
 
+_BY_CODE: Final[dict[int, type[ApiError]]] = {}
+"""The class of each documented code; each class names its own."""
+
+
 class ApiError(CapillaryError):
     """The service refused and said why: `code` (int) and `message` as it sent them."""
+
+    def __init_subclass__(cls, *, codes: tuple[int, ...] = ()) -> None:
+        super().__init_subclass__()
+        _BY_CODE.update(dict.fromkeys(codes, cls))
 
     def __str__(self) -> str:
         return f"{self.message} [{self.code}]{self._where()}"
@@ -140,47 +148,47 @@ class ApiError(CapillaryError):
         return type(self) is not ApiError or code == 300004 or (code or 0) // 1000 == 310
 
 
-class InvalidUser(ApiError):
+class InvalidUser(ApiError, codes=(310011,)):
     """310011: no member has this user id."""
 
 
-class InvalidEnrollmentType(ApiError):
+class InvalidEnrollmentType(ApiError, codes=(310130,)):
     """310130: not one of TRANSACTION, IMPORT, AUDIENCE_FILTER."""
 
 
-class TargetRuleNotFound(ApiError):
+class TargetRuleNotFound(ApiError, codes=(310018,)):
     """310018: no target rule has this id."""
 
 
-class TargetPeriodNotFound(ApiError):
+class TargetPeriodNotFound(ApiError, codes=(310019,)):
     """310019: no target period has this id."""
 
 
-class NoRecordFound(ApiError):
+class NoRecordFound(ApiError, codes=(310149,)):
     """310149: no record of this user in this target, so no events. An iterator yields nothing."""
 
 
-class TargetGroupNotFound(ApiError):
+class TargetGroupNotFound(ApiError, codes=(310017,)):
     """310017: no target group has this id, or it was deactivated."""
 
 
-class CustomerNotFound(ApiError):
+class CustomerNotFound(ApiError, codes=(8015,)):
     """8015: no customer has this identifier."""
 
 
-class CustomerNotInSource(CustomerNotFound):
+class CustomerNotInSource(CustomerNotFound, codes=(8065,)):
     """8065: no customer of that source has this identifier."""
 
 
-class AccountIdMissing(ApiError):
+class AccountIdMissing(ApiError, codes=(8045,)):
     """8045: this source has several accounts, so it needs the account's id."""
 
 
-class InvalidIdentifier(ApiError):
+class InvalidIdentifier(ApiError, codes=(8013,)):
     """8013: not a valid identifier, by its name or by its value."""
 
 
-class InvalidSourceAccount(ApiError):
+class InvalidSourceAccount(ApiError, codes=(8011,)):
     """8011: this source has no account of that id."""
 
 
@@ -190,11 +198,11 @@ class UnknownPeriod(CapillaryError):
     known: tuple[str, ...] = ()
 
 
-class ServerBusy(Transient, ApiError):
+class ServerBusy(Transient, ApiError, codes=(461, 521)):
     """461 or 521: "search engine is busy", "multiple actions are running for the same customer"."""
 
 
-class AuthorizationUnavailable(Transient, ApiError):
+class AuthorizationUnavailable(Transient, ApiError, codes=(4001,)):
     """4001: the authorisation status is unavailable for now."""
 
 
@@ -306,23 +314,6 @@ _TO_CHECK: Final[Mapping[int | None, str]] = {
     320001: ": check client key, client secret and cluster",
     403: _NO_ACCESS,
     4000: _NO_ACCESS,
-}
-
-_BY_CODE: Final[Mapping[int, type[ApiError]]] = {
-    310011: InvalidUser,
-    310130: InvalidEnrollmentType,
-    310018: TargetRuleNotFound,
-    310019: TargetPeriodNotFound,
-    310149: NoRecordFound,
-    310017: TargetGroupNotFound,
-    8015: CustomerNotFound,
-    8065: CustomerNotInSource,
-    8045: AccountIdMissing,
-    8013: InvalidIdentifier,
-    8011: InvalidSourceAccount,
-    461: ServerBusy,
-    521: ServerBusy,
-    4001: AuthorizationUnavailable,
 }
 
 

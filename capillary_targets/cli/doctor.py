@@ -43,21 +43,15 @@ async def doctor(
     if out is not None:
         out.write_text(diagnosis.to_toml(), encoding="utf-8")
     changes = [] if before is None else diagnosis.changes(*before)
+    found = diagnosis.to_dict()
     if query.is_json:
-        found = diagnosis.to_dict()
         if before is not None:
-            names = ("question", "before", "now")
-            found["changes"] = [dict(zip(names, one, strict=True)) for one in changes]
+            found["changes"] = [
+                {"question": q, "before": was, "now": now} for q, was, now in changes
+            ]
         output.write_json([found])
     else:
-        rows = [
-            {
-                "question": one.question,
-                "here": one.answer or "cannot tell",
-                "evidence": one.evidence,
-            }
-            for one in diagnosis.verdicts
-        ]
+        rows = [{"question": name, **said} for name, said in found["verdicts"].items()]
         output.show_records(f"{diagnosis.host}: {diagnosis.requests} requests", rows)
         for question, was, now in changes:
             output.write(f"changed: {question}: {was}, now {now}\n")
