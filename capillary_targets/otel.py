@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, lru_cache, partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from attrs import asdict, define, field, has
 from yarl import URL
@@ -64,6 +64,7 @@ _DURATION = "http.client.request.duration"
 _ACTIVE = "http.client.active_requests"
 
 _LANE = "capillary.lane"
+_SHARED = "capillary.budget.shared"
 
 _ID: Final = re.compile(r"(?<=/)-?\d+(?=/|$)")
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -151,30 +152,25 @@ def _server(url: str) -> dict[str, str | int]:
     return {_ADDRESS: parsed.host or "", _PORT: parsed.port or 0}
 
 
-_Read: TypeAlias = Callable[[LimiterState], Iterable[tuple[int | None, dict[str, str | bool]]]]
-"""What a gauge shows of a session: values with their attributes."""
-_GAUGES: Final[tuple[tuple[str, str, _Read], ...]] = (
-    (_ACTIVE, "Requests in flight.", lambda now: [(now.in_flight, {})]),
-    ("capillary.concurrency.limit", "Requests allowed in flight.", lambda now: [(now.limit, {})]),
-    (
-        "capillary.queue.length",
-        "Requests that wait to be sent.",
-        lambda now: [
-            (now.foreground_queue, {_LANE: "foreground"}),
-            (now.background_queue, {_LANE: "background"}),
-        ],
-    ),
-    (
-        "capillary.budget.used",
-        "Places taken in the rate budget.",
-        lambda now: [(now.budget_used, {"capillary.budget.shared": now.budget_limit is None})],
-    ),
-    (
-        "capillary.budget.limit",
-        "Places in the rate budgets that are not shared.",
-        lambda now: [(now.budget_limit, {})],
-    ),
-)
+_GAUGES: Final = {
+    _ACTIVE: "Requests in flight.",
+    "capillary.concurrency.limit": "Requests allowed in flight.",
+    "capillary.queue.length": "Requests that wait to be sent.",
+    "capillary.budget.used": "Places taken in the rate budget.",
+    "capillary.budget.limit": "Places in the rate budgets that are not shared.",
+}
+
+
+def _gauges(now: LimiterState) -> tuple[tuple[str, int | None, dict[str, str | int]], ...]:
+    """What the gauges show of a session: values with their attributes."""
+    return (
+        (_ACTIVE, now.in_flight, {}),
+        ("capillary.concurrency.limit", now.limit, {}),
+        ("capillary.queue.length", now.foreground_queue, {_LANE: "foreground"}),
+        ("capillary.queue.length", now.background_queue, {_LANE: "background"}),
+        ("capillary.budget.used", now.budget_used, {_SHARED: now.budget_limit is None}),
+        ("capillary.budget.limit", now.budget_limit, {}),
+    )
 
 
 class _Metrics:
@@ -201,16 +197,16 @@ class _Metrics:
         self._walks = counter("capillary.walks", "{walk}", "Walks that are over.")
         self._pages = counter("capillary.pages", "{page}", "Pages that walks read.")
         self._events = counter("capillary.events", "{event}", "Events of walks.")
-        for name, description, read in _GAUGES:
-            observe = partial(self._observe, read)
+        for name, description in _GAUGES.items():
+            observe = partial(self._observe, name)
             meter.create_observable_up_down_counter(name, [observe], "{request}", description)
 
-    def _observe(self, read: _Read, _: CallbackOptions) -> list[Observation]:
+    def _observe(self, gauge: str, _: CallbackOptions) -> list[Observation]:
         """Sums over the open sessions. Called by the exporter's thread."""
         sums: Counter[frozenset[tuple[str, str | int]]] = Counter()
         for state, server in list(self._sessions.items()):
-            for value, attributes in read(state()):
-                if value is not None:
+            for name, value, attributes in _gauges(state()):
+                if name == gauge and value is not None:
                     sums[frozenset((server | attributes).items())] += value
         return [Observation(value, dict(attributes)) for attributes, value in sums.items()]
 
