@@ -12,7 +12,7 @@ from aiohttp import web
 from . import paging, responses, samples
 from .auth import Authenticator
 from .model import Rule
-from .responses import error
+from .responses import as_json, error
 from .settings import SandboxSettings
 from .world import World
 
@@ -72,8 +72,8 @@ class Api:
         ]
         printed = samples.PRINTED_TARGETS.get(rules[0].id) if len(rules) == 1 else None
         if printed is not None and user in samples.ENROLLED:
-            return _json(printed)
-        return _json(responses.targets(rules))
+            return as_json(printed)
+        return as_json(responses.targets(rules))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """`GET /v3/users/{user}/trackedTargetEvents/{rule}` (contract §7)."""
@@ -97,8 +97,8 @@ class Api:
         page = paging.page_at(settings, history, span, limit, offset)
         plain = printed and paging.page_at(SandboxSettings(), history, span, usual, 0)
         if printed and page == plain and not settings.iso:
-            return _json(printed)
-        return _json(responses.events_page(*page, settings))
+            return as_json(printed)
+        return as_json(responses.events_page(*page, settings))
 
     async def target_groups(self, request: web.Request) -> web.StreamResponse:
         """`GET /v3/users/{user}/targetGroups` (contract §11.2): the running cycle, or all."""
@@ -108,7 +108,7 @@ class Api:
         wanted = _number(request, "targetRuleId")
         rules = [rule for rule in world.targets(user) if wanted in {None, rule.id}]
         answer = responses.target_groups(world, settings, user, rules, every_cycle=every_cycle)
-        return _json(answer)
+        return as_json(answer)
 
     async def target_periods(self, request: web.Request) -> web.StreamResponse:
         """`GET /v3/targetGroups/{group}/targetPeriods` (contract §11.3)."""
@@ -116,7 +116,7 @@ class Api:
         group = None if group_id is None else self._world.group(group_id)
         if group is None:
             raise error(310017)
-        return _json(responses.target_periods(group))
+        return as_json(responses.target_periods(group))
 
     async def customer_id(self, request: web.Request) -> web.StreamResponse:
         """`GET /v2/customers/lookup` (contract §11.1): an envelope of its own. All are INSTORE."""
@@ -134,11 +134,11 @@ class Api:
             raise error(8015)
         if source not in _ONE_ACCOUNT:
             raise error(8065)
-        return _json(responses.encode({"entity": user, "warnings": []}))
+        return as_json(responses.encode({"entity": user, "warnings": []}))
 
     async def token(self, request: web.Request) -> web.StreamResponse:
         """`POST /v3/oauth/token/generate` (contract §1.2)."""
-        return _json(self._authenticator.token(await request.read()))
+        return as_json(self._authenticator.token(await request.read()))
 
     def _user(self, request: web.Request) -> int:
         user = _integer(request.match_info["user"])
@@ -171,10 +171,6 @@ class Api:
         for _ in range(settings.delete_any_per_request):
             if history := world.history(user, rule):
                 world.delete_events(user, rule, self._random.randrange(len(history)))
-
-
-def _json(body: bytes) -> web.Response:
-    return web.Response(body=body, content_type="application/json")
 
 
 def _integer(text: str) -> int | None:

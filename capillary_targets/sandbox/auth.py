@@ -69,18 +69,14 @@ class Authenticator:
             raise error(300004) from None
         if (key, secret) != (self._settings.client_key, self._settings.client_secret):
             raise error(320001)
-        return responses.data(
-            {"accessToken": self._issue(), "ttlSeconds": self._settings.ttl_seconds}
-        )
-
-    def _issue(self) -> str:
-        """A token that looks like a JWT. Those past their time are forgotten."""
         settings, now = self._settings, self._settings.clock()
+        # Those past their time are forgotten.
         self._tokens = {text: one for text, one in self._tokens.items() if one[0] > now}
         bits = self._random.getrandbits
+        # It looks like a JWT.
         text = f"eyJhbGciOiJub25lIn0.{bits(32):x}.{bits(64):016x}"
         self._tokens[text] = now + settings.ttl_seconds, 0
-        return text
+        return responses.data({"accessToken": text, "ttlSeconds": settings.ttl_seconds})
 
     def _knows(self, text: str) -> bool:
         expires, calls = self._tokens.get(text, (-math.inf, 0))

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from .listener import Listener
-from .responses import data, error_body
+from .responses import as_json, data, error_body
 
 _USER = re.compile(r"/v3/users/(\d+)/")
 
@@ -82,8 +82,7 @@ class Replay(Listener):
         key = _key(request.path_qs)
         recorded = self._answers.get(key)
         if recorded is None:
-            body = error_body(404, f"not in this cassette: {key}")
-            return web.Response(status=400, body=body, content_type="application/json")
+            return as_json(error_body(404, f"not in this cassette: {key}"), 400)
         turn = self._served[key]
         self._served[key] = turn + 1
         one = recorded[min(turn, len(recorded) - 1)]
@@ -97,7 +96,7 @@ class Replay(Listener):
 
 async def _token(_: web.Request) -> web.Response:
     token: dict[str, Any] = {"accessToken": "replay", "ttlSeconds": 3600}
-    return web.Response(body=data(token), content_type="application/json")
+    return as_json(data(token))
 
 
 def _key(path: str) -> str:

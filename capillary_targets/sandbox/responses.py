@@ -16,6 +16,8 @@ from string import Template
 from typing import Any, Final
 
 import msgspec
+from aiohttp import web
+from attrs import define
 
 from . import samples
 from .model import TODAY, Event, Group, Pagination, Period, Rule
@@ -48,14 +50,18 @@ _FIXED_STATUS = {310126: 500}
 """Codes whose HTTP status is printed (contract §14)."""
 
 
+@define
 class ErrorResponse(Exception):
     """An answer other than the one asked for. `status` None: the sandbox's `error_status`."""
 
-    def __init__(self, code: int, body: bytes, status: int | None = None) -> None:
-        super().__init__(code)
-        self.code = code
-        self.body = body
-        self.status = status
+    code: int
+    body: bytes
+    status: int | None = None
+
+
+def as_json(body: bytes, status: int = 200) -> web.Response:
+    """A body as an answer."""
+    return web.Response(body=body, status=status, content_type="application/json")
 
 
 def error(code: int) -> ErrorResponse:

@@ -31,7 +31,7 @@ from .model import Event
 from .notifications import Notifications
 from .page import front_page
 from .replay import Replay
-from .responses import ErrorResponse, encode
+from .responses import ErrorResponse, as_json, encode
 from .settings import SandboxSettings
 from .world import World, parse_date
 
@@ -248,7 +248,7 @@ class Sandbox(Listener):
         except ErrorResponse as error:
             _CODE.set(error.code)
             status = error.status or self.settings.error_status
-            return web.Response(body=error.body, status=status, content_type="application/json")
+            return as_json(error.body, status)
         except web.RequestPayloadError as problem:
             return web.Response(text=f"{problem}\n", status=400)
         except web.HTTPException as problem:
@@ -358,7 +358,7 @@ def _control(control: Callable[..., Any]) -> Handler:
             status, made = 200, order(control, await request.read() or b"{}")
         except (ValueError, RecursionError) as error:
             status, made = 400, {"error": str(error)}
-        return web.Response(body=encode(made), status=status, content_type="application/json")
+        return as_json(encode(made), status)
 
     return handle
 
