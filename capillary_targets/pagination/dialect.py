@@ -14,8 +14,6 @@ from attrs import field, frozen, validators
 from capillary_targets.errors import UsageError
 from capillary_targets.models import short_repr
 
-__all__ = ["UNKNOWN", "Dialect", "LimitKind", "OffsetKind", "PastEndKind", "TotalKind"]
-
 OffsetKind = Literal["page", "row", "ignored"]
 TotalKind = Literal["rows", "pages", "absent", "zero", "wrong"]
 LimitKind = Literal["kept", "capped", "capped-silent"]

@@ -24,8 +24,6 @@ from capillary_targets.models import TargetEvent
 
 from .types import Checkpoint, row_digest
 
-__all__ = ["Alignment", "SeenEvents"]
-
 _id_of: Final = attrgetter("event_log_id")
 
 

@@ -11,8 +11,6 @@ from attrs import define, field
 from .dialect import Dialect, PastEndKind, TotalKind
 from .types import PageRequest, Window
 
-__all__ = ["LEAST_CAP", "ServerModel"]
-
 LEAST_CAP: Final = 3
 """No server is believed to cap its pages below this silently."""
 _CERTAIN: Final = 2

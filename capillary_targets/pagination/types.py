@@ -18,17 +18,6 @@ from capillary_targets.models import EventsPage, Model, Pagination, TargetEvent,
 
 from .dialect import UNKNOWN, Dialect
 
-__all__ = [
-    "START",
-    "Batch",
-    "Checkpoint",
-    "Cursor",
-    "PageRequest",
-    "PagingReport",
-    "Window",
-    "row_digest",
-]
-
 _DIGEST_BYTES: Final = 6  # an exact number in every JSON reader
 _TAIL: Final = 8
 """Rows that a checkpoint remembers: it is found again unless all of them are deleted."""

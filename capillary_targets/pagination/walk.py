@@ -34,8 +34,6 @@ from .seen import Alignment, SeenEvents
 from .server_model import LEAST_CAP, ServerModel
 from .types import START, Batch, Checkpoint, PageRequest, PagingReport, Window
 
-__all__ = ["Walk"]
-
 _COUNTS_ROWS: Final = Dialect(total="rows")
 _NO_ROWS: Final = frozenset({"pages", "wrong"})
 _LEAST_PAGE: Final = 8
