@@ -1,7 +1,5 @@
 """The look-ups' requests and answers, without a socket."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, date, datetime
 from decimal import Decimal

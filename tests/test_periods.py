@@ -1,7 +1,5 @@
 """A period by name: from the fewest answers that know it, or an error that names the others."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

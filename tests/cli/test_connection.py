@@ -1,7 +1,5 @@
 """Settings of the environment and flags: secrets in files, time zone, deadline, proxy, log."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

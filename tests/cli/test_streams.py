@@ -1,7 +1,5 @@
 """stdin, stdout and stderr as a shell hands them over: closed, full, gone, in any encoding."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

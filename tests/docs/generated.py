@@ -1,7 +1,5 @@
 """Tables of the documents made from the code; `python -m tests.docs.generated` writes them."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re

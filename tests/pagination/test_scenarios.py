@@ -89,8 +89,7 @@ def test_a_list_that_moves(move: Move, total: str, requests: int, prefetch: int)
     assert driven.walk.report.requests <= requests
 
 
-@pytest.mark.parametrize("total", ["rows", "absent"])
-@pytest.mark.parametrize("prefetch", [1, 4])
+@pytest.mark.parametrize(("total", "prefetch"), [("rows", 1), ("absent", 4)])
 def test_arrivals_faster_than_reading_still_end(total: str, prefetch: int) -> None:
     driven, server = walked(Speech(total=total), Move(appends=150), prefetch=prefetch)
     assert driven.proven

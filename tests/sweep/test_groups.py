@@ -308,7 +308,7 @@ FIELDS_LEFT_OUT = {
 async def test_an_answer_without_some_fields_loses_nothing(
     swept: Swept, tmp_path: Path, left_out: str, updated: bool
 ) -> None:
-    sandbox = Sandbox(users=6, events=6, recorded=0.5, last_updated_on=updated)
+    sandbox = Sandbox(users=4, events=6, recorded=0.5, last_updated_on=updated)
     world, users = sandbox.world, list(sandbox.world.user_ids())
     fault = Fault.edited(FIELDS_LEFT_OUT[left_out], '"leftOut":')
     async with sandbox:

@@ -164,7 +164,7 @@ async def test_kills_at_random_moments(tmp_path: Path):
 
 
 async def test_a_kill_at_every_step_towards_the_disk(tmp_path: Path):
-    sandbox = Sandbox(users=5, targets=2, events=9)
+    sandbox = Sandbox(users=3, targets=2, events=9)
     out = tmp_path / "killed"
     kills = 0
     async with sandbox, starter(sandbox, tmp_path) as sweeps:

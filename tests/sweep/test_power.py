@@ -27,7 +27,7 @@ from tests.conftest import is_nightly
 from .power import PLAINLY, Call, Disk, at_random, record, write_state
 
 NIGHTLY = is_nightly()
-STATES = 10_000 if NIGHTLY else 150
+STATES = 10_000 if NIGHTLY else 100
 pytestmark = pytest.mark.nightly
 
 DRIVER = """
