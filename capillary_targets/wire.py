@@ -301,10 +301,9 @@ def _error(code: int | None, message: str | None, answer: Answer) -> CapillaryEr
     status = answer.status
     error = api_error(code, text, status=status)
     if type(error) is ApiError and not error.is_answer:
-        if status == 429:
-            error = RateLimited(text, status=status)
-        elif status in {401, 403, 498}:
-            error = AuthError(text, status=status)
+        kind, _ = _BY_STATUS.get(status, (ApiError, ""))
+        if kind in {RateLimited, AuthError}:
+            error = kind(text, status=status)
         elif code in _BUSY:
             error = ServiceUnavailable(text, status=status)
         else:
@@ -316,26 +315,19 @@ def _error(code: int | None, message: str | None, answer: Answer) -> CapillaryEr
 
 
 _CHECK_BASE: Final = "check the base URL"
+_GONE: Final = f"nothing is served here: {_CHECK_BASE} (without /v3), or the endpoint is gone"
+_MOVED: Final = f"the server redirects, which is not followed: {_CHECK_BASE}"
 _WANTS_TLS: Final = re.compile(rb"(?i)plain HTTP|HTTP request to an HTTPS server")
 """What nginx, Apache and Go answer to http on a port for https."""
 _BY_STATUS: Final[Mapping[int, tuple[type[CapillaryError], str]]] = {
     **dict.fromkeys(_BUSY, (ServiceUnavailable, "the service failed")),
     **dict.fromkeys((401, 498), (AuthError, "credentials or token rejected")),
     403: (AuthError, "access denied, by the service or a gateway before it"),
-    **dict.fromkeys(
-        (404, 410),
-        (
-            EndpointGone,
-            "nothing is served here: check the base URL (without /v3), or the endpoint is gone",
-        ),
-    ),
+    **dict.fromkeys((404, 410), (EndpointGone, _GONE)),
     407: (ConnectionFailed, "the proxy wants other credentials: check HTTPS_PROXY"),
     429: (RateLimited, "too many requests"),
     461: (ServerBusy, "the service is busy"),
-    **dict.fromkeys(
-        range(300, 400),
-        (BadResponse, f"the server redirects, which is not followed: {_CHECK_BASE}"),
-    ),
+    **dict.fromkeys(range(300, 400), (BadResponse, _MOVED)),
 }
 
 
