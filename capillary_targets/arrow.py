@@ -10,11 +10,11 @@ column `overflow`. Keys that the client does not know are JSON text, in `extra`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
-from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
@@ -22,8 +22,6 @@ import attrs
 import pyarrow as pa
 
 from .models import JSON, Target, TargetEvent, columns_of, extra_text
-
-__all__ = ["TEXT", "amounts_of", "batch_of", "events_table", "schema_of", "targets_table"]
 
 _STEP: Final = Decimal("0.000001")
 _EXACT: Final = Context(prec=38, traps=[Inexact, InvalidOperation])
@@ -68,23 +66,21 @@ def _arrow_type(name: str, hint: Any) -> pa.DataType:
 
 def events_table(user_id: int, events: Sequence[TargetEvent]) -> pa.Table:
     """A table with the columns of a sweep's `events/`. Raises `ValueError` as `amounts_of`."""
-    schema = schema_of({"user_id": int, **columns_of(TargetEvent)})
-    columns: dict[str, Any] = {
-        name: [getattr(event, name) for event in events] for name in columns_of(TargetEvent)
-    }
-    columns["user_id"] = [user_id] * len(events)
+    columns = {"user_id": [user_id] * len(events), **_columns(TargetEvent, events)}
     columns["target_value"] = amounts_of(columns["target_value"], columns["event_log_id"])
-    columns["extra"] = [extra_text(event.extra) for event in events]
+    schema = schema_of({"user_id": int, **columns_of(TargetEvent)})
     return pa.Table.from_batches([batch_of(columns, schema)])
 
 
 def targets_table(targets: Sequence[Target]) -> pa.Table:
     """A table with the target's own columns of a sweep's `targets/`."""
-    columns: dict[str, Any] = {
-        name: [getattr(target, name) for target in targets] for name in columns_of(Target)
-    }
-    columns["extra"] = [extra_text(target.extra) for target in targets]
-    return pa.Table.from_batches([batch_of(columns, schema_of(columns_of(Target)))])
+    batch = batch_of(_columns(Target, targets), schema_of(columns_of(Target)))
+    return pa.Table.from_batches([batch])
+
+
+def _columns(model: type, rows: Sequence[Any]) -> dict[str, Any]:
+    columns = {name: [getattr(row, name) for row in rows] for name in columns_of(model)}
+    return columns | {"extra": [extra_text(row.extra) for row in rows]}
 
 
 def amounts_of(amounts: Sequence[Decimal | None], ids: Sequence[int | None]) -> pa.Array:
@@ -95,51 +91,50 @@ def amounts_of(amounts: Sequence[Decimal | None], ids: Sequence[int | None]) -> 
     """
     with suppress(pa.ArrowException, ArithmeticError):
         # pyarrow loses no digit, but that it takes 1E-99 for 0.
-        if min(map(abs, filter(None, amounts)), default=_STEP) >= _STEP:
+        if min(map(Decimal.adjusted, filter(None, amounts)), default=0) >= _STEP.adjusted():
             return pa.array(amounts, _AMOUNT)
-    scaled = []
-    for amount, number in zip(amounts, ids, strict=True):
-        try:
-            scaled.append(_fit(amount, _AMOUNT))
-        except ArithmeticError:
-            raise ValueError(
-                f"event {number}: the amount {amount} does not fit decimal(38, 6); JSON keeps it"
-            ) from None
-    return pa.array(scaled, _AMOUNT)
+    made, unfit = _array(amounts, _AMOUNT)
+    for place in unfit:
+        raise ValueError(
+            f"event {ids[place]}: the amount {amounts[place]} does not fit decimal(38, 6); "
+            "JSON keeps it"
+        )
+    return made
 
 
 def batch_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
     """Columns as a batch. Values that do not fit are null, and in the column `overflow`."""
     made: dict[str, pa.Array] = {}
-    overflow: dict[int, dict[str, Any]] = {}
+    rows = len(columns[schema.names[0]])
+    overflow = [*columns.get("overflow", [None] * rows)]
+    columns = {**columns, "overflow": overflow}
+    unfit: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    moments = (columns[kind.name] for kind in schema if kind.type in {_CLOCK, _INSTANT})
+    zoned = any(one.tzinfo for column in moments for one in column if one)
     for kind in schema:
-        name, column = kind.name, columns.get(kind.name)
-        if column is None or isinstance(column, pa.Array):
+        name, column = kind.name, columns[kind.name]
+        if isinstance(column, pa.Array):
             made[name] = column
-            continue
-        if name.endswith("_iso"):
-            pairs = zip(column, columns[name.removesuffix("_iso")], strict=True)
-            column = [twin or moment for twin, moment in pairs]
-        again = name == "event_processed_date" and column == columns["event_date"]
-        if again and not _zoned(column):  # so it is for transactions
-            made[name] = made["event_date"]
-            continue
-        made[name], unfit = _array(column, kind.type)
-        for place in unfit:
-            overflow.setdefault(place, {})[name] = column[place]
-    rows = len(next(iter(made.values())))
-    noted = [*(columns.get("overflow") or [None] * rows)]
-    for place, values in overflow.items():
-        noted[place] = _noted(values)
-    made["overflow"] = pa.array(noted, TEXT)
+        elif kind.type == _INSTANT and not zoned:
+            made[name] = pa.nulls(rows, _INSTANT)
+        elif name == "event_processed_date" and column == columns["event_date"]:
+            made[name] = made["event_date"]  # so it is for transactions
+        else:
+            if name.endswith("_iso"):
+                pairs = zip(column, columns[name.removesuffix("_iso")], strict=True)
+                column = [twin or moment for twin, moment in pairs]
+            plain = kind.type in _PLAIN or (kind.type == _CLOCK and not zoned)
+            made[name], places = _array(column, kind.type, plain=plain)
+            for place in places:
+                unfit[place][name] = column[place]
+                overflow[place] = _noted(unfit[place])
     return pa.RecordBatch.from_arrays([*made.values()], schema=schema)
 
 
-def _array(values: Sequence[Any], kind: pa.DataType) -> tuple[pa.Array, list[int]]:
+def _array(
+    values: Sequence[Any], kind: pa.DataType, *, plain: bool = False
+) -> tuple[pa.Array, list[int]]:
     """The column, and the places of values that it cannot hold: they are null there."""
-    plain = kind in _PLAIN or (kind in {_CLOCK, _INSTANT} and not _zoned(values))
-    if plain and kind == _INSTANT:
-        return pa.nulls(len(values), kind), []
     try:
         return pa.array(values if plain else [_fit(value, kind) for value in values], kind), []
     except Exception:  # noqa: BLE001, S110 - value by value, then
@@ -159,10 +154,6 @@ def _noted(values: Mapping[str, Any]) -> str:
         return JSON.encode(values).decode()
     except (TypeError, ValueError):
         return json.dumps({name: ascii(value) for name, value in values.items()})
-
-
-def _zoned(moments: Iterable[datetime | None]) -> bool:
-    return any(map(attrgetter("tzinfo"), filter(None, moments)))
 
 
 def _amount(amount: Decimal) -> Decimal:

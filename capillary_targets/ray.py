@@ -20,6 +20,7 @@ from .auth import Auth
 from .budget import Budget, SqliteBudget
 from .client import TargetsClient
 from .limits import RateLimit
+from .models import JSON
 from .settings import Options, Settings
 from .sweep import (
     BadLine,
@@ -32,7 +33,6 @@ from .sweep import (
     run,
 )
 from .sweep.atomic import AtomicFile
-from .sweep.rows import encode
 from .sweep.user_list import Users, read_batches
 
 try:
@@ -223,7 +223,7 @@ def _read(file: Path) -> Summary:
 
 def _write(path: Path, summary: Summary) -> None:
     with AtomicFile(path) as file:
-        file.write(encode(summary.as_dict()) + b"\n")
+        file.write(JSON.encode(summary.as_dict()) + b"\n")
 
 
 async def _show(paths: list[Path], progress: Callable[[Summary], None] | None) -> None:

@@ -15,8 +15,6 @@ from attrs import frozen
 from capillary_targets.models import TargetEvent
 from capillary_targets.notifications.store import Announced
 
-__all__ = ["Comparison", "EventIds", "Unmatched", "columns", "compare"]
-
 
 class EventIds(msgspec.Struct, frozen=True):
     """What tells an event: its target, its log id, its transaction, return or request.

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-import attrs
-from attrs import frozen
-from msgspec.structs import replace
+from attrs import evolve, frozen
+from msgspec.structs import asdict, replace
 
 from capillary_targets.errors import (
     CapillaryError,
@@ -22,7 +21,7 @@ from capillary_targets.errors import (
     UnknownPeriod,
 )
 from capillary_targets.fanout import FanOut
-from capillary_targets.models import Target, TargetEvent
+from capillary_targets.models import JSON, Target, TargetEvent
 from capillary_targets.notifications.store import Announced, StoreUnavailable
 from capillary_targets.pagination import START, Checkpoint
 
@@ -30,7 +29,8 @@ from .announced import EventIds, columns, compare
 from .groups import GroupsReader, MemberGroups
 from .ledger import Mark, States, UserRecord, WrittenRow
 from .options import RunState, Summary, SweepOptions
-from .rows import EncodedRows, Format, StoredRow, encode, event_key, plain, raw_rows
+from .rows import BATCH_ROWS, EncodedRows, Format, event_key, plain, raw_rows
+from .stats import exact_sum
 from .store import Directory, UserResult, format_named
 
 _log = logging.getLogger("capillary_targets")
@@ -40,6 +40,13 @@ _Take: TypeAlias = Callable[[Sequence[TargetEvent], Sequence[bytes | None]], Non
 
 class Unwritable(ValueError):
     """The format cannot hold a row exactly."""
+
+
+class StoredRow(NamedTuple):
+    """A row in a part: its `event_key`, and its columns by name as far as they are known."""
+
+    key: int
+    columns: Mapping[str, Any]
 
 
 class UserFetcher:
@@ -94,9 +101,9 @@ class _UserFetch:
                 raise
             if not is_ours:
                 _log.debug("user %d cannot be written", self._user, exc_info=True)
-            error = failure
+            error = Unwritable(f"{failure}") if isinstance(failure, ValueError) else failure
         self._sums.events = self._rows.counts["events"]
-        self._sums.value_sum = self._rows.stats.value_sum
+        self._sums.value_sum = exact_sum(one[-1] for one in self._rows.sums)
         proven = self._look is None or "by_value" not in self._look.reasons.values()
         record = UserRecord(self._user, self._state, self._written, proven)
         return UserResult(self._rows, record, self._sums, error)
@@ -132,8 +139,6 @@ class _UserFetch:
         self._state.progress = _without_empty({**before, **kept})
         if source is not None:
             self._compare(due, await source.announced(self._user, position))
-        if self._rows.error is not None:
-            raise Unwritable(self._rows.error)
 
     async def _targets(self) -> tuple[Sequence[Target], set[int], Sequence[int]]:
         """The definitions that are known, all targets that the user is in, and those to read."""
@@ -161,7 +166,7 @@ class _UserFetch:
 
         def written(announced: Announced) -> Iterator[EventIds]:
             for rule in announced.rule_ids:
-                for _, _, row in self._stored_rows(rule):
+                for _, row in self._stored_rows(rule):
                     yield EventIds(rule, row["event_log_id"], row.get("unique_id"))
 
         def is_wanted(one: Announced) -> bool:
@@ -195,7 +200,7 @@ class _UserFetch:
         left = [rule for rule, digest in known.items() if digest and rule not in rules]
         if not self._options.fetch_targets:
             left = []
-        self._rows.stats.names.update((target.id, target.name or "") for target in changed)
+        self._rows.names.update((target.id, target.name or "") for target in changed)
         self._rows.add(
             "targets",
             [{"enrolled": True, **plain(target), "raw": target.raw} for target in changed]
@@ -259,17 +264,27 @@ class _UserFetch:
             self._written += [(rule, event_key(one), one.event_log_id) for one in events]
 
     async def _walk(self, rule: int, start: Checkpoint, take: _Take) -> bool:
-        """Walk over a target's events behind `start`, and `take` them page by page.
+        """Walk over a target's events behind `start`, and `take` them some thousands at a time.
 
         Returns whether rows before `start` have changed places or number.
         """
+        events: list[TargetEvent] = []
+        raw: list[bytes | None] = []
         pager = self._fan.pager(self._user, rule, start)
         try:
             async with aclosing(pager.stream()) as pages:
                 async for page in pages:
-                    raw = raw_rows(page.body, page.events) if self._options.raw else ()
-                    take([_of_target(rule, event) for event in page.events], raw)
+                    if self._options.raw:
+                        raw += raw_rows(page.body, page.events)
+                    events += [
+                        one if one.target_rule_id is not None else evolve(one, target_rule_id=rule)
+                        for one in page.events
+                    ]
                     del page  # a body of its own: it need not wait for that of the next one
+                    if len(events) >= BATCH_ROWS:
+                        take(events, raw)
+                        events, raw = [], []
+            take(events, raw)
         finally:
             self._sums.requests += pager.report.requests
         report, end = pager.report, pager.checkpoint
@@ -288,22 +303,20 @@ class _UserFetch:
         for name, start, length, written in self._ledger.row_ranges(self._user):
             if self._options.moved:
                 rows += [
-                    StoredRow(key, of, {"event_log_id": number, "target_rule_id": of})
+                    StoredRow(key, {"event_log_id": number, "target_rule_id": rule})
                     for of, key, number in written
+                    if of == rule
                 ]
             else:
                 path = self._shared.directory.part("events", name)
-                rows += self._shared.format.read_events(path, start, length)
-        return [row for row in rows if row.rule == rule]
-
-
-def _of_target(rule: int, event: TargetEvent) -> TargetEvent:
-    """An event, with the target that it was asked for where the server does not say."""
-    return event if event.target_rule_id is not None else attrs.evolve(event, target_rule_id=rule)
+                found = self._shared.format.read_events(path, start, length)
+                mine = (row for row in found if row.target_rule_id == rule)
+                rows += [StoredRow(event_key(row), asdict(row)) for row in mine]
+        return rows
 
 
 def _digest(before: bytes, target: Target) -> bytes:
-    row = encode(plain(target)) if target.raw is None else target.raw
+    row = JSON.encode(plain(target)) if target.raw is None else target.raw
     return blake2b(before + row, digest_size=8).digest()
 
 

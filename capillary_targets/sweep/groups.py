@@ -29,17 +29,6 @@ from .options import SweepOptions
 from .rows import PROGRESS_FIELDS
 from .stats import EXACT
 
-__all__ = [
-    "READ",
-    "GroupsReader",
-    "MemberGroups",
-    "Reason",
-    "decide",
-    "is_due",
-    "next_states",
-    "stable_hash",
-]
-
 _log = logging.getLogger("capillary_targets")
 
 _REFUSALS: Final = 5

@@ -6,11 +6,10 @@ makes its user a failure, never a rounded sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain, groupby
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -20,19 +19,8 @@ from attrs import define, field
 from capillary_targets.arrow import TEXT, amounts_of, batch_of, schema_of
 
 from .atomic import AtomicFile
-from .rows import (
-    BATCH_ROWS,
-    KINDS,
-    EncodedRows,
-    Format,
-    Part,
-    StoredRow,
-    event_key,
-    one_line,
-)
+from .rows import BATCH_ROWS, KINDS, LINES, EncodedRows, Format, Part, one_line
 from .stats import Columns
-
-__all__ = ["SCHEMAS", "SCHEMA_VERSION", "Parquet"]
 
 SCHEMA_VERSION: Final = 2
 """Raised with every change of a schema: parts of two versions do not read as one table."""
@@ -48,38 +36,20 @@ class Parquet(Format):
 
     suffix: str = "parquet"
 
-    def encode(self, kind: str, columns: Columns) -> Columns:
-        """A page, columns of Arrow only where that could fail: every amount fits."""
+    def encode(self, kind: str, columns: Columns) -> Columns | pa.RecordBatch:
+        """Many rows are a batch. Of few, only what could fail is Arrow's: every amount fits."""
         if kind == "events":
             columns["target_value"] = amounts_of(columns["target_value"], columns["event_log_id"])
         columns["raw"] = [*map(_text, columns["raw"])] if self.raw else ()
-        return columns
-
-    def merge(self, kind: str, blocks: Sequence[Columns | pa.RecordBatch]) -> list[pa.RecordBatch]:
-        """Batches; neighbouring pages become one."""
-        return [*self._merged(kind, blocks)]
-
-    def _merged(
-        self, kind: str, blocks: Sequence[Columns | pa.RecordBatch]
-    ) -> Iterator[pa.RecordBatch]:
-        for of, run in groupby(blocks, type):
-            if of is not dict:
-                yield from run
-                continue
-            pages = [*run]
-            columns = {
-                name: pa.concat_arrays([page[name] for page in pages])
-                if isinstance(column, pa.Array)
-                else [*chain.from_iterable(page[name] for page in pages)]
-                for name, column in pages[0].items()
-            }
-            yield batch_of(columns, self._schema(kind))
+        few = len(columns["user_id"]) < BATCH_ROWS
+        return columns if few else batch_of(columns, self.schema(kind))
 
     def part(self, file: AtomicFile, kind: str) -> Part:
         """A new part of that kind."""
-        return _Part(file, kind, self)
+        return _Part(file, kind, self.schema(kind))
 
-    def _schema(self, kind: str) -> pa.Schema:
+    def schema(self, kind: str) -> pa.Schema:
+        """The schema of that kind's parts."""
         about = {
             "capillary_targets.schema": f"{SCHEMA_VERSION}",
             "capillary_targets.run": f"{self.run}",
@@ -88,11 +58,7 @@ class Parquet(Format):
         schema = schema.append(pa.field("raw", TEXT)) if self.raw else schema
         return schema.with_metadata(about)
 
-    def writer(self, file: AtomicFile, kind: str) -> pq.ParquetWriter:
-        """A writer of that kind's rows."""
-        return pq.ParquetWriter(file, self._schema(kind), compression="zstd")
-
-    def read_events(self, path: Path, start: int, length: int) -> list[StoredRow]:
+    def read_events(self, path: Path, start: int, length: int) -> list[Any]:
         """Those rows."""
         found, first = [], 0
         with pq.ParquetFile(path) as file:
@@ -103,42 +69,49 @@ class Parquet(Format):
                     group = file.read_row_group(number).slice(low - first, high - low)
                     found += group.to_pylist()
                 first += rows
-        return [
-            StoredRow(event_key(SimpleNamespace(**row)), row["target_rule_id"], row)
-            for row in found
-        ]
+        return [LINES["events"](**row) for row in found]
 
 
 @define
 class _Part(Part):
     """One part. Places are counted in rows."""
 
-    _format: Parquet
+    _schema: pa.Schema
     _writer: pq.ParquetWriter = field(init=False)
     _pending: list[Any] = field(init=False, factory=list)
-    _pending_rows: int = field(init=False, default=0)
-    _unmerged: int = field(init=False, default=0)
+    _written: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
-        self._writer = self._format.writer(self.file, self._kind)
+        self._writer = pq.ParquetWriter(self.file, self._schema, compression="zstd")
 
     def add(self, encoded: EncodedRows) -> tuple[int, int]:
         start, rows = self.rows, encoded.counts[self._kind]
         self._pending += encoded.blocks[self._kind]
-        self._pending_rows += rows
-        self._unmerged += rows
         self.rows += rows
-        if self._pending_rows >= _GROUP_ROWS:
+        if self.rows - self._written >= _GROUP_ROWS:
             self._write()
-        elif self._unmerged >= BATCH_ROWS:
-            self._pending, self._unmerged = self._format.merge(self._kind, self._pending), 0
         return start, rows
 
     def _write(self) -> None:
+        """A row group of what is pending."""
         if self._pending:
-            table = pa.Table.from_batches(self._format.merge(self._kind, self._pending))
+            table = pa.Table.from_batches(self._batches())
             self._writer.write_table(table.combine_chunks())
-            self._pending, self._pending_rows, self._unmerged = [], 0, 0
+            self._pending, self._written = [], self.rows
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        for kind, run in groupby(self._pending, type):
+            if kind is not dict:
+                yield from run
+                continue
+            blocks = [*run]
+            columns = {
+                name: pa.concat_arrays([block[name] for block in blocks])
+                if isinstance(column, pa.Array)
+                else [*chain.from_iterable(block[name] for block in blocks)]
+                for name, column in blocks[0].items()
+            }
+            yield batch_of(columns, self._schema)
 
     def sync(self) -> None:
         if self._writer.is_open:

@@ -7,11 +7,10 @@ that (double sampling: Cochran, Sampling Techniques, chapter 12).
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, aclosing
-from itertools import pairwise
+from itertools import cycle, pairwise
 from math import inf, sqrt
 from pathlib import Path
 from statistics import fmean, pvariance
@@ -29,12 +28,10 @@ from capillary_targets.pagination import Dialect
 
 from .fetch import UserFetcher
 from .groups import READ, decide, is_due, stable_hash
-from .ledger import Ledger, UserRecord
-from .options import RunState, Summary, SweepOptions, SweepRefused
-from .store import LEDGER, Directory, PartWriter, UserResult, open_directory
+from .ledger import Ledger
+from .options import RunState, SweepOptions, SweepRefused
+from .store import LEDGER, PartWriter, UserResult, open_directory
 from .user_list import BadLine, Users, read_batches
-
-__all__ = ["Estimate", "Plan", "choose", "estimate", "plan", "seconds_for"]
 
 _SAMPLE: Final = 100
 _FRAME: Final = 10_000
@@ -85,11 +82,11 @@ def choose(frame: Sequence[float], sample: int) -> list[int]:
     share = round(sample * len(new) / max(1, len(frame)))
     share = min(max(share, sample // 4), sample - sample // 4)
     share = min(len(new), max(share, sample - len(known)))
-    draw, chosen = random.Random(0), []
-    for places, number in ((new, share), (known, min(len(known), sample - share))):
-        cuts = [len(places) * cut // max(1, number) for cut in range(number + 1)]
-        chosen += [places[draw.randrange(*cell)] for cell in pairwise(cuts)]
-    return chosen
+    return [
+        places[(2 * cell + 1) * len(places) // (2 * number)]
+        for places, number in ((new, share), (known, min(len(known), sample - share)))
+        for cell in range(number)
+    ]
 
 
 def estimate(
@@ -193,57 +190,56 @@ async def plan(
         fresh = stack.enter_context(
             open_directory(Path(stack.enter_context(TemporaryDirectory())) / "sample", settings)
         )
-        directory, new = fresh, not (Path(out) / LEDGER).exists()
-        if not new:
-            directory = stack.enter_context(open_directory(Path(out), settings))
+        new = not (Path(out) / LEDGER).exists()
+        directory = fresh if new else stack.enter_context(open_directory(Path(out), settings))
         fresh.ledger.start_run(settings, "", new=False)
         state = _select_run(directory.ledger, again=options.incremental)
-        first, done, written = _first_read(directory.ledger)
+        *_, first = RunState(), *(run.state for run in directory.ledger.runs())
+        written = sum(part.size for part in directory.ledger.parts()), directory.ledger.users()
+        held = 0 if new else directory.size()
         count, members = await _read(users, directory.ledger)
         frame = [_foreseen(directory.ledger, user, options) for user in members]
         chosen = {members[place]: place for place in choose(frame, sample)}
         session = client.session.with_options(wait_for_limits=True)
-        asked = -session.counts.requests
         session.dialect = session.dialect.fill_from(Dialect(**state.dialect))
         fetcher = UserFetcher(directory, options, state)
         async with aclosing(FanOut(session, [*chosen], options, fetcher.fetch).results()) as found:
             results = {chosen[one.record.user_id]: one async for one in found}
-        asked += session.counts.requests
+        asked = session.counts.requests
         good = {at: one for at, one in sorted(results.items()) if one.error is None}
-        records = [
+        records = (
             evolve(one.record, range=_RANGE if one.rows.counts["events"] else None)
             for at, one in good.items()
             if not frame[at]
-        ]
-        strangers = [user for user, one in zip(members, frame, strict=True) if not one]
-        alike = [
-            evolve(records[place % len(records)], user_id=user)
-            for place, user in enumerate(strangers if records else ())
-        ]
-        empty, grown = _ledger_sizes(fresh, alike)
-        held = 0 if new else directory.size()
+        )
+        strangers = (user for user, one in zip(members, frame, strict=True) if not one)
+        alike = [evolve(one, user_id=user) for one, user in zip(cycle(records), strangers)]
+        sizes = []  # of a ledger without and with them: pages fill and split as they will
+        for some in ((), alike):
+            fresh.ledger.commit(-1, (), some, {}, RunState())
+            fresh.ledger.checkpoint()
+            sizes.append(fresh.size())
         writer = PartWriter(fresh, fetcher.format, options, RunState())
         lines = _lines(writer, fresh.ledger, [*good.values()], directory.ledger)
     per_user = {place: float(one.sums.requests) for place, one in results.items()}
     fixed = asked - sum(per_user.values())
-    spent = first.requests - fixed, first.users
+    spent = first.summary.requests - fixed, first.summary.users
     requests = estimate(frame, per_user, count, fixed=fixed, earlier=spent)
     seconds = seconds_for(1, known.rate)
     counts = {at: good[at].rows.counts if at in good else Counter() for at in results}
-    share = count / max(1, len(results))
-    rows = share * sum(each.total() for each in counts.values())
-    parts = requests.value * (seconds or 0) / options.part_seconds
-    parts = max(1, parts, count / options.part_users, rows / options.part_rows)
+    rows = sum(each.total() for each in counts.values()) * count / max(1, len(results))
+    took = requests.value * (seconds or 0) / options.part_seconds
+    parts = max(1, took, count / options.part_users, rows / options.part_rows)
     kinds = lines.keys() & {"events", "progress"}.union(*counts.values())
     size = estimate(
         [float(one > 0) for one in frame],
         {at: sum(lines[kind][1] * n for kind, n in each.items()) for at, each in counts.items()},
         count,
-        fixed=(held or empty)
+        fixed=(held or sizes[0])
         + parts * sum(lines[kind][0] for kind in kinds)
-        + (grown - empty) * count / max(1, len(members)),
+        + (sizes[1] - sizes[0]) * count / max(1, len(members)),
         unit=sum(row for _, row in lines.values()),
-        earlier=(written, done),
+        earlier=written,
     )
     hours = None if seconds is None else requests.scaled(seconds / 3600)
     return Plan(count, len(results), asked, requests, held, size, hours)
@@ -323,18 +319,3 @@ def _lines(
         row = (large - small) / (many - few) if large > small else large / many
         lines[kind] = (large - row * many, row)
     return lines
-
-
-def _first_read(ledger: Ledger) -> tuple[Summary, int, int]:
-    """The sums of the first run; how many users the ledger has, and the bytes of their parts."""
-    sums = [run.state.summary for run in ledger.runs()] or [Summary()]
-    return sums[-1], ledger.users(), sum(part.size for part in ledger.parts())
-
-
-def _ledger_sizes(fresh: Directory, users: Sequence[UserRecord]) -> tuple[int, int]:
-    """Bytes of an empty ledger, and of one with those users: pages fill and split as they will."""
-    fresh.ledger.checkpoint()
-    empty = fresh.size()
-    fresh.ledger.commit(-1, (), users, {}, RunState())
-    fresh.ledger.checkpoint()
-    return empty, fresh.size()

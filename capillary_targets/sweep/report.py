@@ -1,33 +1,33 @@
-"""`report.html`: one file that opens offline, on a phone as well, in the dark as well."""
+"""`report.html`: one file that opens offline, on a phone as well, in the dark as well.
+
+Charts are HTML: no script, no network, colours from the page's CSS.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from html import escape
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from string import Template
 from typing import Any, Final
 
 import msgspec
-from attrs import define, frozen
+from attrs import frozen
 
 from capillary_targets.contract import Finding
 
-from . import charts
 from .atomic import AtomicFile
 from .ledger import Ledger, Run
 from .options import RunState
 from .stats import EventStats
 from .store import open_directory
 
-__all__ = ["Cause", "ReportData", "collect", "grouped_by_time", "make_report", "write_report"]
-
 _MAX_BARS: Final = 12
-_MAX_NAMES: Final = 6
 _MAX_ROWS: Final = 200
 _MAX_RUNS: Final = 30
 _STEPS: Final = (("day", 1, 10), ("month", 28, 7), ("year", 365, 4))
@@ -35,27 +35,18 @@ _STEPS: Final = (("day", 1, 10), ("month", 28, 7), ("year", 365, 4))
 _MOST_COLUMNS: Final = 62
 
 
-@define
-class Cause:
-    """Users who failed with the same error: how many, and what one was told."""
-
-    message: str
-    retryable: bool
-    users: int = 0
-
-
 @frozen
 class ReportData:
     """What the report shows.
 
-    `runs` are the newest first, `users` those complete in any, `failures` by the name of the error,
-    with its code.
+    `runs` are the newest first, `users` those complete in any. `failures` are by the name of the
+    error, with its code: how many users had it, and the latest row of `failures.jsonl`.
     """
 
     settings: Mapping[str, Any]
     runs: Sequence[Run]
     users: int
-    failures: Mapping[str, Cause]
+    failures: Mapping[str, tuple[int, Mapping[str, Any]]]
 
     @property
     def latest(self) -> RunState:
@@ -68,46 +59,35 @@ class ReportData:
         total = EventStats()
         for run in reversed(self.runs):
             total.merge(run.state.stats)
-        total.bound()
         return total
 
 
 def collect(ledger: Ledger) -> ReportData:
     """All of it; costs a pass over the ledger's users, none over the files."""
-    failures: dict[str, Cause] = {}
+    failures: dict[str, tuple[int, Mapping[str, Any]]] = {}
     for _, _, text in ledger.failures():
         row = msgspec.json.decode(text)
         name = f"{row['error']} {row.get('code') or ''}".strip()
-        cause = failures.setdefault(name, Cause(row["message"], row["retryable"]))
-        cause.users += 1
+        failures[name] = failures.get(name, (0,))[0] + 1, row
     return ReportData(ledger.settings() or {}, [*ledger.runs()], ledger.users(), failures)
 
 
-def grouped_by_time(
-    days: Mapping[str, Counter[int]], most_names: int
-) -> tuple[str, list[str], dict[str, list[int]]]:
-    """Events by day, month or year, whichever gives a readable number of columns.
+def grouped_by_time(days: Mapping[int, int]) -> tuple[str, dict[str, int]]:
+    """The step, day, month or year, that gives a readable number of columns; events by it.
 
-    Returns the step, the columns' labels in order without gaps, and for each event name, the most
-    frequent first, its counts; the rarer names come together as "other".
+    Steps without events are in between, so that it has no gaps.
     """
-    dated = {name: +Counter({**found, 0: 0}) for name, found in days.items()}
-    ordinals = {day for found in dated.values() for day in found}
-    if not ordinals:
-        return "day", [], {}
-    first, last = min(ordinals), max(ordinals)
+    if not days:
+        return "day", {}
+    first, last = min(days), max(days)
     step, days_of_step, length = next(
         (one for one in _STEPS if last - first < one[1] * _MOST_COLUMNS), _STEPS[-1]
     )
     passed = (*range(first, last, days_of_step), last)
-    labels = [*dict.fromkeys(_day(day)[:length] for day in passed)]
-    series: dict[str, Counter[str]] = {}
-    ranked = sorted(dated.items(), key=lambda item: -item[1].total())
-    for rank, (name, found) in enumerate(ranked):
-        row = series.setdefault(name if rank < most_names else "other", Counter())
-        for day, number in found.items():
-            row[_day(day)[:length]] += number
-    return step, labels, {name: [row[one] for one in labels] for name, row in series.items()}
+    found = {_day(day)[:length]: 0 for day in passed}
+    for day, number in days.items():
+        found[_day(day)[:length]] += number
+    return step, found
 
 
 def _day(ordinal: int) -> str:
@@ -205,6 +185,46 @@ def _card(name: str, title: str, content: str, nothing: str = "") -> str:
     return f'<section id="{name}"><h2>{escape(title)}</h2>{content}</section>'
 
 
+def _bars(rows: Sequence[tuple[str, float, str]]) -> str:
+    """Lying bars, for names of any length: (name, value, the value in words)."""
+    top = max((abs(value) for _, value, _ in rows), default=0) or 1
+    items = (
+        f"<li><span>{escape(name)}</span> <b>{escape(told)}</b>"
+        f'<i class="{"minus" if value < 0 else "plus"}" '
+        f'style="width:{max(0.5, 100 * abs(value) / top):.1f}%"></i></li>'
+        for name, value, told in rows
+    )
+    return f'<ul class="bars">{"".join(items)}</ul>' if rows else ""
+
+
+def _columns(
+    labels: Sequence[str], series: Mapping[str, Sequence[float]], *, piled: bool = False
+) -> str:
+    """Columns, one for each label: series piled up, or each before the ones named later."""
+    rows = [*zip(*series.values(), strict=True)]
+    heights = [[*accumulate(row)] if piled else row for row in rows]
+    top = max(map(max, heights), default=0)
+    shapes = []
+    for label, row, tops in zip(labels, rows, heights, strict=True):
+        shown = [(name, value) for name, value in zip(series, row, strict=True) if value]
+        told = ", ".join([label, *(f"{name}: {round(value, 1):,}" for name, value in shown)])
+        bars = "".join(
+            f'<i class="f{colour}" style="height:{100 * height / top:.1f}%"></i>'
+            for colour, height in reversed([*enumerate(tops, 1)])
+            if height
+        )
+        shapes.append(f'<span title="{escape(told)}">{bars}</span>')
+    names = (f'<span><i class="f{n}"></i>{escape(name)}</span>' for n, name in enumerate(series, 1))
+    ends = "".join(
+        f"<span>{escape(label)}</span>" for label in dict.fromkeys([labels[0], labels[-1]])
+    )
+    legend = f'<p class="legend">{"".join(names)}</p>' if len(series) > 1 else ""
+    return (
+        f'{legend}<p class="axis">{round(top, 1):,}</p>'
+        f'<div class="columns">{"".join(shapes)}</div><p class="axis">{ends}</p>'
+    )
+
+
 def _table(
     head: Sequence[str], rows: Iterable[Sequence[object]], *, texts: int = 1, wide: bool = True
 ) -> str:
@@ -222,41 +242,21 @@ def _table(
     return f'<div class="wide">{table}</div>' if wide else table
 
 
-def _details(words: str, content: str) -> str:
-    return f"<details><summary>{escape(words)}</summary>{content}</details>"
-
-
 def _totals(data: ReportData, stats: EventStats) -> str:
-    """What the latest run did, and what the directory holds after all of them."""
+    """What the latest run did, as `summary.json` has it, and what the directory holds after all."""
     summary = data.latest.summary
-    run: dict[str, object] = {
-        "Users complete": summary.complete,
-        "Users failed": summary.failed + summary.refused,
-        "Targets they are in": summary.targets,
+    facts = summary.as_dict() | {
+        "oldest_proof": summary.oldest_proof and _moment(summary.oldest_proof),
+        "seconds": f"{summary.seconds:,.1f}",
     }
-    if summary.by_update or summary.by_value or summary.no_record:
-        run |= {
-            "Targets proven by events": summary.by_events,
-            "Targets proven by last update": summary.by_update,
-            "Targets proven by value": summary.by_value,
-            "Targets proven to have no record": summary.no_record,
-            "Oldest full proof of a user": _moment(summary.oldest_proof),
-        }
-    seldom = {
-        "Lines that are no user id": summary.bad_lines,
-        "Late events found": summary.late_events,
-        "Events gone from the service": summary.vanished_events,
-        "New events never announced": summary.unannounced_events,
-        "Announced events not there": summary.missing_events,
-        "Users whose groups could not be used": summary.groups_refused,
-        "Retries": summary.retries,
+    run = {
+        re.sub("^by_", "targets proven by ", name).replace("_", " ").capitalize(): value
+        for name, value in facts.items()
+        if value and name not in {"run", "finished", "value_sum"}
     }
-    run |= {"Events written": summary.events, "Requests": summary.requests}
-    run |= {name: number for name, number in seldom.items() if number}
-    run["Time"] = f"{summary.seconds:,.1f} s"
     everything = {
         "Users complete": data.users,
-        "Users failed": sum(cause.users for cause in data.failures.values()),
+        "Users failed": sum(users for users, _ in data.failures.values()),
         "Events": stats.events.total(),
         "Sum of amounts": _amount(sum(_amounts(stats).values(), Decimal(0))),
     }
@@ -266,32 +266,24 @@ def _totals(data: ReportData, stats: EventStats) -> str:
 
 
 def _failures(data: ReportData) -> str:
-    causes = sorted(data.failures.items(), key=lambda item: -item[1].users)[:_MAX_BARS]
-    content = charts.bars([(name, cause.users, f"{cause.users:,}") for name, cause in causes])
-    if causes:
-        head = "error", "what one of them was told", "what to do"
-        rows = (
-            (name, one.message, "--retry-failed" if one.retryable else "refused for good")
-            for name, one in causes
-        )
-        content += _details(
-            "Causes; who they are is in failures.jsonl", _table(head, rows, texts=3)
-        )
-    return _card("failures", "Failed users by cause", content, "Nobody failed.")
+    causes = sorted(data.failures.items(), key=lambda item: -item[1][0])[:_MAX_BARS]
+    bars = []
+    for name, (users, row) in causes:
+        advice = "--retry-failed" if row["retryable"] else "refused for good"
+        bars.append((f"{name}: {row['message']} ({advice})", users, f"{users:,}"))
+    return _card("failures", "Failed users by cause", _bars(bars), "Nobody failed.")
 
 
 def _drift(drift: Sequence[Mapping[str, str]]) -> str:
-    if not drift:
-        return ""
-    rows = [(_moment(one["first_seen"]), str(Finding.from_dict(one))) for one in drift]
+    rows = [(_moment(one["first_seen"]), f"{Finding.from_dict(one)}") for one in drift]
     table = _table(("first seen", "the API is not as it was"), rows, texts=2)
-    return _card("drift", "New in the answers", table)
+    return _card("drift", "New in the answers", table) if drift else ""
 
 
 def _events_over_time(stats: EventStats) -> str:
-    step, labels, series = grouped_by_time(stats.days, _MAX_NAMES)
-    content = charts.columns(labels, series)
-    return _card("events", f"Events by {step} and name", content, "No event was written.")
+    step, found = grouped_by_time(stats.days)
+    content = _columns([*found], {"events": [*found.values()]}) if found else ""
+    return _card("events", f"Events by {step}", content, "No event was written.")
 
 
 def _values_by_target(stats: EventStats) -> str:
@@ -311,7 +303,8 @@ def _values_by_target(stats: EventStats) -> str:
     ]
     more = f": the {_MAX_BARS} largest of {len(amounts):,}" if len(amounts) > _MAX_BARS else ""
     table = _table(("id", "name", "events", "sum of values"), rows, texts=2)
-    content = charts.bars(bars) + _details("Exact sums", table) if rows else ""
+    exact = f"<details><summary>Exact sums</summary>{table}</details>"
+    content = _bars(bars) + exact if rows else ""
     return _card("targets", "Amounts by target" + more, content, "No event was written.")
 
 
@@ -321,7 +314,7 @@ def _amounts(stats: EventStats) -> dict[int, Decimal]:
 
 
 def _target(stats: EventStats, rule: int) -> str:
-    return f"{stats.names.get(rule) or 'Target'} ({rule})" if rule else "Target not named"
+    return f"{stats.names.get(rule) or 'Target'} ({rule})"
 
 
 def _over_the_run(state: RunState) -> Iterator[str]:
@@ -329,53 +322,40 @@ def _over_the_run(state: RunState) -> Iterator[str]:
     if not buckets:
         yield _card("requests", "Requests", "", "None was recorded in the latest run.")
         return
-    requests, errors, busy, slowest = zip(*buckets, strict=True)
-    seconds = [width] * len(requests)
-    rest = state.summary.seconds - width * (len(seconds) - 1)
-    if 0 < rest < width:
-        seconds[-1] = rest  # the last one is not over yet
-    size, unit = next(((s, n) for s, n in _UNITS if width * len(seconds) > 3 * s), (1, "s"))
-    labels = [""] * len(seconds)
-    for moment in charts.ticks(width * len(seconds) / size):
-        if (place := int(moment * size / width)) < len(labels):
-            labels[place] = f"{moment:g} {unit}"
-    for name, title, series in (
-        (
-            "requests",
-            "Requests a second",
-            {"answered": _ratios(requests, seconds), "failed": _ratios(errors, seconds)},
-        ),
-        (
-            "latency",
-            "Latency in milliseconds",
-            {"slowest": [1000 * one for one in slowest], "mean": _ratios(busy, requests, 1000)},
-        ),
-    ):
-        yield _card(name, title, charts.columns(labels, series, piled=False))
+    requests, failed, busy, slowest = zip(*buckets, strict=True)
+    labels = [_span(width * number) for number in range(len(buckets))]
+    rest = state.summary.seconds - width * (len(buckets) - 1)  # the last one may not be over yet
+    took = [width] * (len(buckets) - 1) + [rest if 0 < rest < width else width]
+    rates = {
+        "answered": _ratios(map(int.__sub__, requests, failed), took),
+        "failed": _ratios(failed, took),
+    }
+    times = {"mean": _ratios(busy, requests, 1000), "slowest": [1000 * one for one in slowest]}
+    yield _card("requests", "Requests a second", _columns(labels, rates, piled=True))
+    yield _card("latency", "Latency in milliseconds", _columns(labels, times))
 
 
-_UNITS: Final = ((3600, "h"), (60, "min"))
+def _span(seconds: float) -> str:
+    size, unit = next((one for one in ((3600, "h"), (60, "min")) if seconds > 3 * one[0]), (1, "s"))
+    return f"{seconds / size:.3g} {unit}"
 
 
-def _ratios(above: Sequence[float], below: Sequence[float], unit: float = 1) -> list[float]:
+def _ratios(above: Iterable[float], below: Iterable[float], unit: float = 1) -> list[float]:
     return [unit * one / (other or 1) for one, other in zip(above, below, strict=True)]
 
 
 def _runs(runs: Sequence[Run]) -> str:
     if len(runs) < 2:
         return ""
+    names = "complete", "failed", "refused", "events", "late_events", "vanished_events"
     rows = [
         (
-            str(run.number),
+            f"{run.number}",
             _moment(run.started),
             _moment(run.finished),
-            run.state.summary.complete,
-            run.state.summary.failed + run.state.summary.refused,
-            run.state.summary.events,
-            run.state.summary.late_events,
-            run.state.summary.vanished_events,
+            *(getattr(run.state.summary, name) for name in names),
         )
         for run in runs[:_MAX_RUNS]
     ]
-    head = ("run", "started", "finished", "complete", "failed", "new events", "late", "gone")
+    head = "run", "started", "finished", *(name.replace("_", " ") for name in names)
     return _card("runs", "Runs", _table(head, rows, texts=3))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import blake2b
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from attrs import define, field
@@ -21,24 +20,7 @@ from capillary_targets.progress import TargetProgress
 
 from .announced import EventIds
 from .atomic import AtomicFile
-from .stats import EXACT, Columns, EventStats
-
-__all__ = [
-    "BATCH_ROWS",
-    "EVENT_FIELDS",
-    "KINDS",
-    "PROGRESS_FIELDS",
-    "EncodedRows",
-    "Format",
-    "Part",
-    "StoredRow",
-    "encode",
-    "event_key",
-    "one_line",
-    "plain",
-    "raw_rows",
-]
-
+from .stats import EXACT, Columns, exact_sum
 
 PROGRESS_FIELDS: Final = (
     *("target_rule_id", "target_name", "target_group_id", "period_id", "period", "period_start"),
@@ -74,20 +56,11 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
 EVENT_FIELDS: Final = tuple(columns_of(TargetEvent))
 _TARGET_FIELDS: Final = tuple(columns_of(Target))
 BATCH_ROWS: Final = 2_000
-"""Rows that are merged into one block: a block of a few costs as much as one of hundreds."""
+"""Events that make a block of their own: one of a few costs Arrow as much as one of hundreds."""
 _key_values: Final = attrgetter(
     *("event_log_id", "unique_id", "event_name", "customer_id", "target_value", "event_date")
 )
 _values: Final[Any] = msgspec.structs.astuple  # of which type checkers know no class
-
-
-def encode(value: Any) -> bytes:
-    """`value` (a model, or plain values) as JSON without a line end.
-
-    A Decimal becomes a JSON number with its own digits (`1.000` stays `1.000`); a datetime is ISO
-    8601, with its offset where it has one.
-    """
-    return JSON.encode(value)
 
 
 def plain(target: Target) -> dict[str, Any]:
@@ -116,16 +89,14 @@ def raw_rows(body: bytes, events: Sequence[TargetEvent]) -> list[bytes | None]:
     matched in sequence. None: no such row.
     """
     rows = iter(structuring.raw_rows(body))
-    return [_next_row(rows, event) for event in events]
+    return [
+        next((row for row in rows if _ids(_IDENTITY.decode(row)) == _ids(event)), None)
+        for event in events
+    ]
 
 
-def _next_row(rows: Iterator[bytes], event: TargetEvent) -> bytes | None:
-    wanted = (str(event.event_log_id), str(event.unique_id))
-    for row in rows:
-        sent = _IDENTITY.decode(row)
-        if (str(sent.event_log_id), str(sent.unique_id)) == wanted:
-            return row
-    return None
+def _ids(row: Any) -> tuple[str, str]:
+    return str(row.event_log_id), str(row.unique_id)
 
 
 def event_key(event: Any) -> int:
@@ -141,78 +112,55 @@ def event_key(event: Any) -> int:
     return int.from_bytes(blake2b(told.encode("utf-8", "replace"), digest_size=8).digest())
 
 
-class StoredRow(NamedTuple):
-    """An event read back from a part: its `event_key`, its target, its columns by name."""
-
-    key: int
-    rule: int | None
-    columns: Mapping[str, Any]
-
-
 @define(eq=False)
 class EncodedRows:
-    """One user's rows, encoded block by block, with their statistics.
+    """One user's rows, encoded block by block, with what the report counts of them.
 
     The values of a long history are not kept: encoded, it takes a fraction of the memory. `blocks`
-    and `counts` (of rows) are by kind of part.
+    and `counts` (of rows) are by kind of part, `names` those of targets.
     """
 
     user_id: int
     _format: Format
     blocks: defaultdict[str, list[Any]] = field(init=False, factory=lambda: defaultdict(list))
     counts: Counter[str] = field(init=False, factory=Counter)
-    stats: EventStats = field(init=False, factory=EventStats)
-    error: str | None = field(init=False, default=None)
-    """Why the rows cannot be written, if so: the failure of this user alone."""
+    sums: list[tuple[int, int, list[int], Decimal]] = field(init=False, factory=list)
+    """Of each block of events, what `EventStats.add` takes."""
+    names: dict[int, str] = field(init=False, factory=dict)
     ids: list[EventIds] | None = field(init=False, default=None)
     """Of the events, where they are to be compared with announcements."""
-    _unmerged: int = field(init=False, default=0)
 
     def add_events(
         self, rule: int, events: Sequence[TargetEvent], raw: Sequence[bytes | None] = ()
     ) -> None:
-        """Encode a page of a target's events; `raw` are their rows as sent, if wanted."""
+        """Encode events of a target; `raw` are their rows as sent, if wanted.
+
+        Raises `ValueError` for what the format cannot hold.
+        """
         if not events:
             return
         if self.ids is not None:
             self.ids += [EventIds.of(rule, event) for event in events]
-        with self._adding("events", len(events)) as blocks:
-            # Column by column: in half the time, for statistics and rows alike.
-            values: Any = zip(*map(_values, events), strict=True)
-            columns: Columns = dict(zip(EVENT_FIELDS, values, strict=True))
-            if any(columns["extra"]):
-                columns["extra"] = [*map(extra_text, columns["extra"])]
-            else:
-                columns["extra"] = [None] * len(events)
-            self.stats.add(rule, columns)
-            whole = {"user_id": [self.user_id] * len(events), **columns, "raw": raw}
-            blocks.append(self._format.encode("events", whole))
-            self._unmerged += len(events)
-            if self._unmerged >= BATCH_ROWS:
-                blocks[:], self._unmerged = self._format.merge("events", blocks), 0
+        # Column by column: in half the time, for statistics and rows alike.
+        values: Any = zip(*map(_values, events), strict=True)
+        columns: Columns = dict(zip(EVENT_FIELDS, values, strict=True))
+        number, extra = len(events), columns["extra"]
+        days = [*map(datetime.toordinal, filter(None, columns["event_date"]))]
+        self.sums.append((rule, number, days, exact_sum(columns["target_value"])))
+        columns["extra"] = [*map(extra_text, extra)] if any(extra) else [None] * number
+        self._add("events", {"user_id": [self.user_id] * number, **columns, "raw": raw})
 
     def add(self, kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Encode rows of another kind, seen now. Columns that a row leaves out are null."""
         if rows:
-            with self._adding(kind, len(rows)) as blocks:
-                columns: Columns = {
-                    name: [row.get(name) for row in rows]
-                    for name in (*KINDS[kind], "raw", "overflow")
-                }
-                about = self.user_id, self._format.run, datetime.now(UTC)
-                columns |= {
-                    name: [value] * len(rows) for name, value in zip(_SEEN, about, strict=True)
-                }
-                blocks.append(self._format.encode(kind, columns))
+            about = {"user_id": self.user_id, "run": self._format.run, "seen_at": datetime.now(UTC)}
+            whole = [{**row, **about} for row in rows]
+            names = (*KINDS[kind], "raw", "overflow")
+            self._add(kind, {name: [row.get(name) for row in whole] for name in names})
 
-    @contextmanager
-    def _adding(self, kind: str, rows: int) -> Iterator[list[Any]]:
-        """Note an error of encoding; nothing after it makes up for it."""
-        self.counts[kind] += rows
-        try:
-            yield self.blocks[kind]
-        except (ValueError, ArithmeticError, TypeError) as error:
-            self.error = self.error or str(error)
+    def _add(self, kind: str, columns: Columns) -> None:
+        self.blocks[kind].append(self._format.encode(kind, columns))
+        self.counts[kind] += len(columns["user_id"])
 
 
 @define
@@ -240,18 +188,19 @@ class Part:
         self.file.rollback()
 
 
-_LINES: Final[Mapping[str, Any]] = {
+LINES: Final[Mapping[str, Any]] = {
     kind: msgspec.defstruct(
         kind,
         [
             *((n, str | None if n == "extra" else of, None) for n, of in columns.items()),
             ("raw", msgspec.Raw, msgspec.UNSET),
+            ("overflow", str, msgspec.UNSET),
         ],
         gc=False,
     )
     for kind, columns in KINDS.items()
 }
-_EVENT: Final = msgspec.json.Decoder(_LINES["events"])
+_EVENTS: Final = msgspec.json.Decoder(LINES["events"])
 
 
 @define
@@ -271,26 +220,17 @@ class Format:
         names = [*KINDS[kind], *(["raw"] * self.raw)]
         if self.raw:
             columns["raw"] = [*map(_raw, columns["raw"])]
-        return JSON.encode_lines([*map(_LINES[kind], *map(columns.__getitem__, names))])
-
-    def merge(self, kind: str, blocks: Sequence[Any]) -> list[Any]:
-        """The same blocks in less memory."""
-        del kind
-        return [b"".join(blocks)]
+        return JSON.encode_lines([*map(LINES[kind], *map(columns.__getitem__, names))])
 
     def part(self, file: AtomicFile, kind: str) -> Part:
         """A new part of that kind."""
         return Part(file, kind)
 
-    def read_events(self, path: Path, start: int, length: int) -> list[StoredRow]:
-        """The rows that stand there, as `Part.add` said."""
+    def read_events(self, path: Path, start: int, length: int) -> list[Any]:
+        """The rows that stand there, as `Part.add` said: structs with the columns of events."""
         with path.open("rb") as file:
             file.seek(start)
-            rows = [*map(_EVENT.decode, file.read(length).splitlines())]
-        return [
-            StoredRow(event_key(row), row.target_rule_id, msgspec.structs.asdict(row))
-            for row in rows
-        ]
+            return _EVENTS.decode_lines(file.read(length))
 
 
 def _raw(row: bytes | msgspec.Raw | None) -> msgspec.Raw | None:

@@ -25,6 +25,7 @@ from capillary_targets.errors import (
     ServiceUnavailable,
 )
 from capillary_targets.fanout import FanOut
+from capillary_targets.models import JSON
 from capillary_targets.notifications.store import StoreUnavailable
 from capillary_targets.pagination import Dialect
 from capillary_targets.session import Session
@@ -34,7 +35,6 @@ from .fetch import UserFetcher
 from .ledger import is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused, SweepStopped
 from .report import collect, write_report
-from .rows import encode
 from .stats import RequestTimeline
 from .store import LEDGER, Directory, PartWriter, UserResult, format_named, open_directory
 from .user_list import BadLine, Users, read_batches
@@ -248,7 +248,7 @@ class _Run:
                     if isinstance(user, BadLine):
                         self._summary.bad_lines += 1
                         told = {"line": user.number, "text": user.text, "error": user.reason}
-                        failures.write(encode(told) + b"\n")
+                        failures.write(JSON.encode(told) + b"\n")
                     else:
                         ids.append(user)
                 # No await from here to the update: a commit in between would move users from those
@@ -350,4 +350,4 @@ class _Run:
         self._update_state()
         await _while_locked(lambda: self._ledger.save(self._state, _now() if finished else None))
         with AtomicFile(self._directory.path / "summary.json") as file:
-            file.write(encode(self._summary.as_dict()) + b"\n")
+            file.write(JSON.encode(self._summary.as_dict()) + b"\n")

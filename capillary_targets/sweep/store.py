@@ -22,11 +22,12 @@ from typing import Any, Final
 from attrs import evolve, frozen
 
 from capillary_targets.errors import ApiError, UsageError
+from capillary_targets.models import JSON
 
 from .atomic import AtomicFile, reason_of, sync_directory, temporary
 from .ledger import Ledger, PartRecord, UserRecord, is_locked
 from .options import RunState, Summary, SweepOptions, SweepRefused
-from .rows import KINDS, EncodedRows, Format, Part, encode
+from .rows import KINDS, EncodedRows, Format, Part
 
 LEDGER: Final = "ledger.sqlite"
 _LOCK: Final = "ledger.lock"
@@ -118,10 +119,12 @@ class PartWriter:
         if not self._users and not self._failures:
             self._since = time.monotonic()
         if result.error is not None:
-            self._failures[rows.user_id] = encode(result.failure()).decode(), result.refused
+            self._failures[rows.user_id] = JSON.encode(result.failure()).decode(), result.refused
             return
         places = {kind: self._part(kind).add(rows) for kind in rows.blocks}
-        self.state.stats.merge(rows.stats)
+        for counted in rows.sums:
+            self.state.stats.add(*counted)
+        self.state.stats.names.update(rows.names)
         self._users.append(evolve(result.record, range=places.get("events")))
 
     def _part(self, kind: str) -> Part:
@@ -160,7 +163,6 @@ class PartWriter:
         if not self._users and not self._failures:
             return
         parts, users, failures = [*self._files.values()], self._users, self._failures
-        self.state.stats.bound()
         self._directory.ledger.commit(self._number, self._records, users, failures, self.state)
         self._begin()
         self.in_progress.difference_update((user.user_id for user in users), failures)

@@ -17,6 +17,7 @@ from capillary_targets import BasicAuth, RetryPolicy, TargetEvent, TargetsClient
 from capillary_targets.sandbox import Sandbox, World
 from capillary_targets.sweep import Summary, SweepOptions, run
 from capillary_targets.sweep.rows import EncodedRows
+from capillary_targets.sweep.stats import EventStats
 from capillary_targets.sweep.store import format_named
 
 Row = tuple[int, int, int, str | None]
@@ -103,6 +104,15 @@ def encoded(*pages: list[TargetEvent], user: int = 1, form: str = "jsonl") -> En
     for page in pages:
         rows.add_events(7, page)
     return rows
+
+
+def counted(*users: EncodedRows) -> EventStats:
+    """The statistics of users' rows."""
+    stats = EventStats()
+    for rows in users:
+        for one in rows.sums:
+            stats.add(*one)
+    return stats
 
 
 def names(directory: Path) -> list[str]:

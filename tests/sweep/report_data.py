@@ -8,7 +8,7 @@ from capillary_targets.errors import ConnectionFailed
 from capillary_targets.hooks import RequestDetails
 from capillary_targets.sweep.ledger import Run
 from capillary_targets.sweep.options import RunState, Summary
-from capillary_targets.sweep.report import Cause, ReportData
+from capillary_targets.sweep.report import ReportData
 from capillary_targets.sweep.stats import EventStats, RequestTimeline, SavedTimeline
 from tests.conftest import Clock
 
@@ -31,14 +31,11 @@ def timeline(seconds: float, requests: int, took: float = 0.02) -> SavedTimeline
     return made.saved()
 
 
-def stats(names: list[str], days: int, values: dict[int, str], title: str) -> EventStats:
-    """Events of each name on each day; the sums by target id."""
+def stats(days: int, values: dict[int, str], title: str) -> EventStats:
+    """Events on each of so many days; the sums by target id."""
     first = date(2025, 3, 1).toordinal()
     made = EventStats()
-    made.days = {
-        name: Counter({first + day: 3 + (day * 7 + n * 5) % 11 for day in range(days)})
-        for n, name in enumerate(names)
-    }
+    made.days = Counter({first + day: 3 + day * 7 % 11 for day in range(days)})
     made.values = {rule: Decimal(value) for rule, value in values.items()}
     made.events = Counter(dict.fromkeys(values, 42))
     made.names = {rule: title.format(rule) for rule in values}
@@ -73,12 +70,7 @@ def half_a_second() -> ReportData:
                 events=700,
                 value_sum=Decimal("15002.46"),
                 timeline=timeline(0.5, 90),
-                stats=stats(
-                    ["TRANSACTION_ADD", "BEHAVIOUR"],
-                    90,
-                    {2579: "15002.46", 2580: "42"},
-                    "Target {}",
-                ),
+                stats=stats(90, {2579: "15002.46", 2580: "42"}, "Target {}"),
                 requests=90,
             )
         ],
@@ -87,20 +79,24 @@ def half_a_second() -> ReportData:
     )
 
 
+def told(message: str, *, retryable: bool = True) -> dict[str, object]:
+    """What the report needs of a row of `failures.jsonl`."""
+    return {"message": message, "retryable": retryable}
+
+
 def night() -> ReportData:
     """The thirtieth night, with failures of three kinds."""
     failures = {
-        "InvalidUser 310011": Cause("the user does not exist", retryable=False, users=5000),
-        "ServiceUnavailable 500": Cause("HTTP 500 after 5 attempts", retryable=True, users=3),
-        "PaginationError": Cause("the pages do not add up (target 7)", retryable=True, users=1),
+        "InvalidUser 310011": (5000, told("the user does not exist", retryable=False)),
+        "ServiceUnavailable 500": (3, told("HTTP 500 after 5 attempts")),
+        "PaginationError": (1, told("the pages do not add up (target 7)")),
     }
     rules = {n: f"{(-1) ** n * n * n * 98765.4321}" for n in range(2570, 2590)} | {9: "42"}
-    named = ["TRANSACTION_ADD", "RETURN_BILL", "BEHAVIOUR", "REVIEW"]
     runs = [
         run(
             number,
             timeline=timeline(5400, 40_000) if number == 30 else (1.0, []),
-            stats=stats(named, 800, rules, "Spend by {}") if number == 30 else None,
+            stats=stats(800, rules, "Spend by {}") if number == 30 else None,
             seconds=5400.0,
             complete=1_234_567,
             failed=4,
@@ -126,14 +122,14 @@ def night() -> ReportData:
 def extreme() -> ReportData:
     """Long words without a blank, huge and tiny numbers, markup, one bucket of time, one user."""
     long = "Überlänge" * 25
-    cause = Cause(f"<script>{long}", retryable=False, users=1)
+    cause = told(f"<script>{long}", retryable=False)
     rules = {2**62: "-1E+400", 1: "0.000000001", 2: "9" * 60}
     return ReportData(
         {"base_url": f"https://{'host' * 40}.example", "target_rule_ids": [10**9] * 60},
         [
             run(
                 timeline=timeline(0.01, 1, 0.000001),
-                stats=stats([f"<b>{long}", "\u0627" * 60, "x"], 1, rules, f"{long} {{}}"),
+                stats=stats(1, rules, f"<b>{long}{chr(0x627) * 60} {{}}"),
                 seconds=0.01,
                 finished=False,
                 complete=1,
@@ -142,7 +138,7 @@ def extreme() -> ReportData:
             )
         ],
         1,
-        {"E" * 120: cause},
+        {"E" * 120: (1, cause)},
     )
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from hypothesis import given
-from hypothesis import strategies as st
 
 from capillary_targets.sandbox import Sandbox
 from capillary_targets.sweep import (
@@ -18,7 +16,6 @@ from capillary_targets.sweep import (
     make_report,
     run,
 )
-from capillary_targets.sweep.charts import short, ticks
 from capillary_targets.sweep.report import _page, _verdict, write_report
 from capillary_targets.sweep.stats import EventStats
 
@@ -31,7 +28,7 @@ CARDS = ["totals", "failures", "events", "targets", "requests", "latency"]
 
 DRAWN = """[...document.querySelectorAll('section')].map(card => ({
   id: card.id,
-  shapes: [...card.querySelectorAll('svg .series :is(rect, path), .bars i')]
+  shapes: [...card.querySelectorAll('.columns i, .bars i')]
     .filter(shape => { const box = shape.getBoundingClientRect();
                        return box.width + box.height > 1 }).length,
 }))"""
@@ -48,12 +45,10 @@ FAULTS = """(width => {
     range.selectNodeContents(node);
     const boxes = [...range.getClientRects()].filter(box => box.width > 0.5);
     const told = node.data.trim().slice(0, 30);
-    if (parent.closest('b, td.n, svg text') && new Set(boxes.map(b => Math.round(b.top))).size > 1)
+    if (parent.closest('b, td.n, .axis') && new Set(boxes.map(b => Math.round(b.top))).size > 1)
       faults.push('broken: ' + told);
-    const svg = parent.closest('svg');
-    const frame = (svg || document.documentElement).getBoundingClientRect();
+    const frame = document.documentElement.getBoundingClientRect();
     for (const box of boxes) {
-      if (svg && box.height < 9) faults.push('small: ' + told);
       if (!parent.closest('.wide') && (box.left < frame.left - 1 || box.right > frame.right + 1))
         faults.push('clipped: ' + told);
       const card = parent.closest('section, .verdict');
@@ -73,12 +68,6 @@ FAULTS = """(width => {
           !a.node.parentElement.closest('.wide') && !b.node.parentElement.closest('.wide'))
         faults.push('overlap: ' + a.told + ' / ' + b.told);
     }
-  for (const svg of document.querySelectorAll('svg')) {
-    for (const axis of ['text.end', 'text:not(.end)']) {
-      const words = [...svg.querySelectorAll(axis)].map(text => text.textContent);
-      if (new Set(words).size < words.length) faults.push('repeated labels: ' + words);
-    }
-  }
   if (document.scrollingElement.scrollWidth > width) faults.push('scrolls sideways');
   return faults;
 })"""
@@ -88,7 +77,7 @@ CONTRAST = """(selector => {
     .map(part => part / 255).map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, part, n) => sum + part * [0.2126, 0.7152, 0.0722][n], 0);
   const element = document.querySelector(selector), style = getComputedStyle(element);
-  const ink = of(element.closest('svg') ? style.fill : style.color);
+  const ink = of(style.color);
   const card = element.closest('section, .verdict') || document.body;
   const paper = of(getComputedStyle(card).backgroundColor);
   return {paper, ratio: (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05)};
@@ -138,9 +127,7 @@ async def test_its_numbers_are_those_of_the_files(report: Path):
     assert f">{amounts:,.2f}<" in together
     assert "Sweep of the &lt;sandbox&gt;" in text
     assert "<h2>Runs</h2>" in text
-    assert "<td>InvalidUser 310011</td><td>" in text
-    assert "<td>refused for good</td>" in text
-    assert "<span>InvalidUser 310011</span> <b>2</b>" in text
+    assert re.search(r"<span>InvalidUser 310011: [^<]* \(refused for good\)</span> <b>2</b>", text)
 
 
 def test_the_verdict_is_one_sentence_about_everything():
@@ -169,16 +156,13 @@ async def test_with_groups_it_says_what_is_proven_by_what(swept: Swept, tmp_path
             )
     for _ in range(2):  # `report` makes the same page once more
         text = text_of(tmp_path / "report.html")
-        shown = dict(re.findall(r"<tr><td>(Targets proven [^<]*)</td><td[^>]*>(\d+)</td>", text))
-        assert shown == {
-            "Targets proven by events": f"{summary.by_events}",
-            "Targets proven by last update": "0",
-            "Targets proven by value": f"{summary.by_value}",
-            "Targets proven to have no record": f"{summary.no_record}",
-        }
+        shown = dict(re.findall(r"<tr><td>([^<]*)</td><td[^>]*>(\d+)</td>", text))
+        assert shown["Targets proven by events"] == f"{summary.by_events}"
+        assert shown["Targets proven by value"] == f"{summary.by_value}"
+        assert shown["No record"] == f"{summary.no_record}"
         assert summary.by_value > 0 < summary.no_record
         proof = summary.oldest_proof[:16].replace("T", " ")
-        assert f'<td>Oldest full proof of a user</td><td class="n">{proof} UTC</td>' in text
+        assert f'<td>Oldest proof</td><td class="n">{proof} UTC</td>' in text
         assert "but for what cancels out" in text
         make_report(tmp_path)
 
@@ -191,23 +175,12 @@ def test_amounts_are_drawn_and_counts_are_not():
     assert ("<td>2579</td>" in table, "<td>2580</td>" in table) == (True, True)
 
 
-@given(st.floats(1e-9, 1e15), st.booleans())
-def test_an_axis_is_round_and_covers_everything(top: float, whole: bool):
-    found = ticks(top, whole=whole)
-    assert found[0] == 0
-    assert found[-1] >= top * (1 - 1e-9)
-    assert 2 <= len(found) <= 6
-    assert len({short(value) for value in found}) == len(found)
-    if whole:
-        assert all(value == int(value) for value in found)
-
-
 async def test_it_needs_nothing_from_anywhere(report: Path):
     text = text_of(report)
     assert "<script" not in text
     assert not re.search(r"(src|href)=[\"'](?!data:,|#)", text)
     assert not re.search(r"url\(", text)
-    assert set(re.findall(r"https?://[^\"' <]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert "://" not in text
     assert len(text) < 200_000
 
 
@@ -261,9 +234,8 @@ async def test_the_check_of_the_layout_sees_faults(chromium: str, tmp_path: Path
     path = write_report(tmp_path, DATA["half"]())
     text = path.read_text()
     faults = {
-        "svg text { transform: translateX(-60px) }": "clipped",
-        "svg text { font-size: 40px }": "overlap",
-        "svg { width: 100px }": "small",
+        ".axis { transform: translateX(-60px) }": "clipped",
+        "h3 { height: 0 }": "overlap",
         "td.n { white-space: normal; overflow-wrap: anywhere; max-width: 2px }": "broken",
         "#totals { width: 90px }": "beyond its card",
         "main { width: 2000px }": "scrolls sideways",
@@ -280,7 +252,7 @@ async def test_light_and_dark_are_readable(chromium: str, tmp_path: Path):
     async with tab(chromium) as page:
         for dark in (True, False):
             await page.open(path.as_uri(), width=360, dark=dark)
-            for selector in ("#events svg text", ".verdict", ".legend", ".bars b", "summary", "h1"):
+            for selector in ("#events .axis", ".verdict", ".legend", ".bars b", "summary", "h1"):
                 seen = await page.ask(f"{CONTRAST}('{selector}')")
                 assert (seen["paper"] < 0.2) == dark
                 assert seen["ratio"] >= 4.5, selector
