@@ -156,24 +156,10 @@ def _noted(values: Mapping[str, Any]) -> str:
         return json.dumps({name: ascii(value) for name, value in values.items()})
 
 
-def _amount(amount: Decimal) -> Decimal:
-    return amount.quantize(_STEP, context=_EXACT) if amount else Decimal(0)
-
-
-def _clock(moment: datetime) -> datetime:
-    """The time as it stands, without its zone."""
-    return moment.replace(tzinfo=None)
-
-
-def _instant(moment: datetime) -> datetime | None:
-    """The moment in UTC, where its zone is known."""
-    return moment.astimezone(UTC) if moment.tzinfo else None
-
-
 _CONVERT: Final[dict[Any, Callable[[Any], Any]]] = {
-    _AMOUNT: _amount,
-    _CLOCK: _clock,
-    _INSTANT: _instant,
+    _AMOUNT: lambda amount: amount.quantize(_STEP, context=_EXACT) if amount else Decimal(0),
+    _CLOCK: lambda moment: moment.replace(tzinfo=None),  # as it stands
+    _INSTANT: lambda moment: moment.astimezone(UTC) if moment.tzinfo else None,
 }
 
 

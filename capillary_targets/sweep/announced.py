@@ -7,12 +7,10 @@ the number of the transaction or return, in any of the targets that it names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
-from attrs import frozen
 
-from capillary_targets.models import TargetEvent
 from capillary_targets.notifications.store import Announced
 
 
@@ -26,12 +24,6 @@ class EventIds(msgspec.Struct, frozen=True):
     event_log_id: int | None
     unique_id: str | None
     adds: bool = True
-
-    @classmethod
-    def of(cls, rule_id: int, event: TargetEvent) -> EventIds:
-        """Those of an event."""
-        adds = event.target_value is not None
-        return cls(rule_id, event.event_log_id, event.unique_id, adds)
 
     def shared_keys(self) -> Iterator[tuple[object, ...]]:
         """Those that it shares with its announcements."""
@@ -53,13 +45,7 @@ class Unmatched(msgspec.Struct):
     missing: list[Announced] = []
 
 
-@frozen
-class Comparison:
-    """What is `unmatched` of a member now, what of it is `new`, and what of before is `settled`."""
-
-    unmatched: Unmatched
-    new: Sequence[EventIds | Announced]
-    settled: Sequence[EventIds | Announced]
+Finding: TypeAlias = EventIds | Announced
 
 
 def compare(
@@ -68,8 +54,8 @@ def compare(
     due: Sequence[Announced],
     announced: Iterable[Announced],
     written: Callable[[Announced], Iterable[EventIds]],
-) -> Comparison:
-    """Compare a member's new events with what was announced.
+) -> tuple[Unmatched, list[Finding], list[Finding]]:
+    """What is unmatched of a member now, what of it is new, and what of before is settled.
 
     Args:
         before: The findings of earlier sweeps; None: there was no comparison of this member, so
@@ -89,23 +75,21 @@ def compare(
         and there.isdisjoint(_keys(one))
         and _keys_of(written(one)).isdisjoint(_keys(one))
     ]
-    new = (event for event in events if event.adds and before is not None)
+    judged = (event for event in events if event.adds and before is not None)
     unannounced = [
         one
-        for one in dict.fromkeys((*known.unannounced, *new))
+        for one in dict.fromkeys((*known.unannounced, *judged))
         if told.isdisjoint(one.shared_keys())
     ]
     position = max((one.position for one in due), default=known.position)
-    now: list[EventIds | Announced] = [*unannounced, *missing]
-    earlier: list[EventIds | Announced] = [*known.unannounced, *known.missing]
-    return Comparison(
-        Unmatched(position, unannounced, missing),
-        new=[one for one in now if one not in earlier],
-        settled=[one for one in earlier if one not in now],
-    )
+    now: list[Finding] = [*unannounced, *missing]
+    earlier: list[Finding] = [*known.unannounced, *known.missing]
+    new = [one for one in now if one not in earlier]
+    settled = [one for one in earlier if one not in now]
+    return Unmatched(position, unannounced, missing), new, settled
 
 
-def columns(finding: EventIds | Announced, *, settled: bool) -> dict[str, Any]:
+def columns(finding: Finding, *, settled: bool) -> dict[str, Any]:
     """The columns of `announcements/`."""
     found: dict[str, Any] = {"settled": settled, "event_log_id": finding.event_log_id}
     if isinstance(finding, EventIds):

@@ -7,7 +7,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from functools import partial
+from decimal import Decimal
+from functools import partial, reduce
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,7 +31,7 @@ from .groups import GroupsReader, MemberGroups
 from .ledger import Mark, States, UserRecord, WrittenRow
 from .options import RunState, Summary, SweepOptions
 from .rows import BATCH_ROWS, EncodedRows, Format, event_key, plain, raw_rows
-from .stats import exact_sum
+from .stats import EXACT
 from .store import Directory, UserResult, format_named
 
 _log = logging.getLogger("capillary_targets")
@@ -101,9 +102,10 @@ class _UserFetch:
                 raise
             if not is_ours:
                 _log.debug("user %d cannot be written", self._user, exc_info=True)
-            error = Unwritable(f"{failure}") if isinstance(failure, ValueError) else failure
+            misfit = not is_ours and isinstance(failure, ValueError | ArithmeticError)
+            error = Unwritable(f"{failure}") if misfit else failure
         self._sums.events = self._rows.counts["events"]
-        self._sums.value_sum = exact_sum(one[-1] for one in self._rows.sums)
+        self._sums.value_sum = reduce(EXACT.add, (one[-1] for one in self._rows.sums), Decimal(0))
         proven = self._look is None or "by_value" not in self._look.reasons.values()
         record = UserRecord(self._user, self._state, self._written, proven)
         return UserResult(self._rows, record, self._sums, error)
@@ -174,18 +176,17 @@ class _UserFetch:
             known = not moved or one.event_log_id is not None
             return known and (not asked or not asked.isdisjoint(one.rule_ids))
 
-        compared = compare(
+        self._state.unmatched, new, settled = compare(
             self._before.unmatched,
             self._rows.ids or (),
             [*filter(is_wanted, due)],
             [*filter(is_wanted, meanwhile)],
             written,
         )
-        self._state.unmatched = compared.unmatched
-        for found, settled in ((compared.new, False), (compared.settled, True)):
-            self._rows.add("announcements", [columns(one, settled=settled) for one in found])
-        self._sums.unannounced_events = sum(isinstance(one, EventIds) for one in compared.new)
-        self._sums.missing_events = len(compared.new) - self._sums.unannounced_events
+        for found, are in ((new, False), (settled, True)):
+            self._rows.add("announcements", [columns(one, settled=are) for one in found])
+        self._sums.unannounced_events = sum(isinstance(one, EventIds) for one in new)
+        self._sums.missing_events = len(new) - self._sums.unannounced_events
 
     def _add_targets(self, targets: Sequence[Target], rules: set[int]) -> None:
         """Encode targets that are new, have changed or were left, and mark them so.

@@ -65,17 +65,14 @@ def decide(
     """
     if listed and not (now or before or held):
         return "no_record"
-    if held is None or not _is_same(now, before) or (held and not now):
+    same = now.keys() == before.keys() and all(
+        state.is_same(before[cycle]) and before[cycle].settled for cycle, state in now.items()
+    )
+    if held is None or not same or (held and not now):
         return "changed"
     if now and all(state.updated is not None for state in now.values()):
         return "by_update"
     return "full" if full else "by_value"
-
-
-def _is_same(now: Mapping[int, CycleState], before: Mapping[int, CycleState]) -> bool:
-    return now.keys() == before.keys() and all(
-        state.is_same(before[cycle]) and before[cycle].settled for cycle, state in now.items()
-    )
 
 
 def next_states(now: States, before: States, read: Iterable[int], found: set[int]) -> States:
@@ -114,23 +111,19 @@ def stable_hash(user_id: int) -> int:
     return int.from_bytes(blake2b(user_id.to_bytes(8, "big", signed=True), digest_size=8).digest())
 
 
-def _row_of(one: TargetProgress) -> dict[str, Any]:
-    """A row of `progress/`, but for when and of whom."""
-    row = {name: getattr(one, name) for name in PROGRESS_FIELDS}
+def _recorded(one: TargetProgress, now: int) -> tuple[CycleState, dict[str, Any]]:
+    """A record as the ledger keeps it, first seen `now`, and its row of `progress/`."""
     step = one.next_milestone
-    return row | {
+    row = {name: getattr(one, name) for name in PROGRESS_FIELDS} | {
         "milestones_reached": len(one.milestones_reached),
         "next_milestone": step and step.trigger_name,
         "next_milestone_value": step and step.trigger_value,
     }
-
-
-def _state_of(one: TargetProgress, now: int) -> CycleState:
-    """A row of progress as the ledger keeps it, first seen `now`."""
+    plain = {name: _plain(value) for name, value in row.items()}
     steps = sorted((step.id or 0, step.trigger_name or "") for step in one.milestones_reached)
-    row = {name: _plain(value) for name, value in _row_of(one).items()}
     rest = _digest(steps, one.achieved_event_log_id)
-    return CycleState(row["achieved_value"], row["last_updated_on"], rest, _digest(row), now)
+    told = plain["achieved_value"], plain["last_updated_on"]
+    return CycleState(*told, rest, _digest(plain), now), row
 
 
 def _plain(value: Any) -> Any:
@@ -158,7 +151,7 @@ class MemberGroups:
     targets: tuple[Target, ...]
     reasons: Mapping[int, Reason]
     now: States
-    _rows: Mapping[tuple[int, int], TargetProgress]
+    _rows: Mapping[tuple[int, int], dict[str, Any]]
     _before: States
 
     @property
@@ -173,12 +166,11 @@ class MemberGroups:
         for rule, cycles in kept.items():
             was = self._before.get(rule, {})
             for cycle, state in {**was, **cycles}.items():
-                if cycle not in cycles:
+                row = self._rows.get((rule, cycle))
+                if row is None:
                     gone = {"target_rule_id": rule, "period_id": max(cycle, 0) or None}
                     row = gone | {"recorded": False}
-                elif cycle not in was or was[cycle].row != state.row:
-                    row = _row_of(self._rows[rule, cycle])
-                else:
+                elif cycle in was and was[cycle].row == state.row:
                     continue
                 rows.append({**row, "first_seen": datetime.fromtimestamp(state.first_seen, UTC)})
         return kept, rows
@@ -233,7 +225,7 @@ class GroupsReader:
             return None
         self._refusals = 0
         self.sends_ids = self.sends_ids or any(one.target_id for one in found.targets())
-        listed, states, rows = self._records(found)
+        states, rows = self._records(found)
         if not self.options.fetch_targets:
             rules = self.options.target_rule_ids
         full = is_due(user_id, self.run, self.options.full_every, proven)
@@ -241,7 +233,7 @@ class GroupsReader:
             rule: decide(
                 states.get(rule, {}),
                 before.progress.get(rule, {}),
-                listed=self.sends_ids and rule in listed,
+                listed=self.sends_ids and rule in states,
                 held=held.get(rule),
                 full=full,
             )
@@ -254,12 +246,11 @@ class GroupsReader:
 
     def _records(
         self, found: UserTargetGroups
-    ) -> tuple[set[int], States, dict[tuple[int, int], TargetProgress]]:
-        """The targets that are listed, and their records by target and cycle."""
+    ) -> tuple[States, dict[tuple[int, int], dict[str, Any]]]:
+        """The targets that are listed, with their records by cycle, and these as rows."""
         now, period = int(datetime.now(UTC).timestamp()), self.options.period
-        listed: set[int] = set()
         states: dict[int, dict[int, CycleState]] = {}
-        rows: dict[tuple[int, int], TargetProgress] = {}
+        rows: dict[tuple[int, int], dict[str, Any]] = {}
         for group in found.target_groups:
             for target in group.targets:
                 one, rule = progress_of(group, target), target.target_rule_id
@@ -268,14 +259,15 @@ class GroupsReader:
                 left = target.un_enrolled and self.options.fetch_targets
                 if not self._is_wanted(rule) or left or not (unnamed or is_period(one, period)):
                     continue
-                listed.add(rule)
+                cycles = states.setdefault(rule, {})
                 if one.recorded or one.achieved_value:
-                    cycle, state = _cycle(one), _state_of(one, now)
-                    if (rule, cycle) in rows:  # neither of two records tells of the other
+                    first = one.period_start  # stands for the id of a cycle that has none
+                    cycle = one.period_id or (-first.toordinal() if first else 0)
+                    state, row = _recorded(one, now)
+                    if cycle in cycles:  # neither of two records tells of the other
                         state = state._replace(achieved=None, updated=None)
-                    states.setdefault(rule, {})[cycle] = state
-                    rows[rule, cycle] = one
-        return listed, states, rows
+                    cycles[cycle], rows[rule, cycle] = state, row
+        return states, rows
 
     async def _definitions(
         self, fan: FanOut[Any], user_id: int, rules: Sequence[int], held: Mapping[int, bool]
@@ -305,12 +297,6 @@ class GroupsReader:
         if self._refusals >= _REFUSALS:
             self.off = why
             _log.warning("target groups are not asked for any more: %s", why)
-
-
-def _cycle(one: TargetProgress) -> int:
-    """The id of a row's cycle; where the server leaves it out, the first day as a negative one."""
-    first = one.period_start
-    return one.period_id or (0 if first is None else -first.toordinal())
 
 
 def _is_denied(error: AuthError) -> bool:

@@ -7,6 +7,7 @@ that (double sampling: Cochran, Sampling Techniques, chapter 12).
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, aclosing
@@ -82,8 +83,9 @@ def choose(frame: Sequence[float], sample: int) -> list[int]:
     share = round(sample * len(new) / max(1, len(frame)))
     share = min(max(share, sample // 4), sample - sample // 4)
     share = min(len(new), max(share, sample - len(known)))
+    draw = random.Random(0)
     return [
-        places[(2 * cell + 1) * len(places) // (2 * number)]
+        places[draw.randrange(cell * len(places) // number, (cell + 1) * len(places) // number)]
         for places, number in ((new, share), (known, min(len(known), sample - share)))
         for cell in range(number)
     ]

@@ -140,7 +140,10 @@ class EncodedRows:
         if not events:
             return
         if self.ids is not None:
-            self.ids += [EventIds.of(rule, event) for event in events]
+            self.ids += [
+                EventIds(rule, one.event_log_id, one.unique_id, one.target_value is not None)
+                for one in events
+            ]
         # Column by column: in half the time, for statistics and rows alike.
         values: Any = zip(*map(_values, events), strict=True)
         columns: Columns = dict(zip(EVENT_FIELDS, values, strict=True))

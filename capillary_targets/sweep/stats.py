@@ -88,19 +88,17 @@ class RequestTimeline:
 
     def __call__(self, details: Details) -> None:
         """Count a request that has ended."""
-        if isinstance(details, RequestDetails):
-            failed = not isinstance(details.error, NoRecordFound | None)
-            took = details.seconds
-            self._add(self.clock() - self._start, (1, int(failed), took, took))
-
-    def _add(self, at: float, bucket: Bucket) -> None:
+        if not isinstance(details, RequestDetails):
+            return
+        at, took = max(0.0, self.clock() - self._start), details.seconds
         while at >= self.width * _MAX_BUCKETS:
             self.width *= 2
             pairs = zip_longest(self.buckets[::2], self.buckets[1::2], fillvalue=_EMPTY)
             self.buckets = [_together(*pair) for pair in pairs]
-        place = int(max(0.0, at) / self.width)
+        place = int(at / self.width)
         self.buckets += [_EMPTY] * (place + 1 - len(self.buckets))
-        self.buckets[place] = _together(self.buckets[place], bucket)
+        failed = int(not isinstance(details.error, NoRecordFound | None))
+        self.buckets[place] = _together(self.buckets[place], (1, failed, took, took))
 
     def resume(self, saved: SavedTimeline, seconds: float) -> None:
         """Begin now, behind earlier sessions (`saved()`) of so many seconds."""

@@ -249,11 +249,11 @@ def test_whatever_the_order_the_findings_are_the_difference(data: st.DataObject)
         events = [EventIds(7, n, str(n)) for n in numbers if shown[n] == run]
         assert unmatched is not None
         due = [one for one in arrived if one.position > unmatched.position]
-        found = compare(unmatched, events, due, due, lambda _, files=tuple(files): files)
+        written = tuple(files)
+        unmatched, found, settled = compare(unmatched, events, due, due, lambda _: written)  # noqa: B023
         files += events
-        unmatched = found.unmatched
-        new.update([*found.new])
-        new.subtract([*found.settled])
+        new.update(found)
+        new.subtract(settled)
         there = {n for n in numbers if shown[n] <= run}
         heard = {n for n in numbers if told[n] <= run - 1}
         assert {one.event_log_id for one in unmatched.unannounced} == there - heard
@@ -278,5 +278,5 @@ def test_an_event_without_a_log_id_is_known_by_its_number_alone() -> None:
     told = Announced(event_id="n", name="x", rule_ids=(1,), event_log_id=5, transaction_id=7)
     with_id, without = EventIds(1, 6, "7"), EventIds(1, None, "7")
     for event, unmatched in ((with_id, [with_id]), (without, [])):
-        found = compare(Unmatched(), [event], [told], [told], lambda _: ())
-        assert found.unmatched.unannounced == unmatched
+        now, *_ = compare(Unmatched(), [event], [told], [told], lambda _: ())
+        assert now.unannounced == unmatched
