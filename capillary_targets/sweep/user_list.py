@@ -125,7 +125,8 @@ class UserListParser:
         self, name: str, column: str | None = None, on_column: Callable[[str], None] | None = None
     ) -> None:
         self._name, self._column, self._on_column = name, column, on_column
-        self.good = self.line = 0
+        self.good: int = 0
+        self.line: int = 0
         self._rest = self._delimiter = ""
         self._lines = deque[str]()  # whole ones, not parsed yet
         # Columns, 0 until the first record; how many of them are more than trailing delimiters.
@@ -253,7 +254,7 @@ class UserListParser:
             return None
         found = BadLine(self.line + 1, line.translate(_INVISIBLE).strip()[:_SHOWN], reason)
         self._first_bad = self._first_bad or found
-        if found.number - self._first_bad.number == _MAX_LEADING_BAD_LINES:
+        if found.number - self._first_bad.number >= _MAX_LEADING_BAD_LINES:
             self._refuse_without_ids()
         return found
 
