@@ -179,10 +179,7 @@ class _Run:
             session.watch.know(map(Finding.from_dict, state.drift))
 
     async def run(
-        self,
-        users: Users,
-        timeline: RequestTimeline,
-        progress: Callable[[Summary], None] | None,
+        self, users: Users, timeline: RequestTimeline, progress: Callable[[Summary], None] | None
     ) -> Summary:
         """To the end of the list, or as far as it goes."""
         self._timeline, self._progress = timeline, progress
