@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -230,7 +230,8 @@ async def _show(paths: list[Path], progress: Callable[[Summary], None] | None) -
     """Call `progress` with the sums of what the tasks have told so far."""
     while progress is not None:
         await asyncio.sleep(_TELL_EVERY)
-        progress(_total([_read(path / _PROGRESS) for path in paths]))
+        with suppress(OSError):  # of a file server: the next look may succeed
+            progress(_total([_read(path / _PROGRESS) for path in paths]))
 
 
 def _total(summaries: list[Summary]) -> Summary:
