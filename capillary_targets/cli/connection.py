@@ -67,6 +67,7 @@ MaxFailures: TypeAlias = Annotated[
         "a number of users, or a share such as 5%",
     ),
 ]
+Rules: TypeAlias = Annotated[list[int] | None, Parameter(name="--rule")]
 # An empty one is of a variable that is not set: it must not be the current directory.
 File: TypeAlias = Annotated[Path, _spelled("(.+)", Path, "a file or a directory")]
 

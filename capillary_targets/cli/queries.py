@@ -15,12 +15,9 @@ from capillary_targets.models import Target, TargetEvent
 from capillary_targets.progress import Cycle, TargetProgress, progress_of
 
 from . import output
-from .connection import DEFAULT, Query
+from .connection import DEFAULT, Query, Rules
 
 _BAR: Final = 10
-
-UserId = Annotated[int | None, Parameter(name="--id")]
-Rules = Annotated[list[int] | None, Parameter(name="--rule")]
 
 
 async def targets(
@@ -178,7 +175,7 @@ async def user(
     mobile: str | None = None,
     email: str | None = None,
     external_id: str | None = None,
-    user_id: UserId = None,
+    user_id: Annotated[int | None, Parameter(name="--id")] = None,
     source: str = "INSTORE",
     account_id: str | None = None,
     all_periods: bool = False,

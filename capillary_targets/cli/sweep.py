@@ -29,7 +29,7 @@ from capillary_targets.sweep import plan as make_plan
 from capillary_targets.sweep.plan import Estimate, Plan
 
 from . import output
-from .connection import DEFAULT, Concurrency, Connection, File, MaxFailures, Rate
+from .connection import DEFAULT, Concurrency, Connection, File, MaxFailures, Rate, Rules
 from .progress import ProgressDisplay
 
 _OK, _FAILED, _REFUSED = 0, 1, 3
@@ -43,7 +43,6 @@ Users: TypeAlias = UsersFile | Collection[int]
 
 # The hyphen that stands for stdin must not be taken for a flag.
 UsersPath = Annotated[File | None, Parameter(allow_leading_hyphen=True)]
-Rules = Annotated[list[int] | None, Parameter(name="--rule")]
 PartRows = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 
