@@ -315,12 +315,16 @@ class World:
         random = Random(splitmix64(splitmix64(settings.seed, user), rule_index + 1))
         block = (user - FIRST_USER) * self._rule_count + rule_index
         log_id = FIRST_LOG_ID + block * _BLOCK
-        history, seconds = EventHistory(), 0
+        history, seconds, periods = EventHistory(), 0, iter(rule.group.periods)
+        period = next(periods)
         for first in range(0, count, settings.rows_per_id):
             log_id += 1
-            if not first % 2 or random.random() < 0.75:  # some rows share a moment
-                seconds = int((first + random.random()) * _SPAN / count)
+            is_last = first + settings.rows_per_id >= count
+            if not first % 2 or is_last or random.random() < 0.75:  # some rows share a moment
+                seconds = int((first + 1 - random.random() / 2) * _SPAN / count)
             date = processed = _spelled(START + timedelta(seconds=seconds))
+            while date[:10] > period.end:
+                period = next(periods)
             name, display_name, unique_id = "ADD_TRANSACTION", None, str(random.randrange(10**9))
             if rule.behavioural:
                 name, display_name = "GENERIC_EVENT", random.choice(_DISPLAY_NAMES)
@@ -345,7 +349,7 @@ class World:
                         unique_id=unique_id,
                         event_date=date,
                         event_processed_date=processed,
-                        period_id=rule.group.period_at(date).id,
+                        period_id=period.id,
                         target_group_id=rule.group.id,
                         target_rule_id=rule.id,
                         target_value=None if name == "ENROL" else value,
@@ -411,9 +415,10 @@ def _after(history: EventHistory, group: Group) -> str:
 
 def _seeded_amount(random: Random) -> Decimal:
     """An amount of 1 to 4,000 with 0 to 3 decimals, trailing zeros kept."""
-    units, rest = random.randrange(1, 2 * _MEAN_AMOUNT + 1), random.randrange(1_000)
+    draw = random.getrandbits(48)
+    units, rest = 1 + draw % (2 * _MEAN_AMOUNT), (draw >> 16) % 1_000
     forms = ("", f".{rest:03d}", ".000", f".{rest % 10}", f".{rest % 100:02d}")
-    return Decimal(f"{units}{random.choice(forms)}")
+    return Decimal(f"{units}{forms[(draw >> 32) % 5]}")
 
 
 def make_uuid(random: Random) -> str:

@@ -52,7 +52,7 @@ def test_the_profile_is_in_the_json_if_it_is_asked_for(cli: Cli):
 
 def test_amounts_keep_their_digits(cli: Cli):
     assert (
-        '"target_value":4000.500,"target_achieved_value":1273.000,'
+        '"target_value":4000.500,"target_achieved_value":2045.000,'
         in cli("user", "--id", USER, "--sandbox").out
     )
 
@@ -62,9 +62,9 @@ def test_a_terminal_gets_a_table_and_what_to_ask_next(terminal: Cli):
     assert out.startswith(f"User {USER}\n")
     rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("3")}
     assert list(rows) == ["3004", "3005", "3006"]
-    assert " 1273.000   4000.500  ███░░░░░░░ 31%" in rows["3004"]
-    assert "88710.664  14000      ██████████ 633%" in rows["3005"]
-    assert "G605-12  2025-12-31      0.000      2.000  ░░░░░░░░░░ 0%" in rows["3006"]
+    assert " 2045.000   4000.500  █████░░░░░ 51%" in rows["3004"]
+    assert "94638.808  14000      ██████████ 675%" in rows["3005"]
+    assert "G605-12  2025-12-31      1.000      2.000  █████░░░░░ 50%" in rows["3006"]
     assert f"\n  capillary-targets events {USER} 3005 --period current --sandbox\n" in out
     assert not [word for word in PERSONAL if word in out]
 

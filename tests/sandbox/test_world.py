@@ -184,10 +184,14 @@ def test_unknown_users_rules_and_periods_are_refused() -> None:
         world.events(564_332_013, 1986, 5)
 
 
-def test_the_first_user_has_events_in_every_target_whatever_the_seed() -> None:
+def test_the_first_user_has_events_in_every_target_and_running_cycle_whatever_the_seed() -> None:
     for seed in range(30):
         world = World(SandboxSettings(seed=seed, users=1))
         assert min(world.count(*pair) for pair in pairs(world)) >= 25
+        for user, rule in pairs(world):
+            periods = world.rule(rule).group.periods
+            (running,) = [one.id for one in periods if one.status == "RUNNING"]
+            assert world.events(user, rule, running)
 
 
 def test_target_values_are_of_the_size_of_what_is_achieved() -> None:
