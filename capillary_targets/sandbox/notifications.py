@@ -19,7 +19,6 @@ from .settings import SandboxSettings
 from .world import TargetChange, World, make_uuid
 
 _ORG = 100
-_RECORDED = 10_000
 _SHUFFLED = 100
 """How many waiting notifications may change places."""
 _LONGEST_BACKOFF = 3600.0
@@ -58,7 +57,7 @@ class Notifications:
         self._pending: deque[_Push] = deque()
         self._started = False
         self._task: asyncio.Task[None] | None = None
-        self.attempts: deque[PushAttempt] = deque(maxlen=_RECORDED)
+        self.attempts: deque[PushAttempt] = deque(maxlen=10_000)
         """The latest attempts, oldest first."""
         self.counts: Counter[str] = Counter()
         """Notifications that are `delivered`, `refused` (for good), `lost` or `given up`."""
@@ -119,8 +118,9 @@ class Notifications:
             return
         if not (made := list(announcements.of_change(self._settings, self._world, change))):
             return
-        lost, early = self._drawn(self._settings.notify_losses), None
-        if isinstance(change, Event) and not lost and self._drawn(self._settings.notify_early):
+        random, early = self._random.random, None
+        lost = random() < self._settings.notify_losses
+        if isinstance(change, Event) and not lost and random() < self._settings.notify_early:
             self._world.withhold(early := change)
         if lost:
             self.counts["lost"] += len(made)
@@ -152,16 +152,13 @@ class Notifications:
                 "attributes": attributes,
             }
         if share := settings.notify_stray_blanks:
-            body = announcements.with_stray_blanks(body, lambda: self._drawn(share))
+            body = announcements.with_stray_blanks(body, lambda: self._random.random() < share)
         due = time.monotonic() + settings.notify_delay * settings.notify_time_scale
         push = _Push(PushAttempt(event_id, made.name, encode(body)), due, early)
         self._pending.append(push)
-        if self._drawn(settings.notify_duplicates):
+        if self._random.random() < settings.notify_duplicates:
             self._pending.append(evolve(push, early=None))
         self._wake()
-
-    def _drawn(self, share: float) -> bool:
-        return self._random.random() < share
 
     # --- delivery ---
 

@@ -38,8 +38,6 @@ from .world import World, parse_date
 REQUEST_ID_HEADERS = ("X-Cap-Requestid", "X-CAP-REQUEST-ID")
 _DATA_CALLS = ("/v3/users/", "/v3/targetGroups/", "/v2/customers/")
 _TOKEN_CALL = "/v3/oauth/"  # noqa: S105 - a path
-_RECORDED = 10_000
-_USERS_PER_CHUNK = 10_000
 _CODE: ContextVar[int | None] = ContextVar("_CODE")
 """The API's code in the answer to the request at hand: aiohttp has `RequestKey` from 3.14 on."""
 
@@ -86,7 +84,7 @@ class Sandbox(Listener):
         self.world: World = World(settings)
         self.faults: Faults = Faults(settings.seed)
         """What is to go wrong: `sandbox.faults.add(Fault.http(503), times=2)`."""
-        self.requests: deque[RecordedRequest] = deque(maxlen=_RECORDED)
+        self.requests: deque[RecordedRequest] = deque(maxlen=10_000)
         """The latest requests, oldest first."""
         self.counts: Counter[str] = Counter()
         """Requests by route name, e.g. `trackedTargetEvents`, counted on arrival."""
@@ -266,7 +264,7 @@ class Sandbox(Listener):
         ids = self.world.all_user_ids()
         with suppress(ConnectionError):
             await response.prepare(request)
-            while chunk := list(islice(ids, _USERS_PER_CHUNK)):
+            while chunk := list(islice(ids, 10_000)):
                 await response.write("".join(f"{one}\n" for one in chunk).encode())
                 # A reader that keeps up never makes `write` wait: let others have their turn.
                 await asyncio.sleep(0)

@@ -32,7 +32,6 @@ _CACHED_ROWS = 200_000
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 _SPAN = int((TODAY - START).total_seconds())
-_MONTHS = 13
 _WORD = (1 << 64) - 1
 _date = attrgetter("event_date")
 _DISPLAY_NAMES = ("appCheckIn", "Café visit", "surveyAnswered", "referral", 'video "how to"')
@@ -442,7 +441,7 @@ def _group(index: int) -> Group:
             # The vendor prints a code that ends in a blank (contract §14).
             ref_code=f"G{group_id}-{number:02d}{' ' if months == 3 and number == 1 else ''}",
         )
-        for number, month in enumerate(range(0, _MONTHS, months), start=1)
+        for number, month in enumerate(range(0, 13, months), start=1)
     )
     return Group(
         group_id,
