@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -201,7 +202,8 @@ class SqliteBudget:
 
         self._sqlite = sqlite3
         self._limit = limit
-        self._path = Path(path).absolute()
+        # SQLite's name for a database in memory is none of a file.
+        self._path = path if path == ":memory:" else str(Path(path).absolute())
         self._clock = clock
         try:
             self._open()
@@ -336,9 +338,9 @@ redis.call('SET', KEYS[2], tostring(till), 'EX', math.ceil(till - now) + 1)
 """
 
 
-def _inode(path: Path) -> int | None:
+def _inode(path: str) -> int | None:
     with suppress(OSError):
-        return path.stat().st_ino
+        return os.stat(path).st_ino  # noqa: PTH116 - a name, as SQLite takes it
     return None
 
 

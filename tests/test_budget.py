@@ -340,6 +340,17 @@ async def test_an_acquisition_that_is_cancelled_gives_its_place_back(
     await budget.close()
 
 
+async def test_a_budget_in_memory_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # each counts for itself
+        budget = SqliteBudget(RateLimit(1, per=1000.0), ":memory:")
+        assert (await budget.acquire(background=False))[0]
+        await budget.close()
+    assert not os.listdir()  # noqa: PTH208 - no async way
+
+
 async def test_a_budget_closes_after_its_work(tmp_path: Path, locked: sqlite3.Connection) -> None:
     budget = SqliteBudget(RateLimit(1, per=1000.0), f"{tmp_path}/b.db")
     locked.execute("BEGIN IMMEDIATE")

@@ -92,7 +92,12 @@ async def events(
         query: How to reach the API, and how to print.
     """
     async with query.client(page_size=page_size) as client:
-        found = await client.events(user, rule, period=period, max_items=max_items).collect()
+        pager = client.events(user, rule, period=period, max_items=max_items)
+        if query.is_json:
+            async for page in pager.pages():  # as they come: there may be any number
+                query.show("", page.events, _event)
+            return
+        found = await pager.collect()
     query.show(f"Events of user {user} towards target {rule}: {len(found)}", found, _event)
 
 

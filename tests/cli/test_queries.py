@@ -5,6 +5,9 @@ from importlib.resources import files
 
 import pytest
 
+from capillary_targets.sandbox import Fault, Sandbox
+from tests.conftest import in_environment, in_thread
+
 from .conftest import Cli
 
 
@@ -49,6 +52,18 @@ def test_transactional_events(cli: Cli):
     assert ran.err == ""
     assert rows(ran.out) == [as_shown(row) for row in printed("target_events_transactional")]
     assert '"target_value":2000.46,' in ran.out
+
+
+def test_json_lines_come_page_by_page(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    with in_thread(Sandbox(users=1, targets=1, events=95, exact_events=True)) as sandbox:
+        in_environment(monkeypatch, sandbox)
+        (user,) = sandbox.world.user_ids()
+        (target,) = sandbox.world.targets(user)
+        sandbox.faults.add(Fault.http(403), times=None, path_contains="offset=3")
+        ran = cli("events", user, target.id, "--page-size", 20)
+    assert rows(ran.out)
+    assert ran.status == 1
+    assert ran.err.startswith("error: ")
 
 
 def test_behavioural_events_keep_the_amounts_spelling(cli: Cli):
