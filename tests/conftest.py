@@ -116,7 +116,7 @@ def clock() -> Clock:
     return Clock()
 
 
-async def turns_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def turns_until(condition: Callable[[], object], seconds: float = 10) -> None:
     """Let the event loop turn until the condition holds; give up, failing, in the end.
 
     What takes more than a few turns depends on another process, which needs this processor.
