@@ -325,16 +325,18 @@ class UsersFile:
 
     def expected(self) -> int | None:
         """About how many users it holds: its lines. None where that takes reading all of it."""
-        if str(self.path) == "-" or not self.path.is_file():
-            return None
-        lines, returns, last = 0, 0, b"\n"
-        with suppress(OSError), self.path.open("rb") as file:  # reading it will say what is wrong
-            if file.peek(2).startswith(_GZIP_MAGIC):
+        with suppress(OSError):  # reading it for its ids will say what is wrong
+            if str(self.path) == "-" or not self.path.is_file():
                 return None
-            for last in iter(lambda: file.read(16 * _CHUNK), b""):
-                lines += last.count(b"\n")
-                returns += last.count(b"\r")
-        return (lines or returns) + (last.rstrip(b"\0")[-1:] not in b"\r\n")
+            with self.path.open("rb") as file:
+                if file.peek(2).startswith(_GZIP_MAGIC):
+                    return None
+                lines, returns, last = 0, 0, b"\n"
+                for last in iter(lambda: file.read(16 * _CHUNK), b""):
+                    lines += last.count(b"\n")
+                    returns += last.count(b"\r")
+            return (lines or returns) + (last.rstrip(b"\0")[-1:] not in b"\r\n")
+        return None
 
 
 Users: TypeAlias = UsersFile | Iterable[int | BadLine] | AsyncIterable[int | BadLine]

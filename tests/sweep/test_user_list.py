@@ -444,6 +444,7 @@ def test_how_many_to_expect(tmp_path: Path):
     assert UsersFile(path).expected() is None
     assert UsersFile(Path("-")).expected() is None
     assert UsersFile(tmp_path / "none").expected() is None
+    assert UsersFile(tmp_path / ("long" * 100)).expected() is None
 
 
 async def test_memory_is_flat(tmp_path: Path):
