@@ -85,6 +85,9 @@ class CapillaryError(Exception):
     def __init__(self, message: str, **context: Any) -> None:
         super().__init__(message)
         self.message: str = message
+        for name in context:
+            if not hasattr(self, name):
+                raise TypeError(f"{type(self).__name__} has no {name}")
         vars(self).update(context)
 
     def __str__(self) -> str:

@@ -19,6 +19,11 @@ def test_every_error_survives_pickling_with_its_facts(kind: type[errors.Capillar
     assert isinstance(error.retryable, bool)
 
 
+def test_a_fact_that_no_error_has_is_refused() -> None:
+    with pytest.raises(TypeError, match="RateLimited has no retryafter"):
+        errors.RateLimited("slow down", retryafter=3.0)
+
+
 def test_the_text_says_where_it_happened() -> None:
     error = errors.InvalidUser(
         "Invalid userId", code=310011, status=400, request_id="r1", url="https://h/x", attempts=2
