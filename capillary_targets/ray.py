@@ -112,6 +112,7 @@ async def sweep(
             summaries = await _all([task.remote(client, path, options, latest) for path in paths])
         finally:
             showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
     total = _total(summaries)
     total.seconds = round(time.monotonic() - started, 3)
     _write(out / _SUMMARY, total)
