@@ -202,6 +202,20 @@ async def test_without_a_member_it_says_what_to_add() -> None:
         assert evidence[question] == "no member was given: add --user ID"
 
 
+def test_a_second_page_that_did_not_come_tells_nothing_of_the_total() -> None:
+    path = "/v3/users/1/trackedTargetEvents/3?limit="
+    rows = [{"eventLogId": number} for number in range(4)]
+    page = {"pagination": {"limit": 9, "offset": 0, "total": 4}, "data": rows}
+    looks = {
+        "targets": Look("/v3/users/1/enrolledTargets", 200, document={"data": [{"id": 3}]}),
+        "full": Look(f"{path}9", 200, {}, page),
+        "second": Look(f"{path}2&offset=1", 503, failure="ServiceUnavailable"),
+    }
+    told = {one.question: one for one in judge(Answers("Basic", "h", looks))}
+    assert (told["total"].answer, told["total"].sandbox) == (None, {})
+    assert told["total"].evidence == "no answer to limit=2&offset=1"
+
+
 def test_two_statuses_of_errors_are_told() -> None:
     looks = {
         "nobody": Look("/v3/users/1/enrolledTargets", 400, code=310011, failure="InvalidUser"),

@@ -148,7 +148,7 @@ class Walk:
     """How often the end has moved on."""
     _replaced = 0
     _joined = False
-    """Whether pages lacked rows or did not overlap, so that only the total can vouch."""
+    """Whether pages did not overlap, so that only the total can vouch."""
     _marker: tuple[TargetEvent, int] | None = None
     """The row that was the last of the list when it was looked for, and the row behind it."""
     _distance: int | None = None
@@ -353,7 +353,7 @@ class Walk:
                 self._fail(f"the total is {total}, and {count} events came")
                 return
         if self._joined and not (still and count == total):
-            self._fail("pages lacked events or did not overlap, and no total vouches for them")
+            self._fail("pages did not overlap, and no total vouches for them")
             return
         self.moved |= bool(self.start.row) and exact and count != total
         server.note_end(window)

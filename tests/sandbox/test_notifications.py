@@ -294,43 +294,29 @@ async def test_a_time_out_and_a_lost_connection_are_repeated(receiver: Receiver)
     assert len(receiver.bodies) >= 3
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that the delivery would sleep; it does not."""
-    waits: list[float] = []
-    sleep = asyncio.sleep
-
-    async def slept(seconds: float) -> None:
-        waits.append(seconds)
-        await sleep(0)
-
-    monkeypatch.setattr("capillary_targets.sandbox.notifications.asyncio.sleep", slept)
-    return waits
-
-
 async def test_the_back_off_doubles_up_to_an_hour_for_seven_days(
-    receiver: Receiver, waits: list[float]
+    receiver: Receiver, slept: list[float]
 ) -> None:
     receiver.statuses = [503] * 1000
     async with pushed(receiver, notify_time_scale=1.0) as sandbox:
         add(sandbox)
-    backoffs = [one for one in waits if one >= 1]
+    backoffs = [one for one in slept if one >= 1]
     assert backoffs[:13] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600]
     assert set(backoffs[13:]) == {3600}
     assert 7 * 86_400 <= sum(backoffs) < 7 * 86_400 + 3600
     assert sandbox.notifications.counts == {"given up": 1}
 
-    waits.clear()
+    slept.clear()
     settings = {"notify_time_scale": 1.0, "notify_backoff": 300, "notify_give_up": 900}
     async with pushed(receiver, **settings) as sandbox:
         add(sandbox)
-    assert [one for one in waits if one >= 1] == [300, 600]
+    assert [one for one in slept if one >= 1] == [300, 600]
 
 
-async def test_the_delay_is_scaled(receiver: Receiver, waits: list[float]) -> None:
+async def test_the_delay_is_scaled(receiver: Receiver, slept: list[float]) -> None:
     async with pushed(receiver, notify_delay=86_400, notify_time_scale=0.5) as sandbox:
         add(sandbox)
-    assert 43_100 < waits[0] <= 43_200
+    assert 43_100 < slept[0] <= 43_200
 
 
 async def test_duplicates_have_the_same_id(receiver: Receiver) -> None:
