@@ -49,18 +49,24 @@ class Dialect:
         """A dialect with what is unknown here taken from `other`."""
         if other is UNKNOWN or self is other:
             return self
-        return other if self is UNKNOWN else _filled(self, other)
+        return dialect_of(
+            self.offset or other.offset,
+            self.total or other.total,
+            self.limit or other.limit,
+            self.cap or other.cap,
+            self.past_end or other.past_end,
+        )
 
     def updated(self, before: Dialect, after: Dialect) -> Dialect:
         """A dialect with the changes between two others, and without what they forgot."""
-        if before == after:
+        if before is after:
             return self
         changes = {
             name: value
             for name, value in attrs.asdict(after).items()
             if value != getattr(before, name)
         }
-        return attrs.evolve(self, **changes)
+        return dialect_of(*(attrs.asdict(self) | changes).values())
 
     def to_dict(self) -> dict[str, Any]:
         """The known fields as plain JSON values: `Dialect(**values)` is the inverse."""
@@ -85,6 +91,5 @@ class Dialect:
 UNKNOWN: Final = Dialect()
 
 
-@lru_cache(maxsize=256)  # every walk of a client fills the same few
-def _filled(dialect: Dialect, other: Dialect) -> Dialect:
-    return Dialect(**(other.to_dict() | dialect.to_dict()))
+dialect_of: Final = lru_cache(maxsize=256)(Dialect)
+"""The one dialect of these values: every walk of a client begins and ends with one of a few."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -38,24 +39,67 @@ class Alignment(NamedTuple):
 
 
 @define(eq=False, repr=False)
+class _Index:
+    """Where rows taken are found. It is brought up to date by `update`."""
+
+    rows: list[TargetEvent | int]
+    by_id: dict[int | None, int] = field(init=False, factory=dict)
+    """The first row of each id."""
+    by_row: dict[TargetEvent, int] = field(init=False, factory=dict)
+    """Rows without an id, or with the id of another row."""
+    copied: set[TargetEvent] = field(init=False, factory=set)
+    """Rows that were taken more than once."""
+    scattered: set[TargetEvent] = field(init=False, factory=set)
+    """Those of them that do not follow each other."""
+    longest: int = field(init=False, default=1)
+    """The most rows alike that follow each other."""
+    _done: int = field(init=False, default=0)
+
+    def find(self, row: TargetEvent) -> int | None:
+        """The number under which a row was taken, the first of rows that are alike."""
+        taken = None if row.event_log_id is None else self.by_id.get(row.event_log_id)
+        if taken is not None and self.rows[taken] == row:
+            return taken
+        return self.by_row.get(row)
+
+    def update(self) -> None:
+        """Add the rows that were taken since."""
+        begin, self._done = self._done, len(self.rows)
+        if begin == self._done:
+            return
+        new = self.rows[begin:]
+        if not self.by_row and (begin or not any(isinstance(row, int) for row in new)):
+            ids = dict(zip(map(_id_of, new), range(begin, self._done), strict=True))
+            if len(ids) == len(new) and None not in ids and self.by_id.keys().isdisjoint(ids):
+                self.by_id |= ids  # every row has an id of its own
+                return
+        for index in range(begin, self._done):
+            row = self.rows[index]
+            if isinstance(row, int):
+                continue
+            if self.find(row) is not None:
+                self.copied.add(row)
+                run = 1
+                while index >= run and self.rows[index - run] == row:
+                    run += 1
+                self.longest = max(self.longest, min(run, 64))
+                if run == 1:
+                    self.scattered.add(row)
+            elif row.event_log_id is None or row.event_log_id in self.by_id:
+                self.by_row[row] = index
+            else:
+                self.by_id[row.event_log_id] = index
+
+
 class SeenEvents:
     """The rows taken, in order. `skipped` rows before them are known by number only."""
 
-    skipped: int = 0
-    rows: list[TargetEvent | int] = field(init=False, factory=list)
-    """Rows; or digests, as a checkpoint remembers them, until a page shows the rows."""
-    _indexed: int = field(init=False, default=0)
-    """The rows in the following indexes, which are built once a page is not what was expected."""
-    _by_id: dict[int | None, int] = field(init=False, factory=dict)
-    """The first row of each id."""
-    _by_row: dict[TargetEvent, int] = field(init=False, factory=dict)
-    """Rows without an id, or with the id of another row."""
-    _copied: set[TargetEvent] = field(init=False, factory=set)
-    """Rows that were taken more than once."""
-    _scattered: set[TargetEvent] = field(init=False, factory=set)
-    """Those of them that do not follow each other."""
-    _longest: int = field(init=False, default=1)
-    """The most rows alike that follow each other."""
+    def __init__(self, skipped: int = 0) -> None:
+        self.skipped: int = skipped
+        self.rows: list[TargetEvent | int] = []
+        """Rows; or digests, as a checkpoint remembers them, until a page shows the rows."""
+        self._index: _Index | None = None
+        """Built once a page is not what was expected."""
 
     @classmethod
     def at(cls, checkpoint: Checkpoint) -> SeenEvents:
@@ -76,7 +120,8 @@ class SeenEvents:
 
         As far as known: pages that are what was expected are not searched for such rows.
         """
-        return self._longest + 1 if self._copied else 1
+        index = self._index
+        return 1 if index is None or not index.copied else index.longest + 1
 
     def add(self, rows: Sequence[TargetEvent], after: int) -> None:
         """Take rows, in the server's order, that stand behind the one taken as number `after`."""
@@ -87,18 +132,18 @@ class SeenEvents:
 
     def restore(self, rows: list[TargetEvent | int]) -> None:
         """Set the rows taken."""
-        self.rows, self._indexed, self._longest = rows, 0, 1
-        for index in (self._by_id, self._by_row, self._copied, self._scattered):
-            index.clear()
-        self._index()
+        self.rows, self._index = rows, None
+        self._indexed()
 
-    def find(self, row: TargetEvent) -> int | None:
-        """The number under which a row was taken, the first of rows that are alike."""
-        self._index()
-        taken = None if row.event_log_id is None else self._by_id.get(row.event_log_id)
-        if taken is not None and self.rows[taken] == row:
-            return taken
-        return self._by_row.get(row)
+    def known(self, events: Sequence[TargetEvent]) -> dict[int, int]:
+        """The rows of a page that were taken before: place on the page, and number."""
+        index = self._indexed()
+        found = {
+            at: index.find(event)
+            for at, event in enumerate(events)
+            if index.by_row or event.event_log_id in index.by_id
+        }
+        return {at: taken for at, taken in found.items() if taken is not None}
 
     def align(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
         """Align a page with the rows taken. None if it shows none that can be an anchor."""
@@ -116,20 +161,18 @@ class SeenEvents:
         index, taken = anchor
         if taken == len(self.rows) - 1:
             return anchor
-        for place in range(index + 1, len(events)):
-            if self.find(events[place]) is not None:
-                try:
-                    taken = self.rows.index(events[place], taken + 1)
-                except ValueError:
-                    continue
-                index = place
+        for place in self.known(events):
+            if place > anchor.at:
+                with suppress(ValueError):
+                    index, taken = place, self.rows.index(events[place], taken + 1)
         return Alignment(index, taken)
 
     def out_of_order(self, events: tuple[TargetEvent, ...]) -> bool:
         """Whether rows that were taken once stand in another order on a page."""
-        rows = [event for event in events if event not in self._copied]
-        places = [place for row in rows if (place := self.find(row)) is not None]
-        return places != sorted(places)
+        copied = self._indexed().copied
+        found = self.known(events).items()
+        taken = [number for at, number in found if not (copied and events[at] in copied)]
+        return taken != sorted(taken)
 
     def in_place(self, events: tuple[TargetEvent, ...], overlap: int) -> Alignment | None:
         """Align by position alone, if the page begins with exactly the last `overlap` rows."""
@@ -138,49 +181,27 @@ class SeenEvents:
             return Alignment(overlap - 1, len(self.rows) - 1)
         return None
 
+    def _indexed(self) -> _Index:
+        if self._index is None:
+            self._index = _Index(self.rows)
+        self._index.update()
+        return self._index
+
     def _anchor(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
         """The latest row taken just once, or run of rows, that the page shows from its begin."""
+        copied, scattered = self._indexed().copied, self._indexed().scattered
         copies = Counter(events) if len(set(map(_id_of, events))) != len(events) else None
         best: Alignment | None = None
-        for index, event in enumerate(events):
-            taken = self.find(event)
-            if taken is None or (best is not None and taken <= best.taken):
-                continue
-            if index == 0 and self._copied:
-                continue  # perhaps the last of a run
-            if event not in self._copied and (copies is None or copies[event] == 1):
-                best = Alignment(index, taken)
-            elif copies is not None and index and event not in self._scattered:
-                run = events[index : index + copies[event]]
-                first = events.index(event) == index
+        for at, taken in self.known(events).items():
+            event = events[at]
+            if (best is not None and taken <= best.taken) or (at == 0 and copied):
+                continue  # the first row is perhaps the last of a run
+            once = not copied or event not in copied
+            if once and (copies is None or copies[event] == 1):
+                best = Alignment(at, taken)
+            elif copies is not None and at and event not in scattered:
+                run = events[at : at + copies[event]]
+                first = events.index(event) == at
                 if first and run.count(event) == len(run):  # stand before the first of a run
-                    best = Alignment(index - 1, taken - 1)
+                    best = Alignment(at - 1, taken - 1)
         return best
-
-    def _index(self) -> None:
-        """Bring the indexes up to date."""
-        begin, self._indexed = self._indexed, len(self.rows)
-        if begin == self._indexed:
-            return
-        new = self.rows[begin:]
-        if not self._by_row and (begin or not any(isinstance(row, int) for row in new)):
-            ids = dict(zip(map(_id_of, new), range(begin, self._indexed), strict=True))
-            if len(ids) == len(new) and None not in ids and self._by_id.keys().isdisjoint(ids):
-                self._by_id |= ids  # every row has an id of its own
-                return
-        for index in range(begin, self._indexed):
-            row = self.rows[index]
-            if isinstance(row, int):
-                continue
-            if self.find(row) is not None:
-                self._copied.add(row)
-                run = 1
-                while index >= run and self.rows[index - run] == row:
-                    run += 1
-                self._longest = max(self._longest, min(run, 64))
-                if run == 1:
-                    self._scattered.add(row)
-            elif row.event_log_id is None or row.event_log_id in self._by_id:
-                self._by_row[row] = index
-            else:
-                self._by_id[row.event_log_id] = index

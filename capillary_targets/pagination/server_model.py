@@ -6,18 +6,18 @@ from functools import lru_cache
 from math import isqrt
 from typing import Any, Final
 
-from attrs import define, field
+from capillary_targets.models import EventsPage
 
-from .dialect import Dialect, PastEndKind, TotalKind
+from .dialect import Dialect, PastEndKind, TotalKind, dialect_of
 from .types import PageRequest, Window
 
 LEAST_CAP: Final = 3
 """No server is believed to cap its pages below this silently."""
 _CERTAIN: Final = 2
+_ROWS: Final = (None, "rows")
 _MOST: Final = 4
 
 
-@define(eq=False, repr=False)
 class ServerModel:
     """How `offset`, `limit` and `total` are read, detected from where known rows turn up."""
 
@@ -26,44 +26,46 @@ class ServerModel:
     cached: Dialect
     """What earlier walks detected."""
     page_size: int
-    votes: int = field(init=False)
+    votes: int
     """Observations in favour of page numbers, less those in favour of rows. The documented reading
     counts as one, a cached one as two; a given one is not put to the vote."""
-    doubted: bool = field(init=False, default=False)
+    doubted: bool = False
     """Whether a page was not where a certain reading of `offset` has it."""
-    cap: int | None = field(init=False)
-    cap_echoed: bool = field(init=False, default=False)
-    largest: int = field(init=False, default=LEAST_CAP)
+    cap: int | None
+    cap_echoed: bool = False
+    largest: int = LEAST_CAP
     """The most rows that any page had: a page of so many is not cut short by a cap."""
-    granted: int = field(init=False, default=0)
+    granted: int = 0
     """The largest page that was asked for and came: one as large is not refused for its size."""
-    total: TotalKind | None = field(init=False)
+    total: TotalKind | None
     """How `total` is read; None until it is known: rows, if nothing speaks against it."""
-    total_certain: bool = field(init=False)
+    total_certain: bool
     """Whether that reading was given, cached, or shown by the end of the list."""
-    past_end: PastEndKind | None = field(init=False, default=None)
-    latest: int | None = field(init=False, default=None)
-    constant: bool = field(init=False, default=True)
+    past_end: PastEndKind | None = None
+    latest: int | None = None
+    constant: bool = True
     """Whether every response named the same total, and one that was a count."""
-    avoided: frozenset[int] = field(init=False, default=frozenset())
+    avoided: frozenset[int] = frozenset()
     """Page numbers that came back short."""
-    stretches: bool = field(init=False, default=True)
+    stretches: bool = True
     """Whether pages a little above the size asked for may be tried."""
-    heads: int = field(init=False, default=0)
+    heads: int = 0
     """Pages in a row that began at the head of the list, though they were asked for elsewhere."""
-    _totals: dict[int, int] = field(init=False, factory=dict)
-    """The latest total by rows on a page: a count of pages differs, a count of rows does not."""
-    _silent: TotalKind | None = field(init=False, default=None)
-    _numbers: tuple[int | None, ...] = field(init=False, default=())
+    _silent: TotalKind | None = None
+    _said: tuple[int | None, ...] = ()
+    """What a response of so many rows asked for said of limit and total."""
 
-    def __attrs_post_init__(self) -> None:
-        known = self.given.fill_from(self.cached)
+    def __init__(self, given: Dialect, cached: Dialect, page_size: int) -> None:
+        self.given, self.cached, self.page_size = given, cached, page_size
+        known = given.fill_from(cached)
         self.votes = {"row": -_CERTAIN, "page": _CERTAIN}.get(known.offset or "", 1)
         self.cap = known.cap
         # Whether a total is absent or 0 shows with each response.
-        cached = self.cached.total if self.cached.total in {"rows", "pages", "wrong"} else None
-        self.total = self.given.total or cached
+        total = cached.total if cached.total in {"rows", "pages", "wrong"} else None
+        self.total = given.total or total
         self.total_certain = self.total is not None
+        self._totals: dict[int, int] = {}
+        """The latest total by rows on a page: a count of pages differs, one of rows does not."""
 
     # --- offset and limit ---
 
@@ -76,6 +78,11 @@ class ServerModel:
     def certain(self) -> bool:
         """Whether more than one coincidence would be needed for the reading to be wrong."""
         return abs(self.votes) >= _CERTAIN
+
+    @property
+    def settled(self) -> bool:
+        """Whether the reading is certain, and no page was anywhere else."""
+        return abs(self.votes) >= _CERTAIN and not self.doubted
 
     @property
     def ignored(self) -> bool:
@@ -142,7 +149,7 @@ class ServerModel:
         if not window.request.offset:
             return True
         uncapped = self.is_full(window) or self.shows_end(window) or not self.by_page
-        return self.certain and not self.doubted and uncapped
+        return self.settled and uncapped
 
     def page_at(
         self, row: int, limit: int, *, stretch: bool = False, least: int = 0
@@ -170,10 +177,8 @@ class ServerModel:
     def record(self, window: Window) -> None:
         """Note the size and the numbers of a response."""
         limit, total, numbers = window.request.limit, window.total, window.numbers
-        echo, before = numbers.limit, self._numbers
-        self._numbers = limit, window.size, echo, total
-        if total is not None and self._numbers == before:
-            return
+        echo = numbers.limit
+        self._said = limit, echo, numbers.total
         if 0 < (numbers.offset or 0) < window.request.offset and window.size:
             self.past_end = "clamped"
         self.largest = max(self.largest, window.size)
@@ -191,15 +196,22 @@ class ServerModel:
         if self.total == "wrong" and self.given.total is None and self.rows_by_pages:
             self.total, self.total_certain = "pages", False
 
+    def repeats(self, request: PageRequest, page: EventsPage) -> bool:
+        """Whether a response says of limit and total what the one recorded last said."""
+        numbers, size = page.pagination, len(page.events)
+        said = request.limit, numbers.limit, numbers.total
+        return size <= self.largest and said == self._said
+
     def rows(self, window: Window) -> tuple[int, int] | None:
         """The least and the most rows in the list by the response's total; None if not known."""
-        total = window.total
-        if total is None or self.total not in {None, "rows", "pages"}:
-            return None
-        if self.total != "pages":
-            return total, total
-        size = self.served(window.request.limit)
-        return (total - 1) * size + 1, total * size
+        return self.counted(window.total, window.request.limit)
+
+    def counted(self, total: int | None, limit: int) -> tuple[int, int] | None:
+        """The same, for a total beside a page of `limit` rows."""
+        if self.total == "pages" and total is not None:
+            size = self.served(limit)
+            return (total - 1) * size + 1, total * size
+        return (total, total) if total is not None and self.total in _ROWS else None
 
     def drop_pages(self) -> None:
         """The total is no number of pages, or not any more."""
@@ -237,7 +249,7 @@ class ServerModel:
 
     def dialect(self) -> Dialect:
         """What is known by now: given, detected, or cached."""
-        return self.given.fill_from(_dialect(*self._detected)).fill_from(self.cached)
+        return self.given.fill_from(dialect_of(*self._detected)).fill_from(self.cached)
 
     @property
     def _detected(self) -> tuple[Any, ...]:
@@ -264,16 +276,13 @@ class ServerModel:
         if moved:
             offset = offset if cached.offset else None
             total = total if total == cached.total else None
-        return _dialect(
+        return dialect_of(
             offset if given.offset is None else cached.offset,
             total if given.total is None else cached.total,
             cached.limit if given.limit or given.cap else limit or cached.limit,
             cached.cap if given.cap else cap,
             given.past_end or past_end or cached.past_end,
         )
-
-
-_dialect = lru_cache(maxsize=256)(Dialect)  # every walk of a client ends with one of a few
 
 
 @lru_cache(maxsize=4096)

@@ -240,13 +240,11 @@ class Walk:
 
     def requests(self) -> tuple[PageRequest, ...]:
         """The pages to have in flight now, the next to be fed first; none once it is done."""
-        if self.done:
-            return ()
         plan = self._plan
-        if not plan:
+        if not (plan or self.done):
             plan.append(self._next())
             self._requests += 1
-        while self._state == "READ" and len(plan) < self.prefetch and self._may_read_on(plan[-1]):
+        while 0 < len(plan) < self.prefetch and self._may_read_on(plan[-1]):
             plan.append(self._across(self._behind(plan[-1]), self._limit))
             self._requests += 1
         return tuple(plan)
@@ -274,11 +272,9 @@ class Walk:
         if self._state != "FIRST" or not self._shows_all(request, page):
             if self._state == "FIRST":
                 self._begin()
-            window = Window(request, page)
-            if page is not None:
-                self._server.record(window)
-            if page is None or not self._fits(window):
-                self._take_in(window)
+            if page is None or not (self._calm and self._fits(request, page)):
+                self._take_in(Window(request, page))
+                self._limit = min(self._limit, self._most)
             if self._suffice(0):
                 self._stop()
             if self._plan and (self.done or not self._is_across(self._plan[0])):
@@ -301,25 +297,27 @@ class Walk:
         if kind != "rows" and (size >= request.limit or kind in _NO_ROWS or self.dialect.total):
             return False  # perhaps the first of as many pages
         self._total = size
-        self._emit(page, 0, 0)
+        self._give_out(page, page.events, 0)
         self._end(_TOTAL_ENDS, complete=True)
         return True
 
     # --- giving out, and the ways to be done ---
 
-    def _emit(self, page: EventsPage, first: int, row: int) -> None:
-        """Give out the events of a page from `first`, which stands in `row`."""
-        events = page.events[first:]
-        if self.max_items is not None and len(events) > self.max_items - self.events:
-            events = events[: self.max_items - self.events]
+    def _give_out(self, page: EventsPage, new: tuple[TargetEvent, ...], row: int) -> None:
+        """Give out the new events of a page, the first of which stands in `row`."""
+        if self._idle:
+            self._search = GallopingSearch()
+            self._idle = self._recuts = 0
+            self._limit = self._most
+        if self.max_items is not None and len(new) > self.max_items - self.events:
+            new = new[: self.max_items - self.events]
             self._stop()
-        if not events:
-            return
-        self.events += len(events)
-        if len(events) < len(page.events):
-            numbers = page.pagination
-            page = EventsPage(events, numbers, page.warnings, page.request_id, page.body)
-        self._batches.append(Batch(page, row))
+        if new:
+            self.events += len(new)
+            if len(new) < len(page.events):
+                numbers = page.pagination
+                page = EventsPage(new, numbers, page.warnings, page.request_id, page.body)
+            self._batches.append(Batch(page, row))
 
     def _suffice(self, count: int) -> bool:
         """Whether so many events more are all that are wanted."""
@@ -371,7 +369,6 @@ class Walk:
             cap = self.dialect.cap or self.cached.cap or self.page_size
             return PageRequest(min(self.page_size, cap), 0, 0)
         server = self._server
-        self._limit = min(self._limit, self._most)
         if self._state == "FIND_END" and self._aim is not None:
             return self._across(self._aim, self._limit)
         if self._held is not None:
@@ -410,7 +407,8 @@ class Walk:
         """
         server = self._server
         overlap = min(max(self._overlap, self._seen.overlap), max(1, limit // 2))
-        first = server.page_at(row - self._drift - overlap, limit, stretch=limit >= self._most)
+        stretch = server.by_page and limit >= self._most
+        first = server.page_at(row - self._drift - overlap, limit, stretch=stretch)
         if self._drift or self._behind(first) > row or not row:
             return first
         for size in (limit, limit if server.cap is not None else 2 * limit):
@@ -433,7 +431,9 @@ class Walk:
 
     def _may_read_on(self, last: PageRequest) -> bool:
         """Whether a page behind `last` can be asked for before that one is read."""
-        if not self._server.certain or not self._row or not self._is_across(self._plan[0]):
+        if self._state != "READ" or not (self._server.certain and self._row):
+            return False
+        if not self._is_across(self._plan[0]):
             return False
         end = self._behind(last)
         if self._joined or self._overlap > 1 or self._suffice(end - self._row):
@@ -446,22 +446,22 @@ class Walk:
 
     # --- READ: what a page across the frontier means ---
 
-    def _fits(self, window: Window) -> bool:
+    def _fits(self, request: PageRequest, page: EventsPage) -> bool:
         """Take a page that is what a list that keeps still would show; False if it may not be.
 
         The last row taken is where it should be and the total is what it was: those behind it are
         new, and none has to be compared with the rows taken before.
         """
-        server, request, size = self._server, window.request, window.size
-        row, index, end = self._row, self._row - 1 - request.start, request.start + size
-        if not (self._calm and server.constant and index < size - 1):
+        server, row, taken, events = self._server, self._row, self._seen.rows, page.events
+        size, index, end = len(events), row - 1 - request.start, request.start + len(events)
+        if not server.repeats(request, page):
+            server.record(Window(request, page))
+            self._limit = min(self._limit, self._most)
+        if not server.constant or index >= size - 1:
             return False
-        if row and not (server.certain and not server.doubted and index >= 0):
+        if row and (index < 0 or events[index] != taken[-1] or not server.settled):
             return False
-        taken = self._seen.rows
-        if row and window.events[index] != taken[-1]:
-            return False
-        total = server.rows(window)
+        total = server.counted(server.latest, request.limit)
         last = total is not None and end >= total[0]
         if last:
             count = self._seen.count + size - index - 1
@@ -469,9 +469,11 @@ class Walk:
                 return False
         elif size < request.limit:
             return False
-        self._total, self._rows = window.total, total
+        self._total, self._rows, self._row = server.latest, total, end
         server.confirm()
-        self._take(window, Alignment(index, len(taken) - 1))
+        new = events[index + 1 :]
+        taken += new
+        self._give_out(page, new, end - len(new))
         if last:
             self._end(_TOTAL_ENDS, complete=True)
         elif self._distance is None:
@@ -480,6 +482,8 @@ class Walk:
 
     def _take_in(self, window: Window) -> None:
         request, server = window.request, self._server
+        if window.page is not None:
+            server.record(window)
         self._idle += 1
         if window.page is None and request.offset == 0:
             self._no_record = self.events == 0
@@ -563,7 +567,7 @@ class Walk:
         server, seen, events = self._server, self._seen, window.events
         if match is not None:
             last = match.taken == len(seen.rows) - 1
-            if not (last or at_head or seen.skipped or seen.find(events[0]) is not None):
+            if not (last or at_head or seen.skipped or 0 in seen.known(events)):
                 return None
             least = 0 if at_head or self._joined or self._row - 1 <= window.start else 1
             return match if match.at >= least else None
@@ -580,11 +584,7 @@ class Walk:
             return match
         if (server.certain or window.start == self._row) and server.constant and not self.moved:
             match = seen.in_place(events, self._row - window.start)
-            if (
-                match is not None
-                and match.at < 0
-                and any(seen.find(event) is not None for event in events)
-            ):
+            if match is not None and match.at < 0 and seen.known(events):
                 match = None
             self._joined |= match is not None
         return match
@@ -709,15 +709,10 @@ class Walk:
 
     def _take(self, window: Window, match: Alignment) -> None:
         """Take a page's new rows and give them out."""
-        first = match.at + 1
-        self._row = window.end
-        if first < window.size and window.page is not None:
-            self._seen.add(window.events[first:], match.taken)
-            self._emit(window.page, first, window.start + first)
-            if self._idle:
-                self._search = GallopingSearch()
-                self._idle = self._recuts = 0
-                self._limit = self._most
+        self._row, new = window.end, window.events[match.at + 1 :]
+        if new and window.page is not None:
+            self._seen.add(new, match.taken)
+            self._give_out(window.page, new, window.end - len(new))
         if self._is_marked(window):
             self._finish(window, _WAS_LAST)
 
@@ -731,7 +726,7 @@ class Walk:
         if request.offset == 0:
             self._fail("the rows that the checkpoint remembers are gone")
             return
-        known = any(self._seen.find(event) is not None for event in window.events)
+        known = bool(self._seen.known(window.events))
         server.doubt()
         if window.size and not known and not self.start.row:
             if rows is not None and server.by_page and request.limit * request.offset >= rows[1]:

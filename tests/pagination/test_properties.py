@@ -103,9 +103,15 @@ def test_asking_for_several_pages_at_once_changes_nothing(
     assert one.proven is four.proven
 
 
+REFUSING = Speech(
+    offset="page", total="pages", echo_cap=True, past_end="error", hole=1, repeat="instead"
+)
+
+
 @given(counts, sizes, lying, ids, prefetches)
 @example(100, 10, Speech(offset="page", total="double", past_end="endless"), "unique", 1)
 @example(49, 5, Speech(past_end="error", short=0, repeat="instead"), "missing", 4)
+@example(45, 7, REFUSING, "repeated", 1)
 def test_a_lying_server_is_survived_or_found_out(
     count: int, size: int, speech: Speech, kind: str, prefetch: int
 ) -> None:
