@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
+import msgspec
 from attrs import define
 
 from .budget import Budget, SharedBudget
@@ -52,8 +53,7 @@ def outcome_of(error: CapillaryError) -> Outcome:
     return "ok"
 
 
-@define(eq=False, repr=False)
-class Permit:
+class Permit(msgspec.Struct, eq=False):
     """The right to send one request: when it was given, and how many were then in flight."""
 
     sent: float
@@ -165,10 +165,9 @@ class RequestLimiter:
         lane.append(waiter)
         before = self.waited() if self._hooks else {}
         try:
-            self._dispatch()
-            if background:
-                return await waiter.granted
-            async with asyncio.timeout(deadline.left()):
+            if not background or len(lane) == 1:  # else it only waits for its turn
+                self._dispatch()
+            async with asyncio.timeout(None if background else deadline.left()):
                 return await waiter.granted
         except BaseException:
             if waiter.granted.done() and not waiter.granted.cancelled():

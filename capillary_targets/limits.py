@@ -139,6 +139,8 @@ class ConcurrencyController:
     _ceiling: float = field(init=False, default=math.inf)
     _ceiling_until: float = field(init=False, default=-math.inf)
     _ignore_until: float = field(init=False, default=-math.inf)
+    _changed_at: float = field(init=False, default=-math.inf)
+    """When the limit changed last."""
 
     def __attrs_post_init__(self) -> None:
         self.limit = self.settings.initial
@@ -158,6 +160,8 @@ class ConcurrencyController:
         """
         if not overload:
             self._served += 1
+            if sent < self._changed_at:
+                return  # what another limit did
             self._samples.append((now - sent, in_flight))
             if len(self._samples) >= self.limit and len(self._samples) >= 4:
                 latencies, in_flights = zip(*self._samples, strict=True)
@@ -247,7 +251,9 @@ class ConcurrencyController:
         if now < self._ceiling_until:
             limit = min(limit, self._ceiling)
         self._limit = min(max(limit, self.settings.minimum), self.settings.maximum)
-        self.limit = int(self._limit)
+        if int(self._limit) != self.limit:
+            self.limit, self._changed_at = int(self._limit), now
+            self._samples.clear()
 
 
 def _median(samples: Iterable[float]) -> float:

@@ -77,6 +77,21 @@ def adaptive(**settings: int) -> ConcurrencyController:
     return ConcurrencyController(AdaptiveConcurrency(**settings))
 
 
+def test_a_limit_is_not_judged_by_requests_sent_under_another() -> None:
+    """They were not held up by it: the limit would run away before any request felt it."""
+    controller = adaptive(initial=64)
+    for _ in range(64):
+        controller.on_response(0.05, 0.0, 64)
+    raised = controller.limit
+    assert raised > 64
+    for _ in range(10 * raised):  # sent before it was raised, answered after
+        controller.on_response(0.1, 0.04, 64)
+    assert controller.limit == raised
+    for _ in range(raised):
+        controller.on_response(0.2, 0.15, raised)
+    assert controller.limit > raised
+
+
 @pytest.mark.parametrize(
     ("capacity", "service", "queue_limit"),
     [
