@@ -115,6 +115,8 @@ class FanOut(Generic[F]):
     most: int | None = None
     active: dict[int, int] = field(init=False, factory=dict)
     """The users in progress, by their number among those taken."""
+    _taken: int = field(init=False, default=0)
+    _workers: int = field(init=False, default=1)
     _returned: int = field(init=False, default=0)
     _consumed: int = field(init=False, default=0)
     _reorder_buffer: dict[int, F] = field(init=False, factory=dict)
@@ -162,21 +164,37 @@ class FanOut(Generic[F]):
         await self._room.wait()
 
     async def _run(self) -> None:
-        """Take the users, one after the other, and fetch each in a task of its own."""
-        taken = 0
         async with aclosing(_iterate(self.users)) as users, asyncio.TaskGroup() as group:
-            while True:
-                while len(self.active) >= self.size() or taken - self._consumed >= 2 * self.size():
+            await self._work(users, group, asyncio.Lock())
+
+    async def _work(
+        self, users: AsyncGenerator[int, None], group: asyncio.TaskGroup, turn: asyncio.Lock
+    ) -> None:
+        """Take a user and fetch it, until there are no more.
+
+        A task goes on with the next user in the same step: where all of them end in one step, and
+        begin in another, the garbage collector runs ten times as often.
+        """
+        while True:
+            async with turn:
+                while not self._has_room():
                     await self._wait_for_room()
                 user = await anext(users, _END)
                 if user is _END:
-                    break
+                    return
                 if user in self.active.values():
                     await asyncio.sleep(0)  # a list of repetitions must not block the others
                     continue
-                self.active[taken] = user
-                group.create_task(self._visit(taken, user))
-                taken += 1
+                number, self._taken = self._taken, self._taken + 1
+                self.active[number] = user
+            while self._workers < self.size():
+                self._workers += 1
+                group.create_task(self._work(users, group, turn))
+            await self._visit(number, user)
+
+    def _has_room(self) -> bool:
+        size = self.size()
+        return len(self.active) < size and self._taken - self._consumed < 2 * size
 
     async def _visit(self, number: int, user: int) -> None:
         result = await self.fetch(user, self)

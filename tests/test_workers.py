@@ -90,6 +90,19 @@ async def test_the_pool_follows_its_size() -> None:
     await results.aclose()
 
 
+async def test_a_worker_goes_on_with_the_next_user() -> None:
+    """No task for each user: all would begin in another step than the last ones ended in."""
+    tasks: set[asyncio.Task[Any] | None] = set()
+
+    async def visit(item: int, _: object) -> None:
+        tasks.add(asyncio.current_task())
+        await asyncio.sleep(0)
+
+    results = [one.user async for one in fan_of(range(100), visit, lambda: 4).results()]
+    assert sorted(results) == list(range(100))
+    assert len(tasks) == 4
+
+
 @pytest.mark.parametrize("broken", ["visit", "source"])
 async def test_an_exception_ends_the_stream_and_leaves_no_task(broken: str) -> None:
     async def source() -> AsyncIterator[int]:
