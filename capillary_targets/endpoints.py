@@ -25,11 +25,11 @@ _LONGS: Final = range(-(2**63), 2**63)
 
 def checked_id(name: str, value: object) -> int:
     """`value` as the 64-bit integer that the API's ids are. Raises `UsageError`."""
-    if type(value) is not int and not isinstance(value, bool):
-        with suppress(TypeError):
-            value = index(value)  # type: ignore[arg-type] # numpy's integers, for one
     if type(value) is int and value in _LONGS:
         return value
+    if type(value) is not int and not isinstance(value, bool):
+        with suppress(TypeError):
+            return checked_id(name, index(value))  # type: ignore[arg-type] # numpy's, for one
     raise UsageError(f"{name} must be an integer of 64 bits, not {value!r}")
 
 

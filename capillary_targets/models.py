@@ -101,7 +101,11 @@ def short_repr(shown: Any) -> str:
     """
     kind = type(shown)
     if attrs.has(kind):
-        fields = {one.alias: getattr(shown, one.name) for one in attrs.fields(kind) if one.repr}
+        fields = {
+            one.alias: getattr(shown, one.name)
+            for one in attrs.fields(kind)
+            if one.repr and one.name not in _BYTES
+        }
     else:
         fields = vars(shown)
     parts = [f"<{len(shown)}>"] if isinstance(shown, list) else []
@@ -309,7 +313,7 @@ class Target(Model):
     target_milestone_triggers: tuple[MilestoneTrigger, ...] = ()
     target_audience_filter: tuple[AudienceFilter, ...] = ()
     extra: Mapping[str, Any] = field(default=_NO_KEYS, hash=False)
-    raw: bytes | None = field(default=None, eq=False, repr=False)
+    raw: bytes | None = field(default=None, eq=False)
 
 
 @wired
@@ -360,7 +364,7 @@ class ApiWarning(Model):
     message: str | None = None
 
 
-@frozen(repr=False)
+@wired
 class EventsPage(Model):
     """One page of events, in chronological order.
 
@@ -369,10 +373,10 @@ class EventsPage(Model):
     """
 
     events: tuple[TargetEvent, ...]
-    pagination: Pagination = field(factory=Pagination)
+    pagination: Pagination = Pagination()
     warnings: tuple[ApiWarning, ...] = ()
     request_id: str | None = None
-    body: bytes = field(default=b"", eq=False, repr=False)
+    body: bytes = b""
 
     @property
     def total(self) -> int | None:

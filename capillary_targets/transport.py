@@ -16,7 +16,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import aiohttp
 import msgspec
-from attrs import define, evolve, field, frozen
+from attrs import field, frozen
+from msgspec.structs import replace
 
 from .auth import SecretHeaders, Token
 from .errors import (
@@ -66,26 +67,29 @@ class RedactedPath:
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
-@define(eq=False)
-class _Call:
+class _Call(msgspec.Struct, eq=False):
     """One call: how its request is sent, how it is shown, and what became of it so far."""
 
     session: Session
     deadline: Deadline
-    path: str = field(repr=False)
+    path: str
     shown: str
     """The whole address, redacted."""
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    secrets: tuple[str, ...] = ()
     method: str = "GET"
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | None = None
     attempts: int = 0
     rejections: int = 0
     """Attempts whose token was rejected."""
-    rejected: Mapping[str, str] | None = field(default=None, repr=False)
+    rejected: Mapping[str, str] | None = None
     """The headers of the latest of them."""
     quota: int = 0
     """Tokens of the retry quota that the latest retry took."""
     last: CapillaryError | None = None
+
+    def __repr__(self) -> str:
+        """Without path and body, which may hold secrets."""
+        return object.__repr__(self)
 
 
 async def get(session: Session, path: str | RedactedPath, read: Read[T]) -> T:
@@ -137,7 +141,9 @@ async def _authorise(call: _Call) -> SecretHeaders:
     async def fetch(body: Mapping[str, str]) -> Token:
         """POST the client key and secret (API page "OAuth")."""
         shown, encoded = call.session.prefix + _TOKEN_PATH, msgspec.json.encode(dict(body))
-        token = evolve(call, method="POST", path=_TOKEN_PATH, shown=shown, secrets=(), body=encoded)
+        token = replace(
+            call, method="POST", path=_TOKEN_PATH, shown=shown, secrets=(), body=encoded
+        )
         return await _attempt(token, {}, read_token)
 
     deadline = call.deadline
@@ -163,7 +169,8 @@ async def _attempt(call: _Call, headers: Mapping[str, str], read: Read[T]) -> T:
     outcome: Outcome = "cancelled"
     try:
         permit = await session.limiter.acquire(call.deadline)
-        session.ensure_open()  # it may have been closed while this waited
+        if session.state.closed:  # while this waited
+            session.ensure_open()
         session.counts.add(requests=1)
         answer = await _exchange(call, headers)
         ended = time.monotonic()

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
-from attrs import define, evolve, field
+from attrs import evolve
 from yarl import URL
 
 from .auth import Token
@@ -56,15 +56,18 @@ _ESCAPE: Final = re.compile(
 )
 
 
-@define(eq=False)
-class Answer:
+class Answer(msgspec.Struct, eq=False):
     """A whole response: status, body after decompression, and headers."""
 
     status: int
-    body: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(factory=dict, repr=False)
-    notes: list[str] = field(factory=list)
+    body: bytes
+    headers: Mapping[str, str] = {}
+    notes: list[str] = []
     """What had to be replaced to read it."""
+
+    def __repr__(self) -> str:
+        """Without the body, which may hold a token."""
+        return object.__repr__(self)
 
     @property
     def request_id(self) -> str | None:
