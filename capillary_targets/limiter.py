@@ -165,7 +165,7 @@ class RequestLimiter:
         lane.append(waiter)
         before = self.waited() if self._hooks else {}
         try:
-            if not background or len(lane) == 1:  # else it only waits for its turn
+            if not background or self._next_waiter() is waiter:  # else others come first
                 self._dispatch()
             async with asyncio.timeout(None if background else deadline.left()):
                 return await waiter.granted

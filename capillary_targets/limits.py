@@ -160,9 +160,8 @@ class ConcurrencyController:
         """
         if not overload:
             self._served += 1
-            if sent < self._changed_at:
-                return  # what another limit did
-            self._samples.append((now - sent, in_flight))
+            if sent >= self._changed_at:  # else another limit held it back
+                self._samples.append((now - sent, in_flight))
             if len(self._samples) >= self.limit and len(self._samples) >= 4:
                 latencies, in_flights = zip(*self._samples, strict=True)
                 self._window(now, _median(latencies), max(in_flights))

@@ -138,12 +138,12 @@ class SeenEvents:
     def known(self, events: Sequence[TargetEvent]) -> dict[int, int]:
         """The rows of a page that were taken before: place on the page, and number."""
         index = self._indexed()
-        found = {
-            at: index.find(event)
+        return {
+            at: taken
             for at, event in enumerate(events)
-            if index.by_row or event.event_log_id in index.by_id
+            if (index.by_row or event.event_log_id in index.by_id)
+            and (taken := index.find(event)) is not None
         }
-        return {at: taken for at, taken in found.items() if taken is not None}
 
     def align(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
         """Align a page with the rows taken. None if it shows none that can be an anchor."""
@@ -189,7 +189,8 @@ class SeenEvents:
 
     def _anchor(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
         """The latest row taken just once, or run of rows, that the page shows from its begin."""
-        copied, scattered = self._indexed().copied, self._indexed().scattered
+        index = self._indexed()
+        copied, scattered = index.copied, index.scattered
         copies = Counter(events) if len(set(map(_id_of, events))) != len(events) else None
         best: Alignment | None = None
         for at, taken in self.known(events).items():
