@@ -100,6 +100,7 @@ class RequestLimiter:
         retry_after_max: seconds; for a longer pause than this that the server asks for, calls fail
             instead of waiting, in sweeps too.
         clock: monotonic seconds.
+        cpu: seconds of processor time that this thread has used.
 
     """
 
@@ -111,10 +112,11 @@ class RequestLimiter:
         *,
         retry_after_max: float = 900.0,
         clock: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.thread_time,
     ) -> None:
         if isinstance(concurrency, int):
             concurrency = AdaptiveConcurrency(concurrency, concurrency, concurrency)
-        self._concurrency = ConcurrencyController(concurrency)
+        self._concurrency = ConcurrencyController(concurrency, cpu, clock())
         self._budget: Window | SharedBudget | None = None
         self._budget_name = ""
         if isinstance(rate, RateLimit):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from attrs import define, field, frozen
@@ -65,6 +65,8 @@ _TOLERANCE: Final = 1.2
 """Latency may be this many times the unloaded one before the limit shrinks: noise is not load."""
 _SLACK: Final = 0.005
 """... and so many seconds longer: on a near server that is our own event loop, not its load."""
+_BUSY: Final = 0.9
+"""The share of a window's time for which this thread may compute before latency is its own."""
 _HORIZON: Final = 5.0
 """Seconds after which a measured unloaded latency is no longer believed."""
 _CALM_ROUNDS: Final = 20
@@ -122,6 +124,10 @@ class ConcurrencyController:
     """
 
     settings: AdaptiveConcurrency
+    cpu: Callable[[], float] = lambda: 0.0
+    """Seconds of processor time that this thread has used."""
+    opened: float = -math.inf
+    """When it was made."""
     limit: int = field(init=False)
     """Requests allowed in flight now."""
     _limit: float = field(init=False)
@@ -141,10 +147,13 @@ class ConcurrencyController:
     _ignore_until: float = field(init=False, default=-math.inf)
     _changed_at: float = field(init=False, default=-math.inf)
     """When the limit changed last."""
+    _window_began: tuple[float, float] = field(init=False)
+    """And the processor time that had been used by then."""
 
     def __attrs_post_init__(self) -> None:
         self.limit = self.settings.initial
         self._limit = float(self.limit)
+        self._window_began = self.opened, self.cpu()
 
     def on_response(
         self, now: float, sent: float, in_flight: int, *, overload: bool = False
@@ -219,6 +228,8 @@ class ConcurrencyController:
 
     def _window(self, now: float, latency: float, peak_in_flight: int) -> None:
         horizon = max(_HORIZON, _CALM_ROUNDS * latency)
+        (began, before), used = self._window_began, self.cpu()
+        self._window_began = now, used
         if self._probing:
             # The first window at half the limit drains the queue, the second one measures.
             self._probing -= 1
@@ -227,6 +238,8 @@ class ConcurrencyController:
                 self._ramping = latency > 1.5 * self._base
                 self._base, self._base_at = latency, now
                 self._set(now, self._limit if self._ramping else self._limit_before_probe)
+            return
+        if used - before > _BUSY * (now - began):
             return
         if latency <= self._base * 1.02:
             self._base, self._base_at = min(latency, self._base), now

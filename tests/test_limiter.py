@@ -47,7 +47,7 @@ async def test_whoever_is_cancelled_while_waiting_takes_no_place() -> None:
 
 
 async def test_a_growing_limit_lets_the_waiting_in() -> None:
-    limiter = RequestLimiter(AdaptiveConcurrency(initial=1), None, Hooks())
+    limiter = RequestLimiter(AdaptiveConcurrency(initial=1), None, Hooks(), cpu=lambda: 0.0)
     permits = [await acquire(limiter)]
     waiting = [asyncio.create_task(acquire(limiter)) for _ in range(60)]
     await asyncio.sleep(0)

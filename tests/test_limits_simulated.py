@@ -35,7 +35,7 @@ BOTH = pytest.mark.parametrize("concurrency", [ADAPTIVE, 16], ids=["adaptive", "
 
 
 def limiter(concurrency: Concurrency = 16, rate: RateLimit | None = None) -> RequestLimiter:
-    return RequestLimiter(concurrency, rate, Hooks(), clock=clock)
+    return RequestLimiter(concurrency, rate, Hooks(), clock=clock, cpu=lambda: 0.0)
 
 
 def at_random(share: float, answer: Answer, seed: int = 3) -> Callable[[float], Answer]:
