@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final, NamedTuple
 
 from attrs import define, field
@@ -53,6 +53,8 @@ class _Index:
     """Those of them that do not follow each other."""
     longest: int = field(init=False, default=1)
     """The most rows alike that follow each other."""
+    known: tuple[Sequence[TargetEvent], dict[int, int]] = field(init=False, default=((), {}))
+    """The latest page looked at, and which of its rows were taken."""
     _done: int = field(init=False, default=0)
 
     def find(self, row: TargetEvent) -> int | None:
@@ -67,8 +69,8 @@ class _Index:
         begin, self._done = self._done, len(self.rows)
         if begin == self._done:
             return
-        new = self.rows[begin:]
-        if not self.by_row and (begin or not any(isinstance(row, int) for row in new)):
+        new, self.known = self.rows[begin:], ((), {})
+        if not self.by_row and (begin or int not in map(type, new)):
             ids = dict(zip(map(_id_of, new), range(begin, self._done), strict=True))
             if len(ids) == len(new) and None not in ids and self.by_id.keys().isdisjoint(ids):
                 self.by_id |= ids  # every row has an id of its own
@@ -138,12 +140,15 @@ class SeenEvents:
     def known(self, events: Sequence[TargetEvent]) -> dict[int, int]:
         """The rows of a page that were taken before: place on the page, and number."""
         index = self._indexed()
-        return {
-            at: taken
-            for at, event in enumerate(events)
-            if (index.by_row or event.event_log_id in index.by_id)
-            and (taken := index.find(event)) is not None
-        }
+        if index.known[0] is not events:
+            found = {
+                at: taken
+                for at, event in enumerate(events)
+                if (index.by_row or event.event_log_id in index.by_id)
+                and (taken := index.find(event)) is not None
+            }
+            index.known = events, found
+        return index.known[1]
 
     def align(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
         """Align a page with the rows taken. None if it shows none that can be an anchor."""
@@ -170,8 +175,8 @@ class SeenEvents:
     def out_of_order(self, events: tuple[TargetEvent, ...]) -> bool:
         """Whether rows that were taken once stand in another order on a page."""
         copied = self._indexed().copied
-        found = self.known(events).items()
-        taken = [number for at, number in found if not (copied and events[at] in copied)]
+        found = self.known(events)
+        taken = [one for at, one in found.items() if not (copied and events[at] in copied)]
         return taken != sorted(taken)
 
     def in_place(self, events: tuple[TargetEvent, ...], overlap: int) -> Alignment | None:
@@ -190,10 +195,12 @@ class SeenEvents:
     def _anchor(self, events: tuple[TargetEvent, ...]) -> Alignment | None:
         """The latest row taken just once, or run of rows, that the page shows from its begin."""
         index = self._indexed()
-        copied, scattered = index.copied, index.scattered
+        copied, scattered, known = index.copied, index.scattered, self.known(events)
         copies = Counter(events) if len(set(map(_id_of, events))) != len(events) else None
         best: Alignment | None = None
-        for at, taken in self.known(events).items():
+        if known and copies is None and not copied:
+            return Alignment(*max(known.items(), key=itemgetter(1)))
+        for at, taken in known.items():
             event = events[at]
             if (best is not None and taken <= best.taken) or (at == 0 and copied):
                 continue  # the first row is perhaps the last of a run

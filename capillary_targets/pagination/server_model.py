@@ -196,6 +196,11 @@ class ServerModel:
         if self.total == "wrong" and self.given.total is None and self.rows_by_pages:
             self.total, self.total_certain = "pages", False
 
+    def expect(self, limit: int, total: int) -> None:
+        """Full pages have come, one of them of `limit` rows, and all of them named this total."""
+        self.largest, self.granted, self.latest = max(self.largest, limit), limit, total
+        self._totals[self.served(limit)] = total
+
     def repeats(self, request: PageRequest, page: EventsPage) -> bool:
         """Whether a response says of limit and total what the one recorded last said."""
         numbers, size = page.pagination, len(page.events)
@@ -283,6 +288,12 @@ class ServerModel:
             cached.cap if given.cap else cap,
             given.past_end or past_end or cached.past_end,
         )
+
+
+@lru_cache(maxsize=64)
+def expected(given: Dialect, cached: Dialect, page_size: int) -> ServerModel:
+    """The model that a walk begins with, to be looked at only: it is the same for many walks."""
+    return ServerModel(given, cached, page_size)
 
 
 @lru_cache(maxsize=4096)

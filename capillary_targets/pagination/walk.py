@@ -3,6 +3,7 @@
 `Walk` is fed one response at a time and is in one of these states:
 
     FIRST       ask for the head of the list; a page that holds all of it ends the walk
+    STILL       the server is known, and all pages were what a list that keeps still would show
     READ        ask for the page across the frontier, the boundary between rows taken and not
                 taken; if a page does not show the last row taken, look for it elsewhere (`_miss`)
     CHECK_END   a page is not full and may be the last: look across its end before it is believed
@@ -31,7 +32,7 @@ from capillary_targets.models import EventsPage, TargetEvent
 
 from .dialect import UNKNOWN, Dialect
 from .seen import Alignment, SeenEvents
-from .server_model import LEAST_CAP, ServerModel
+from .server_model import LEAST_CAP, ServerModel, expected
 from .types import START, Batch, Checkpoint, PageRequest, PagingReport, Window
 
 _COUNTS_ROWS: Final = Dialect(total="rows")
@@ -114,19 +115,22 @@ class Walk:
     """Given out."""
     moved: bool = False
     """Whether the list was seen to shift."""
-    _state: Literal["FIRST", "READ", "CHECK_END", "FIND_END"] = "FIRST"
+    _state: Literal["FIRST", "STILL", "READ", "CHECK_END", "FIND_END"] = "FIRST"
     _requests = _restarts = _duplicates = 0
     _error: CapillaryError | None = None
     _total: int | None = None
     _no_record = False
     _server: ServerModel
+    """In STILL one that all walks share, which learns nothing."""
     _seen: SeenEvents
-    _row: int
+    _row = 0
     """The row behind the last one taken, as the server last counted."""
+    _granted = 0
+    """The largest page that came in STILL."""
     _limit: int
     """The most rows to ask for: fewer than `_most` while a short page is cut differently."""
-    _overlap: int
-    _before: tuple[int, int, int]
+    _overlap = 1
+    _before = 0, 0, 0
     """Where the latest page with an anchor began: as a page, as a row, and among the rows taken."""
     _search: GallopingSearch
     _rows: tuple[int, int] | None = None
@@ -175,20 +179,36 @@ class Walk:
         if start is not START:
             self.cached = cached.fill_from(start.dialect)
             if start.row:
-                self._begin()
+                self._resume(start)
 
-    def _begin(self) -> None:
-        """Prepare to read more than one page."""
-        self._state = "READ"
-        self._server = ServerModel(self.dialect, self.cached, self.page_size)
-        if self.start.row:  # a cap was detected then
-            self._server.largest = _LEAST_PAGE
-        self._seen = seen = SeenEvents.at(self.start)
-        self._row, self._limit = self.start.row, self._most
+    def _begin(self, page: EventsPage | None) -> None:
+        """Prepare to read more than the first page."""
+        self._seen, self._state = SeenEvents(), "STILL"
+        self._server = server = expected(self.dialect, self.cached, self.page_size)
+        total = None if page is None else page.pagination.total
+        if not server.certain or server.counted(total, 1) is None:
+            self._learn()
+        self._limit = self._most
+
+    def _resume(self, start: Checkpoint) -> None:
+        """Prepare to go on behind a checkpoint."""
+        self._seen = seen = SeenEvents.at(start)
+        self._learn()
+        self._server.largest = _LEAST_PAGE  # a cap was detected then
+        self._row, self._limit = start.row, self._most
         self._overlap = max(1, len(seen.rows) - 1)
         self._calm = self._overlap == 1
         self._before = seen.skipped, seen.skipped, 0
+
+    def _learn(self) -> None:
+        """READ from now on, with a model of the server that learns from the pages."""
+        self._server = ServerModel(self.dialect, self.cached, self.page_size)
         self._search = GallopingSearch()
+        self._state = "READ"
+        if self._row and self._total is not None:
+            self._server.expect(self._granted, self._total)
+            if self._row > self._granted:
+                self._server.confirm()
 
     # --- what the driver sees ---
 
@@ -225,14 +245,14 @@ class Walk:
     @property
     def detected(self) -> Dialect:
         """The dialect as far as it is known."""
-        if self._state == "FIRST":
+        if self._state in {"FIRST", "STILL"}:
             return self.dialect.fill_from(self.lesson)
         return self._server.dialect()
 
     @property
     def lesson(self) -> Dialect:
         """What the next walk should know."""
-        if self._state != "FIRST":
+        if self._state not in {"FIRST", "STILL"}:
             return self._server.lesson(moved=self.moved)
         if (self._total or 0) < 2 or self.cached.total == "rows" or self.dialect.total:
             return self.cached
@@ -271,8 +291,10 @@ class Walk:
             page = answer
         if self._state != "FIRST" or not self._shows_all(request, page):
             if self._state == "FIRST":
-                self._begin()
+                self._begin(page)
             if page is None or not (self._calm and self._fits(request, page)):
+                if self._state == "STILL":
+                    self._learn()
                 self._take_in(Window(request, page))
                 self._limit = min(self._limit, self._most)
             if self._suffice(0):
@@ -424,14 +446,14 @@ class Walk:
 
     def _is_across(self, request: PageRequest) -> bool:
         """Whether a page asked for ahead is still the one to read next."""
-        undisturbed = self._state == "READ" and self._aim is None and not self.moved
+        undisturbed = self._state in {"STILL", "READ"} and self._aim is None and not self.moved
         return (
             undisturbed and not self._recuts and request.start < self._row < self._behind(request)
         )
 
     def _may_read_on(self, last: PageRequest) -> bool:
         """Whether a page behind `last` can be asked for before that one is read."""
-        if self._state != "READ" or not (self._server.certain and self._row):
+        if self._state not in {"STILL", "READ"} or not (self._server.certain and self._row):
             return False
         if not self._is_across(self._plan[0]):
             return False
@@ -454,31 +476,44 @@ class Walk:
         """
         server, row, taken, events = self._server, self._row, self._seen.rows, page.events
         size, index, end = len(events), row - 1 - request.start, request.start + len(events)
-        if not server.repeats(request, page):
-            server.record(Window(request, page))
-            self._limit = min(self._limit, self._most)
-        if not server.constant or index >= size - 1:
+        if not self._agrees(request, page):
             return False
-        if row and (index < 0 or events[index] != taken[-1] or not server.settled):
+        still = self._state == "STILL"
+        total = page.pagination.total if still else server.latest
+        if index >= size - 1 or (row and (index < 0 or events[index] != taken[-1])):
             return False
-        total = server.counted(server.latest, request.limit)
-        last = total is not None and end >= total[0]
+        rows = server.counted(total, request.limit)
+        last = rows is not None and end >= rows[0]
         if last:
             count = self._seen.count + size - index - 1
-            if not (total is not None and end == total[1] == count and server.total_certain):
+            if not (rows is not None and end == rows[1] == count and server.total_certain):
                 return False
         elif size < request.limit:
             return False
-        self._total, self._rows, self._row = server.latest, total, end
-        server.confirm()
+        self._total, self._rows, self._row = total, rows, end
         new = events[index + 1 :]
         taken += new
         self._give_out(page, new, end - len(new))
         if last:
             self._end(_TOTAL_ENDS, complete=True)
-        elif self._distance is None:
-            self._watch_end(total)
+        elif still:
+            self._granted = max(self._granted, request.limit)
+        else:
+            server.confirm()
+            if self._distance is None:
+                self._watch_end(rows)
         return True
+
+    def _agrees(self, request: PageRequest, page: EventsPage) -> bool:
+        """Whether what the server says beside a page is what it said before."""
+        server, numbers = self._server, page.pagination
+        if self._state == "STILL":
+            is_capped = numbers.limit and numbers.limit < request.limit
+            return not is_capped and (not self._row or numbers.total == self._total)
+        if not server.repeats(request, page):
+            server.record(Window(request, page))
+            self._limit = min(self._limit, self._most)
+        return server.constant and (server.settled or not self._row)
 
     def _take_in(self, window: Window) -> None:
         request, server = window.request, self._server

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from capillary_targets import ApiError, CapillaryError, EndpointGone, EventsPage, NoRecordFound
 from capillary_targets.models import Pagination, TargetEvent
-from capillary_targets.pagination import Batch, PageRequest, Walk
+from capillary_targets.pagination import Batch, Dialect, PageRequest, Walk
 
 START = datetime(2031, 1, 1, tzinfo=UTC)
 
@@ -254,3 +254,8 @@ def drive(
         if upto is not None and len(driven.events) >= upto:
             break
     return driven
+
+
+def warm(speech: Speech, size: int) -> Dialect:
+    """What a client knows of this server."""
+    return drive(Walk(size), Server.of(40, speech)).walk.lesson

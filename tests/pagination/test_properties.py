@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capillary_targets.models import TargetEvent
-from capillary_targets.pagination import Checkpoint, Cursor, Dialect, Walk
+from capillary_targets.pagination import UNKNOWN, Checkpoint, Cursor, Dialect, Walk
 
-from .simulation import Driven, Move, Server, Speech, drive
+from .simulation import Driven, Move, Server, Speech, drive, warm
 from .strategies import counts, honest, ids, lying, moves, schedules, shares, sizes
 
 prefetches = st.sampled_from([1, 4])
@@ -48,7 +48,12 @@ def in_order(driven: Driven, server: Server) -> bool:
     return places == sorted(places)
 
 
-@given(counts, sizes, honest, ids, schedules, prefetches, orders)
+def knows(speech: Speech, size: int, *, warmed: bool) -> Dialect:
+    """What a client knows of a server: what another walk has learned, or nothing."""
+    return warm(speech, size) if warmed else UNKNOWN
+
+
+@given(counts, sizes, honest, ids, schedules, prefetches, orders, st.booleans())
 def test_a_list_that_moves_loses_nothing_or_says_so(
     count: int,
     size: int,
@@ -57,9 +62,11 @@ def test_a_list_that_moves_loses_nothing_or_says_so(
     schedule: list[Move],
     prefetch: int,
     order: list[int],
+    warmed: bool,
 ) -> None:
     server = Server.of(count, speech, schedule, ids=kind)
-    driven = drive(Walk(size, prefetch=prefetch), server, order=order)
+    walk = Walk(size, prefetch=prefetch, cached=knows(speech, size, warmed=warmed))
+    driven = drive(walk, server, order=order)
     check(driven, server)
     if driven.proven:
         assert not lost(driven, server)
@@ -108,16 +115,17 @@ REFUSING = Speech(
 )
 
 
-@given(counts, sizes, lying, ids, prefetches)
-@example(100, 10, Speech(offset="page", total="double", past_end="endless"), "unique", 1)
-@example(49, 5, Speech(past_end="error", short=0, repeat="instead"), "missing", 4)
-@example(45, 7, REFUSING, "repeated", 1)
+@given(counts, sizes, lying, ids, prefetches, st.booleans())
+@example(100, 10, Speech(offset="page", total="double", past_end="endless"), "unique", 1, False)
+@example(49, 5, Speech(past_end="error", short=0, repeat="instead"), "missing", 4, False)
+@example(45, 7, REFUSING, "repeated", 1, False)
 def test_a_lying_server_is_survived_or_found_out(
-    count: int, size: int, speech: Speech, kind: str, prefetch: int
+    count: int, size: int, speech: Speech, kind: str, prefetch: int, warmed: bool
 ) -> None:
     """With a total that counts rows. Without one, rows that no page shows do not exist."""
     server = Server.of(count, speech, ids=kind)
-    driven = drive(Walk(size, prefetch=prefetch), server)
+    cached = knows(speech, size, warmed=warmed)
+    driven = drive(Walk(size, prefetch=prefetch, cached=cached), server)
     check(driven, server)
     if driven.proven and speech.total == "rows" and count:
         assert not lost(driven, server)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from capillary_targets.pagination import UNKNOWN, Dialect, Walk
+from capillary_targets.pagination import UNKNOWN, Walk
 from tests.conftest import is_nightly
 
-from .simulation import Move, Server, Speech, drive
+from .simulation import Move, Server, Speech, drive, warm
 
 MOVES = (
     Move(),
@@ -38,11 +38,6 @@ SILENT = [
     for offset, cap in product(("page", "row"), (2, 3))
 ]
 """Such small caps are not believed in; where rows keep still, their total gives them away."""
-
-
-def warm(speech: Speech, size: int) -> Dialect:
-    """What a client knows of this server."""
-    return drive(Walk(size), Server.of(40, speech)).walk.lesson
 
 
 def explore(
