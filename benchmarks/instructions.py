@@ -83,7 +83,7 @@ async def by_client(case: str, runs: int) -> None:
     async def request(_: str, url: URL, **__: Any) -> Answered:
         return targets if url.raw_path.endswith("enrolledTargets") else events
 
-    async def target_events(*_: Any, **__: Any) -> EventsPage:
+    async def ask(*_: int) -> EventsPage:
         return page
 
     hooks: tuple[Any, ...] = ()
@@ -104,7 +104,7 @@ async def by_client(case: str, runs: int) -> None:
             for _ in range(runs):
                 await client.active_targets(564332013)
         elif case == "pager":
-            with patch.object(pager, "target_events", target_events):
+            with patch.object(pager, "pages_of", lambda *_: ask):
                 for _ in range(runs):
                     walk = client.events(564332013, 1986)
                     async with aclosing(walk.stream()) as pages:

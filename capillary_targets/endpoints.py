@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -14,10 +14,11 @@ from .errors import UsageError
 from .frames import TargetList
 from .models import EventsPage
 from .session import Session
+from .structuring import Structurer
 from .transport import get
-from .wire import NullData, read_events, read_targets
+from .wire import Answer, NullData, read_events, read_targets
 
-__all__ = ["active_targets", "checked_id", "target_events", "with_query"]
+__all__ = ["active_targets", "checked_id", "pages_of", "target_events", "with_query"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGS: Final = range(-(2**63), 2**63)
@@ -106,23 +107,32 @@ async def target_events(
         CapillaryError: whatever any request can raise.
 
     """
-    path = f"/v3/users/{checked_id('user_id', user_id)}/trackedTargetEvents/"
-    path += f"{checked_id('target_rule_id', target_rule_id)}"
-    query = []  # integers all, which need no encoding
+    for name, value, least in (("limit", limit, 1), ("offset", offset, 0)):
+        if value is not None and checked_id(name, value) < least:
+            raise UsageError(f"{name} must be at least {least}, not {value}")
+    path, read = _events_call(user_id, target_rule_id, period_id)
+    query = {"periodId": period_id, "limit": limit, "offset": offset}
+    return await get(session, with_query(path, query), read)
+
+
+def pages_of(
+    session: Session, user_id: int, target_rule_id: int, period_id: int | None
+) -> Callable[[int, int], Awaitable[EventsPage]]:
+    """`target_events` as a function of limit and offset, for many pages of one target."""
+    path, read = _events_call(user_id, target_rule_id, period_id)
+    path += "?" if period_id is None else f"?periodId={period_id}&"
+    return lambda limit, offset: get(session, f"{path}limit={limit}&offset={offset}", read)
+
+
+def _events_call(
+    user_id: int, target_rule_id: int, period_id: int | None
+) -> tuple[str, Callable[[Answer, Structurer], EventsPage]]:
+    """The path of a target's events, and what reads a page of them."""
+    user, rule = checked_id("user_id", user_id), checked_id("target_rule_id", target_rule_id)
     if period_id is not None:
-        query.append(f"periodId={checked_id('period_id', period_id)}")
-    if limit is not None:
-        if checked_id("limit", limit) < 1:
-            raise UsageError(f"limit must be at least 1, not {limit}")
-        query.append(f"limit={limit}")
-    if offset is not None:
-        if checked_id("offset", offset) < 0:
-            raise UsageError(f"offset must be at least 0, not {offset}")
-        query.append(f"offset={offset}")
-    if query:
-        path += f"?{'&'.join(query)}"
-    read = partial(read_events, user_id=user_id, target_rule_id=target_rule_id, period_id=period_id)
-    return await get(session, path, read)
+        checked_id("period_id", period_id)
+    read = partial(read_events, user_id=user, target_rule_id=rule, period_id=period_id)
+    return f"/v3/users/{user}/trackedTargetEvents/{rule}", read
 
 
 def with_query(path: str, query: Mapping[str, object]) -> str:

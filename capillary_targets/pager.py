@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from attrs import define, field
 
-from .endpoints import checked_id, target_events
+from .endpoints import checked_id, pages_of
 from .errors import CapillaryError, UsageError
 from .frames import EventList
 from .hooks import Scope, ScopeDetails, within
@@ -30,7 +30,8 @@ __all__ = ["EventPager"]
 
 T = TypeVar("T")
 _Answer: TypeAlias = EventsPage | CapillaryError
-_Found: TypeAlias = tuple[_Answer, int | None]
+_Ask: TypeAlias = Callable[[int, int], Awaitable[EventsPage]]
+"""What asks for a page by limit and offset."""
 _NO_SCOPE: Final = nullcontext()
 
 
@@ -133,7 +134,8 @@ class Loop(AsyncIterator[T]):
     def __init__(self, pager: EventPager, *, by_event: bool = False, in_task: bool = True) -> None:
         self._pager, self._by_event, self._in_task = pager, by_event, in_task
         start, session = pager.start or START, pager.session
-        self._period, self._known = pager.period, session.dialect
+        self._known = session.dialect
+        self._ask: _Ask | None = None  # known once a period that was named is found
         self._walk = walk = Walk(
             pager.page_size,
             pager.max_items,
@@ -149,7 +151,7 @@ class Loop(AsyncIterator[T]):
         self._fetch = partial(_fetch, pager, walk, self._scope)
         # The row of the first event, the events, and what is given out: a page, or an event.
         self._ready: deque[tuple[int, Sequence[TargetEvent], Any]] = deque()
-        self._in_flight: dict[PageRequest, asyncio.Task[_Found]] = {}
+        self._in_flight: dict[PageRequest, asyncio.Task[tuple[_Answer, _Ask]]] = {}
         self._over = self._waiting = False
         self._error: Exception | None = None
 
@@ -170,8 +172,8 @@ class Loop(AsyncIterator[T]):
                                 break
                             found = self._in_flight.pop(requests[0]).result()
                         else:
-                            found = await self._fetch(self._period, requests[0])
-                        answer, self._period = found
+                            found = await self._fetch(self._ask, requests[0])
+                        answer, self._ask = found
                         self._feed(requests[0], answer)
                     self._go_on()
             except Exception as error:
@@ -217,7 +219,7 @@ class Loop(AsyncIterator[T]):
             _cancel(self._in_flight.pop(stale))
         for request in requests:
             if request not in self._in_flight:
-                self._in_flight[request] = asyncio.create_task(self._fetch(self._period, request))
+                self._in_flight[request] = asyncio.create_task(self._fetch(self._ask, request))
 
     def _end(self) -> None:
         """End the walk and cancel what is in flight."""
@@ -246,30 +248,25 @@ class Loop(AsyncIterator[T]):
 
 
 async def _fetch(
-    pager: EventPager,
-    walk: Walk,
-    scope: Scope | None,
-    period: int | str | None,
-    request: PageRequest,
-) -> _Found:
-    """A page, or an error that means "past the end", which is a response, too; and the period's id.
+    pager: EventPager, walk: Walk, scope: Scope | None, ask: _Ask | None, request: PageRequest
+) -> tuple[_Answer, _Ask]:
+    """A page, or an error that means "past the end", which is a response, too; and what asked.
 
     No method of the loop, which a task would keep alive although it is dropped.
     """
-    session, user, rule = pager.session, pager.user_id, pager.target_rule_id
     with _NO_SCOPE if scope is None else within(scope):
-        if isinstance(period, str):
-            period = await resolve_period(session, user, rule, period)
-        limit, offset = request.limit, request.offset
+        if ask is None:
+            session, user, rule = pager.session, pager.user_id, pager.target_rule_id
+            period = pager.period
+            if isinstance(period, str):
+                period = await resolve_period(session, user, rule, period)
+            ask = pages_of(session, user, rule, period)
         try:
-            page = await target_events(
-                session, user, rule, period_id=period, limit=limit, offset=offset
-            )
+            return await ask(request.limit, request.offset), ask
         except CapillaryError as error:
             if walk.is_response(request, error):
-                return error, period
+                return error, ask
             raise
-        return page, period
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:

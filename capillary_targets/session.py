@@ -54,14 +54,15 @@ class Counts:
 
     requests: int = 0
     retries: int = 0
-    _parent: Counts | None = field(default=None, repr=False)
+    parent: Counts | None = field(default=None, repr=False)
 
     def add(self, requests: int = 0, retries: int = 0) -> None:
         """Count here and in the parent."""
-        self.requests += requests
-        self.retries += retries
-        if self._parent is not None:
-            self._parent.add(requests, retries)
+        counts: Counts | None = self
+        while counts is not None:
+            counts.requests += requests
+            counts.retries += retries
+            counts = counts.parent
 
 
 @define(eq=False, repr=False)
