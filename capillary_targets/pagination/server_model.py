@@ -6,8 +6,6 @@ from functools import lru_cache
 from math import isqrt
 from typing import Any, Final
 
-from capillary_targets.models import EventsPage
-
 from .dialect import Dialect, PastEndKind, TotalKind, dialect_of
 from .types import PageRequest, Window
 
@@ -52,8 +50,6 @@ class ServerModel:
     heads: int = 0
     """Pages in a row that began at the head of the list, though they were asked for elsewhere."""
     _silent: TotalKind | None = None
-    _said: tuple[int | None, ...] = ()
-    """What a response of so many rows asked for said of limit and total."""
 
     def __init__(self, given: Dialect, cached: Dialect, page_size: int) -> None:
         self.given, self.cached, self.page_size = given, cached, page_size
@@ -107,11 +103,6 @@ class ServerModel:
         else:
             self.votes = max(-_MOST, min(_MOST, self.votes + vote))
         return agrees
-
-    def confirm(self) -> None:
-        """A page was where a certain reading of `offset` has it."""
-        if self.certain:
-            self.votes = _MOST if self.by_page else -_MOST
 
     def doubt(self) -> None:
         """A page was not where a reading has it that hardly any page of this walk has confirmed."""
@@ -178,7 +169,6 @@ class ServerModel:
         """Note the size and the numbers of a response."""
         limit, total, numbers = window.request.limit, window.total, window.numbers
         echo = numbers.limit
-        self._said = limit, echo, numbers.total
         if 0 < (numbers.offset or 0) < window.request.offset and window.size:
             self.past_end = "clamped"
         self.largest = max(self.largest, window.size)
@@ -196,16 +186,12 @@ class ServerModel:
         if self.total == "wrong" and self.given.total is None and self.rows_by_pages:
             self.total, self.total_certain = "pages", False
 
-    def expect(self, limit: int, total: int) -> None:
-        """Full pages have come, one of them of `limit` rows, and all of them named this total."""
+    def expect(self, limit: int, total: int, end: int) -> None:
+        """Full pages of at most `limit` rows came as expected up to row `end`, beside one total."""
         self.largest, self.granted, self.latest = max(self.largest, limit), limit, total
         self._totals[self.served(limit)] = total
-
-    def repeats(self, request: PageRequest, page: EventsPage) -> bool:
-        """Whether a response says of limit and total what the one recorded last said."""
-        numbers, size = page.pagination, len(page.events)
-        said = request.limit, numbers.limit, numbers.total
-        return size <= self.largest and said == self._said
+        if end > limit:
+            self.votes = _MOST if self.by_page else -_MOST
 
     def rows(self, window: Window) -> tuple[int, int] | None:
         """The least and the most rows in the list by the response's total; None if not known."""

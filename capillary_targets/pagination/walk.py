@@ -157,8 +157,6 @@ class Walk:
     """The row that was the last of the list when it was looked for, and the row behind it."""
     _distance: int | None = None
     """Rows that the list had by its total when the walk began."""
-    _calm = True
-    """Whether the latest pages were what a list that keeps still would show."""
 
     def __init__(
         self,
@@ -181,12 +179,11 @@ class Walk:
             if start.row:
                 self._resume(start)
 
-    def _begin(self, page: EventsPage | None) -> None:
+    def _begin(self) -> None:
         """Prepare to read more than the first page."""
         self._seen, self._state = SeenEvents(), "STILL"
-        self._server = server = expected(self.dialect, self.cached, self.page_size)
-        total = None if page is None else page.pagination.total
-        if not server.certain or server.counted(total, 1) is None:
+        self._server = expected(self.dialect, self.cached, self.page_size)
+        if not self._server.certain:
             self._learn()
         self._limit = self._most
 
@@ -197,7 +194,6 @@ class Walk:
         self._server.largest = _LEAST_PAGE  # a cap was detected then
         self._row, self._limit = start.row, self._most
         self._overlap = max(1, len(seen.rows) - 1)
-        self._calm = self._overlap == 1
         self._before = seen.skipped, seen.skipped, 0
 
     def _learn(self) -> None:
@@ -206,9 +202,7 @@ class Walk:
         self._search = GallopingSearch()
         self._state = "READ"
         if self._row and self._total is not None:
-            self._server.expect(self._granted, self._total)
-            if self._row > self._granted:
-                self._server.confirm()
+            self._server.expect(self._granted, self._total, self._row)
 
     # --- what the driver sees ---
 
@@ -291,8 +285,8 @@ class Walk:
             page = answer
         if self._state != "FIRST" or not self._shows_all(request, page):
             if self._state == "FIRST":
-                self._begin(page)
-            if page is None or not (self._calm and self._fits(request, page)):
+                self._begin()
+            if self._state != "STILL" or page is None or not self._fits(request, page):
                 if self._state == "STILL":
                     self._learn()
                 self._take_in(Window(request, page))
@@ -476,44 +470,28 @@ class Walk:
         """
         server, row, taken, events = self._server, self._row, self._seen.rows, page.events
         size, index, end = len(events), row - 1 - request.start, request.start + len(events)
-        if not self._agrees(request, page):
+        numbers = page.pagination
+        rows = server.counted(numbers.total, request.limit)
+        if rows is None or (row and numbers.total != self._total):
             return False
-        still = self._state == "STILL"
-        total = page.pagination.total if still else server.latest
+        if numbers.limit and numbers.limit < request.limit:  # a cap
+            return False
         if index >= size - 1 or (row and (index < 0 or events[index] != taken[-1])):
             return False
-        rows = server.counted(total, request.limit)
-        last = rows is not None and end >= rows[0]
+        new = events[index + 1 :]
+        last = end >= rows[0]
         if last:
-            count = self._seen.count + size - index - 1
-            if not (rows is not None and end == rows[1] == count and server.total_certain):
+            if not (end == rows[1] == len(taken) + len(new) and server.total_certain):
                 return False
         elif size < request.limit:
             return False
-        self._total, self._rows, self._row = total, rows, end
-        new = events[index + 1 :]
+        self._total, self._rows, self._row = numbers.total, rows, end
+        self._granted = max(self._granted, request.limit)
         taken += new
         self._give_out(page, new, end - len(new))
         if last:
             self._end(_TOTAL_ENDS, complete=True)
-        elif still:
-            self._granted = max(self._granted, request.limit)
-        else:
-            server.confirm()
-            if self._distance is None:
-                self._watch_end(rows)
         return True
-
-    def _agrees(self, request: PageRequest, page: EventsPage) -> bool:
-        """Whether what the server says beside a page is what it said before."""
-        server, numbers = self._server, page.pagination
-        if self._state == "STILL":
-            is_capped = numbers.limit and numbers.limit < request.limit
-            return not is_capped and (not self._row or numbers.total == self._total)
-        if not server.repeats(request, page):
-            server.record(Window(request, page))
-            self._limit = min(self._limit, self._most)
-        return server.constant and (server.settled or not self._row)
 
     def _take_in(self, window: Window) -> None:
         request, server = window.request, self._server
@@ -544,8 +522,6 @@ class Walk:
         rows = max(self._total or 0, len(self._seen.rows))
         if self._idle > _MOST_IDLE + 4 * rows // self._most:
             self._fail("pages come without end and show nothing new")
-        sought = self._drift or self._lost or self._recuts or self._overlap > 1
-        self._calm = not (sought or self._joined or self._marker or self._state != "READ")
 
     def _read(self, window: Window) -> None:
         self._aim = None
