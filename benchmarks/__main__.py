@@ -181,7 +181,7 @@ def latency(bench: Bench) -> Iterator[Row]:
 
 def refusals(bench: Bench) -> Iterator[Row]:
     """Few faults among many good answers."""
-    users = bench.work(600).users
+    users = bench.work(2400).users  # of few, the last one's backoff would be most of it
     cases = [(name, share) for name in FAULTS for share in (0.01, 0.05)]
     rounds = []
     asyncio.run(wall(users))  # warms up

@@ -50,19 +50,10 @@ _reused: ContextVar[bool] = ContextVar("capillary_targets_reused", default=False
 
 @define
 class Counts:
-    """Requests and retries so far; those of a sweep count for its client too."""
+    """Requests and retries so far."""
 
     requests: int = 0
     retries: int = 0
-    parent: Counts | None = field(default=None, repr=False)
-
-    def add(self, requests: int = 0, retries: int = 0) -> None:
-        """Count here and in the parent."""
-        counts: Counts | None = self
-        while counts is not None:
-            counts.requests += requests
-            counts.retries += retries
-            counts = counts.parent
 
 
 @define(eq=False, repr=False)
@@ -148,6 +139,8 @@ class Session:
     state: _State = field(repr=False)
     timer: AttemptTimer = field(repr=False)
     counts: Counts = field(factory=Counts)
+    counted: tuple[Counts, ...] = field(default=(), repr=False)
+    """The counts that requests are added to: those of a sweep's are its client's, too."""
     wait_for_limits: bool = False
     """Whether waiting for the limiter is no part of a call's deadline, and goes behind others."""
     watch: DriftWatch | None = field(default=None, repr=False)
@@ -157,15 +150,16 @@ class Session:
     __repr__ = short_repr
 
     def __attrs_post_init__(self) -> None:
+        self.counted = (self.counts, *self.counted)
         watch = () if self.watch is None else (self.watch,)
         self.observers = (*watch, *self.settings.observers)
 
     def with_options(self, *, wait_for_limits: bool) -> Session:
         """A copy with counts of its own, for work that would rather wait than fail: a sweep."""
-        counts, watch = Counts(parent=self.counts), self.watch
+        watch = self.watch
         if watch is None and self.settings.drift is None:
             watch = _watch(self.hooks, _DRIFT_IN_SWEEPS)
-        return evolve(self, wait_for_limits=wait_for_limits, counts=counts, watch=watch)
+        return evolve(self, wait_for_limits=wait_for_limits, counts=Counts(), watch=watch)
 
     def observe(self, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Show an answer to all observers."""

@@ -171,7 +171,8 @@ async def _attempt(call: _Call, headers: Mapping[str, str], read: Read[T]) -> T:
         permit = await session.limiter.acquire(call.deadline)
         if session.state.closed:  # while this waited
             session.ensure_open()
-        session.counts.add(requests=1)
+        for counts in session.counted:
+            counts.requests += 1
         answer = await _exchange(call, headers)
         ended = time.monotonic()
         if session.observers and call.method == "GET":  # nobody is shown a token
@@ -305,7 +306,8 @@ def _plan_retry(call: _Call, error: CapillaryError, *, authorised: bool) -> floa
         error.add_note("not retried: too many requests are failing (retry quota used up)")
         return None
     call.quota = spent
-    session.counts.add(retries=1)
+    for counts in session.counted:
+        counts.retries += 1
     _log.info("attempt %d failed, next in %.2f s: %s", call.attempts, wait, error)
     if session.hooks:
         session.hooks.emit(RetryDetails(wait=wait, error=error))

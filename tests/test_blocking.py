@@ -178,4 +178,6 @@ def test_the_interpreter_ends(sandbox: Sandbox, interrupted: bool) -> None:
             process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == (-signal.SIGINT if interrupted else 0)
-    assert errors.strip().splitlines()[-1:] == (["KeyboardInterrupt"] if interrupted else [])
+    # A signal before a coroutine is handed over to the thread leaves it, with a warning.
+    said = [line for line in errors.splitlines() if line and "never awaited" not in line]
+    assert said[-1:] == (["KeyboardInterrupt"] if interrupted else [])
