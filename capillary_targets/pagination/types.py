@@ -14,7 +14,15 @@ import msgspec
 from attrs import frozen
 
 from capillary_targets.errors import UsageError
-from capillary_targets.models import EventsPage, Model, Pagination, TargetEvent, short_repr, wired
+from capillary_targets.models import (
+    JSON,
+    EventsPage,
+    Model,
+    Pagination,
+    TargetEvent,
+    short_repr,
+    wired,
+)
 
 from .dialect import UNKNOWN, Dialect
 
@@ -104,8 +112,7 @@ def row_digest(event: TargetEvent) -> int:
         value.replace(tzinfo=None) if isinstance(value, datetime) else value
         for value in _digested(event)
     ]
-    text = "\n".join(map(str, values))
-    return int.from_bytes(blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest())
+    return int.from_bytes(blake2b(JSON.encode(values), digest_size=_DIGEST_BYTES).digest())
 
 
 @frozen
