@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from attrs import define, field
 
@@ -32,7 +32,6 @@ T = TypeVar("T")
 _Answer: TypeAlias = EventsPage | CapillaryError
 _Ask: TypeAlias = Callable[[int, int], Awaitable[EventsPage]]
 """What asks for a page by limit and offset."""
-_NO_SCOPE: Final = nullcontext()
 
 
 @define(eq=False)
@@ -254,19 +253,21 @@ async def _fetch(
 
     No method of the loop, which a task would keep alive although it is dropped.
     """
-    with _NO_SCOPE if scope is None else within(scope):
-        if ask is None:
-            session, user, rule = pager.session, pager.user_id, pager.target_rule_id
-            period = pager.period
-            if isinstance(period, str):
-                period = await resolve_period(session, user, rule, period)
-            ask = pages_of(session, user, rule, period)
-        try:
-            return await ask(request.limit, request.offset), ask
-        except CapillaryError as error:
-            if walk.is_response(request, error):
-                return error, ask
-            raise
+    if scope is not None:
+        with within(scope):
+            return await _fetch(pager, walk, None, ask, request)
+    if ask is None:
+        session, period = pager.session, pager.period
+        user, rule = pager.user_id, pager.target_rule_id
+        if isinstance(period, str):
+            period = await resolve_period(session, user, rule, period)
+        ask = pages_of(session, user, rule, period)
+    try:
+        return await ask(request.limit, request.offset), ask
+    except CapillaryError as error:
+        if walk.is_response(request, error):
+            return error, ask
+        raise
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:

@@ -286,9 +286,9 @@ class Walk:
         if self._state != "FIRST" or not self._shows_all(request, page):
             if self._state == "FIRST":
                 self._begin()
-            if self._state != "STILL" or page is None or not self._fits(request, page):
-                if self._state == "STILL":
-                    self._learn()
+            if self._state == "STILL" and not self._fits(request, page):
+                self._learn()
+            if self._state != "STILL":
                 self._take_in(Window(request, page))
                 self._limit = min(self._limit, self._most)
             if self._suffice(0):
@@ -315,6 +315,40 @@ class Walk:
         self._total = size
         self._give_out(page, page.events, 0)
         self._end(_TOTAL_ENDS, complete=True)
+        return True
+
+    # --- STILL: the page that is expected ---
+
+    def _fits(self, request: PageRequest, page: EventsPage | None) -> bool:
+        """Take a page that is what a list that keeps still would show; False if it may not be.
+
+        The last row taken is where it should be and the total is what it was: those behind it are
+        new, and none has to be compared with the rows taken before.
+        """
+        if page is None:
+            return False
+        server, row, taken, events = self._server, self._row, self._seen.rows, page.events
+        size, index, end = len(events), row - 1 - request.start, request.start + len(events)
+        numbers = page.pagination
+        rows = server.counted(numbers.total, request.limit)
+        is_capped = numbers.limit and numbers.limit < request.limit
+        if rows is None or is_capped or (row and numbers.total != self._total):
+            return False
+        if index >= size - 1 or (row and (index < 0 or events[index] != taken[-1])):
+            return False
+        new = events[index + 1 :]
+        last = end >= rows[0]
+        if last:
+            if not (end == rows[1] == len(taken) + len(new) and server.total_certain):
+                return False
+        elif size < request.limit:
+            return False
+        self._total, self._rows, self._row = numbers.total, rows, end
+        self._granted = max(self._granted, request.limit)
+        taken += new
+        self._give_out(page, new, end - len(new))
+        if last:
+            self._end(_TOTAL_ENDS, complete=True)
         return True
 
     # --- giving out, and the ways to be done ---
@@ -461,37 +495,6 @@ class Walk:
         return len(self._plan) <= self._seen.count // (_AHEAD * self._limit)
 
     # --- READ: what a page across the frontier means ---
-
-    def _fits(self, request: PageRequest, page: EventsPage) -> bool:
-        """Take a page that is what a list that keeps still would show; False if it may not be.
-
-        The last row taken is where it should be and the total is what it was: those behind it are
-        new, and none has to be compared with the rows taken before.
-        """
-        server, row, taken, events = self._server, self._row, self._seen.rows, page.events
-        size, index, end = len(events), row - 1 - request.start, request.start + len(events)
-        numbers = page.pagination
-        rows = server.counted(numbers.total, request.limit)
-        if rows is None or (row and numbers.total != self._total):
-            return False
-        if numbers.limit and numbers.limit < request.limit:  # a cap
-            return False
-        if index >= size - 1 or (row and (index < 0 or events[index] != taken[-1])):
-            return False
-        new = events[index + 1 :]
-        last = end >= rows[0]
-        if last:
-            if not (end == rows[1] == len(taken) + len(new) and server.total_certain):
-                return False
-        elif size < request.limit:
-            return False
-        self._total, self._rows, self._row = numbers.total, rows, end
-        self._granted = max(self._granted, request.limit)
-        taken += new
-        self._give_out(page, new, end - len(new))
-        if last:
-            self._end(_TOTAL_ENDS, complete=True)
-        return True
 
     def _take_in(self, window: Window) -> None:
         request, server = window.request, self._server
