@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from attrs import define, field
 
@@ -188,9 +188,10 @@ class Loop(AsyncIterator[T]):
             self._waiting = False
         if not self._ready:
             raise StopAsyncIteration
+        item: T
         row, events, item = self._ready.popleft()
         self._cursor.advance(row, events)
-        return cast(T, item)
+        return item
 
     def _feed(self, request: PageRequest, answer: _Answer) -> None:
         """Make ready what the walk proves by an answer, unless it was closed meanwhile."""
