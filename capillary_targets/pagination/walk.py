@@ -682,7 +682,8 @@ class Walk:
         server, end, new = self._server, window.end, window.size - match.at - 1
         full, count, certain = server.is_full(window), self._seen.count + new, server.total_certain
         if rows is None:
-            behind = not full and not new and server.shows_end(window)
+            reached = match.taken == len(self._seen.rows) - 1
+            behind = reached and not full and not new and server.shows_end(window)
             known = server.cap is not None or end >= LEAST_CAP
             return "nothing comes behind the last row taken" if behind and known else None
         counting = server.constant and not self.start.row

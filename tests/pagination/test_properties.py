@@ -113,21 +113,24 @@ def test_asking_for_several_pages_at_once_changes_nothing(
 REFUSING = Speech(
     offset="page", total="pages", echo_cap=True, past_end="error", hole=1, repeat="instead"
 )
+CUT_SHORT = Speech(offset="row", past_end="endless", short=0, repeat="extra")
 
 
 @given(counts, sizes, lying, ids, prefetches, st.booleans())
 @example(100, 10, Speech(offset="page", total="double", past_end="endless"), "unique", 1, False)
 @example(49, 5, Speech(past_end="error", short=0, repeat="instead"), "missing", 4, False)
 @example(45, 7, REFUSING, "repeated", 1, False)
+@example(40, 50, CUT_SHORT, "unique", 1, False)
+@example(5, 50, CUT_SHORT, "unique", 1, True)
 def test_a_lying_server_is_survived_or_found_out(
     count: int, size: int, speech: Speech, kind: str, prefetch: int, warmed: bool
 ) -> None:
-    """With a total that counts rows. Without one, rows that no page shows do not exist."""
+    """With a total that counts rows, and is believed to: else rows that no page shows are none."""
     server = Server.of(count, speech, ids=kind)
     cached = knows(speech, size, warmed=warmed)
     driven = drive(Walk(size, prefetch=prefetch, cached=cached), server)
     check(driven, server)
-    if driven.proven and speech.total == "rows" and count:
+    if driven.proven and speech.total == "rows" and cached.total != "wrong" and count:
         assert not lost(driven, server)
 
 
