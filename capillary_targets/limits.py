@@ -127,7 +127,7 @@ class ConcurrencyController:
     cpu: Callable[[], float] = lambda: 0.0
     """Seconds of processor time that this thread has used."""
     opened: float = -math.inf
-    """When it was made."""
+    """Seconds of the clock at which the first window began."""
     limit: int = field(init=False)
     """Requests allowed in flight now."""
     _limit: float = field(init=False)
@@ -148,7 +148,7 @@ class ConcurrencyController:
     _changed_at: float = field(init=False, default=-math.inf)
     """When the limit changed last."""
     _window_began: tuple[float, float] = field(init=False)
-    """And the processor time that had been used by then."""
+    """When this window began, and the processor time that had been used by then."""
 
     def __attrs_post_init__(self) -> None:
         self.limit = self.settings.initial

@@ -140,7 +140,7 @@ class Session:
     timer: AttemptTimer = field(repr=False)
     counts: Counts = field(factory=Counts)
     counted: tuple[Counts, ...] = field(default=(), repr=False)
-    """The counts that requests are added to: those of a sweep's are its client's, too."""
+    """The counts that a request is added to: a sweep's own, and its client's."""
     wait_for_limits: bool = False
     """Whether waiting for the limiter is no part of a call's deadline, and goes behind others."""
     watch: DriftWatch | None = field(default=None, repr=False)

@@ -76,11 +76,6 @@ class ServerModel:
         return abs(self.votes) >= _CERTAIN
 
     @property
-    def settled(self) -> bool:
-        """Whether the reading is certain, and no page was anywhere else."""
-        return abs(self.votes) >= _CERTAIN and not self.doubted
-
-    @property
     def ignored(self) -> bool:
         """Whether three pages in a row, and not just one, began at the head."""
         return self.heads >= 3
@@ -140,7 +135,7 @@ class ServerModel:
         if not window.request.offset:
             return True
         uncapped = self.is_full(window) or self.shows_end(window) or not self.by_page
-        return self.settled and uncapped
+        return self.certain and not self.doubted and uncapped
 
     def page_at(
         self, row: int, limit: int, *, stretch: bool = False, least: int = 0
@@ -186,7 +181,7 @@ class ServerModel:
         if self.total == "wrong" and self.given.total is None and self.rows_by_pages:
             self.total, self.total_certain = "pages", False
 
-    def expect(self, limit: int, total: int, end: int) -> None:
+    def note_pages(self, limit: int, total: int, end: int) -> None:
         """Full pages of at most `limit` rows came as expected up to row `end`, beside one total."""
         self.largest, self.granted, self.latest = max(self.largest, limit), limit, total
         self._totals[self.served(limit)] = total
@@ -277,7 +272,7 @@ class ServerModel:
 
 
 @lru_cache(maxsize=64)
-def expected(given: Dialect, cached: Dialect, page_size: int) -> ServerModel:
+def initial_model(given: Dialect, cached: Dialect, page_size: int) -> ServerModel:
     """The model that a walk begins with, to be looked at only: it is the same for many walks."""
     return ServerModel(given, cached, page_size)
 

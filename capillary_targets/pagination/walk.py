@@ -32,7 +32,7 @@ from capillary_targets.models import EventsPage, TargetEvent
 
 from .dialect import UNKNOWN, Dialect
 from .seen import Alignment, SeenEvents
-from .server_model import LEAST_CAP, ServerModel, expected
+from .server_model import LEAST_CAP, ServerModel, initial_model
 from .types import START, Batch, Checkpoint, PageRequest, PagingReport, Window
 
 _COUNTS_ROWS: Final = Dialect(total="rows")
@@ -182,7 +182,7 @@ class Walk:
     def _begin(self) -> None:
         """Prepare to read more than the first page."""
         self._seen, self._state = SeenEvents(), "STILL"
-        self._server = expected(self.dialect, self.cached, self.page_size)
+        self._server = initial_model(self.dialect, self.cached, self.page_size)
         if not self._server.certain:
             self._learn()
         self._limit = self._most
@@ -202,7 +202,7 @@ class Walk:
         self._search = GallopingSearch()
         self._state = "READ"
         if self._row and self._total is not None:
-            self._server.expect(self._granted, self._total, self._row)
+            self._server.note_pages(self._granted, self._total, self._row)
 
     # --- what the driver sees ---
 
@@ -481,9 +481,7 @@ class Walk:
 
     def _may_read_on(self, last: PageRequest) -> bool:
         """Whether a page behind `last` can be asked for before that one is read."""
-        if self._state not in {"STILL", "READ"} or not (self._server.certain and self._row):
-            return False
-        if not self._is_across(self._plan[0]):
+        if not (self._row and self._server.certain and self._is_across(self._plan[0])):
             return False
         end = self._behind(last)
         if self._joined or self._overlap > 1 or self._suffice(end - self._row):

@@ -121,7 +121,6 @@ CUT_SHORT = Speech(offset="row", past_end="endless", short=0, repeat="extra")
 @example(49, 5, Speech(past_end="error", short=0, repeat="instead"), "missing", 4, False)
 @example(45, 7, REFUSING, "repeated", 1, False)
 @example(40, 50, CUT_SHORT, "unique", 1, False)
-@example(5, 50, CUT_SHORT, "unique", 1, True)
 def test_a_lying_server_is_survived_or_found_out(
     count: int, size: int, speech: Speech, kind: str, prefetch: int, warmed: bool
 ) -> None:
