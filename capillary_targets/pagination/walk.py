@@ -331,8 +331,7 @@ class Walk:
         size, index, end = len(events), row - 1 - request.start, request.start + len(events)
         numbers = page.pagination
         rows = server.counted(numbers.total, request.limit)
-        is_capped = numbers.limit and numbers.limit < request.limit
-        if rows is None or is_capped or (row and numbers.total != self._total):
+        if rows is None or (row and numbers.total != self._total):
             return False
         if index >= size - 1 or (row and (index < 0 or events[index] != taken[-1])):
             return False

@@ -9,6 +9,7 @@ from attrs import define
 from capillary_targets import ApiError, CapillaryError, EventsPage
 from capillary_targets.models import Pagination, TargetEvent
 from capillary_targets.pagination import UNKNOWN, Checkpoint, Cursor, Dialect, Walk
+from capillary_targets.pagination.seen import SeenEvents
 
 from .simulation import Driven, Move, Server, Speech, drive
 
@@ -21,6 +22,18 @@ def test_as_many_pages_as_rows_on_a_page(count: int, size: int, offset: str) -> 
     assert first.ids == list(range(count))
     again = Server.of(count, Speech(offset=offset, total="pages"))
     assert drive(Walk(size, cached=first.walk.lesson), again).ids == list(range(count))
+
+
+def test_a_known_offset_says_nothing_of_the_total() -> None:
+    server = Server.of(100, Speech(offset="row", total="pages"))
+    assert drive(Walk(10, cached=Dialect(offset="row")), server).ids == list(range(100))
+
+
+def test_rows_of_a_page_are_known_once_they_are_taken() -> None:
+    events, seen = tuple(Server.of(4).events), SeenEvents()
+    for taken in (2, 4):
+        seen.add(events[taken - 2 : taken], taken - 3)
+        assert seen.known(events) == {number: number for number in range(taken)}
 
 
 def test_ten_thousand_rows_on_a_hundred_pages() -> None:

@@ -90,8 +90,10 @@ def test_a_list_that_moves(move: Move, total: str, requests: int, prefetch: int)
 
 
 @pytest.mark.parametrize(("total", "prefetch"), [("rows", 1), ("absent", 4)])
-def test_arrivals_faster_than_reading_still_end(total: str, prefetch: int) -> None:
-    driven, server = walked(Speech(total=total), Move(appends=150), prefetch=prefetch)
+@pytest.mark.parametrize("cached", [UNKNOWN, Dialect(offset="page", total="rows")], ids=str)
+def test_arrivals_faster_than_reading_still_end(total: str, prefetch: int, cached: Dialect) -> None:
+    moves = Move(appends=150)
+    driven, server = walked(Speech(total=total), moves, prefetch=prefetch, cached=cached)
     assert driven.proven
     assert not server.least - Counter(driven.events)
     assert "last when the list was seen to grow" in driven.walk.report.reason
