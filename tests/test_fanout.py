@@ -333,7 +333,7 @@ async def test_time_asleep_is_no_time_out(what: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("capillary_targets.session._ASLEEP", 0.3)
     sandbox = Sandbox(users=3, targets=1, events=25, exact_events=True)
     where = "enrolledTargets" if what == "targets" else "offset=1"
-    async with sandbox, client_of(sandbox, page_size=10, timeout=0.5) as client:
+    async with sandbox, client_of(sandbox, page_size=10, timeout=1) as client:
         users = sandbox.world.user_ids()
         sandbox.faults.add(Fault.stall(), times=3, path_contains=where)
         sweep = client.sweep(users)
@@ -353,6 +353,6 @@ async def test_time_asleep_is_no_time_out(what: str, monkeypatch: pytest.MonkeyP
         task = asyncio.create_task(consume())
         # On a machine that stood still just then, they were cut off, and sent again.
         await turns_until(lambda: sandbox.faults.stalled > 0 or task.done())
-        time.sleep(1)  # noqa: ASYNC251 - the process is stopped, and no timer runs
+        time.sleep(2)  # noqa: ASYNC251 - the process is stopped, and no timer runs
         await task
     assert found == 75
